@@ -1,0 +1,150 @@
+"""The two contracts of a model: a Family generates, a Stage trains.
+
+A family is a plain `nn.Module` that holds all its networks and knows how to turn a picture and a song into frames. A
+stage is a `LightningModule` around a family: it says which parts learn, and by which loss. Neither knows about devices,
+processes or files.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from zoo.batch import Batch
+from zoo.music.encoder import Music
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How to sample: `None` leaves a value to the family's own default (its paper's)."""
+
+    steps: int | None = None  # network evaluations per sample
+    guidance: float | None = None  # classifier-free guidance weight, 1 is none
+    eta: float | None = None  # DDIM stochasticity, 0..1
+
+
+class Family(nn.Module, ABC):
+    """One system of the zoo: all its networks, and how to generate with them."""
+
+    @abstractmethod
+    def generate(
+        self,
+        image: Tensor | None,
+        music: Music,
+        prompt: str,
+        frames: int,
+        fps: Fraction,
+        seed: int,
+        sampler: Sampler,
+    ) -> Iterator[Tensor]:
+        """Yield blocks (F, 3, H, W) uint8 of consecutive video frames, `frames` in all.
+
+        image: (3, H, W) uint8, or None for the family's own choice of figure. music covers at least frames / fps seconds.
+        Frame i shows time i / fps exactly. Blocks come as they are made: memory must not grow with `frames`. The same
+        arguments give the same frames.
+        """
+
+
+class DancesInMotion(ABC):
+    """Mixed into a family that makes body motion on its way to frames, so that it can be written as bvh, glb or npz."""
+
+    @abstractmethod
+    def dance(self, music: Music, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
+        """Yield blocks (T, 151) of un-normalised motion at `zoo.batch.MOTION_FPS`, `motion_frames` in all."""
+
+
+class Stage(LightningModule, ABC):
+    """One step of a family's training recipe. Subclasses set `needs` and write `trainable` and `loss`.
+
+    Randomness in a training step is drawn from a generator seeded by (seed, step, rank) alone, so that a run that was
+    killed and resumed draws exactly what the uninterrupted run drew.
+    """
+
+    needs: tuple[str, ...]  # keys of `zoo.batch.Batch` that `loss` reads
+
+    def __init__(
+        self,
+        family: Family,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        ema_decay: float | None = None,
+        seed: int = 0,
+    ):
+        """optimizer, scheduler: factories (Hydra `_partial_`) taking parameters and an optimiser; ema_decay: None keeps no average."""
+        super().__init__()
+        self.family = family
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.ema_decay, self.seed = ema_decay, seed
+        learning = self.trainable()
+        family.requires_grad_(False)
+        for module in learning.values():
+            module.requires_grad_(True)
+        # the average is a state like any other: it is saved, sharded and moved with the module
+        self.ema = (
+            AveragedModel(nn.ModuleDict(learning), multi_avg_fn=get_ema_multi_avg_fn(ema_decay)) if ema_decay else None
+        )
+
+    @abstractmethod
+    def trainable(self) -> dict[str, nn.Module]:
+        """Name -> module of `self.family` that learns in this stage; everything else is frozen."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Name -> weighted scalar; their sum is minimised. Runs in training and validation alike."""
+
+    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Called once before a fresh training (not on resume) with a pass over the training data: fit normalisers here."""
+
+    # Lightning's side ------------------------------------------------------------------------------------------------
+
+    def configure_model(self) -> None:
+        """Shard under `ModelParallelStrategy` (FSDP2): each block of each ModuleList is a unit, then the whole."""
+        mesh = getattr(self, "_device_mesh", None)
+        if mesh is None or getattr(self, "_sharded", False):
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        for root in filter(None, [self.family, self.ema]):
+            for module in list(root.modules()):
+                if isinstance(module, nn.ModuleList):
+                    for block in module:
+                        fully_shard(block, mesh=mesh["data_parallel"])
+            fully_shard(root, mesh=mesh["data_parallel"])
+        self._sharded = True
+
+    def configure_optimizers(self):
+        """The configured optimiser over what learns, with its schedule stepped once a step."""
+        optimizer = self.make_optimizer([p for p in self.family.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Make this step's randomness a function of (seed, step, rank) only: resuming needs no saved generator."""
+        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the named losses, each logged as train/NAME."""
+        losses = self.loss(batch)
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=1)
+        total = torch.stack(list(losses.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=1)
+        return total
+
+    def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
+        """Move the average, once an optimiser step."""
+        if self.ema is not None and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.ema.update_parameters(nn.ModuleDict(self.trainable()))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """The same losses on held-out clips with fixed noise, logged as val/NAME."""
+        with torch.random.fork_rng():
+            torch.manual_seed(batch_idx)
+            losses = self.loss(batch)
+        losses["loss"] = torch.stack(list(losses.values())).sum()
+        self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=1, sync_dist=True)
