@@ -6,7 +6,7 @@ al. 2021) works at 60 fps with sigma = 3 frames, and the public scorers smooth t
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from scipy.signal import argrelextrema
+from scipy.signal import find_peaks
 
 SIGMA = 3 / 60  # seconds
 SMOOTH = 5 / 60  # seconds
@@ -20,7 +20,7 @@ def kinematic_beats(joints: np.ndarray, fps: float, smooth: float = SMOOTH) -> n
     """
     speed = np.linalg.norm(np.diff(joints, axis=0), axis=-1).mean(-1)  # (T, J, 3) -> (T - 1,)
     speed = gaussian_filter1d(speed.astype(np.float64), smooth * fps, mode="nearest")
-    return (argrelextrema(speed, np.less)[0] + 0.5) / fps
+    return (find_peaks(-speed)[0] + 0.5) / fps
 
 
 def beat_alignment(kinematic: np.ndarray, music: np.ndarray, sigma: float = SIGMA) -> float:
