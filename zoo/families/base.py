@@ -82,16 +82,18 @@ class Stage(LightningModule, ABC):
         self.ema_decay, self.seed = ema_decay, seed
         learning = self.trainable()
         family.requires_grad_(False)
-        for module in learning.values():
+        for path, module in learning.items():
+            assert family.get_submodule(path) is module, f"trainable() calls '{path}' what is elsewhere in the family"
             module.requires_grad_(True)
         # the average is a state like any other: it is saved, sharded and moved with the module
-        self.ema = (
-            AveragedModel(nn.ModuleDict(learning), multi_avg_fn=get_ema_multi_avg_fn(ema_decay)) if ema_decay else None
-        )
+        self.ema = None
+        if ema_decay:
+            self.ema = AveragedModel(self._learning(), multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+            self.ema.requires_grad_(False)  # DDP would wait for its gradients
 
     @abstractmethod
     def trainable(self) -> dict[str, nn.Module]:
-        """Name -> module of `self.family` that learns in this stage; everything else is frozen."""
+        """Path in `self.family` -> the module there that learns in this stage; everything else is frozen."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -100,16 +102,29 @@ class Stage(LightningModule, ABC):
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Called once before a fresh training (not on resume) with a pass over the training data: fit normalisers here."""
 
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        """Name -> picture (3, H, W) uint8 of how well it does on a held-out batch, for the log; nothing by default."""
+        return {}
+
+    def _learning(self) -> nn.ModuleDict:
+        # a ModuleDict's keys hold no dots: 'decoder.blocks' is averaged as 'decoder/blocks'
+        return nn.ModuleDict({path.replace(".", "/"): module for path, module in self.trainable().items()})
+
     # Lightning's side ------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Shard under `ModelParallelStrategy` (FSDP2): each block of each ModuleList is a unit, then the whole."""
+        """Shard under `ModelParallelStrategy` (FSDP2): each block of each ModuleList is a unit, then each learning module.
+
+        Frozen modules stay whole on every process. Weights gather when a unit's `forward` runs, so a stage calls the
+        modules it names in `trainable()`, never their children.
+        """
         mesh = getattr(self, "_device_mesh", None)
         if mesh is None or getattr(self, "_sharded", False):
             return
         from torch.distributed.fsdp import fully_shard
 
-        for root in filter(None, [self.family, self.ema]):
+        averaged = self.ema.module.values() if self.ema is not None else []
+        for root in [*self.trainable().values(), *averaged]:
             for module in list(root.modules()):
                 if isinstance(module, nn.ModuleList):
                     for block in module:
@@ -125,8 +140,10 @@ class Stage(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make this step's randomness a function of (seed, step, rank) only: resuming needs no saved generator."""
-        torch.manual_seed((self.seed * 1_000_003 + self.global_step) * 4_099 + self.global_rank)
+        """Make this batch's randomness a function of (seed, batch, rank) only: resuming needs no saved generator."""
+        each = self.trainer.accumulate_grad_batches
+        draw = self.global_step * each + batch_idx % each
+        torch.manual_seed((self.seed * 1_000_003 + draw) * 4_099 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the named losses, each logged as train/NAME."""
@@ -136,10 +153,11 @@ class Stage(LightningModule, ABC):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=1)
         return total
 
-    def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
-        """Move the average, once an optimiser step."""
-        if self.ema is not None and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
-            self.ema.update_parameters(nn.ModuleDict(self.trainable()))
+    def optimizer_step(self, *args, **kwargs) -> None:
+        """Step, then move the average: at once, so that no checkpoint can fall between the two."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.update_parameters(self._learning())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same losses on held-out clips with fixed noise, logged as val/NAME."""
