@@ -62,18 +62,18 @@ STANDING = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
 def _unit(vector: Tensor, fallback: Tensor) -> Tensor:
-    """vector / |vector|, and `fallback` (with no gradient to `vector`) where it is too short to have a direction."""
-    square = vector.square().sum(-1, keepdim=True)
+    """(3, ...) / its length over dim 0, and `fallback` (with no gradient to `vector`) where that is too short."""
+    square = vector.square().sum(0)
     short = square < 1e-12
     return torch.where(short, fallback, vector * torch.where(short, 1.0, square).rsqrt())
 
 
 def _across(unit: Tensor) -> Tensor:
-    """A unit vector at right angles to each `unit` (..., 3) (Duff et al. 2017, "Building an orthonormal basis, revisited")."""
-    x, y, z = unit.unbind(-1)
-    sign = torch.where(z < 0, -1.0, 1.0).to(unit)
+    """A unit vector at right angles to each one of (3, ...) (Duff et al. 2017, "Building an orthonormal basis")."""
+    x, y, z = unit
+    sign = torch.where(z < 0, -1.0, 1.0)
     a = -1 / (sign + z)
-    return torch.stack([1 + sign * x * x * a, sign * x * y * a, -sign * x], -1)
+    return torch.stack([1 + sign * x * x * a, sign * x * y * a, -sign * x])
 
 
 def matrix_from_6d(sixd: Tensor) -> Tensor:
@@ -81,11 +81,12 @@ def matrix_from_6d(sixd: Tensor) -> Tensor:
 
     Any input gives a rotation, and finite gradients: zero or parallel rows, which have no direction, get a fixed one.
     """
-    first, second = sixd[..., :3], sixd[..., 3:]
-    first = _unit(first, first.new_tensor([1.0, 0.0, 0.0]))
-    second = second - (first * second).sum(-1, keepdim=True) * first
+    values = sixd.movedim(-1, 0).contiguous()  # the long dimensions last: three times as fast on a CPU
+    first = _unit(values[:3], values.new_tensor([1.0, 0.0, 0.0]).reshape(3, *[1] * (sixd.dim() - 1)))
+    second = values[3:] - (first * values[3:]).sum(0) * first
     second = _unit(second, _across(first.detach()))
-    return torch.stack([first, second, torch.linalg.cross(first, second)], -2)
+    rows = torch.stack([first, second, torch.linalg.cross(first, second, dim=0)])
+    return rows.movedim((0, 1), (-2, -1))
 
 
 def sixd_from_matrix(matrix: Tensor) -> Tensor:
@@ -161,43 +162,36 @@ def slerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
 # forward kinematics --------------------------------------------------------------------------------------------------
 
 
-def _levels() -> list[tuple[list[int], list[int]]]:
-    """Joints of equal depth in the tree and their parents' places in the level before, root's level left out."""
-    depth = [0] * len(PARENTS)
+def _walk(rotations: Tensor, root: Tensor, offsets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Down the tree from the root: each joint's world rotation (3, 3, ...) and position (3, ...).
+
+    The long dimensions stand last and products are written out, so that every operation is one pass over contiguous
+    memory: half the time of batched 3 x 3 matrix products by tree level, and exact under bf16 autocast.
+    """
+    lead = torch.broadcast_shapes(rotations.shape[:-3], root.shape[:-1], offsets.shape[:-2])
+    local = rotations.expand(*lead, -1, -1, -1).movedim((-3, -2, -1), (2, 0, 1)).contiguous().unbind(2)
+    bones = offsets.to(rotations).movedim((-2, -1), (0, 1))
+    turns, places = [local[0]], [root.expand(*lead, -1).movedim(-1, 0)]
     for joint, parent in enumerate(PARENTS[1:], 1):
-        depth[joint] = depth[parent] + 1
-    levels = [[j for j, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
-    return [
-        (here, [above.index(PARENTS[j]) for j in here]) for above, here in zip(levels[:-1], levels[1:], strict=True)
-    ]
-
-
-_LEVELS = _levels()
-_ORDER = [0] + [joint for here, _ in _LEVELS for joint in here]
-_PLACE = [_ORDER.index(joint) for joint in range(len(JOINTS))]  # where a joint stands in level order
+        turn, own, bone = turns[parent], local[joint], bones[joint]
+        places.append(places[parent] + turn[:, 0] * bone[0] + turn[:, 1] * bone[1] + turn[:, 2] * bone[2])
+        turns.append(turn[:, 0, None] * own[0] + turn[:, 1, None] * own[1] + turn[:, 2, None] * own[2])
+    return turns, places
 
 
 def world_transforms(rotations: Tensor, root: Tensor, offsets: Tensor = OFFSETS) -> tuple[Tensor, Tensor]:
     """Every joint's rotation and position in the world.
 
     rotations (..., 24, 3, 3) local, joint to parent (the root's: rest to world); root (..., 3) metres; offsets
-    (..., 24, 3) rest offsets in metres -> rotations (..., 24, 3, 3), positions (..., 24, 3).
+    (..., 24, 3) rest offsets in metres -> rotations (..., 24, 3, 3), positions (..., 24, 3). Leading dims broadcast.
     """
-    offsets = offsets.to(rotations)
-    turn, place = rotations[..., :1, :, :], root[..., None, :]
-    turns, places = [turn], [place]
-    for joints, above in _LEVELS:
-        turn = turn[..., above, :, :]
-        place = place[..., above, :] + (turn @ offsets[..., joints, :, None]).squeeze(-1)
-        turn = turn @ rotations[..., joints, :, :]
-        turns.append(turn)
-        places.append(place)
-    return torch.cat(turns, -3)[..., _PLACE, :, :], torch.cat(places, -2)[..., _PLACE, :]
+    turns, places = _walk(rotations, root, offsets)
+    return torch.stack(turns).movedim((0, 1, 2), (-3, -2, -1)), torch.stack(places).movedim((0, 1), (-2, -1))
 
 
 def forward_kinematics(rotations: Tensor, root: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
     """Joint positions in the world, metres. (..., 24, 3, 3) local rotations, (..., 3), (..., 24, 3) -> (..., 24, 3)"""
-    return world_transforms(rotations, root, offsets)[1]
+    return torch.stack(_walk(rotations, root, offsets)[1]).movedim((0, 1), (-2, -1))
 
 
 # the motion vector ---------------------------------------------------------------------------------------------------
@@ -221,7 +215,9 @@ def pack(rotations: Tensor, root: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
 
 def unpack(motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(..., 151) -> contacts (..., 4), root (..., 3) metres, rotations (..., 24, 3, 3)"""
-    return motion[..., :4], motion[..., 4:7], matrix_from_6d(motion[..., 7:].unflatten(-1, (len(JOINTS), 6)))
+    sixd = motion[..., 7:].unflatten(-1, (len(JOINTS), 6))
+    rotations = matrix_from_6d(sixd.movedim(-2, 0)).movedim(0, -3)  # laid out in memory as `_walk` wants it
+    return motion[..., :4], motion[..., 4:7], rotations
 
 
 def joints_of(motion: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
@@ -248,10 +244,10 @@ def resample(motion: Tensor, times: Tensor, fps: float = MOTION_FPS) -> Tensor:
 
 
 class Normalizer(nn.Module):
-    """Min-max scaling of each motion value to [-1, 1], clipped both ways (EDGE's, which is scikit-learn's MinMaxScaler).
+    """Min-max scaling of each motion value to [-1, 1], clipped both ways (EDGE's; scikit-learn's MinMaxScaler).
 
-    Buffers low, high (151,): the smallest and largest value seen; an EDGE checkpoint's `data_min_` and `data_max_` fit in
-    as they are. A value that never varies is scaled as if its range were 1. Before `fit` the scaling is the identity.
+    Buffers low, high (151,): the smallest and largest value seen; an EDGE checkpoint's `data_min_` and `data_max_` fit
+    in as they are. A value that never varies is scaled as if its range were 1. Before `fit`, scaling is the identity.
     """
 
     def __init__(self, dim: int = MOTION_DIM):
