@@ -44,7 +44,7 @@ class Family(nn.Module, ABC):
     ) -> Iterator[Tensor]:
         """Yield blocks (F, 3, H, W) uint8 of consecutive video frames, `frames` in all.
 
-        image: (3, H, W) uint8, or None for the family's own choice of figure. music covers at least frames / fps seconds.
+        image: (3, H, W) uint8, or None for the family's own choice of figure. music covers at least frames / fps s.
         Frame i shows time i / fps exactly. Blocks come as they are made: memory must not grow with `frames`. The same
         arguments give the same frames.
         """
@@ -75,7 +75,10 @@ class Stage(LightningModule, ABC):
         ema_decay: float | None = None,
         seed: int = 0,
     ):
-        """optimizer, scheduler: factories (Hydra `_partial_`) taking parameters and an optimiser; ema_decay: None keeps no average."""
+        """optimizer, scheduler: factories (Hydra `_partial_`) taking parameters and an optimiser.
+
+        ema_decay: of the average of what learns, 0..1; None keeps no average.
+        """
         super().__init__()
         self.family = family
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -100,7 +103,7 @@ class Stage(LightningModule, ABC):
         """Name -> weighted scalar; their sum is minimised. Runs in training and validation alike."""
 
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Called once before a fresh training (not on resume) with a pass over the training data: fit normalisers here."""
+        """Called once before a fresh training, not on resume, with passes over the training data: fit normalisers."""
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         """Name -> picture (3, H, W) uint8 of how well it does on a held-out batch, for the log; nothing by default."""
@@ -113,7 +116,7 @@ class Stage(LightningModule, ABC):
     # Lightning's side ------------------------------------------------------------------------------------------------
 
     def configure_model(self) -> None:
-        """Shard under `ModelParallelStrategy` (FSDP2): each block of each ModuleList is a unit, then each learning module.
+        """Shard under `ModelParallelStrategy` (FSDP2): each block of a ModuleList is a unit, then each learning module.
 
         Frozen modules stay whole on every process. Weights gather when a unit's `forward` runs, so a stage calls the
         modules it names in `trainable()`, never their children.
@@ -137,7 +140,8 @@ class Stage(LightningModule, ABC):
         optimizer = self.make_optimizer([p for p in self.family.parameters() if p.requires_grad])
         if self.make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+        schedule = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make this batch's randomness a function of (seed, batch, rank) only: resuming needs no saved generator."""
