@@ -24,6 +24,7 @@ JOINTS = (
 ).split()
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 FEET = (7, 8, 10, 11)  # left ankle, right ankle, left toes, right toes: the joints of the four contact values
+FOOT_HEIGHTS = (0.08, 0.08, 0.02, 0.02)  # metres above the floor of the `FEET` joints in flat shoes
 CONTACT_STEP = 0.01  # metres a frame: a foot joint that moves less is in contact with the floor
 
 # from parent to child in the rest frame, metres: SMPL's mean body, the numbers EDGE uses
@@ -224,6 +225,13 @@ def joints_of(motion: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
     """Joint positions in the world, metres. (..., T, 151) -> (..., T, 24, 3)"""
     _, root, rotations = unpack(motion)
     return forward_kinematics(rotations, root, offsets)
+
+
+def put_on_floor(motion: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
+    """The motion raised or lowered as a whole until its lowest foot stands on z = 0. (..., T, 151) -> (..., T, 151)"""
+    feet = joints_of(motion, offsets)[..., FEET, 2] - torch.tensor(FOOT_HEIGHTS).to(motion)
+    lift = F.pad(-feet.amin((-2, -1))[..., None, None], (6, MOTION_DIM - 7))
+    return motion + lift
 
 
 def resample(motion: Tensor, times: Tensor, fps: float = MOTION_FPS) -> Tensor:
