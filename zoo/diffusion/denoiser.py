@@ -1,0 +1,98 @@
+"""Everything becomes a denoiser: a callable (x, t) -> x0, whatever its network was taught to predict.
+
+x (B, ...) is x0 noised to step t (B,) int64 of the schedule; x0 has the shape of x. This file and `sample.py` are the
+only ones that know a beta, and they get them from a diffusers scheduler.
+"""
+
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+Predict = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> what the network was taught
+Weight = Callable[[Tensor], Tensor]  # t (B,) -> guidance weight (B,)
+
+
+@cache
+def cosine_schedule(prediction: str = "sample", steps: int = 1000) -> DDPMScheduler:
+    """The cosine noise schedule (Nichol and Dhariwal 2021, eq. 17: s = 0.008, beta <= 0.999), as EDGE and LFDM use it.
+
+    prediction: what the network is taught, 'epsilon', 'sample' (x0) or 'v_prediction'.
+    """
+    return DDPMScheduler(num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2", prediction_type=prediction)
+
+
+def _per_row(value: Tensor, x: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...), to multiply x (B, ...)."""
+    return value.view(-1, *[1] * (x.ndim - 1))
+
+
+class Denoiser:
+    """A network with its noise schedule. `network(x, t)` closes over its conditions."""
+
+    def __init__(self, network: Predict, schedule: DDPMScheduler):
+        self.network, self.schedule = network, schedule
+
+    def _signal(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of x0 and of the noise in x."""
+        kept = _per_row(self.schedule.alphas_cumprod.to(x.device)[t], x)
+        return kept.sqrt(), (1 - kept).sqrt()
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """x0 (B, ...)."""
+        answer = self.network(x, t)
+        prediction = self.schedule.config.prediction_type
+        if prediction == "sample":
+            return answer
+        signal, noise = self._signal(x, t)
+        if prediction == "epsilon":
+            return (x - noise * answer) / signal
+        assert prediction == "v_prediction", prediction
+        return signal * x - noise * answer
+
+    def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x at step t: sqrt(abar) x0 + sqrt(1 - abar) noise (DDPM eq. 4)."""
+        signal, sigma = self._signal(x0, t)
+        return signal * x0 + sigma * noise
+
+    def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network should answer to `noised(x0, noise, t)`."""
+        prediction = self.schedule.config.prediction_type
+        if prediction == "sample":
+            return x0
+        if prediction == "epsilon":
+            return noise
+        signal, sigma = self._signal(x0, t)
+        return signal * noise - sigma * x0
+
+
+class Guided:
+    """Classifier-free guidance: unconditional + weight * (conditional - unconditional), in one pass.
+
+    pair: a denoiser whose condition has 2B rows, B conditional ones and then B unconditional ones. weight: a number, or
+    a function of t (`ramp`).
+    """
+
+    def __init__(self, pair: Denoiser, weight: float | Weight):
+        self.pair, self.weight = pair, weight
+        self.schedule, self.noised = pair.schedule, pair.noised
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """x0 (B, ...)."""
+        with_condition, without = self.pair(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2)).chunk(2)
+        weight = _per_row(self.weight(t), x) if callable(self.weight) else self.weight
+        return without + weight * (with_condition - without)
+
+
+def ramp(weight: float, steps: int, train_steps: int = 1000) -> Weight:
+    """EDGE's guidance in long dances: clip(linspace(0, 2 weight, steps), max=weight) over the steps of a sampling run."""
+    first, last = train_steps - 1, train_steps // steps - 1
+
+    def at(t: Tensor) -> Tensor:
+        if steps == 1:
+            return torch.full_like(t, weight, dtype=torch.float32)
+        return (2 * weight * (first - t) / (first - last)).clamp(max=weight)
+
+    return at
