@@ -26,6 +26,7 @@ from zoo.families.base import DancesInMotion, Sampler
 from zoo.metrics import motion as motion_metrics
 from zoo.metrics import rhythm
 from zoo.metrics.statistics import interval
+from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.provenance import provenance
 
@@ -76,7 +77,7 @@ def evaluate(config: DictConfig) -> Path:
     a family that makes no motion, for too few songs, and for two checkpoints that hear music through different encoders.
     """
     names = list(config.ckpt) if isinstance(config.ckpt, ListConfig) else [config.ckpt]
-    loaded = [(str(name), *load_family(name, ema=config.weights == "ema")) for name in names]
+    loaded = [(str(name), *load_family(name, averaged=config.weights == "ema")) for name in names]
     for name, family, _ in loaded:
         if not isinstance(family, DancesInMotion):
             raise ValueError(f"{name} holds a '{type(family).__name__}', which makes no body motion to score")
@@ -88,7 +89,7 @@ def evaluate(config: DictConfig) -> Path:
     truth = None
     rows = []
     for name, family, trained in loaded:
-        encoder = instantiate(trained.music)
+        encoder = build_encoder(trained)
         source.prepare(("motion", "music"), encoder)
         songs = _songs(source.pieces(config.split, encoder), config.songs, config.seconds)
         if truth is None:
