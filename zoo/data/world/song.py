@@ -1,0 +1,348 @@
+"""Songs of the world: drums, bass, chords and a tune in twelve styles, with their beats, bars and sections known exactly."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo.data.world.synth import SAMPLE_RATE, drum_kit, ducked, note, place, room
+
+STEPS = 16  # sixteenth notes in a 4/4 bar
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a kind of music is played. Patterns are strings of 16 steps: `x` accent, `o` soft, `-` rest."""
+
+    bpm: tuple  # slowest, fastest
+    drums: dict  # sound of the kit -> pattern
+    bass: tuple  # instrument, pattern
+    chords: tuple  # instrument, pattern
+    tune: str  # instrument
+    minor: bool
+    swing: float = 0.0  # share of a sixteenth by which the off sixteenths come late
+    duck: float = 0.2  # depth of the side-chain on the kick
+
+
+STYLES = {
+    "house": Style(
+        (118, 130),
+        {"kick": "x---x---x---x---", "clap": "----x-------x---", "open": "--x---x---x---x-", "hat": "o-o-o-o-o-o-o-o-"},
+        ("saw_bass", "--x---x---x-x-x-"),
+        ("organ", "x--x--x---x--x--"),
+        "square",
+        True,
+        0.08,
+        0.6,
+    ),
+    "hiphop": Style(
+        (82, 104),
+        {"kick": "x-----o-x-x-----", "snare": "----x-------x---", "hat": "x-o-x-o-x-o-x-oo"},
+        ("sub", "x-----o-x-x---o-"),
+        ("epiano", "x-------x-----o-"),
+        "bell",
+        True,
+        0.28,
+    ),
+    "break": Style(
+        (104, 124),
+        {"kick": "x-x---o---x-----", "snare": "----x--o-o--x--o", "hat": "x-x-x-x-x-x-x-x-", "cowbell": "x---x---x---x---"},
+        ("slap_bass", "x-x---x---x--x--"),
+        ("brass", "x-----o---------"),
+        "square",
+        True,
+        0.12,
+    ),
+    "pop": Style(
+        (96, 128),
+        {"kick": "x---o---x---o---", "snare": "----x-------x---", "hat": "x-o-x-o-x-o-x-o-", "shaker": "oooooooooooooooo"},
+        ("saw_bass", "x-x-x-x-x-x-x-x-"),
+        ("pad", "x---------------"),
+        "bell",
+        False,
+        0.0,
+        0.35,
+    ),
+    "funk": Style(
+        (98, 118),
+        {"kick": "x-----x---x-----", "snare": "----x--o----x--o", "hat": "xoxoxoxoxoxoxoxo"},
+        ("slap_bass", "x--x--x-o-x--xo-"),
+        ("guitar", "--x---xo--x---xo"),
+        "brass",
+        True,
+        0.14,
+    ),
+    "disco": Style(
+        (108, 126),
+        {"kick": "x---x---x---x---", "snare": "----x-------x---", "open": "--x---x---x---x-", "conga": "o--o--o-o--o--o-"},
+        ("finger_bass", "x-o-x-o-x-o-x-o-"),
+        ("guitar", "x-oox-oox-oox-oo"),
+        "brass",
+        False,
+        0.05,
+    ),
+    "krump": Style(
+        (76, 96),
+        {"kick": "x--o--x---x--o--", "clap": "----x-------x---", "hat": "x-x-x-xox-x-xoxx", "tom": "----------o---oo"},
+        ("growl", "x--x--x---x-----"),
+        ("brass", "x-----x---------"),
+        "bell",
+        True,
+        0.0,
+        0.4,
+    ),
+    "jazz": Style(
+        (108, 150),
+        {"kick": "x---o---x---o---", "rim": "----x-------x---", "hat": "x---x--ox---x--o", "shaker": "o---o--oo---o--o"},
+        ("finger_bass", "x---x---x---x---"),
+        ("piano", "x-----o---x---o-"),
+        "marimba",
+        False,
+        0.5,
+        0.0,
+    ),
+    "rock": Style(
+        (106, 152),
+        {"kick": "x-----o-x-x-----", "snare": "----x-------x---", "hat": "x-x-x-x-x-x-x-x-"},
+        ("saw_bass", "x-x-x-x-x-x-x-x-"),
+        ("power", "x-----x-x-----x-"),
+        "guitar",
+        True,
+        0.0,
+        0.1,
+    ),
+    "dnb": Style(
+        (158, 175),
+        {"kick": "x---o-----x-o---", "snare": "----x-------x---", "hat": "x-o-x-o-x-o-x-o-", "rim": "x---x---x---x---"},
+        ("growl", "x-----x---x-----"),
+        ("pad", "x---------------"),
+        "bell",
+        True,
+        0.0,
+        0.3,
+    ),
+    "reggae": Style(
+        (75, 94),
+        {"kick": "o---o---x---o---", "rim": "----x---x---x---", "hat": "x-o-x-o-x-o-x-o-", "shaker": "o---o---o---o---"},
+        ("sub", "x-o---x-x---x-o-"),
+        ("organ", "--x---x---x---x-"),
+        "brass",
+        False,
+        0.2,
+    ),
+    "latin": Style(
+        (92, 112),
+        {"kick": "x---x---x---x---", "rim": "x--x--x-x--x--x-", "conga": "o-ox-oxoo-ox-oxo", "shaker": "x-o-x-o-x-o-x-o-"},
+        ("finger_bass", "x-----x-x-----x-"),
+        ("piano", "x-x--x-x-x-x-x-x"),
+        "brass",
+        True,
+    ),
+}
+
+LOUDNESS = {
+    "kick": 1.0,
+    "snare": 0.6,
+    "clap": 0.5,
+    "hat": 0.16,
+    "open": 0.15,
+    "shaker": 0.1,
+    "rim": 0.3,
+    "tom": 0.45,
+    "conga": 0.28,
+    "cowbell": 0.14,
+    "crash": 0.3,
+}
+PROGRESSIONS = {  # scale degrees, one a bar
+    True: ((0, 5, 2, 6), (0, 3, 0, 4), (0, 6, 5, 6), (0, 0, 3, 4), (0, 2, 3, 5)),
+    False: ((0, 4, 5, 3), (0, 5, 3, 4), (0, 3, 4, 3), (1, 4, 0, 0), (0, 2, 3, 4)),
+}
+SCALES = {True: (0, 2, 3, 5, 7, 8, 10), False: (0, 2, 4, 5, 7, 9, 11)}
+FORM = ("intro", "verse", "chorus", "verse", "chorus", "break", "chorus")
+ENERGY = {"intro": 0.3, "verse": 0.55, "chorus": 0.9, "break": 0.35, "outro": 0.3}
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song and the truth about it.
+
+    waveform float32 (S,) mono at `sample_rate` (22050 Hz), peak <= 0.9; beats, downbeats float64 (N,) seconds;
+    sections [(start_s, stop_s, name, energy 0..1)], which cover it from 0 to its end; style a key of `STYLES`; bpm.
+    """
+
+    waveform: np.ndarray
+    beats: np.ndarray
+    downbeats: np.ndarray
+    sections: list
+    style: str
+    bpm: float
+    sample_rate: int = SAMPLE_RATE
+
+    @property
+    def seconds(self):
+        """Its length in seconds."""
+        return self.waveform.size / self.sample_rate
+
+
+def _sections(rng, bars):
+    """Names a bar: [(first bar, past last bar, name)]. Short songs have short sections."""
+    unit = 8 if bars >= 48 else 4 if bars >= 10 else 2
+    place_in_form = int(rng.choice([0, 0, 1, 2, 5]))  # a clip may begin in the middle of a song
+    sections, bar = [], 0
+    while bar < bars:
+        name = FORM[place_in_form % len(FORM)] if place_in_form < len(FORM) else FORM[1 + place_in_form % 6]
+        length = max(1, unit // 2) if name in ("intro", "break") else unit
+        if bars - bar - length < unit // 2:
+            length = bars - bar
+        sections.append((bar, bar + length, name))
+        bar += length
+        place_in_form += 1
+    if len(sections) > 2 and rng.random() < 0.6:
+        start, stop, _ = sections[-1]
+        sections[-1] = (start, stop, "outro")
+    return sections
+
+
+class _Score:
+    """Collects notes of one track as (sample, sound, gain)."""
+
+    def __init__(self):
+        self.starts, self.sounds, self.gains = [], [], []
+
+    def add(self, start, sound, gain):
+        self.starts.append(int(round(start * SAMPLE_RATE)))
+        self.sounds.append(sound)
+        self.gains.append(gain)
+
+    def track(self, length):
+        return place(length, self.starts, self.sounds, self.gains)
+
+
+def make_song(seed, seconds, style=None, bpm=None):
+    """Composes and plays a song.
+
+    seed any int; seconds > 0; style one of `STYLES`, drawn if None; bpm beats a minute, drawn from the style's range if
+    None. The first beat comes 0 to 0.5 s in, and the tempo is constant. ValueError for an unknown style, a length that is
+    not positive, or a tempo outside 40 to 240.
+    """
+    if not seconds > 0:
+        raise ValueError(f"a song of {seconds} seconds cannot be made: give a positive length")
+    if style is not None and style not in STYLES:
+        raise ValueError(f"no style {style!r}: choose one of {', '.join(STYLES)}")
+    if bpm is not None and not 40 <= bpm <= 240:
+        raise ValueError(f"a tempo of {bpm} BPM is outside 40 to 240")
+    rng = np.random.default_rng([seed, 0x50F6])
+    style = style or str(rng.choice(list(STYLES)))
+    play = STYLES[style]
+    bpm = float(bpm if bpm is not None else np.round(rng.uniform(*play.bpm), 1))
+    length = int(round(seconds * SAMPLE_RATE))
+    beat = 60.0 / bpm
+    first = rng.uniform(0.0, min(0.5, beat))
+    bars = max(1, int(np.ceil((seconds - first) / (4 * beat))))
+    form = _sections(rng, bars)
+    energies = {name: float(np.clip(ENERGY[name] + rng.uniform(-0.08, 0.08), 0, 1)) for name in ENERGY}
+
+    waveform = _play(rng, play, form, energies, first, beat, length)
+    beats = first + beat * np.arange(int(np.ceil((seconds - first) / beat)))
+    beats = beats[beats < seconds]
+    edges = [0.0] + [first + 4 * beat * start for start, _, _ in form[1:]] + [seconds]
+    sections = [
+        (edges[i], min(edges[i + 1], seconds), name, energies[name])
+        for i, (_, _, name) in enumerate(form)
+        if edges[i] < seconds
+    ]
+    return Song(waveform, beats, beats[::4], sections, style, bpm)
+
+
+def _play(rng, play, form, energies, first, beat, length):
+    """All tracks of the band, mixed: float32 (length,)."""
+    kit = drum_kit(rng)
+    sixteenth = beat / 4
+    tonic = int(rng.integers(40, 52))
+    scale = SCALES[play.minor]
+    progression = PROGRESSIONS[play.minor][rng.integers(5)]
+    colour = rng.uniform(0.85, 1.25)
+    motif = rng.random(STEPS) < 0.38  # the tune: a rhythm and a contour of two bars, sung over the chords
+    motif[0] = True
+    contour = np.clip(np.cumsum(rng.integers(-2, 3, (2, STEPS)), axis=1), -5, 6)
+    cache = {}
+
+    def degree(step, base):
+        return base + 12 * (step // 7) + scale[step % 7]
+
+    def tone(kind, midi, steps):
+        key = (kind, midi, steps)
+        if key not in cache:
+            cache[key] = note(kind, midi, steps * sixteenth * 0.95, colour)
+        return cache[key]
+
+    drums, bass, chords, tune = _Score(), _Score(), _Score(), _Score()
+    kicks = []
+
+    def when(bar, step):
+        late = play.swing * sixteenth * (0.66 if step % 2 else 0.0)
+        if play.swing >= 0.5 and step % 4 == 3:
+            late = -sixteenth / 3  # swung eighths: the last third of the beat
+        return first + (4 * bar + step / 4) * beat + late
+
+    def hits(pattern):
+        return [(step, 1.0 if mark == "x" else 0.5) for step, mark in enumerate(pattern) if mark != "-"]
+
+    def gap(pattern, step):
+        rest = 1
+        while step + rest < STEPS and pattern[step + rest] == "-":
+            rest += 1
+        return min(rest, 8)
+
+    for start, stop, name in form:
+        power = 0.55 + 0.45 * energies[name]
+        full = name in ("verse", "chorus")
+        for bar in range(start, stop):
+            filling = bar == stop - 1 and rng.random() < 0.75
+            for sound, pattern in play.drums.items():
+                if name in ("intro", "break") and sound in ("snare", "clap", "open", "tom", "cowbell") and not filling:
+                    continue
+                if name == "break":
+                    pattern = "x-------x-------" if sound == "kick" else pattern
+                for step, accent in hits(pattern):
+                    if filling and step >= 12 and sound in ("snare", "clap", "tom"):
+                        continue
+                    human = rng.uniform(0.88, 1.0)
+                    drums.add(when(bar, step), kit[sound], LOUDNESS[sound] * accent * human * power)
+                    if sound == "kick":
+                        kicks.append(int(round(when(bar, step) * SAMPLE_RATE)))
+            if name == "break" or name == "intro":  # a quiet pulse keeps the beat in the thin sections
+                for step in range(0, STEPS, 4):
+                    drums.add(when(bar, step), kit["rim"], 0.22)
+            if filling:
+                roll = kit["tom" if rng.random() < 0.5 else "snare"]
+                for step in (12, 13, 14, 15) if rng.random() < 0.5 else (12, 14, 15):
+                    drums.add(when(bar, step), roll, (0.25 + 0.07 * (step - 12)) * power)
+            if bar == start and name == "chorus":
+                drums.add(when(bar, 0), kit["crash"], LOUDNESS["crash"])
+            root = progression[bar % 4]
+            if name != "intro" or bar > start:
+                kind, pattern = play.bass
+                for step, accent in hits(pattern):
+                    leap = 4 if accent < 1 and rng.random() < 0.3 else 0
+                    sound = tone(kind, degree(root + leap, tonic - 12), gap(pattern, step))
+                    bass.add(when(bar, step), sound, 0.34 * (0.6 + 0.4 * accent) * power)
+            kind, pattern = play.chords
+            for step, accent in hits(pattern if full else pattern[:1] + "-" * 15 if pattern[0] != "-" else pattern):
+                steps = gap(pattern, step) if full else 8
+                steps = 16 if kind == "pad" else steps
+                for voice in (0, 2, 4) if kind != "power" else (0, 4, 7):
+                    lift = 12 if kind != "power" else 0
+                    pitch = degree(root + voice, tonic + lift - (12 if tonic > 46 and lift else 0))
+                    chords.add(when(bar, step), tone(kind, pitch, steps), 0.12 * (0.5 + 0.5 * accent) * power)
+            sings = name == "chorus" or (name == "verse" and bar % 4 >= 2) or (name == "break" and bar % 2)
+            if sings:
+                for step in np.flatnonzero(motif):
+                    line = contour[bar % 2, step]
+                    sound = tone(play.tune, degree(int(root + line), tonic + 12), 3)
+                    tune.add(when(bar, int(step)), sound, 0.13 * power)
+
+    dry = drums.track(length) + ducked(bass.track(length), kicks, play.duck * 0.7)
+    wet = ducked(chords.track(length), kicks, play.duck) + tune.track(length)
+    mix = room(0.25 * dry, rng, 0.12) + 0.75 * dry + room(wet, rng, rng.uniform(0.25, 0.5))
+    mix = np.tanh(1.15 * mix / np.quantile(np.abs(mix), 0.999))
+    return (mix * (rng.uniform(0.7, 0.9) / np.abs(mix).max())).astype(np.float32)

@@ -1,0 +1,128 @@
+"""Instruments of the world's band: drums from noise and swept sines, notes from decaying harmonics, a room from noise.
+
+Everything is mono float32 at `SAMPLE_RATE`; a sound starts exactly at its first sample, so that a beat is where it was put.
+"""
+
+import numpy as np
+from scipy.signal import butter, oaconvolve, sosfilt
+
+SAMPLE_RATE = 22050
+
+# Harmonic recipe of each instrument: (harmonics, slope of 1/n^slope, odd harmonics only, decay 1/s, brightness decay
+# 1/s per harmonic, attack s, detune of a second voice in cents)
+INSTRUMENTS = {
+    "sub": (3, 2.2, False, 1.5, 0.5, 0.006, 0),
+    "saw_bass": (10, 1.0, False, 2.5, 1.2, 0.004, 6),
+    "finger_bass": (8, 1.4, False, 3.5, 1.6, 0.004, 0),
+    "slap_bass": (14, 1.0, False, 5.0, 1.4, 0.002, 0),
+    "growl": (14, 0.8, True, 1.5, 0.4, 0.004, 14),
+    "pad": (7, 1.5, False, 0.25, 0.05, 0.060, 9),
+    "organ": (6, 1.1, False, 0.3, 0.0, 0.008, 4),
+    "epiano": (5, 1.7, False, 2.4, 1.1, 0.003, 3),
+    "piano": (10, 1.3, False, 2.6, 0.7, 0.002, 2),
+    "guitar": (12, 1.0, False, 5.5, 0.9, 0.002, 0),
+    "power": (14, 0.7, False, 1.2, 0.1, 0.003, 10),
+    "brass": (10, 0.9, False, 1.4, 0.15, 0.020, 5),
+    "square": (9, 1.0, True, 3.0, 0.4, 0.003, 7),
+    "bell": (4, 1.0, True, 3.5, 0.8, 0.001, 2),
+    "marimba": (3, 1.9, True, 7.0, 2.0, 0.001, 0),
+}
+
+
+def _clock(seconds):
+    return np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+
+
+def _band(noise, low, high):
+    kind = "highpass" if high is None else "lowpass" if low is None else "bandpass"
+    edges = low if high is None else high if low is None else (low, high)
+    return sosfilt(butter(2, edges, kind, fs=SAMPLE_RATE, output="sos"), noise)
+
+
+def _swept(t, low, high, fall, decay):
+    frequency = low + (high - low) * np.exp(-t * fall)
+    return np.sin(2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE) * np.exp(-t * decay)
+
+
+def drum_kit(rng):
+    """One kit, its tuning drawn from `rng`: name -> mono sound, peak 1."""
+    noise = rng.standard_normal(int(1.2 * SAMPLE_RATE))
+
+    def hiss(seconds, low, high, decay, skip=0):
+        t = _clock(seconds)
+        return _band(noise[skip : skip + t.size], low, high) * np.exp(-t * decay)
+
+    tune = rng.uniform(0.88, 1.14)
+    t = _clock(0.32)
+    kick = _swept(t, 46 * tune, 190 * tune, rng.uniform(28, 45), rng.uniform(8, 14))
+    kick[:220] += 0.35 * hiss(0.01, 1500, 6000, 300)[:220]
+    t = _clock(0.24)
+    body = np.sin(2 * np.pi * 185 * tune * t) * np.exp(-t * 24)
+    snare = 0.7 * body + 1.1 * hiss(0.24, 1200, 8000, rng.uniform(14, 22), 500)
+    clap_time = _clock(0.25)
+    bursts = sum(np.exp(-np.clip(clap_time - d, 0, None) * 90) * (clap_time >= d) for d in (0, 0.009, 0.018))
+    clap = _band(noise[900 : 900 + clap_time.size], 900, 4000) * (bursts + 0.8 * np.exp(-clap_time * 18))
+    t = _clock(0.3)
+    sounds = {
+        "kick": kick,
+        "snare": snare,
+        "clap": clap,
+        "hat": hiss(0.07, 7000, None, rng.uniform(50, 80), 1500),
+        "open": hiss(0.28, 6500, None, rng.uniform(10, 15), 2500),
+        "shaker": hiss(0.09, 5000, 9000, 38, 3500),
+        "rim": np.sin(2 * np.pi * 1700 * tune * _clock(0.05)) * np.exp(-_clock(0.05) * 90),
+        "tom": _swept(t, 90 * tune, 180 * tune, 18, 11),
+        "conga": _swept(_clock(0.2), 210 * tune, 300 * tune, 40, 17),
+        "cowbell": _band(np.sign(np.sin(2 * np.pi * 562 * t)) + np.sign(np.sin(2 * np.pi * 845 * t)), 500, 3000)
+        * np.exp(-t * 16),
+        "crash": hiss(1.0, 4000, None, 4.0),
+    }
+    return {name: (sound / np.abs(sound).max()).astype(np.float32) for name, sound in sounds.items()}
+
+
+def note(kind, midi, seconds, colour=1.0):
+    """One note of an instrument of `INSTRUMENTS`: pitch as MIDI number, `colour` (about 1) brightens it. Peak about 1."""
+    harmonics, slope, odd, decay, dulling, attack, cents = INSTRUMENTS[kind]
+    frequency = 440.0 * 2 ** ((midi - 69) / 12)
+    t = _clock(seconds + 0.05)
+    n = np.arange(1, harmonics + 1)
+    n = 2 * n - 1 if odd else n
+    n = n[n * frequency < 0.42 * SAMPLE_RATE]
+    weights = n ** (-slope / colour)
+    phase = 2 * np.pi * frequency * t
+    waves = np.sin(n[:, None] * phase)
+    if cents:
+        waves = 0.6 * waves + 0.4 * np.sin(n[:, None] * phase * 2 ** (cents / 1200))
+    waves *= weights[:, None] * np.exp(-dulling * (n[:, None] - 1) * t)
+    envelope = np.minimum(t / attack, 1) * np.exp(-decay * t) * np.clip((seconds + 0.05 - t) / 0.05, 0, 1)
+    return (waves.sum(0) * envelope / weights.sum() ** 0.5).astype(np.float32)
+
+
+def place(length, starts, sounds, gains):
+    """Mixes `sounds[i] * gains[i]` at sample `starts[i]` into a fresh track of `length` samples."""
+    track = np.zeros(length, np.float32)
+    for start, sound, gain in zip(starts, sounds, gains, strict=True):
+        stop = min(start + sound.size, length)
+        if 0 <= start < stop:
+            track[start:stop] += sound[: stop - start] * np.float32(gain)
+    return track
+
+
+def room(track, rng, wet):
+    """Adds the reverberation of a room (decaying filtered noise, 0.4 to 1 s) at level `wet`."""
+    seconds = rng.uniform(0.4, 1.0)
+    t = _clock(seconds)
+    tail = _band(rng.standard_normal(t.size), 300, 5000) * np.exp(-t * 6.9 / seconds)
+    tail[: int(0.012 * SAMPLE_RATE)] = 0  # the direct sound stays clear, and with it the beat
+    tail = (tail / np.sqrt((tail**2).sum())).astype(np.float32)
+    return track + wet * oaconvolve(track, tail)[: track.size].astype(np.float32)
+
+
+def ducked(track, starts, depth):
+    """Side-chain: the track dips by `depth` (0..1) at each start sample and comes back within 0.2 s."""
+    dip = depth * np.exp(-_clock(0.25) * 16).astype(np.float32)
+    gain = np.ones_like(track)
+    for start in starts:
+        if 0 <= start < track.size:
+            gain[start : start + dip.size] -= dip[: track.size - start]
+    return track * np.clip(gain, 0, 1)
