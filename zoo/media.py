@@ -1,8 +1,8 @@
 """Pictures, sound and video in files, on one exact clock.
 
-Times are `Fraction` seconds: sample k of a sound is at k / sample_rate, frame i of a video at i / fps, and nothing is ever
-accumulated in floats. Time 0 is the first sound that is meant to be heard: the priming samples of mp3, AAC and Opus are
-not part of it. Files are read and written as streams, so memory does not grow with their length.
+Times are `Fraction` seconds: sample k of a sound is at k / sample_rate, frame i of a video at i / fps, and nothing is
+ever accumulated in floats. Time 0 is the first sound that is meant to be heard: the priming samples of mp3, AAC and
+Opus are not part of it. Files are read and written as streams, so memory does not grow with their length.
 """
 
 import io
@@ -36,8 +36,12 @@ def _replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`: it takes the place of `path` on success and vanishes on any exception."""
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a directory; name a file in it")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error.strerror}); name another place") from None
     try:
         yield temporary
         os.replace(temporary, path)
@@ -80,13 +84,11 @@ class Sound:
                 self.sample_rate, self.channels = stream.codec_context.sample_rate, stream.codec_context.channels
         except (av.FFmpegError, OSError) as error:
             raise ValueError(f"{self.path} cannot be read as sound ({error.strerror}); {TRY_SOUND}") from None
-        self._lead = (
-            start - origin
-        )  # s of silence before the first sample; negative where sound begins before the video
+        self._lead = start - origin  # s of silence before the first sample; < 0 where sound begins before the video
         self.duration = end - origin
         if self.duration < SHORTEST:
             raise ValueError(
-                f"{self.path} lasts {float(self.duration):.3f} s, too short to dance to; give {float(SHORTEST)} s or more"
+                f"{self.path} lasts {float(self.duration):.3f} s, too short to dance to; give {float(SHORTEST)} s"
             )
 
     def mono(self, sample_rate: int, start: Fraction = Fraction(0), stop: Fraction | None = None) -> np.ndarray:
@@ -128,11 +130,10 @@ class Sound:
         resampler, shape = None, None
         with av.open(str(self.path), metadata_errors="ignore") as container:
             for frame in _decodable(container, container.streams.audio[0]):
-                if shape != (
-                    shape := (frame.format.name, frame.layout.name, frame.sample_rate)
-                ):  # chained streams differ
+                now = (frame.format.name, frame.layout.name, frame.sample_rate)
+                if shape != now:  # chained streams may differ
                     yield from _resampled(resampler, None)
-                    resampler = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate)
+                    resampler, shape = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate), now
                 yield from _resampled(resampler, frame)
         yield from _resampled(resampler, None)
 
@@ -187,7 +188,7 @@ def _extent(container, stream) -> tuple[Fraction, Fraction]:
 def write_sound(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> None:
     """Write (S,) or (C, S) float32 in [-1, 1], C 1 or 2; the suffix says the format, see SOUND_CODECS.
 
-    A rate that the codec does not have becomes 48 kHz. Raises ValueError for an unknown suffix; leaves nothing half done.
+    A rate that the codec does not have becomes 48 kHz. Raises ValueError for an unknown suffix.
     """
     path, waveform = Path(path), np.atleast_2d(np.ascontiguousarray(waveform, np.float32))
     if path.suffix.lower() not in SOUND_CODECS:
@@ -196,9 +197,8 @@ def write_sound(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int)
         track = _SoundTrack(container, SOUND_CODECS[path.suffix.lower()], sample_rate, len(waveform))
         resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=track.rate)
         for at in range(0, waveform.shape[1], 1 << 16):
-            for block in _resampled(
-                resampler, _sound_frame(waveform[:, at : at + (1 << 16)], track.layout, sample_rate)
-            ):
+            frame = _sound_frame(waveform[:, at : at + (1 << 16)], track.layout, sample_rate)
+            for block in _resampled(resampler, frame):
                 track.write(block)
         for block in _resampled(resampler, None):
             track.write(block)
@@ -212,7 +212,7 @@ def _sound_frame(block: np.ndarray, layout: str, rate: int) -> av.AudioFrame:
 
 
 class _SoundTrack:
-    """A sound stream of an output file: takes float32 (C, n) blocks of any length, gives the codec the frames it wants."""
+    """A sound stream of an output file: takes float32 (C, n) blocks of any length, gives the codec its own."""
 
     def __init__(self, container, codec: str, sample_rate: int, channels: int):
         rates = av.Codec(codec, "w").audio_rates
@@ -267,10 +267,11 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 class VideoWriter:
     """Write frames as they come to .mp4 (H.264 yuv420p + AAC, playable while it loads) or .gif (silent).
 
-    `with VideoWriter(path, fps, sound, start) as video: video.write(frames)`. Frame i shows at i / fps exactly. The sound is
-    `sound` from `start` seconds on, streamed from its file and cut at sample round(frames / fps * rate); where it ends
-    earlier, silence follows. Odd sizes are padded by repeating the last row or column. The file appears under its name
-    when it is whole; after an exception nothing of it is left. Raises ValueError for another suffix or for no frames.
+    `with VideoWriter(path, fps, sound, start) as video: video.write(frames)`. Frame i shows at i / fps exactly. The
+    sound is `sound` from `start` seconds on, streamed from its file and cut at sample round(frames / fps * rate); where
+    it ends earlier, silence follows. Odd sizes are padded by repeating the last row or column. The file appears under
+    its name when it is whole; after an exception nothing of it is left, and what stood there before still stands.
+    Raises ValueError for another suffix, a name that cannot be written, or no frames.
     """
 
     def __init__(
@@ -287,7 +288,9 @@ class VideoWriter:
     def __enter__(self) -> "VideoWriter":
         with ExitStack() as stack:
             temporary = stack.enter_context(_replacing(self.path))
-            options = {} if self._is_gif else {"movflags": "+faststart"}
+            # edit lists count in the movie's time scale: its default of 1 ms would cut the sound short
+            scale = {"movie_timescale": str(self._sound.sample_rate)} if self._sound else {}
+            options = {} if self._is_gif else {"movflags": "+faststart", **scale}
             self._container = stack.enter_context(av.open(str(temporary), "w", options=options))
             self._stack = stack.pop_all()
         return self
@@ -398,7 +401,10 @@ def _palette_graph(height: int, width: int, fps: Fraction) -> av.filter.Graph:
 
 
 def read_video(path: str | os.PathLike) -> tuple[np.ndarray, Fraction, Sound | None]:
-    """Frames uint8 (F, H, W, 3), frames a second, and the sound track if there is one. Raises ValueError if it is no video."""
+    """Frames uint8 (F, H, W, 3), frames a second, and the sound track if there is one.
+
+    Raises ValueError, one line, if it is no video.
+    """
     path = _existing(path, "video")
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
@@ -417,7 +423,7 @@ def read_video(path: str | os.PathLike) -> tuple[np.ndarray, Fraction, Sound | N
 def encode_frames(frames: np.ndarray, fps: Fraction, crf: int = 12) -> bytes:
     """Frames uint8 (F, H, W, 3) as an mp4 in memory, for shards; full colour resolution, the same bytes every time.
 
-    crf: H.264 quality, 0 gives back exactly the same frames, 12 differs by about a grey level, 18 is what people cannot see.
+    crf: H.264 quality. 0 gives back exactly the same frames, 12 is off by one or two grey levels in the mean.
     """
     assert frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and len(frames), frames.shape
     file, fps = io.BytesIO(), Fraction(fps)
