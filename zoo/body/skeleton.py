@@ -69,7 +69,7 @@ def _unit(vector: Tensor, fallback: Tensor) -> Tensor:
     return torch.where(short, fallback, vector * torch.where(short, 1.0, square).rsqrt())
 
 
-def _across(unit: Tensor) -> Tensor:
+def across(unit: Tensor) -> Tensor:
     """A unit vector at right angles to each one of (3, ...) (Duff et al. 2017, "Building an orthonormal basis")."""
     x, y, z = unit
     sign = torch.where(z < 0, -1.0, 1.0)
@@ -85,7 +85,7 @@ def matrix_from_6d(sixd: Tensor) -> Tensor:
     values = sixd.movedim(-1, 0).contiguous()  # the long dimensions last: three times as fast on a CPU
     first = _unit(values[:3], values.new_tensor([1.0, 0.0, 0.0]).reshape(3, *[1] * (sixd.dim() - 1)))
     second = values[3:] - (first * values[3:]).sum(0) * first
-    second = _unit(second, _across(first.detach()))
+    second = _unit(second, across(first.detach()))
     rows = torch.stack([first, second, torch.linalg.cross(first, second, dim=0)])
     return rows.movedim((0, 1), (-2, -1))
 
