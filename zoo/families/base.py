@@ -115,6 +115,11 @@ class Stage(LightningModule, ABC):
 
     # Lightning's side ------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Prepare from the training data, unless a checkpoint is about to bring what was prepared."""
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            self.prepare(self.trainer.datamodule.batches)
+
     def configure_model(self) -> None:
         """Shard under `ModelParallelStrategy` (FSDP2): each block of a ModuleList is a unit, then each learning module.
 

@@ -1,0 +1,120 @@
+"""What watches a training: saves it, shows how far it is, ends it in time, and logs pictures."""
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+from zoo.batch import Batch
+
+
+class Deadline(Callback):
+    """Ends a training at a wall-clock time; every process stops at the same step. Stands before `Saver`."""
+
+    def __init__(self, ends: float):
+        """ends: as `time.monotonic()` counts, seconds."""
+        self.ends = ends
+
+    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, *_) -> None:
+        """The first process decides."""
+        if trainer.strategy.broadcast(time.monotonic() >= self.ends):
+            trainer.should_stop = True
+
+
+class Saver(Callback):
+    """Writes step_0001000.ckpt every so many steps and at the end, and `last.ckpt` as another name of the newest."""
+
+    def __init__(self, folder: Path, every: int, keep: int, config: str, stage: str):
+        """every: steps between files; keep: step files left in the folder; config: resolved, as YAML text."""
+        self.folder, self.every, self.keep = folder, every, keep
+        self.config, self.stage = config, stage
+        self._saved = -1
+
+    def on_save_checkpoint(self, trainer: Trainer, stage: LightningModule, checkpoint: dict) -> None:
+        """Everything `sample.py` needs besides the weights."""
+        checkpoint["config"], checkpoint["stage"] = self.config, self.stage
+
+    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, *_) -> None:
+        """Save here and nowhere else: Lightning knows how to go on from this point of its loop."""
+        step = trainer.global_step
+        ends = trainer.should_stop or step >= trainer.max_steps
+        if step == self._saved or not (ends or step % self.every == 0):
+            return
+        self._saved = step
+        file = self.folder / f"step_{step:07d}.ckpt"
+        trainer.save_checkpoint(file)
+        if trainer.is_global_zero:
+            self._point_last_at(file)
+
+    def _point_last_at(self, file: Path) -> None:
+        temporary = self.folder / f".last.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(file, temporary)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(file, temporary)
+        os.replace(temporary, self.folder / "last.ckpt")
+        for old in sorted(self.folder.glob("step_*.ckpt"))[: -self.keep or None]:
+            old.unlink(missing_ok=True)
+
+
+class Progress(Callback):
+    """One bar with step, loss, speed and the time left; a line every half minute where there is no terminal."""
+
+    def __init__(self, name: str, log_every: int, clips_a_step: int, ends: float | None):
+        """clips_a_step: over all processes; ends: the deadline, as `time.monotonic()` counts."""
+        self.name, self.log_every, self.clips_a_step, self.ends = name, log_every, clips_a_step, ends
+        self._bar: tqdm | None = None
+        self._since = (0.0, 0)
+
+    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
+        """Begin where a resumed run left off."""
+        self._since = (time.monotonic(), trainer.global_step)
+        if trainer.is_global_zero:
+            quiet = not sys.stderr.isatty()
+            self._bar = tqdm(
+                total=trainer.max_steps, initial=trainer.global_step, desc=self.name, unit="step", dynamic_ncols=True,
+                mininterval=30 if quiet else 0.2, maxinterval=30 if quiet else 10, miniters=1,
+            )  # fmt: skip
+
+    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, *_) -> None:
+        """Move the bar by whole optimiser steps and log the speed."""
+        step = trainer.global_step
+        if step % self.log_every == 0 and step > self._since[1]:
+            now = time.monotonic()
+            speed = (step - self._since[1]) / (now - self._since[0])
+            self._since = (now, step)
+            stage.log("train/clips_per_second", speed * self.clips_a_step, batch_size=1)
+            if self._bar is not None:
+                shown = {"loss": f"{float(trainer.callback_metrics.get('train/loss', float('nan'))):.4f}"}
+                if "val/loss" in trainer.callback_metrics:
+                    shown["val"] = f"{float(trainer.callback_metrics['val/loss']):.4f}"
+                if self.ends is not None:
+                    shown["ends_in"] = tqdm.format_interval(max(0, self.ends - now))
+                self._bar.set_postfix(shown, refresh=False)
+        if self._bar is not None and step > self._bar.n:
+            self._bar.update(step - self._bar.n)
+
+    def teardown(self, trainer: Trainer, stage: LightningModule, stage_name: str) -> None:
+        """Leave the last state on the screen, also after an error."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Previews(Callback):
+    """Logs what the stage shows of its first held-out batch."""
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, stage: LightningModule, outputs, batch: Batch, batch_idx: int, *_
+    ):
+        """Every process draws (sharded weights need them all), the first one logs."""
+        if batch_idx:
+            return
+        for name, picture in stage.preview(batch).items():
+            if trainer.is_global_zero:
+                trainer.logger.experiment.add_image(f"preview/{name}", picture, trainer.global_step)

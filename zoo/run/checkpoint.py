@@ -1,0 +1,154 @@
+"""Checkpoints: written whole or not at all, read without running anything that is in them.
+
+A `.ckpt` is Lightning's: raw weights as `family.*`, averaged ones as `ema.*`, optimiser, step, and the resolved config
+as YAML text. An exported folder is what diffusers users know: `model.safetensors` (averaged weights) and `config.yaml`.
+"""
+
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from zoo.families.base import Family
+from zoo.run.build import build_family
+from zoo.run.runs import CONFIG, check_new_folder, read_config
+
+WEIGHTS = "model.safetensors"
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+AVERAGE = "ema.module."  # AveragedModel keeps its copy as `module`, a ModuleDict of what learns
+
+
+class AtomicCheckpoint(TorchCheckpointIO):
+    """Lightning's checkpoint files, under a temporary name until every byte is on the disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`; a process killed at any moment leaves the old file or the new one."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
+    """What a .ckpt of this program holds: `state_dict`, `config` (YAML text), `stage`, `global_step` and Lightning's.
+
+    Only tensors and plain values are read. Raises ValueError for anything else, running nothing of it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        inside = sorted(str(file) for file in path.rglob("last.ckpt"))
+        hint = f"; did you mean {' or '.join(inside)}?" if inside else f" without {WEIGHTS} and {CONFIG}"
+        raise ValueError(f"ckpt={path} is a directory{hint}")
+    if not path.is_file():
+        raise ValueError(f"ckpt={path}: there is no such file")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, BadZipFile, KeyError, AttributeError):
+        found = _read_unmapped(path)
+    if not (isinstance(found, dict) and isinstance(found.get("state_dict"), Mapping) and "config" in found):
+        raise ValueError(
+            f"ckpt={path} is no checkpoint of this program; train.py init=FILE starts from foreign weights"
+        )
+    return found
+
+
+def _read_unmapped(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        raise ValueError(
+            f"ckpt={path} is no checkpoint: it is damaged, or holds more than tensors and plain values; nothing was run"
+        ) from None
+
+
+def family_weights(state: Mapping[str, Tensor], averaged: bool) -> dict[str, Tensor]:
+    """The family's state dict in a .ckpt's: raw, or with the averaged values in place of what they average."""
+    weights = {key.removeprefix("family."): value for key, value in state.items() if key.startswith("family.")}
+    if averaged:
+        for key, value in state.items():
+            if key.startswith(AVERAGE):
+                path, rest = key.removeprefix(AVERAGE).split(".", 1)
+                weights[f"{path.replace('/', '.')}.{rest}"] = value
+    return weights
+
+
+def load_weights(family: Family, weights: Mapping[str, Tensor], where: str | os.PathLike) -> None:
+    """Put weights into a family, every one and no other. Raises ValueError, naming what does not fit."""
+    own = family.state_dict()
+    missing, left = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shaped = sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape)
+    if missing or left or shaped:
+        told = [f"{len(names)} {what} ({names[0]})" for names, what in
+                ((missing, "missing"), (left, "left over"), (shaped, "of another shape")) if names]  # fmt: skip
+        raise ValueError(f"{where} does not fit {type(family).__name__}: {', '.join(told)}")
+    family.load_state_dict(weights)
+
+
+def load_family(path: str | os.PathLike, averaged: bool = True) -> tuple[Family, DictConfig]:
+    """A family ready to generate, in eval mode on the CPU, and its config: from a .ckpt or an exported folder.
+
+    averaged: with the averaged (EMA) weights; an exported folder holds no others. Raises ValueError when it is neither,
+    holds another program's weights, or does not fit; nothing in the file is ever run.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / WEIGHTS).is_file() and (path / CONFIG).is_file():
+        config = read_config((path / CONFIG).read_text(), path / CONFIG)
+        try:
+            weights = load_file(path / WEIGHTS)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path / WEIGHTS} cannot be read: {error}") from None
+    else:
+        found = read_checkpoint(path)
+        config = read_config(found["config"], path)
+        weights = family_weights(found["state_dict"], averaged)
+    family = build_family(config)
+    load_weights(family, weights, path)
+    return family.eval().requires_grad_(False), config
+
+
+def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "fp32") -> Path:
+    """Write the averaged weights of a .ckpt or folder to DIRECTORY, as model.safetensors with config.yaml; answers it.
+
+    dtype: of the parameters, a key of DTYPES; buffers (normalisers) keep theirs. The folder appears whole, under its
+    name, or not at all. Raises ValueError when it exists and is not empty.
+    """
+    directory = Path(directory)
+    check_new_folder(directory)
+    family, config = load_family(path)
+    parameters = {name for name, _ in family.named_parameters()}
+    weights = {
+        name: (value.to(DTYPES[dtype]) if name in parameters and value.is_floating_point() else value)
+        .clone()
+        .contiguous()
+        for name, value in family.state_dict().items()
+    }
+    kept = OmegaConf.create({name: config[name] for name in ("model", "music", "size", "seed") if name in config})
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt", "family": str(config.model.name)})
+        (temporary / CONFIG).write_text(OmegaConf.to_yaml(kept, resolve=True))
+        if directory.is_dir():
+            directory.rmdir()
+        os.replace(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{directory}: {sum(value.numel() for value in weights.values()) / 1e6:.2f} M values, {dtype}")
+    return directory

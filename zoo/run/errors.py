@@ -1,0 +1,66 @@
+"""A user's mistake is answered by one clear line on stderr and exit code 2, without a traceback.
+
+Light on purpose: the scripts import this and Hydra only, so that a typo is answered in a second.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+WANTS_TRACE = "DANCEZOO_TRACE"  # set in the environment: show the traceback of a refused request too
+
+
+def script(name: str) -> Callable[[Callable], Callable[[], None]]:
+    """Decorate `main(config)` of a script: composed by Hydra from conf/<name>.yaml, with its errors told in one line.
+
+    Exit code 2 for what the user can mend (see `explain`), 130 for Ctrl-C; anything else is a bug: traceback.
+    """
+
+    def decorate(main: Callable) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run() -> None:
+            trace = WANTS_TRACE in os.environ or "HYDRA_FULL_ERROR" in os.environ
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
+            import hydra
+
+            try:
+                hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(main)()
+            except KeyboardInterrupt:
+                print("interrupted", file=sys.stderr)
+                sys.exit(130)
+            except Exception as error:
+                line = explain(error)
+                if trace or line is None:
+                    raise
+                print(f"{name}: {line}", file=sys.stderr, flush=True)
+                sys.exit(2)
+
+        return run
+
+    return decorate
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for a mistake of the user's, None for a bug: ValueError, files that cannot be used, Hydra's refusals."""
+    from hydra.errors import HydraException, InstantiationException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, InstantiationException):
+        # a constructor refused its arguments: what it said is what the user needs
+        return explain(error.__cause__) if error.__cause__ is not None else _one_line(str(error))
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        text = str(error).split("Config search path")[0].split("full_key:")[0].split("See https:")[0]
+        return _one_line(text)
+    if isinstance(error, ValueError):
+        return _one_line(str(error))
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
+    return None
+
+
+def _one_line(text: str, longest: int = 400) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 3] + "..."

@@ -1,0 +1,191 @@
+"""Train a family's stages in order, each from the one before, in a run directory that can always be gone on with."""
+
+import logging
+import os
+import time
+import warnings
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from zoo.data.base import Clip
+from zoo.data.module import DanceData
+from zoo.nn.pretrained import load_foreign
+from zoo.run.build import build_encoder, build_family, build_stage
+from zoo.run.callbacks import Deadline, Previews, Progress, Saver
+from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_weights, read_checkpoint
+from zoo.run.plan import print_plan
+from zoo.run.request import positive, whole
+from zoo.run.runs import CONFIG, stages
+
+CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one stage is trained: the model's `fit.<stage>`, with the command's `fit` on top."""
+
+    max_steps: int  # optimiser steps
+    batch_size: int  # clips of one process in one batch
+    accumulate: int = 1  # batches an optimiser step
+    precision: str = "32-true"  # Lightning's words
+    clip_norm: float | None = None  # gradient norm
+    minutes: float | None = None  # wall clock of this stage, data making included
+    workers: int = 0  # loader processes
+    log_every: int = 20  # steps, as the next three
+    validate_every: int = 500
+    validate_batches: int = 8
+    checkpoint_every: int = 500
+    keep: int = 2
+    clip: dict = field(default_factory=dict)  # of zoo.data.base.Clip
+
+    def __post_init__(self):
+        for name in "max_steps batch_size accumulate log_every validate_every checkpoint_every keep".split():
+            whole(getattr(self, name), f"fit.{name}", 1)
+        for name in ("clip_norm", "minutes"):
+            if getattr(self, name) is not None:
+                positive(getattr(self, name), f"fit.{name}")
+        for name in ("workers", "validate_batches"):
+            whole(getattr(self, name), f"fit.{name}", 0)
+
+
+def recipe(config: DictConfig, stage: str) -> Recipe:
+    """The recipe of one stage. Raises ValueError for a key it does not have or a value out of range."""
+    values = OmegaConf.to_container(config.model.fit[stage], resolve=True)
+    values |= {name: value for name, value in config.fit.items() if value is not None}
+    known = {known.name for known in fields(Recipe)}
+    if values.keys() - known:
+        raise ValueError(f"fit.{stage} has no {', '.join(sorted(values.keys() - known))}; it knows {', '.join(known)}")
+    return Recipe(**values)
+
+
+def check_machine(trainer: DictConfig) -> None:
+    """Raises ValueError when this machine lacks the trainer's GPUs, or nothing starts its other machines."""
+    if trainer.accelerator != "gpu":
+        return
+    here, each, machines = torch.cuda.device_count(), trainer.devices, trainer.num_nodes
+    if here < each:
+        wanted = f"{machines} machine{'s' * (machines > 1)} with {each} GPU{'s' * (each > 1)} each"
+        raise ValueError(f"this trainer needs {wanted}, this machine has {here}; trainer=auto trains with what is here")
+    if machines > 1 and not any(name in os.environ for name in CLUSTER):
+        raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
+
+
+def fit(config: DictConfig, run: Path) -> Path:
+    """Train what is left to train of a run; answers the last checkpoint, which `sample.py ckpt=` takes.
+
+    A fresh run is written to `run`; one that is there goes on from its newest checkpoint. Raises ValueError before
+    anything is made when config, machine and data do not fit together.
+    """
+    check_machine(config.trainer)
+    _quiet()
+    names = stages(config)
+    recipes = {name: recipe(config, name) for name in names}
+    seed_everything(config.seed, verbose=False)
+    build_family(config)  # refuses what is wrong, and completes the config, before the run directory is made
+    primary = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
+    if primary:
+        print_plan(config)
+        print(f"run: {run}", flush=True)
+    last = Path(config.ckpt) if config.ckpt is not None else None
+    begun = [name for name in names if (run / name / "last.ckpt").exists()]
+    for name in names:
+        own = run / name / "last.ckpt"
+        if name in begun[:-1]:  # a later stage has started from it: it is done
+            last = own
+            continue
+        _fit_stage(config, name, recipes[name], run, start=last, going_on=own if name in begun else None)
+        last = own
+    if primary:
+        print(f"trained: {last}", flush=True)
+        if config.export is not None:
+            export(last, config.export, config.export_dtype)
+    return last
+
+
+def _fit_stage(
+    config: DictConfig, name: str, settings: Recipe, run: Path, start: Path | None, going_on: Path | None
+) -> None:
+    ends = None if settings.minutes is None else time.monotonic() + 60 * settings.minutes
+    seed_everything(config.seed, verbose=False)
+    encoder = build_encoder(config)
+    family = build_family(config)
+    if going_on is not None:
+        read_checkpoint(going_on)  # a clear refusal of a damaged or foreign file, before anything is started
+    elif start is not None:
+        load_weights(family, family_weights(read_checkpoint(start)["state_dict"], averaged=True), start)
+    elif config.init is not None:
+        load_foreign(family, config.init)
+    stage = build_stage(config, name, family)
+    data = DanceData(
+        source=instantiate(config.data),
+        encoder=encoder,
+        stages_needs={name: stage.needs},
+        batch_size=settings.batch_size,
+        seed=config.seed,
+        clip=Clip(**settings.clip),
+        workers=settings.workers,
+        val_items=max(1, settings.validate_batches) * settings.batch_size,
+    )
+    text = OmegaConf.to_yaml(config, resolve=True)
+    trainer = _trainer(config, name, settings, run, text, ends)
+    if trainer.is_global_zero:
+        _write_config(run, text)
+    trainer.fit(stage, datamodule=data, ckpt_path=going_on, weights_only=True)
+    trainer.strategy.barrier()
+
+
+def _trainer(config: DictConfig, name: str, settings: Recipe, run: Path, text: str, ends: float | None) -> Trainer:
+    where = config.trainer
+    strategy = where.strategy if isinstance(where.strategy, str) else instantiate(where.strategy)
+    trainer = Trainer(
+        accelerator=where.accelerator,
+        devices=where.devices,
+        num_nodes=where.num_nodes,
+        strategy=strategy,
+        precision=settings.precision,
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip_norm,
+        val_check_interval=settings.validate_every * settings.accumulate,
+        check_val_every_n_epoch=None,  # the data is endless: count batches only
+        limit_val_batches=settings.validate_batches,
+        num_sanity_val_steps=0,
+        log_every_n_steps=settings.log_every,
+        logger=TensorBoardLogger(run, name="logs", version=name),
+        plugins=[AtomicCheckpoint()],
+        use_distributed_sampler=False,  # the data's own sampler gives every process its share
+        enable_checkpointing=False,  # Saver does
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run,
+    )
+    clips = settings.batch_size * settings.accumulate * trainer.world_size
+    trainer.callbacks += [
+        *([Deadline(ends)] if ends is not None else []),
+        Saver(run / name, settings.checkpoint_every, settings.keep, text, name),
+        Progress(name, settings.log_every, clips, ends),
+        Previews(),
+    ]
+    return trainer
+
+
+def _write_config(run: Path, text: str) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    temporary = run / f".{CONFIG}.{os.getpid()}"
+    temporary.write_text(text)
+    os.replace(temporary, run / CONFIG)
+
+
+def _quiet() -> None:
+    """Leave the screen to what concerns the user."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for words in (".*does not have many workers.*", ".*`train_dataloader`.*", ".*litlogger.*", ".*sync_dist.*"):
+        warnings.filterwarnings("ignore", message=words)

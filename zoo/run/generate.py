@@ -1,0 +1,111 @@
+"""Answer a sampling request: a picture and a song in, a dance in a file out."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from zoo.batch import MOTION_FPS
+from zoo.body.formats import write_motion
+from zoo.families.base import DancesInMotion, Sampler
+from zoo.media import Sound, VideoWriter, read_image
+from zoo.music.encoder import Music, listen
+from zoo.run.build import build_encoder
+from zoo.run.checkpoint import load_family
+from zoo.run.request import MOTIONS, Request
+
+
+def generate(request: Request) -> Path:
+    """Make the dance and write it to `request.out`, which holds the old file or the whole new one; tells how fast.
+
+    Raises ValueError for files that cannot be used, a family that does not fit `model=`, and a motion format asked of a
+    family that makes no motion.
+    """
+    sound = Sound(request.music)
+    picture = None if request.image is None else torch.from_numpy(read_image(request.image)).permute(2, 0, 1)
+    family, config = load_family(request.checkpoint, request.averaged)
+    if request.family not in (None, config.model.name):
+        raise ValueError(f"ckpt={request.checkpoint} holds a {config.model.name}, not model={request.family}")
+    as_motion = request.out.suffix.lower() in MOTIONS
+    if as_motion and not isinstance(family, DancesInMotion):
+        raise ValueError(f"{config.model.name} makes no body motion, so out= has to be a .mp4 or .gif")
+    device = _device(request.device)
+    family = family.to(device)
+    frames = count_frames(request.seconds, request.fps, sound.duration)
+    seconds = Fraction(frames) / request.fps
+    if request.seconds > sound.duration:
+        print(f"the song lasts {float(sound.duration):.2f} s: so long will the dance be")
+    music = listen(sound, build_encoder(config), float(seconds))
+    music = replace(music, features=music.features.to(device))
+    sampler = Sampler(request.steps, request.guidance, request.eta)
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with torch.inference_mode():
+        if as_motion:
+            _write_motion(family, music, seconds, request, sampler)
+        else:
+            picture = None if picture is None else picture.to(device)
+            blocks = family.generate(picture, music, request.prompt, frames, request.fps, request.seed, sampler)
+            _write_video(blocks, frames, sound, request)
+    took = time.monotonic() - began
+    print(f"{request.out}: {float(seconds):.2f} s of dance in {took:.1f} s, {float(seconds) / took:.1f}x real time")
+    return request.out
+
+
+def count_frames(seconds: float, fps: Fraction, duration: Fraction) -> int:
+    """Frames to make: the nearest whole number to `seconds`, never more than the song holds, at least one."""
+    return max(1, min(round(Fraction(str(seconds)) * fps), int(duration * fps)))
+
+
+def _write_video(blocks: Iterator[Tensor], frames: int, sound: Sound, request: Request) -> None:
+    with VideoWriter(request.out, request.fps, sound) as writer, _bar(frames, "frame") as bar:
+        for block in blocks:  # (F, 3, H, W)
+            writer.write(block.permute(0, 2, 3, 1).cpu().numpy())
+            bar.update(len(block))
+        assert bar.n == frames, f"{bar.n} frames came where {frames} were asked for"
+
+
+def _write_motion(family: DancesInMotion, music: Music, seconds: Fraction, request: Request, sampler: Sampler) -> None:
+    frames = ceil(seconds * MOTION_FPS)
+    blocks = []
+    with _bar(frames, "pose") as bar:
+        for block in family.dance(music, frames, request.seed, sampler):  # (T, 151)
+            blocks.append(block.cpu())
+            bar.update(len(block))
+    with _replacing(request.out) as temporary:
+        write_motion(temporary, torch.cat(blocks))
+
+
+def _bar(total: int, unit: str) -> tqdm:
+    return tqdm(total=total, unit=unit, desc="dancing", dynamic_ncols=True, leave=False)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` (same suffix) that takes its place when all went well, and is gone otherwise."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device={name}: use auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name}: this machine has no GPU that torch can use")
+    return device

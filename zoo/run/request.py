@@ -1,0 +1,146 @@
+"""What `sample.py` was asked for, checked before anything heavy is imported and before any file is touched."""
+
+import math
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+VIDEOS, MOTIONS = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
+NTSC = (24, 30, 48, 60, 120)  # their x1000/1001 rates are usually written with two or three decimals
+
+
+@dataclass(frozen=True)
+class Request:
+    """A sampling request whose files exist and whose numbers make sense."""
+
+    checkpoint: Path
+    family: str | None  # the family the checkpoint has to hold
+    image: Path | None
+    music: Path
+    prompt: str
+    seconds: float
+    fps: Fraction
+    seed: int
+    out: Path
+    averaged: bool  # sample with the averaged weights
+    device: str
+    steps: int | None
+    guidance: float | None
+    eta: float | None
+
+
+def read_request(config: DictConfig) -> Request:
+    """Check conf/sample.yaml's values. Raises ValueError saying which one is wrong and what it may be."""
+    if config.weights not in ("ema", "raw"):
+        raise ValueError(f"weights={config.weights}: use ema or raw")
+    if config.music is None:
+        raise ValueError("music= needs a sound file")
+    return Request(
+        checkpoint=existing(config.ckpt, "ckpt"),
+        family=config.model,
+        image=None if config.image is None else existing_file(config.image, "image"),
+        music=existing_file(config.music, "music"),
+        prompt="" if config.prompt is None else str(config.prompt),
+        seconds=positive(config.seconds, "seconds"),
+        fps=frame_rate(config.fps),
+        seed=whole(config.seed, "seed", 0),
+        out=writable(config.out),
+        averaged=config.weights == "ema",
+        device=str(config.device),
+        steps=None if config.sampler.steps is None else whole(config.sampler.steps, "sampler.steps", 1),
+        guidance=None if config.sampler.guidance is None else finite(config.sampler.guidance, "sampler.guidance"),
+        eta=None if config.sampler.eta is None else between(config.sampler.eta, "sampler.eta", 0, 1),
+    )
+
+
+def frame_rate(value: float | str) -> Fraction:
+    """Frames a second as an exact fraction: 30, '30000/1001', and 29.97 taken as NTSC's 30000/1001.
+
+    Raises ValueError outside 1..240.
+    """
+    try:
+        rate = Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"fps={value} is not a frame rate; write 30, 29.97 or 30000/1001") from None
+    for whole_rate in NTSC:
+        exact = Fraction(whole_rate * 1000, 1001)
+        if rate.denominator != 1 and abs(rate - exact) < Fraction(6, 1000):
+            rate = exact
+    if not 1 <= rate <= 240:
+        raise ValueError(f"fps={value}: a frame rate lies between 1 and 240")
+    return rate
+
+
+def finite(value: float | str, name: str) -> float:
+    """A finite number. Raises ValueError."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name}={value} is not a number")
+    return number
+
+
+def positive(value: float | str, name: str) -> float:
+    """A finite number above 0. Raises ValueError."""
+    number = finite(value, name)
+    if number <= 0:
+        raise ValueError(f"{name}={value}: it must be above 0")
+    return number
+
+
+def between(value: float | str, name: str, low: float, high: float) -> float:
+    """A number in low..high. Raises ValueError."""
+    number = finite(value, name)
+    if not low <= number <= high:
+        raise ValueError(f"{name}={value}: it lies between {low} and {high}")
+    return number
+
+
+def whole(value: int | str, name: str, least: int) -> int:
+    """A whole number of at least `least`. Raises ValueError."""
+    number = finite(value, name)
+    if number != int(number) or number < least:
+        raise ValueError(f"{name}={value}: it must be a whole number of at least {least}")
+    return int(number)
+
+
+def existing(path: str, name: str) -> Path:
+    """A path that exists, also looked for beside the scripts (the shipped files). Raises ValueError."""
+    if path is None or str(path) == "":
+        raise ValueError(f"{name}= is empty; give it a file")
+    for candidate in (Path(str(path)).expanduser(), ROOT / str(path)):
+        if candidate.exists():
+            return candidate
+    raise ValueError(f"{name}={path}: there is no such file")
+
+
+def existing_file(path: str, name: str) -> Path:
+    """A non-empty file. Raises ValueError."""
+    found = existing(path, name)
+    if not found.is_file():
+        raise ValueError(f"{name}={path} is a directory, not a file")
+    if found.stat().st_size == 0:
+        raise ValueError(f"{name}={path} is empty")
+    return found
+
+
+def writable(path: str) -> Path:
+    """Where the result goes. Only outputs/ is made when missing. Raises ValueError for a suffix or folder of no use."""
+    out = Path(str(path)).expanduser()
+    suffixes = VIDEOS + MOTIONS
+    if out.suffix.lower() not in suffixes:
+        raise ValueError(f"out={path}: the name must end in one of {' '.join(suffixes)}")
+    if out.is_dir():
+        raise ValueError(f"out={path} is a directory; add a file name")
+    if not out.parent.is_dir() and Path("outputs") not in [out.parent, *out.parent.parents]:
+        raise ValueError(f"out={path}: there is no directory {out.parent}")
+    parent = next(folder for folder in (out.parent, *out.parent.parents) if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"out={path}: nothing can be written in {parent}")
+    return out

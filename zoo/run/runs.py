@@ -1,0 +1,108 @@
+"""Run directories: which one a command means, and the config it goes by. Light: no torch.
+
+runs/<family>/<name>/config.yaml, <stage>/step_0001000.ckpt, <stage>/last.ckpt, logs/<stage>/ (TensorBoard).
+"""
+
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from zoo.run.request import existing_file
+
+DTYPES = ("fp32", "fp16", "bf16")
+CONFIG = "config.yaml"
+NAMED = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
+MAY_CHANGE = {  # what an explicit override may change in a run that is resumed: nothing that a step computes with
+    "resume", "trainer", "export", "export_dtype", "plan",
+    "fit.max_steps", "fit.minutes", "fit.workers", "fit.log_every", "fit.validate_every", "fit.validate_batches",
+    "fit.checkpoint_every", "fit.keep",
+}  # fmt: skip
+
+
+def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
+    """The run directory this command trains in (not made yet), and its config; None when it only exports.
+
+    Raises ValueError for an unknown stage or dtype, a run that is not there or has begun already, and for an override
+    that would make a resumed run another run.
+    """
+    if config.export_dtype not in DTYPES:
+        raise ValueError(f"export_dtype={config.export_dtype}: use one of {' '.join(DTYPES)}")
+    if config.export is not None:
+        check_new_folder(Path(config.export))
+    if config.resume is not None:
+        return _resumed(config)
+    if config.ckpt is not None and config.export is not None:
+        return None, config
+    for name in ("init", "ckpt"):
+        if config[name] is not None:
+            existing_file(config[name], name)
+    if config.init is not None and config.ckpt is not None:
+        raise ValueError("init= (foreign weights) and ckpt= (this program's) both name weights to start from; give one")
+    if config.stage is not None and config.stage not in config.model.stages:
+        raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {', '.join(config.model.stages)}")
+    run = Path(os.environ[NAMED]) if NAMED in os.environ else Path(config.runs) / config.model.name / _name(config)
+    if (run / CONFIG).exists() and NAMED not in os.environ:
+        raise ValueError(f"name={config.name}: {run} has begun already; use resume={run}, or another name")
+    os.environ[NAMED] = str(run)
+    return run, config
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises ValueError when an export cannot go there: nothing is ever written over."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"export={folder} exists already and is not an empty directory")
+
+
+def stages(config: DictConfig) -> list[str]:
+    """The stages this run trains, in the recipe's order."""
+    return list(config.model.stages) if config.stage is None else [config.stage]
+
+
+def read_config(text: str, where: Path) -> DictConfig:
+    """The config in a YAML text, plain values only. Raises ValueError when it is not one of this program's."""
+    try:
+        config = OmegaConf.create(yaml.safe_load(text))
+        assert isinstance(config.model.family._target_, str) and isinstance(config.music._target_, str)
+    except Exception:
+        raise ValueError(f"{where} holds no config of this program") from None
+    return config
+
+
+def _name(config: DictConfig) -> str:
+    """config.name, else the job's number on a cluster (the same on every machine), else the time."""
+    if config.name is not None:
+        name = str(config.name)
+        if not re.fullmatch(r"[\w.+-]+", name):
+            raise ValueError(f"name={name}: use letters, digits and . _ + - only")
+        return name
+    for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        if os.environ.get(variable, "none") != "none":
+            return f"job_{os.environ[variable]}"
+    if config.trainer.num_nodes > 1 and "NODE_RANK" in os.environ:
+        raise ValueError("several machines started by hand need one name for their run: add name=NAME to each command")
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _resumed(config: DictConfig) -> tuple[Path, DictConfig]:
+    run = Path(str(config.resume))
+    file = run / CONFIG
+    if not file.is_file():
+        raise ValueError(f"resume={run}: there is no run there ({file} is missing)")
+    saved = read_config(file.read_text(), file)
+    OmegaConf.set_struct(saved, True)
+    for override in HydraConfig.get().overrides.task:
+        key, _, _ = override.lstrip("+~").partition("=")
+        if key not in MAY_CHANGE and not key.startswith("trainer."):
+            raise ValueError(
+                f"{override}: resume= keeps the run's own config; only fit.max_steps and the like may change"
+            )
+        if key.split(".")[0] == "trainer":
+            saved.trainer = config.trainer
+        else:
+            OmegaConf.update(saved, key, OmegaConf.select(config, key))
+    return run, saved
