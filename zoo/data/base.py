@@ -1,0 +1,133 @@
+"""The data contract: what a source of clips says about itself and gives, and how its items become a `zoo.batch.Batch`.
+
+Adding a data set is one file with a `DataSource` and one YAML in `conf/data/`.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zoo.batch import Batch
+from zoo.music.encoder import Encoder, Music
+
+SPLITS = ("train", "val", "test")  # disjoint in songs and, where the data knows them, in dancers
+PICTURES = frozenset(
+    "reference frames parts semantic depth normal skeleton heatmaps joints2d camera".split()
+)  # keys that need rendered or filmed frames; everything else is sound, motion and words
+HOST_KEYS = frozenset(
+    {"key", "fps", "music_rate", "caption", "song", "dancer", "camera", "style", "move"}
+)  # no tensors
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What one training item covers.
+
+    seconds of time, `frames` pictures of height x width at `fps` (a number or a text such as '30000/1001'); consecutive
+    items of one dance start `stride` seconds apart (EDGE: 0.5 s in training, 2.5 s in test). Raises ValueError when a
+    value is not positive or sides are not multiples of 4 (the heat maps are a quarter of the picture).
+    """
+
+    seconds: float = 5.0
+    fps: float | str | Fraction = 30
+    height: int = 128
+    width: int = 128
+    stride: float = 0.5
+    held_out_stride: float = 2.5  # for val and test
+
+    def __post_init__(self):
+        for name in ("seconds", "rate", "height", "width", "stride", "held_out_stride"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"clip.{name.replace('rate', 'fps')} must be above 0, not {getattr(self, name)}")
+        if self.height % 4 or self.width % 4:
+            raise ValueError(f"clip height and width must be multiples of 4, not {self.height}x{self.width}")
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second, exactly."""
+        return Fraction(str(self.fps))
+
+    @property
+    def frames(self) -> int:
+        """F: frames in one item."""
+        return max(1, round(Fraction(str(self.seconds)) * self.rate))
+
+    def tokens(self, rate: float) -> int:
+        """Values in one item of something that comes `rate` times a second: L of music, T of motion."""
+        return max(1, round(self.seconds * rate))
+
+    def starts(self, duration: float, split: str) -> list[float]:
+        """Start times, seconds, of the items in a dance of `duration` seconds; empty when it is too short for one."""
+        stride = self.stride if split == "train" else self.held_out_stride
+        last = duration - self.seconds + 1e-6
+        return [index * stride for index in range(int(last / stride) + 1)] if last >= 0 else []
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One whole dance to one whole song, for evaluation."""
+
+    key: str
+    labels: dict[str, str]  # song, dancer, style
+    music: Music  # of the configured encoder; `beats` are those found in the sound
+    beats: np.ndarray  # (N,) float64 seconds: the true beats where the data knows them, else those found
+    motion: Tensor  # (T, 151) float32 at MOTION_FPS
+    waveform: np.ndarray  # (S,) float32
+    sample_rate: int
+
+
+class DataSource(ABC):
+    """A named source of clips.
+
+    `provides` are the keys of `zoo.batch.Batch` it can fill; `hint` says what would provide the ones it cannot.
+    """
+
+    name: str
+    hint: str = "use data=world, which has every key"
+
+    @property
+    @abstractmethod
+    def provides(self) -> frozenset[str]:
+        """Keys of the batch contract this source can fill. Raises ValueError when its files cannot be read."""
+
+    @abstractmethod
+    def prepare(self, needs: Iterable[str], encoder: Encoder) -> None:
+        """Make or fetch everything that `needs` asks for, once, with a progress bar; called on one process a node."""
+
+    @abstractmethod
+    def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
+        """Map-style dataset of items: dicts of tensors without a batch dimension, and texts. Call `prepare` before."""
+
+    @abstractmethod
+    def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
+        """Whole dances of a split, in a fixed order, to evaluate on. `prepare` motion and music before."""
+
+
+def cache_root() -> Path:
+    """Where made and downloaded things are kept: $DANCEZOO_CACHE, else ~/.cache/dancezoo."""
+    return Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo").expanduser()
+
+
+def collate(items: list[dict] | Batch) -> Batch:
+    """Items to a batch: tensors are stacked, texts listed, `fps` and `music_rate` (one value in a data set) kept once.
+
+    A data set that makes whole batches by itself (`__getitems__`) is passed through.
+    """
+    if isinstance(items, dict):
+        return items
+    batch = {}
+    for name, first in items[0].items():
+        values = [item[name] for item in items]
+        if isinstance(first, Tensor):
+            batch[name] = torch.stack(values)
+        else:
+            batch[name] = values if isinstance(first, str) else first
+    return batch

@@ -1,0 +1,105 @@
+"""The songs of a corpus, listened to once: whole-song music features and found beats, kept on disk, cut exactly."""
+
+import hashlib
+import json
+import multiprocessing
+import uuid
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from zoo.data.base import cache_root
+from zoo.music.beats import Beats, find_beats
+from zoo.music.encoder import Encoder, Music
+
+SMALL = 4 << 20  # bytes; a song's features up to this are kept in memory, larger ones are mapped from disk
+MAPPED = 256  # songs mapped at a time: each map holds a file open
+
+
+class Features:
+    """What one encoder hears in the songs of a corpus; `make` before reading. Found by the sound's content.
+
+    The whole song is encoded at once and cut afterwards, so that a token does not depend on where a clip begins.
+    """
+
+    def __init__(self, encoder: Encoder):
+        self.encoder = encoder
+        mark = hashlib.sha256(encoder.identity.encode()).hexdigest()[:16]
+        self.folder = cache_root() / "songs" / mark
+        self._open: dict[str, tuple[np.ndarray, Beats]] = {}
+
+    def make(self, reader, samples: list, workers: int) -> None:
+        """Listen to the sounds that are not kept yet, with a progress bar; encoders without weights use `workers`."""
+        missing = {}
+        for sample in samples:
+            sound_id = sample.info["sound_id"]
+            if sound_id not in missing and not (self.folder / f"{sound_id}.json").is_file():
+                missing[sound_id] = sample
+        if not missing:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, sample in missing.items())
+        bar = {"total": len(missing), "description": "listening to songs"}
+        if workers > 1 and not any(True for _ in self.encoder.parameters()):
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(workers, context, _be_one_thread) as pool:
+                for _ in track(_in_order(pool, self._listen, jobs, ahead=4 * workers), **bar):
+                    pass
+        else:
+            for job in track(jobs, **bar):
+                self._listen(job)
+
+    def _listen(self, job: tuple[str, np.ndarray, int]) -> None:
+        sound_id, waveform, sample_rate = job
+        with torch.inference_mode():
+            features = self.encoder.encode(torch.from_numpy(waveform)[None], sample_rate)[0].float().cpu().numpy()
+        beats = find_beats(waveform, sample_rate)
+        _replace(self.folder / f"{sound_id}.npy", lambda file: np.save(file, features))
+        kept = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}
+        _replace(self.folder / f"{sound_id}.json", lambda file: file.write(json.dumps(kept).encode()))
+
+    def get(self, sound_id: str) -> tuple[np.ndarray, Beats]:
+        """(features (L, D) float32 of the whole song, found beats)."""
+        if sound_id not in self._open:
+            path = self.folder / f"{sound_id}.npy"
+            large = path.stat().st_size > SMALL
+            if large and len(self._open) >= MAPPED:
+                self._open.pop(next(iter(self._open)))
+            kept = json.loads(path.with_suffix(".json").read_text())
+            beats = Beats(np.array(kept["times"], np.float64), kept["tempo"], kept["downbeat"])
+            self._open[sound_id] = np.load(path, mmap_mode="r" if large else None), beats
+        return self._open[sound_id]
+
+    def music(self, sound_id: str) -> Music:
+        """The whole song."""
+        features, beats = self.get(sound_id)
+        return Music(torch.from_numpy(np.array(features)), self.encoder.rate, beats)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_open": {}}
+
+
+def _in_order(pool: ProcessPoolExecutor, function, jobs, ahead: int):
+    """Like pool.map, with at most `ahead` jobs waiting: the songs of a corpus do not fit in memory at once."""
+    waiting = []
+    for job in jobs:
+        waiting.append(pool.submit(function, job))
+        if len(waiting) >= ahead:
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()
+
+
+def _be_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _replace(path: Path, write) -> None:
+    """Write a file that appears whole."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with open(temporary, "wb") as file:
+        write(file)
+    temporary.replace(path)

@@ -1,0 +1,113 @@
+"""One sample of a shard: its fields in memory, and their files (docs/data.md has the table).
+
+Every value has one file in the tar, `KEY.EXTENSION`. Maps are whole numbers under deflate, which is lossless and small
+on pictures that are mostly background; the frames are near-lossless H.264, the sound is FLAC.
+"""
+
+import hashlib
+import io
+import json
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from zoo.media import Sound, decode_frames, encode_frames, read_image, write_sound
+
+# field -> (dtype in the file, full scale): value in memory = value in the file / full scale
+MAPS = {
+    "parts": (np.uint8, 1),
+    "semantic": (np.uint8, 1),
+    "depth": (np.uint16, 65535),
+    "normal": (np.int8, 127),
+    "skeleton": (np.uint8, 1),
+    "heatmaps": (np.uint8, 255),
+}
+ARRAYS = ("motion", "joints2d", "joints3d")  # float32 .npy
+EXTENSIONS = {
+    "info": "json",
+    "sound": "flac",
+    "frames": "mp4",
+    "reference": "reference.png",
+    **{name: f"{name}.npy" for name in ARRAYS},
+    **{name: f"{name}.npz" for name in MAPS},
+}
+FIELDS = {extension: field for field, extension in EXTENSIONS.items()}
+
+
+def encode_sample(sample: dict) -> dict[str, bytes]:
+    """Fields to files: extension -> content. The same sample gives the same bytes.
+
+    sample: 'info' dict; 'sound' (waveform (S,) float32, sample rate) or ready FLAC bytes; 'frames' (F, H, W, 3) uint8;
+    'reference' (H, W, 3) uint8; maps as in `zoo.batch` but channels last; float arrays.
+    """
+    info = dict(sample["info"])
+    files = {}
+    for field, value in sample.items():
+        if field == "sound":
+            content = value if isinstance(value, bytes) else _flac(*value)
+            info["sound_id"] = hashlib.sha256(content).hexdigest()[:20]  # equal sounds are listened to once
+        elif field == "frames":
+            content = encode_frames(value, Fraction(info["fps"]))
+        elif field == "reference":
+            content = _png(value)
+        elif field in MAPS:
+            content = _deflate(_to_file(value, *MAPS[field]))
+        elif field in ARRAYS:
+            buffer = io.BytesIO()
+            np.save(buffer, np.asarray(value, np.float32))
+            content = buffer.getvalue()
+        else:
+            assert field == "info", field
+            continue
+        files[EXTENSIONS[field]] = content
+    files["json"] = json.dumps(info, sort_keys=True).encode()
+    return files
+
+
+def decode_field(field: str, content: bytes):
+    """The value of one field from its file's content; 'sound' as (waveform (S,) float32, sample rate)."""
+    if field == "info":
+        return json.loads(content)
+    if field == "frames":
+        return decode_frames(content)
+    if field in MAPS:
+        _, scale = MAPS[field]
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            values = archive["values"]
+        return values if scale == 1 else values.astype(np.float32) / scale
+    if field in ARRAYS:
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    with tempfile.TemporaryDirectory() as folder:  # media files are read by path
+        path = Path(folder) / f"value.{EXTENSIONS[field].split('.')[-1]}"
+        path.write_bytes(content)
+        if field == "reference":
+            return read_image(path)
+        sound = Sound(path)
+        return sound.mono(sound.sample_rate), sound.sample_rate
+
+
+def _to_file(value: np.ndarray, dtype: type, scale: int) -> np.ndarray:
+    return np.asarray(value, dtype) if scale == 1 else np.rint(np.asarray(value) * scale).astype(dtype)
+
+
+def _deflate(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, values=values)
+    return buffer.getvalue()
+
+
+def _flac(waveform: np.ndarray, sample_rate: int) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "sound.flac"
+        write_sound(path, waveform, sample_rate)
+        return path.read_bytes()
+
+
+def _png(picture: np.ndarray) -> bytes:
+    import cv2  # late: only writing needs it
+
+    done, content = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
+    assert done
+    return content.tobytes()

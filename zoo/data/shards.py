@@ -1,0 +1,207 @@
+"""Shards: webdataset tars, written whole or not at all, and read sample by sample at random.
+
+Also the data source `data=shards`, for tars that somebody already made (docs/data.md says what is in a sample).
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from braceexpand import braceexpand
+from torch.utils.data import Dataset
+from webdataset.writer import TarWriter
+
+from zoo.data.base import SPLITS, Clip, DataSource, Piece, cache_root
+from zoo.data.features import Features
+from zoo.data.fields import EXTENSIONS, FIELDS, decode_field, encode_sample
+from zoo.data.windows import make_dataset, pieces_of, provided_by, song_of
+from zoo.music.encoder import Encoder
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, dict]]) -> None:
+    """Write (key, sample) pairs to a tar at `path`, which appears when it is complete and never before.
+
+    The bytes depend on the samples alone. Keys may hold no dot: in a shard the dot ends the key.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        with open(temporary, "wb") as file:
+            writer = TarWriter(file, encoder=False, mtime=0)
+            for key, sample in samples:
+                assert "." not in key, f"a sample's key holds no dot: {key}"
+                writer.write({"__key__": key, **encode_sample(sample)})
+            writer.close()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Where one sample lies. `info` is its .json, already read; `places`: field -> (offset, size) in the tar, bytes."""
+
+    path: str
+    key: str
+    info: dict
+    places: dict[str, tuple[int, int]]
+
+
+class ShardReader:
+    """Random access to the samples of local shards. Safe in forked and spawned loader processes."""
+
+    def __init__(self, paths: Iterable[Path]):
+        """Reads each tar's index, from the cache where the tar is unchanged.
+
+        Raises ValueError naming the shard that is missing, cut off or not a tar.
+        """
+        self.samples = [sample for path in paths for sample in _index(Path(path))]
+        self._files: dict[str, int] = {}
+
+    def read_bytes(self, sample: Sample, field: str) -> bytes:
+        """The content of one field's file."""
+        if sample.path not in self._files:
+            self._files[sample.path] = os.open(sample.path, os.O_RDONLY)
+        offset, size = sample.places[field]
+        content = os.pread(self._files[sample.path], size, offset)  # no shared position: forked readers do not disturb
+        if len(content) != size:
+            raise ValueError(f"shard {sample.path} was cut off while it was in use: {sample.key}.{EXTENSIONS[field]}")
+        return content
+
+    def read(self, sample: Sample, field: str):
+        """The value of one field (zoo.data.fields). Raises ValueError naming the shard when it is damaged."""
+        try:
+            return decode_field(field, self.read_bytes(sample, field))
+        except Exception as error:
+            raise ValueError(f"shard {sample.path}: {sample.key}.{EXTENSIONS[field]} is damaged: {error}") from error
+
+    def __getstate__(self):
+        return {"samples": self.samples, "_files": {}}  # open files stay in their process
+
+    def __del__(self):
+        for file in self.__dict__.get("_files", {}).values():
+            os.close(file)
+
+
+def expand(urls: str | Iterable[str]) -> list[Path]:
+    """'a-{000..099}.tar' (or a list of such) to paths, in order. Raises ValueError for addresses that are not local."""
+    texts = [urls] if isinstance(urls, str) else list(urls)
+    paths = [one for text in texts for one in braceexpand(str(text))]
+    for path in paths:
+        if "://" in path or path.startswith("pipe:"):
+            raise ValueError(f"shard {path} is not on this machine: download it and name the local file in data.urls")
+    return [Path(path).expanduser() for path in paths]
+
+
+def _index(path: Path) -> list[Sample]:
+    """The samples of a shard; kept in the cache by path, size and time of change."""
+    if not path.is_file():
+        raise ValueError(f"shard {path} does not exist; data.urls names it")
+    state = path.stat()
+    mark = f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+    kept = cache_root() / "index" / f"{hashlib.sha256(mark.encode()).hexdigest()[:24]}.json"
+    if kept.is_file():
+        rows = json.loads(kept.read_text())
+    else:
+        rows = _scan(path, state.st_size)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_name(f".{kept.name}.{uuid.uuid4().hex[:8]}")
+        temporary.write_text(json.dumps(rows))
+        temporary.replace(kept)
+    return [
+        Sample(str(path), key, info, {field: tuple(place) for field, place in places.items()})
+        for key, info, places in rows
+    ]
+
+
+def _scan(path: Path, size: int) -> list[list]:
+    """[key, info, places] for each sample of a tar."""
+    places: dict[str, dict[str, tuple[int, int]]] = {}
+    infos = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                key, _, extension = member.name.partition(".")
+                field = FIELDS.get(extension)
+                if not member.isfile() or field is None:
+                    continue
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError("unexpected end of data")
+                places.setdefault(key, {})[field] = (member.offset_data, member.size)
+                if field == "info":
+                    infos[key] = json.load(tar.extractfile(member))
+        with open(path, "rb") as file:  # a tar ends in two empty blocks; one cut between two members does not
+            file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
+            if any(file.read()):
+                raise tarfile.ReadError("unexpected end of data")
+    except (tarfile.TarError, ValueError, OSError, EOFError) as error:
+        raise ValueError(f"shard {path} cannot be read: {error}; make or download it again") from error
+    bad = [key for key in places if key not in infos]
+    if bad or not places:
+        raise ValueError(
+            f"shard {path} is not one of DanceZoo's: " + (f"{bad[0]} has no .json" if bad else "no sample in it")
+        )
+    return [[key, infos[key], places[key]] for key in places]
+
+
+class Shards(DataSource):
+    """Ready-made shards on this machine: `data=shards data.urls='dir/train-{000..099}.tar'`.
+
+    Without `val_urls`, songs whose name hashes into the lowest twentieth (at least one) are held out as val and test.
+    """
+
+    name = "shards"
+    hint = "add its file to every sample (docs/data.md), or use data=world, which has every key"
+
+    def __init__(
+        self,
+        urls: str | list[str],
+        val_urls: str | list[str] | None = None,
+        test_urls: str | list[str] | None = None,
+        workers: int = 2,
+    ):
+        """urls: paths with {000..099} braces; test_urls: None is the same as val; workers: processes that listen."""
+        self.paths = {"train": expand(urls)}
+        for split, chosen in (("val", val_urls), ("test", test_urls or val_urls)):
+            self.paths[split] = expand(chosen) if chosen else []
+        self.workers = workers
+        self._readers: dict[str, ShardReader] = {}
+
+    def _reader(self, split: str) -> ShardReader:
+        """The split's own shards, or the train shards where the split has none."""
+        split = split if self.paths[split] else "train"
+        if split not in self._readers:
+            self._readers[split] = ShardReader(self.paths[split])
+        return self._readers[split]
+
+    def _samples(self, split: str) -> list[Sample]:
+        samples = self._reader(split).samples
+        if self.paths["val"] and self.paths[split]:
+            return samples
+        songs = sorted(set(map(song_of, samples)), key=lambda song: hashlib.sha256(song.encode()).digest())
+        held_out = set(songs[: max(1, len(songs) // 20)])
+        return [sample for sample in samples if (song_of(sample) in held_out) == (split != "train")]
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """What every sample of the train shards has."""
+        return frozenset.intersection(*map(provided_by, self._reader("train").samples))
+
+    def prepare(self, needs: Iterable[str], encoder: Encoder) -> None:
+        """Listens to every song once, when music or beats are asked for."""
+        if {"music", "beats"} & set(needs):
+            for split in SPLITS:
+                Features(encoder).make(self._reader(split), self._samples(split), self.workers)
+
+    def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
+        """See DataSource."""
+        return make_dataset(self._reader(split), self._samples(split), needs, clip, split, Features(encoder))
+
+    def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
+        """See DataSource."""
+        return pieces_of(self._reader(split), self._samples(split), Features(encoder))

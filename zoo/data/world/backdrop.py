@@ -1,0 +1,214 @@
+"""Backdrops: plain ones (a colour, a gradient, a studio sweep) and cluttered rooms, traced once a clip in numpy.
+
+A room is a box around the dance floor, with textures on its faces, pictures on its walls, and boxes and balls standing
+about. Nothing stands nearer to the camera than the dancer, who is drawn over it.
+"""
+
+import colorsys
+from dataclasses import dataclass
+
+import numpy as np
+
+PLAIN = ("colour", "gradient", "studio")
+LIGHT = np.array([0.35, -0.45, 0.82])  # towards the lamp
+
+
+@dataclass(frozen=True)
+class Backdrop:
+    """rgb float32 (H, W, 3) in [0, 1]; floor float32 (H, W, 2): world x, y of the floor seen there, inf elsewhere; kind."""
+
+    rgb: np.ndarray
+    floor: np.ndarray
+    kind: str
+
+    def shaded(self, joints: np.ndarray) -> np.ndarray:
+        """The backdrop with the soft shadow of a body, (H, W, 3) uint8. joints (24, 3) metres."""
+        light = np.ones(self.floor.shape[:2], np.float32)
+        for x, y, z in joints[[0, 7, 8, 10, 11, 20, 21]]:
+            spread = 0.02 + 0.06 * max(z, 0.0)  # m^2: the higher, the softer and the fainter
+            square = np.square(self.floor[..., 0] - x) + np.square(self.floor[..., 1] - y)
+            light *= 1 - 0.30 / (1 + 1.5 * max(z, 0.0)) * np.exp(-square / (2 * spread))
+        return (self.rgb * light[..., None] * 255 + 0.5).astype(np.uint8)
+
+
+def make_backdrop(kind: str, rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> Backdrop:
+    """kind: one of PLAIN or 'room'; origin (3,) the camera; rays (h, w, 3) towards the pixels, h and w even.
+
+    The picture is half as large as the rays: 2 x 2 rays are averaged.
+    """
+    rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.where(rays[..., 2] < -1e-4, -origin[2] / rays[..., 2], np.inf)
+    floor = np.where(
+        np.isfinite(distance)[..., None],
+        origin[:2] + np.where(np.isfinite(distance), distance, 0)[..., None] * rays[..., :2],
+        np.inf,
+    )
+    if kind == "room":
+        rgb, seen = _room(rng, origin, rays)
+        floor = np.where(seen[..., None], floor, np.inf)
+    else:
+        rgb = _plain(kind, rng, origin, rays, floor)
+    return Backdrop(_halved(rgb).clip(0, 1).astype(np.float32), floor[::2, ::2].astype(np.float32), kind)
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    return image.reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2, -1).mean((1, 3))
+
+
+def _colour(rng: np.random.Generator, saturation: tuple, value: tuple) -> np.ndarray:
+    return np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value)))
+
+
+def _plain(kind: str, rng: np.random.Generator, origin, rays: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    colour = _colour(rng, (0, 0.5), (0.45, 0.95))
+    height = np.linspace(0, 1, rays.shape[0])[:, None, None]
+    if kind == "colour":
+        return np.broadcast_to(colour, rays.shape).copy()
+    if kind == "gradient":
+        other = np.clip(colour * rng.uniform(0.4, 0.8) + rng.uniform(0, 0.15, 3), 0, 1)
+        return np.broadcast_to(colour * (1 - height) + other * height, rays.shape).copy()
+    # a paper sweep: the floor rises smoothly into the wall, a little darker where it bends, with a pool of light
+    elevation = rays[..., 2] / np.linalg.norm(rays[..., :2], axis=-1)
+    horizon = -origin[2] / (np.linalg.norm(origin[:2]) + 3.0)
+    bend = np.exp(-np.square((elevation - horizon) / 0.09))
+    away = np.where(np.isfinite(floor).all(-1), np.linalg.norm(np.where(np.isfinite(floor), floor, 0), axis=-1), 9.0)
+    pool = np.exp(-np.square(away / 2.5))
+    light = np.where(elevation < horizon, 0.86 + 0.12 * pool, 0.93 + 0.1 * (elevation - horizon)) - 0.10 * bend
+    return colour * light[..., None]
+
+
+def _noise(rng: np.random.Generator, u: np.ndarray, v: np.ndarray, size: float) -> np.ndarray:
+    """Smooth noise in [-1, 1] at the places (u, v) metres, bumps about `size` metres wide."""
+    grid = rng.uniform(-1, 1, (64, 64))
+    u, v = u / size, v / size
+    i, j = np.floor(u).astype(int), np.floor(v).astype(int)
+    a, b = u - i, v - j
+    a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
+    corner = [grid[(i + di) % 64, (j + dj) % 64] for di in (0, 1) for dj in (0, 1)]
+    return (corner[0] * (1 - b) + corner[1] * b) * (1 - a) + (corner[2] * (1 - b) + corner[3] * b) * a
+
+
+def _texture(kind: str, rng: np.random.Generator, u: np.ndarray, v: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """(n, 3) colours of a surface at (u, v) metres."""
+    if kind == "planks":
+        board = np.floor(u / 0.14)
+        tone = 1 + 0.16 * np.sin(board * 12.9898 + np.floor(v / 1.3 + 0.37 * board) * 78.233)
+        tone += 0.05 * _noise(rng, u * 7, v, 0.3) - 0.25 * (np.abs(u / 0.14 - np.round(u / 0.14)) < 0.03)
+    elif kind == "tiles":
+        side = rng.uniform(0.3, 0.7)
+        tone = 1 - rng.uniform(0.15, 0.45) * ((np.floor(u / side) + np.floor(v / side)) % 2)
+    elif kind == "bricks":
+        row = np.floor(v / 0.11)
+        along = u / 0.26 + 0.5 * (row % 2)
+        seam = (np.abs(along - np.round(along)) < 0.03) | (np.abs(v / 0.11 - np.round(v / 0.11)) < 0.06)
+        tone = 1 + 0.12 * np.sin(np.floor(along) * 12.9898 + row * 78.233) - 0.25 * seam
+    elif kind == "stripes":
+        tone = 1 - 0.18 * (np.floor(u / rng.uniform(0.15, 0.6)) % 2)
+    else:  # plaster, concrete, carpet
+        tone = 1 + 0.08 * _noise(rng, u, v, 0.5) + 0.05 * _noise(rng, u, v, 0.06)
+    return colour * tone[:, None]
+
+
+def _poster(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """(n, 3) colours of a picture at (u, v) in [0, 1]."""
+    first, second, third = (_colour(rng, (0.3, 0.9), (0.25, 0.95)) for _ in range(3))
+    kind = rng.integers(4)
+    x, y = rng.uniform(0.3, 0.7, 2)
+    if kind == 0:
+        mask = np.hypot(u - x, v - y) < rng.uniform(0.15, 0.35)
+    elif kind == 1:
+        mask = np.floor((u + v * rng.uniform(-1, 1)) * rng.integers(3, 7)) % 2 == 0
+    elif kind == 2:
+        mask = v < 0.4 + 0.2 * np.sin(6 * u + 9 * x) + 0.1 * np.sin(15 * u + 9 * y)
+    else:
+        mask = (np.floor(u * 4) * 7 + np.floor(v * 5) * 13 + rng.integers(9)) % 3 == 0
+    picture = np.where(mask[:, None], first, second)
+    edge = (np.minimum(u, 1 - u) < 0.04) | (np.minimum(v, 1 - v) < 0.04)
+    return np.where(edge[:, None], third * 0.4, picture)
+
+
+def _room(rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(colours (h, w, 3), where the bare floor is seen (h, w))."""
+    far = np.maximum(np.abs(origin[:2]) + 0.5, rng.uniform(3.0, 5.0, 2))
+    low, high = (
+        np.array([-far[0], -far[1], 0.0]),
+        np.array([far[0], far[1], max(rng.uniform(2.8, 4.0), origin[2] + 0.5)]),
+    )
+    flat = rays.reshape(-1, 3)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exits = np.where(flat > 0, (high - origin) / flat, (low - origin) / flat)
+    exits = np.where(np.abs(flat) < 1e-9, np.inf, exits)
+    axis, depth = exits.argmin(1), exits.min(1)
+    hit = origin + depth[:, None] * flat
+    rgb = np.zeros((len(flat), 3))
+    side = flat[np.arange(len(flat)), axis] > 0
+    wall_kind = rng.choice(["plaster", "bricks", "stripes", "plaster"])
+    wall_colour = _colour(rng, (0.05, 0.5), (0.45, 0.95))
+    for face in range(6):
+        mine = (axis == face // 2) & (side == bool(face % 2))
+        others = [a for a in range(3) if a != face // 2]
+        u, v = hit[mine, others[0]], hit[mine, others[1]]
+        if face == 4:
+            kind, colour = rng.choice(["planks", "tiles", "carpet"]), _colour(rng, (0.1, 0.55), (0.35, 0.8))
+        else:
+            kind, colour = ("plaster", np.full(3, 0.85)) if face == 5 else (wall_kind, wall_colour)
+        shade = 0.80 + 0.20 * abs(LIGHT[face // 2])
+        rgb[mine] = _texture(kind, rng, u, v, colour) * shade
+        if face < 4:
+            _hang_posters(rng, rgb, mine, u, v, (low[others[0]], high[others[0]]), shade)
+    corner = np.sort(np.minimum(hit - low, high - hit), axis=1)[:, 1]  # distance to the nearest edge of the box
+    rgb *= (1 - 0.30 * np.exp(-corner / 0.25))[:, None]
+    bare = (axis == 2) & ~side
+    for _ in range(rng.integers(4, 12)):
+        _stand(rng, origin, flat, rgb, depth, bare, low, high)
+    return rgb.reshape(rays.shape), bare.reshape(rays.shape[:2])
+
+
+def _hang_posters(rng, rgb, mine, u, v, span: tuple, shade: float) -> None:
+    """Paint one to three pictures on a wall."""
+    places = np.flatnonzero(mine)
+    for _ in range(rng.integers(1, 4)):
+        width, height = rng.uniform(0.5, 1.4), rng.uniform(0.5, 1.3)
+        left, bottom = rng.uniform(span[0] + 0.2, span[1] - 0.2 - width), rng.uniform(0.8, 1.6)
+        a, b = (u - left) / width, (v - bottom) / height
+        inside = (a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)
+        rgb[places[inside]] = _poster(rng, a[inside], b[inside]) * shade
+
+
+def _stand(rng, origin, rays, rgb, depth, bare, low, high) -> None:
+    """Put a box or a ball by a wall, where it is farther from the camera than the dancer."""
+    size = rng.uniform([0.25, 0.25, 0.3], [0.8, 0.8, 1.8])
+    middle = rng.uniform(low[:2] + 0.5, high[:2] - 0.5)
+    near = int(rng.integers(2))
+    middle[near] = (low[near] + size[near] / 2 + 0.05) if rng.random() < 0.5 else (high[near] - size[near] / 2 - 0.05)
+    colour, is_ball, texture = (
+        _colour(rng, (0.1, 0.8), (0.2, 0.9)),
+        rng.random() < 0.3,
+        rng.choice(["plaster", "stripes", "tiles"]),
+    )
+    ahead = -origin[:2] / (np.linalg.norm(origin[:2]) + 1e-9)
+    if middle @ ahead < 1.3 + size[:2].max():
+        return
+    if is_ball:
+        radius = min(size[2], 1.0) / 2
+        to = np.array([*middle, radius]) - origin
+        along = rays @ to
+        inside = radius**2 - (to @ to - along**2)
+        hits = np.where(inside > 0, along - np.sqrt(np.maximum(inside, 0)), np.inf)
+        seen = hits < depth
+        normal = (origin + hits[seen, None] * rays[seen] - [*middle, radius]) / radius
+        rgb[seen] = colour * (0.45 + 0.55 * np.clip(normal @ LIGHT, 0, 1))[:, None]
+    else:
+        corners = np.array([[*(middle - size[:2] / 2), 0.0], [*(middle + size[:2] / 2), size[2]]])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            both = (corners[:, None] - origin) / rays
+        entry = np.nan_to_num(both.min(0), nan=-np.inf)
+        hits, leave = entry.max(1), np.nan_to_num(both.max(0), nan=np.inf).min(1)
+        seen = (hits < leave) & (hits > 0) & (hits < depth)
+        face = entry[seen].argmax(1)
+        at = origin + hits[seen, None] * rays[seen]
+        u, v = np.where(face == 0, at[:, 1], at[:, 0]), np.where(face == 2, at[:, 1], at[:, 2])
+        rgb[seen] = _texture(texture, rng, u, v, colour) * np.array([0.62, 0.80, 1.0])[face][:, None]
+    depth[seen] = hits[seen]
+    bare[seen] = False

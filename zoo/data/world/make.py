@@ -1,0 +1,169 @@
+"""The world as a data source: a corpus made on demand from a seed, in two parts that are only made when asked for.
+
+`dances`: songs, dances to them, and words (quick). `clips`: the same dances filmed, with every map (see film.py).
+A shard's content depends on the settings and its place alone, whatever the number of workers; shards appear whole, so
+that an interrupted making goes on with those missing. Cached under a mark of the settings and of the code that made
+them: another seed or a changed line of that code makes a corpus of its own.
+"""
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from rich.progress import track
+from torch.utils.data import Dataset
+
+from zoo.batch import Batch
+from zoo.data.base import PICTURES, SPLITS, Clip, DataSource, Piece, cache_root
+from zoo.data.features import Features
+from zoo.data.shards import ShardReader
+from zoo.data.windows import make_dataset, pieces_of
+from zoo.data.world.dances import make_dances
+from zoo.data.world.recipe import Filming, Recipe
+from zoo.music.encoder import Encoder
+
+SHARD_SONGS = 8  # songs in one shard of dances
+# the code that decides the content of shards, from the package folder
+DANCES_CODE = tuple(f"data/world/{name}.py" for name in "recipe dances song synth moves choreography dancer ik".split())
+CLIPS_CODE = (*DANCES_CODE, "data/world/film.py", "data/world/scene.py", "data/fields.py", "body/*.py", "body/assets/*")
+EVERYTHING = frozenset(Batch.__annotations__)
+
+
+class World(DataSource):
+    """The built-in synthetic dance data. Splits share no song and no dancer."""
+
+    name = "world"
+
+    def __init__(
+        self,
+        seed: int = 1,
+        songs: Mapping[str, int] | None = None,
+        seconds: float = 30.0,
+        dances_per_song: int = 2,
+        dancers: Mapping[str, int] | None = None,
+        filming: Filming | None = None,
+        real: str | None = None,
+        workers: int = 2,
+    ):
+        """songs, dancers: how many a split ('train', 'val', 'test'); seconds: length of a song; workers: processes.
+
+        filming: how clips are rendered; real: a folder of real motion with music, which joins the train split
+        (zoo.data.real). Raises ValueError for a split without songs or dancers.
+        """
+        self.songs = {"train": 240, "val": 24, "test": 48} | dict(songs or {})
+        dancers = {"train": 24, "val": 6, "test": 8} | dict(dancers or {})
+        for label, counts in (("songs", self.songs), ("dancers", dancers)):
+            if set(counts) != set(SPLITS) or min(counts.values()) < 1:
+                raise ValueError(
+                    f"data.{label} gives a number of at least 1 for each of {', '.join(SPLITS)}, not {counts}"
+                )
+        if seconds < 5 or dances_per_song < 1:
+            raise ValueError("data.seconds must be at least 5 and data.dances_per_song at least 1")
+        self.recipe = Recipe(int(seed), float(seconds), int(dances_per_song), dancers)
+        self.filming, self.workers = filming or Filming(), workers
+        self.real = None
+        self._readers: dict[tuple[str, bool], ShardReader] = {}
+
+    @property
+    def provides(self) -> frozenset[str]:
+        """Every key of the contract."""
+        return EVERYTHING
+
+    def prepare(self, needs: Iterable[str], encoder: Encoder) -> None:
+        """Makes the missing shards of dances, of clips too if `needs` has pictures, and listens to the songs."""
+        needs = set(needs)
+        if self.real:
+            self.real.make()
+        _work([job for split in SPLITS for job in self._dance_jobs(split)], self.workers, "making songs and dances")
+        filmed = bool(needs & PICTURES)
+        if filmed:
+            _work([job for split in SPLITS for job in self._film_jobs(split)], self.workers, "filming dances")
+        if needs & {"music", "beats"}:
+            for split in SPLITS:
+                reader = self._reader(split, filmed)
+                Features(encoder).make(reader, reader.samples, self.workers)
+
+    def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
+        """See DataSource."""
+        reader = self._reader(split, bool(PICTURES & set(needs)))
+        return make_dataset(reader, reader.samples, needs, clip, split, Features(encoder))
+
+    def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
+        """See DataSource; the dances to one song follow each other."""
+        reader = self._reader(split, False)
+        return pieces_of(reader, reader.samples, Features(encoder))
+
+    def _reader(self, split: str, filmed: bool) -> ShardReader:
+        if (split, filmed) not in self._readers:
+            jobs = self._film_jobs(split) if filmed else self._dance_jobs(split)
+            paths = [path for path, _ in jobs]
+            if self.real and split == "train" and not filmed:
+                paths.append(self.real.path)
+            self._readers[split, filmed] = ShardReader(paths)
+        return self._readers[split, filmed]
+
+    def _dance_jobs(self, split: str) -> list[tuple[Path, Callable[[Path], None]]]:
+        """(shard, what makes it) for a split's dances."""
+        folder = cache_root() / "world" / f"dances-{_mark(asdict(self.recipe), DANCES_CODE)}"
+        return [
+            (folder / f"{split}-{songs[0]:05d}-{songs[-1]:05d}.tar", partial(make_dances, self.recipe, split, songs))
+            for songs in _groups(self.songs[split], SHARD_SONGS)
+        ]
+
+    def _film_jobs(self, split: str) -> list[tuple[Path, Callable[[Path], None]]]:
+        """(shard, what makes it) for a split's clips: one shard for each of the first `filming.songs` songs' shards."""
+        settings = {"dances": asdict(self.recipe), "filming": self.filming.content()}
+        folder = cache_root() / "world" / f"clips-{_mark(settings, CLIPS_CODE)}"
+        jobs = []
+        wanted = min(self.filming.songs[split], self.songs[split])
+        for dances, _ in self._dance_jobs(split)[: -(-wanted // SHARD_SONGS)]:
+            jobs.append((folder / dances.name, partial(_film, self.filming, self.recipe.seed, dances)))
+        if self.real and split == "train":
+            jobs.append((folder / self.real.path.name, partial(_film, self.filming, self.recipe.seed, self.real.path)))
+        return jobs
+
+
+def _groups(count: int, size: int) -> list[range]:
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def _mark(settings: dict, code: Iterable[str]) -> str:
+    """A short name for these settings and the code that reads them: other ones never meet the same files."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    root = Path(__file__).parents[2]
+    for pattern in code:
+        for path in sorted(root.glob(pattern)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _film(filming: Filming, seed: int, dances: Path, path: Path) -> None:
+    from zoo.data.world.film import film  # late: dances alone need no renderer
+
+    film(filming, seed, dances, path)
+
+
+def _work(jobs: list[tuple[Path, Callable[[Path], None]]], workers: int, description: str) -> None:
+    """Do the jobs whose file is not there, in processes, with a progress bar. A failure names the shard."""
+    missing = [(path, job) for path, job in jobs if not path.is_file()]
+    if not missing:
+        return
+    bar = {"total": len(missing), "description": description}
+    if workers <= 1:
+        for path, job in track(missing, **bar):
+            job(path)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked copy of a process with running torch threads may hang
+    with ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
+        futures = [pool.submit(job, path) for path, job in missing]
+        try:
+            for future in track(as_completed(futures), **bar):
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
