@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from zoo.batch import MOTION_FPS
-from zoo.body.retarget import NEEDED, retarget
-from zoo.body.skeleton import JOINTS, OFFSETS, PARENTS, STANDING, pack, put_on_floor, resample, unpack
+from zoo.body.retarget import NEEDED, at_motion_rate, retarget
+from zoo.body.skeleton import JOINTS, OFFSETS, PARENTS, STANDING, unpack
 
 _CENTIMETRES = 100.0
 _TIPS = {10: (0, 0, 5), 11: (0, 0, 5), 15: (0, 18, 0), 22: (9, 0, 0), 23: (-9, 0, 0)}  # end sites, centimetres
@@ -88,7 +88,11 @@ def _parse(text: str) -> tuple[list[_Node], np.ndarray, float]:
     values = np.array(tail[header.end() :].split(), float)
     if not frames or seconds <= 0 or values.size < frames * columns:
         raise ValueError(f"it is broken: {frames} frames of {columns} values are announced, {values.size} values found")
-    return nodes, values[: frames * columns].reshape(frames, columns), seconds  # some exporters write one frame too many
+    return (
+        nodes,
+        values[: frames * columns].reshape(frames, columns),
+        seconds,
+    )  # some exporters write one frame too many
 
 
 def _kinematics(nodes: list[_Node], frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -170,19 +174,22 @@ def _match(nodes: list[_Node]) -> dict[int, int]:
     return found
 
 
+def _opens_with_a_setup_pose(local: Tensor) -> bool:
+    """Whether the first of (T, 24, 3, 3) is a T-pose that exporters put before the motion: a jump leads away."""
+    step = (local[1:] - local[:-1]).square().sum((-2, -1)).sqrt().mean(-1)
+    return len(step) > 2 and bool(step[0] > 0.2 and step[0] > 10 * step[1:].median())
+
+
 def read_bvh(path: Path | str) -> Tensor:
     """Any humanoid BVH (CMU, Mixamo, SMPL and like names) as motion (T, 151) at 30 Hz, standing on the floor.
 
-    Any unit, channel order, up axis and frame rate. A first frame that only holds the rest pose is left out. Raises
+    Any unit, channel order, up axis and frame rate. A T-pose put before the motion is left out. Raises
     ValueError for a file that is not BVH, or whose skeleton cannot be matched.
     """
     try:
         nodes, frames, seconds = _parse(Path(path).read_text(errors="replace"))
         joints = _match(nodes)
-        rotating = [column for node in nodes for _, column in node.turn]
-        if len(frames) > 1 and not frames[0, rotating].any():
-            frames = frames[1:]
-        turns, places = (torch.from_numpy(np.ascontiguousarray(x)) for x in _kinematics(nodes, frames))
+        turns, places = (torch.from_numpy(x) for x in _kinematics(nodes, frames))
         still = np.zeros((1, frames.shape[1]))
         rest = torch.from_numpy(_kinematics(nodes, still)[1])[:, 0]
         local, root = retarget(
@@ -192,17 +199,8 @@ def read_bvh(path: Path | str) -> Tensor:
         )
     except (ValueError, IndexError, StopIteration, RuntimeError) as error:
         raise ValueError(f"cannot read {path}: {error or 'it is not a BVH file'}") from None
-    return at_motion_rate(local, root, 1 / seconds)
-
-
-def at_motion_rate(local: Tensor, root: Tensor, fps: float) -> Tensor:
-    """Motion (T, 151) float32 at 30 Hz on the floor, from rotations (S, 24, 3, 3) and root (S, 3) at `fps`."""
-    if abs(fps - round(fps)) < 0.02:  # "Frame Time: 0.008333" means 120, and 29.97 means 29.97
-        fps = round(fps)
-    frames = int((len(root) - 1) / fps * MOTION_FPS + 1e-6) + 1
-    motion = resample(pack(local, root), torch.arange(frames, dtype=torch.float64) / MOTION_FPS, fps)
-    _, root, local = unpack(motion)
-    return put_on_floor(pack(local, root)).float()
+    first = int(_opens_with_a_setup_pose(local))
+    return at_motion_rate(local[first:], root[first:], 1 / seconds)
 
 
 # writing -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.batch import MOTION_FPS
 from zoo.body.skeleton import (
     JOINTS,
     OFFSETS,
@@ -16,8 +17,12 @@ from zoo.body.skeleton import (
     STANDING,
     across,
     matrix_from_quaternion,
+    pack,
+    put_on_floor,
     quaternion_from_matrix,
+    resample,
     slerp,
+    unpack,
 )
 
 _LIMBS = ((1, 4, 7), (2, 5, 8), (16, 18, 20), (17, 19, 21))  # hip, knee, ankle and shoulder, elbow, wrist
@@ -107,3 +112,13 @@ def retarget(
     middle = (offsets[1] + offsets[2]) / 2
     root = (standing @ frame.T @ hips.T).T * (ours / theirs) - world[0] @ middle
     return local, root
+
+
+def at_motion_rate(local: Tensor, root: Tensor, fps: float) -> Tensor:
+    """Motion (T, 151) float32 at 30 Hz on the floor, from rotations (S, 24, 3, 3) and root (S, 3) at `fps`."""
+    if abs(fps - round(fps)) < 0.02:  # "Frame Time: 0.008333" means 120, and 29.97 means 29.97
+        fps = round(fps)
+    frames = int((len(root) - 1) / fps * MOTION_FPS + 1e-6) + 1
+    motion = resample(pack(local, root), torch.arange(frames, dtype=torch.float64) / MOTION_FPS, fps)
+    _, root, local = unpack(motion)
+    return put_on_floor(pack(local, root)).float()
