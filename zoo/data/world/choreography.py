@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from zoo.data.world.dancer import Poses, Traits, crouch, perform
+from zoo.data.world.dancer import Poses, Traits, crouch, flight, perform
 from zoo.data.world.moves import ARM_PATTERNS, ARMS, HOME, MOVES, PIVOT, SCALARS, STANCE, STAY, Foot, mirror
 
 FPS = 30
 FAST = 138.0  # BPM from which a count lasts two beats
 LENGTHS = {"shift", "fore", "drop"}  # the rest of SCALARS are angles
 PHRASE = 4  # counts
+BALL = 0.07  # the ball of a foot at home lies this far ahead of the pelvis, m, as in SMPL's rest pose
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,9 @@ def choreograph(song, seed):
 def _choose(rng, song, energy, taste, bold, recent):
     """Draws a move by style, energy, the dancer's taste, and what was just danced."""
     weights = []
+    count = 60 / song.bpm * (2 if song.bpm >= FAST else 1)
     for name, move in MOVES.items():
-        suits = 1.0 if not move.styles else 3.0 if song.style in move.styles else 0.15
+        suits = 0.0 if count < move.pace else 1.0 if not move.styles else 3.0 if song.style in move.styles else 0.15
         fits = np.exp(-(((move.energy - energy) / 0.2) ** 2)) + 0.01
         stale = 0.08 if name in recent[-2:] else 0.4 if name in recent else 1.0
         weights.append(suits * fits * stale * taste[name])
@@ -212,13 +214,11 @@ class _Stage:
             foot = Foot(sign * self.stance, 0.0, sign * 10)
             size = 1.0
         x = sign * STANCE + (foot.x - sign * STANCE) * size if size != 1.0 else foot.x
-        ground = home + _turn(heading, (x, foot.z * size))
+        ground = home + _turn(heading, (x, BALL + foot.z * size))
         return np.array([*ground, heading + foot.yaw, foot.height * min(size, 1.1), foot.heel])
 
     def _spans(self, feet, hopping, seconds, hop):
         """When, between the last pose and this one, each foot moves: never both at once, but in a hop."""
-        from zoo.data.world.dancer import flight
-
         if hopping:
             air, _ = flight(hop, seconds)
             inset = (1 - air / seconds) / 2
@@ -232,7 +232,7 @@ class _Stage:
 
     def _add(self, beat, body, home, heading, feet, span, hop, flow, groove, arms, size, jitter):
         values = np.array([body.get(name, 0.0) for name in SCALARS])
-        shapes = np.array([ARMS[shape] for shape in arms]) / 1.0  # (2 arms, upper and fore, 3)
+        shapes = np.array([ARMS[shape] for shape in arms])  # (2 arms, upper and fore, 3)
         shapes /= np.linalg.norm(shapes, axis=-1, keepdims=True)
         relaxed = np.array(ARMS["low"])
         relaxed = relaxed / np.linalg.norm(relaxed, axis=-1, keepdims=True)

@@ -245,7 +245,7 @@ def _arms(local, poses, track, nod, at):
         give = np.radians(0.6 * nod) * np.cos(2 * np.pi * at)
         bend = np.clip(bend + give, 0.05, 2.6)
         raised = np.arcsin(np.clip((turned @ rest)[:, 1], -1, 1))
-        local[:, collar] = ik.rotation(2, sign * (0.06 + 0.22 * np.clip(raised, -0.4, 1.3)))
+        local[:, collar] = ik.rotation(2, sign * (0.02 + 0.2 * np.clip(raised, -0.9, 1.3)))
         local[:, shoulder] = np.swapaxes(local[:, collar], -1, -2) @ turned
         local[:, elbow] = ik.rotation_about(hinge, bend)
         flick = np.clip(-1.6 * np.gradient(bend), -0.4, 0.4)  # the hand trails behind the forearm

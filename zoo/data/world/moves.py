@@ -114,8 +114,8 @@ ARMS = {
     "scoop": ((0.60, -0.45, 0.65), (0.20, 0.35, 0.95)),
     "clap": ((0.35, -0.45, 0.80), (-0.40, 0.30, 0.90)),
     "clap_up": ((0.45, 0.80, 0.40), (-0.40, 0.90, 0.35)),
-    "wave_up": ((1.0, 0.30, 0.10), (0.95, -0.15, 0.35)),
-    "wave_down": ((1.0, -0.30, 0.10), (0.95, 0.45, 0.35)),
+    "wave_up": ((1.0, 0.30, 0.10), (0.85, -0.15, 0.70)),
+    "wave_down": ((1.0, -0.30, 0.10), (0.85, 0.30, 0.60)),
     "reach": ((0.55, 0.20, 0.85), (0.35, 0.35, 0.95)),
 }
 
@@ -160,7 +160,8 @@ ARM_PATTERNS = (
 @dataclass(frozen=True)
 class Move:
     """A named phrase of four counts. `styles` are those it belongs to (empty: all); `words` say the motion and no looks,
-    with {side} and {other}; `arms` says whether it brings its own; `quick` whether it may run at one count a fast beat.
+    with {side} and {other}; `arms` says whether it brings its own; `quick` whether it may run at one count a fast beat;
+    `pace` is the shortest count, s, in which a body can do it.
     """
 
     keys: tuple
@@ -168,6 +169,7 @@ class Move:
     energy: float
     styles: frozenset = frozenset()
     quick: bool = False
+    pace: float = 0.0
 
     @property
     def arms(self):
@@ -175,8 +177,8 @@ class Move:
         return self.keys[0].left is not None
 
 
-def _move(words, energy, styles, *keys, quick=False):
-    return Move(keys, words, energy, frozenset(styles.split()), quick)
+def _move(words, energy, styles, *keys, quick=False, pace=0.0):
+    return Move(keys, words, energy, frozenset(styles.split()), quick, pace)
 
 
 def F(x, z=0.0, yaw=0.0, height=0.0, heel=0.0):
@@ -238,9 +240,31 @@ MOVES = {
         "skates from side to side, {side} first",
         0.6,
         "hiphop funk disco pop",
-        K(1, "out_low", "across_low", lf=F(S + 0.24, 0.14, 22), shift=0.20, fore=0.08, drop=0.12, roll=5, bend=10, twist=12),
+        K(
+            1,
+            "out_low",
+            "across_low",
+            lf=F(S + 0.24, 0.14, 22),
+            shift=0.20,
+            fore=0.08,
+            drop=0.12,
+            roll=5,
+            bend=10,
+            twist=12,
+        ),
         K(2, "bent", "bent", rf=F(0.10, -0.02, -6, 0.05, 22), shift=0.24, fore=0.05, drop=0.04),
-        K(3, "across_low", "out_low", rf=F(-S - 0.14, 0.14, -22), shift=-0.08, fore=0.08, drop=0.12, roll=-5, bend=10, twist=-12),
+        K(
+            3,
+            "across_low",
+            "out_low",
+            rf=F(-S - 0.14, 0.14, -22),
+            shift=-0.08,
+            fore=0.08,
+            drop=0.12,
+            roll=-5,
+            bend=10,
+            twist=-12,
+        ),
         K(4, "bent", "bent", lf=HOME, shift=-0.06, drop=0.03),
     ),
     "march": _move(
@@ -269,7 +293,17 @@ MOVES = {
         "jazz disco house funk",
         K(1, "swing_back", "swing_fwd", lf=F(S - 0.03, 0.42, 5, 0.20, -8), shift=-0.07, drop=0.05, bend=-3, twist=-10),
         K(2, "bent", "bent", lf=HOME, drop=0.05, shift=0.02),
-        K(3, "swing_fwd", "swing_back", rf=F(-S, -0.34, -6, 0, 38), shift=0.06, fore=-0.02, drop=0.10, bend=14, twist=12),
+        K(
+            3,
+            "swing_fwd",
+            "swing_back",
+            rf=F(-S, -0.34, -6, 0, 38),
+            shift=0.06,
+            fore=-0.02,
+            drop=0.10,
+            bend=14,
+            twist=12,
+        ),
         K(4, "bent", "bent", rf=HOME, drop=0.04),
     ),
     "heel_taps": _move(
@@ -378,6 +412,7 @@ MOVES = {
         K(2, "hip", "hip", rf=F(-S - 0.10, 0.02, -25), drop=0.36, bend=20, pitch=12, fore=-0.06, nod=-12),
         K(3, "out_low", "out_low", drop=0.30, shift=0.07, roll=4, bend=16, pitch=10, fore=-0.05, nod=-8),
         K(4, "chest", "chest", lf=HOME, rf=HOME, drop=0.04),
+        pace=0.42,
     ),
     "lunge": _move(
         "lunges to the {side} and then to the {other}",
@@ -387,6 +422,7 @@ MOVES = {
         K(2, "chest", "chest", lf=HOME, drop=0.03),
         K(3, "chest", "point_side", rf=F(-S - 0.42, 0.04, -35), shift=-0.24, drop=0.21, roll=-2, side=6, look=-25),
         K(4, "chest", "chest", rf=HOME, drop=0.03),
+        pace=0.42,
     ),
     # --- arms in front
     "lock": _move(
@@ -431,8 +467,30 @@ MOVES = {
         0.45,
         "jazz",
         K(1, "front_low", "front_low", drop=0.07, bend=6, shift=-0.03),
-        K(2, "side", "up", lf=F(0.10, -0.44, 10, 0.16, 40), shift=-0.09, fore=0.05, drop=0.04, pitch=10, bend=-6, nod=-6),
-        K(3, "v", "side", lf=F(0.10, -0.46, 10, 0.20, 42), shift=-0.09, fore=0.05, drop=0.02, pitch=12, bend=-8, wind=8),
+        K(
+            2,
+            "side",
+            "up",
+            lf=F(0.08, -0.58, 10, 0.14, 60),
+            shift=-0.09,
+            fore=0.05,
+            drop=0.04,
+            pitch=10,
+            bend=-6,
+            nod=-6,
+        ),
+        K(
+            3,
+            "v",
+            "side",
+            lf=F(0.08, -0.60, 10, 0.18, 62),
+            shift=-0.09,
+            fore=0.05,
+            drop=0.02,
+            pitch=12,
+            bend=-8,
+            wind=8,
+        ),
         K(4, "low", "low", lf=HOME, drop=0.03),
     ),
     # --- kicks, stomps, jumps
@@ -440,10 +498,31 @@ MOVES = {
         "kicks forward, {side} leg first",
         0.75,
         "pop rock house disco break funk",
-        K(1, "swing_back", "swing_fwd", lf=F(S - 0.05, 0.52, 3, 0.40, 12), shift=-0.08, fore=-0.03, drop=0.05, pitch=-6, bend=4),
+        K(
+            1,
+            "swing_back",
+            "swing_fwd",
+            lf=F(S - 0.05, 0.52, 3, 0.40, 12),
+            shift=-0.08,
+            fore=-0.03,
+            drop=0.05,
+            pitch=-6,
+            bend=4,
+        ),
         K(2, "bent", "bent", lf=HOME, drop=0.06),
-        K(3, "swing_fwd", "swing_back", rf=F(-S + 0.05, 0.52, -3, 0.40, 12), shift=0.08, fore=-0.03, drop=0.05, pitch=-6, bend=4),
+        K(
+            3,
+            "swing_fwd",
+            "swing_back",
+            rf=F(-S + 0.05, 0.52, -3, 0.40, 12),
+            shift=0.08,
+            fore=-0.03,
+            drop=0.05,
+            pitch=-6,
+            bend=4,
+        ),
         K(4, "bent", "bent", rf=HOME, drop=0.06),
+        pace=0.4,
     ),
     "side_kick": _move(
         "kicks out to the {side} and then to the {other}",
@@ -453,6 +532,7 @@ MOVES = {
         K(2, "guard", "guard", lf=HOME, drop=0.07),
         K(3, "guard", "side", rf=F(-S - 0.46, 0.06, -14, 0.36, 10), shift=0.08, drop=0.05, roll=10, side=-12),
         K(4, "guard", "guard", rf=HOME, drop=0.07),
+        pace=0.4,
     ),
     "stomp": _move(
         "lifts the {side} knee and stomps",
@@ -471,6 +551,7 @@ MOVES = {
         K(2, "up", "up", drop=0.15, bend=6, hop=1.0),
         K(3, "swing_back", "swing_back", drop=0.20, bend=18, pitch=8, fore=-0.04),
         K(4, "up", "up", drop=0.12, bend=4, hop=1.0),
+        pace=0.42,
     ),
     "jumping_jack": _move(
         "hops the feet apart and together while both arms swing out and in",
@@ -480,6 +561,7 @@ MOVES = {
         K(2, "low", "low", lf=HOME, rf=HOME, drop=0.10, hop=0.55),
         K(3, "v", "v", lf=F(S + 0.22, 0, 18), rf=F(-S - 0.22, 0, -18), drop=0.13, hop=0.55),
         K(4, "low", "low", lf=HOME, rf=HOME, drop=0.10, hop=0.55),
+        pace=0.36,
     ),
     "scissor_hop": _move(
         "hops with one foot in front and one behind, {side} first",
@@ -490,15 +572,66 @@ MOVES = {
         K(3, lf=F(S, 0.22, 5), rf=F(-S, -0.20, -8, 0, 20), drop=0.11, hop=0.5, twist=-10, wind=12),
         K(4, lf=HOME, rf=HOME, drop=0.08, hop=0.5),
     ),
+    "side_hop": _move(
+        "hops to the {side} and back with both feet together",
+        0.85,
+        "house pop rock dnb disco hiphop",
+        K(1, lf=F(S + 0.30, 0, 10), rf=F(-S + 0.30, 0, -10), shift=0.30, drop=0.11, hop=0.55, bend=6),
+        K(2, drop=0.03, shift=0.28),
+        K(3, lf=F(S, 0, 10), rf=F(-S, 0, -10), drop=0.11, hop=0.55, bend=6),
+        K(4, drop=0.03),
+        pace=0.34,
+    ),
+    "chasse": _move(
+        "gallops to the {side}",
+        0.75,
+        "jazz pop disco house latin",
+        K(1, lf=F(S + 0.26, 0.02, 15), shift=0.18, drop=0.09, roll=3),
+        K(2, lf=F(S + 0.50, 0.02, 15), rf=F(S + 0.10, 0, -10), shift=0.40, drop=0.09, hop=0.45),
+        K(3, lf=F(S + 0.58, 0.02, 15), rf=F(S + 0.28, 0, -10), shift=0.54, drop=0.09, hop=0.35),
+        K(4, rf=HOME, lf=HOME, lat=0.55, drop=0.03),
+        pace=0.34,
+    ),
+    "leap": _move(
+        "leaps from foot to foot, {side} first",
+        0.9,
+        "jazz krump break house rock",
+        K(
+            1,
+            "side",
+            "across_low",
+            lf=F(S + 0.34, 0.02, 15),
+            rf=F(-0.02, -0.16, 0, 0.14, 40),
+            shift=0.38,
+            drop=0.12,
+            hop=0.6,
+            roll=-4,
+        ),
+        K(2, "bent", "bent", rf=F(0.14, 0.0, -8), shift=0.28, drop=0.10),
+        K(
+            3,
+            "across_low",
+            "side",
+            rf=F(-S - 0.14, 0.02, -15),
+            lf=F(0.10, -0.16, 0, 0.14, 40),
+            shift=-0.20,
+            drop=0.12,
+            hop=0.6,
+            roll=4,
+        ),
+        K(4, "bent", "bent", lf=HOME, rf=HOME, drop=0.05),
+        pace=0.4,
+    ),
     # --- turns and stillness
     "spin": _move(
         "winds up and spins round to the {side} on one foot",
         0.75,
         "jazz funk disco hiphop break latin",
-        K(1, "across_low", "out_low", twist=-22, wind=-20, drop=0.11, shift=-0.06, look=10),
-        K(2, "chest", "chest", lf=F(0.14, 0.04, 0, 0.16, 20), rf=PIVOT, lat=-S, turn=180, drop=0.03, look=25),
-        K(3, "chest", "chest", lf=F(2 * S, 0, 12), rf=PIVOT, lat=-S, turn=360, drop=0.06, shift=0.04, look=10),
+        K(1, "across_low", "low", twist=-20, wind=-18, drop=0.11, shift=-0.06, look=10),
+        K(2, "chest", "chest", lf=F(0.14, 0.04, 0, 0.16, 20), rf=PIVOT, lat=-S, turn=180, drop=0.03, look=15, flow=0.6),
+        K(3, "chest", "chest", lf=F(2 * S, 0, 12), rf=PIVOT, lat=-S, turn=360, drop=0.06, shift=0.04, look=5),
         K(4, "out_low", "out_low", turn=360, drop=0.06, bend=4),
+        pace=0.48,
     ),
     "walk_round": _move(
         "walks round in a small circle to the {side}",
@@ -508,6 +641,7 @@ MOVES = {
         K(2, lf=HOME, rf=HOME, turn=150, drop=0.04),
         K(3, lf=HOME, rf=HOME, turn=255, drop=0.03),
         K(4, lf=HOME, rf=HOME, turn=360, drop=0.04),
+        pace=0.4,
     ),
     "half_turn": _move(
         "jumps round to the back and round to the front by the {side}",
@@ -517,6 +651,7 @@ MOVES = {
         K(2, "out_low", "out_low", lf=HOME, rf=HOME, turn=180, drop=0.16, bend=8, hop=0.9),
         K(3, "swing_back", "swing_back", turn=180, drop=0.18, bend=14, wind=-16),
         K(4, "out_low", "out_low", lf=HOME, rf=HOME, turn=360, drop=0.14, bend=8, hop=0.9),
+        pace=0.5,
     ),
     "freeze": _move(
         "strikes a pose to the {side} and holds it",
