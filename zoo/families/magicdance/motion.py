@@ -38,17 +38,17 @@ def window_count(frames: int) -> int:
 
 
 def at_motion_rate(features: Tensor, rate: float, start: int, frames: int) -> Tensor:
-    """Music tokens of motion frames start .. start + frames - 1: (L, D) at `rate` Hz -> (frames, D), linear in between.
+    """Music tokens of motion frames start .. start + frames - 1: (..., L, D) at `rate` Hz -> (..., frames, D), linear.
 
     Past its end the song is heard backwards, and so to and fro: what a network was trained on, for as long as needed.
     """
     place = torch.arange(start, start + frames, dtype=torch.float64) * (rate / MOTION_FPS)
-    last = len(features) - 1
+    last = features.shape[-2] - 1
     place = last - (place % (2 * last) - last).abs() if last else place * 0
     before = place.floor().long()
     after = (before + 1).clamp(max=last)
-    weight = (place - before).to(features.dtype)[:, None].to(features.device)
-    return torch.lerp(features[before], features[after], weight)
+    weight = (place - before).to(features)[:, None]
+    return torch.lerp(features[..., before, :], features[..., after, :], weight)
 
 
 class WindowNoise:

@@ -1,0 +1,151 @@
+"""MagicDance: a song becomes body motion (EDGE's diffuser), body motion becomes a video of a dancer."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from zoo.batch import MOTION_FPS
+from zoo.body.skeleton import Normalizer, resample
+from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, ramp
+from zoo.diffusion.sample import step_rule
+from zoo.families.base import DancesInMotion, Family, Sampler
+from zoo.families.magicdance import motion
+from zoo.families.magicdance.dance_decoder import DanceDecoder
+from zoo.families.magicdance.music_scale import MusicScale
+from zoo.families.magicdance.renderer import MeshRenderer
+from zoo.music.encoder import Music
+
+GROUP = 4  # windows denoised at a time
+
+
+class MagicDance(Family, DancesInMotion):
+    """All networks of MagicDance. Sizes: `DanceDecoder`; steps, guidance, eta: how it samples unless told otherwise."""
+
+    def __init__(
+        self,
+        music_dim: int,
+        dim: int,
+        ff_dim: int,
+        layers: int,
+        heads: int,
+        steps: int = 50,
+        guidance: float = 2.0,
+        eta: float = 1.0,
+        height: int = 128,
+        width: int = 128,
+    ):
+        """height, width: pixels of the rendered video."""
+        super().__init__()
+        self.decoder = DanceDecoder(music_dim, dim=dim, ff_dim=ff_dim, layers=layers, heads=heads)
+        self.normalizer = Normalizer()
+        self.music_scale = MusicScale(music_dim)
+        self.renderer = MeshRenderer(height, width)
+        self.defaults = Sampler(steps, guidance, eta)
+
+    @property
+    def schedule(self):
+        """The noise schedule of the motion diffuser; its network predicts x0."""
+        return cosine_schedule("sample")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.decoder.final_layer.weight.device
+
+    def hear(self, features: Tensor, rate: float, frames: int, start: int = 0) -> Tensor:
+        """Music (B, L, D) at `rate` Hz -> what the network hears in frames start .. start + frames - 1: (B, frames, D)."""
+        return self.music_scale(motion.at_motion_rate(features, rate, start, frames))
+
+    def dance(self, music: Music, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
+        """Blocks (T, 151) of motion, `motion_frames` in all (EDGE sec. 3, long-form sampling), in constant memory."""
+        windows = motion.crossfade(map(self.normalizer.inverse, self._windows(music, motion_frames, seed, sampler)))
+        left = motion_frames
+        for block in windows:
+            yield block[:left].cpu()
+            left -= len(block)
+            if left <= 0:
+                return
+
+    def edit(self, music: Music, given: Tensor, mask: Tensor, seed: int, sampler: Sampler) -> Tensor:
+        """Dance to the music, and keep part of a given motion (EDGE sec. 3, "editing").
+
+        given: (T, 151), un-normalised; mask: (T, 151), 1 where it is kept (`motion.keep_frames`, `motion.keep_joints`, and
+        their products). In-betweening, joint-wise editing and going on from a seed motion are all this. -> (T, 151), in
+        which kept values are exactly the given ones.
+        """
+        if given.shape != mask.shape or given.ndim != 2:
+            raise ValueError(
+                f"an edit needs a motion and a mask of one shape (T, 151), not {given.shape}, {mask.shape}"
+            )
+        given, mask = given.to(self.device), mask.to(self.device)
+        known = motion.Known(self.normalizer(given), mask)
+        windows = self._windows(music, len(given), seed, sampler, known)
+        made = torch.cat(list(motion.crossfade(map(self.normalizer.inverse, windows))))[: len(given)]
+        return torch.where(mask > 0, given, made).cpu()
+
+    def _windows(
+        self, music: Music, frames: int, seed: int, sampler: Sampler, known: motion.Known | None = None
+    ) -> Iterator[Tensor]:
+        """Normalised windows that cover so many frames."""
+        steps, guidance, eta = (
+            default if asked is None else asked
+            for asked, default in (
+                (sampler.steps, self.defaults.steps),
+                (sampler.guidance, self.defaults.guidance),
+                (sampler.eta, self.defaults.eta),
+            )
+        )
+        features = music.features[None].to(self.device)
+
+        def listen(indices: range) -> Guided:
+            heard = [self.hear(features, music.rate, motion.WINDOW, i * motion.HOP) for i in indices]
+            condition = self.decoder.guided_condition(torch.cat(heard))
+            pair = Denoiser(lambda x, t: self.decoder(x, condition, t).float(), self.schedule)
+            return Guided(pair, ramp(guidance, steps))
+
+        with torch.no_grad():
+            step_rule(self.schedule, steps)  # a number of steps that cannot be is refused before any work
+            yield from motion.long_form(
+                listen,
+                motion.window_count(frames),
+                lambda: step_rule(self.schedule, steps),
+                eta,
+                seed,
+                self.device,
+                GROUP,
+                known,
+            )
+
+    def generate(
+        self,
+        image: Tensor | None,
+        music: Music,
+        prompt: str,
+        frames: int,
+        fps: Fraction,
+        seed: int,
+        sampler: Sampler,
+    ) -> Iterator[Tensor]:
+        """Blocks (F, 3, H, W) uint8 of the mesh dancer; the picture gives its looks. The prompt is not read."""
+        draw = self.renderer.start(image, seed)
+        motion_frames = -(-(frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
+        for block in at_frame_times(self.dance(music, motion_frames, seed, sampler), frames, fps):
+            yield draw(block)
+
+
+def at_frame_times(blocks: Iterator[Tensor], frames: int, fps: Fraction) -> Iterator[Tensor]:
+    """Motion blocks (T, 151) at 30 Hz -> blocks (F, 151) at the times i / fps of `frames` video frames."""
+    start, made, buffer = 0, 0, None  # motion frame at which the buffer starts; video frames made
+    for block in blocks:
+        buffer = block if buffer is None else torch.cat([buffer, block])
+        last = start + len(buffer) - 1
+        # frames up to the last motion frame that is there; exact, in fractions
+        stop = min(frames, last * fps.numerator // (MOTION_FPS * fps.denominator) + 1)
+        if stop > made:
+            times = [float(Fraction(i) / fps - Fraction(start, MOTION_FPS)) for i in range(made, stop)]
+            yield resample(buffer, torch.tensor(times, dtype=torch.float64))
+            made = stop
+        start, buffer = last, buffer[-1:]
+    assert made == frames, (made, frames)

@@ -1,0 +1,58 @@
+"""Music features brought to one scale: the raw values of an encoder differ by orders of magnitude (MFCC: hundreds)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class MusicScale(nn.Module):
+    """(x - mean) / std of each of D values, x held to what the training music spans; before `fitting` the identity.
+
+    Buffers mean, std, low, high (D,). Lives outside the network, so that published weights, which were trained on raw
+    features, load strictly and see them raw.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("std", torch.ones(dim))
+        self.register_buffer("low", torch.full((dim,), -torch.inf))
+        self.register_buffer("high", torch.full((dim,), torch.inf))
+
+    def forward(self, music: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D)"""
+        return (music.clamp(self.low, self.high) - self.mean) / self.std
+
+    def fitting(self) -> "Fitting":
+        """Collects a pass over training music: `add` each batch, then `finish`."""
+        return Fitting(self)
+
+
+class Fitting:
+    """Running moments of music features, in float64."""
+
+    def __init__(self, scale: MusicScale):
+        dim = len(scale.mean)
+        self.scale, self.count = scale, 0
+        self.total, self.squares = torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
+        self.low, self.high = torch.full((dim,), torch.inf), torch.full((dim,), -torch.inf)
+
+    def add(self, music: Tensor) -> None:
+        """music (..., D)"""
+        flat = music.reshape(-1, music.shape[-1]).cpu()
+        self.count += len(flat)
+        self.total += flat.double().sum(0)
+        self.squares += flat.double().square().sum(0)
+        self.low, self.high = torch.minimum(self.low, flat.amin(0)), torch.maximum(self.high, flat.amax(0))
+
+    def finish(self) -> None:
+        """Set the buffers. Raises ValueError when there was no music, or values that are not finite."""
+        mean = self.total / max(self.count, 1)
+        std = (self.squares / max(self.count, 1) - mean.square()).clamp(min=0).sqrt()
+        if not self.count or not torch.isfinite(mean + std).all():
+            raise ValueError(
+                "cannot fit the music scaling: the training data has no music, or values that are not finite"
+            )
+        # a value that never varies says nothing: it becomes 0
+        std = torch.where(std < 1e-6 * (1 + mean.abs()), 1.0, std)
+        for name, value in (("mean", mean), ("std", std), ("low", self.low), ("high", self.high)):
+            getattr(self.scale, name).copy_(value)
