@@ -1,0 +1,66 @@
+"""Motion files by their suffix: .bvh, .glb and .npz out; .bvh, .npz, AIST++ .pkl and DeepMimic .txt or .json in."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from zoo.body.bvh import read_bvh, write_bvh
+from zoo.body.gltf import write_glb
+from zoo.body.mesh import Body, body
+from zoo.body.mocap import read_aistpp_pickle, read_deepmimic, read_npz, write_npz
+
+READERS = {
+    ".bvh": read_bvh,
+    ".npz": read_npz,
+    ".pkl": read_aistpp_pickle,
+    ".txt": read_deepmimic,
+    ".json": read_deepmimic,
+}
+WRITTEN = (".bvh", ".glb", ".npz")
+PLAIN_BODY = "man"  # has exactly the canonical bones
+
+
+def read_motion(path: Path | str) -> Tensor:
+    """Any motion file as motion (T, 151) float32 at 30 Hz, standing on the floor.
+
+    Raises ValueError for a missing file, an unknown suffix or unexpected content.
+    """
+    path = Path(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"cannot read motion from {path}: its suffix is none of {' '.join(READERS)}")
+    if not path.is_file():
+        raise ValueError(f"cannot read motion from {path}: there is no such file")
+    return reader(path)
+
+
+def write_motion(
+    path: Path | str, motion: Tensor, figure: Body | None = None, colours: np.ndarray | None = None
+) -> None:
+    """Motion (T, 151) to a file of `WRITTEN`: under a temporary name first, so that a failure leaves no half a file.
+
+    figure and colours ((V, 3) uint8 sRGB): the mesh of a .glb. Raises ValueError for another suffix or no frames.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in WRITTEN:
+        raise ValueError(f"cannot write motion to {path}: its suffix is none of {' '.join(WRITTEN)}")
+    if not len(motion):
+        raise ValueError(f"cannot write motion to {path}: it has no frames")
+    handle, temporary = tempfile.mkstemp(suffix, f".{path.stem}-", path.parent)
+    os.close(handle)
+    try:
+        if suffix == ".bvh":
+            write_bvh(temporary, motion)
+        elif suffix == ".npz":
+            write_npz(temporary, motion)
+        else:
+            write_glb(temporary, motion, figure or body(PLAIN_BODY), colours)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
