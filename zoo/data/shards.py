@@ -31,12 +31,10 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        with open(temporary, "wb") as file:
-            writer = TarWriter(file, encoder=False, mtime=0)
+        with open(temporary, "wb") as file, TarWriter(file, encoder=False, mtime=0) as writer:
             for key, sample in samples:
                 assert "." not in key, f"a sample's key holds no dot: {key}"
                 writer.write({"__key__": key, **encode_sample(sample)})
-            writer.close()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

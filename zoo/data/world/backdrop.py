@@ -15,7 +15,7 @@ LIGHT = np.array([0.35, -0.45, 0.82])  # towards the lamp
 
 @dataclass(frozen=True)
 class Backdrop:
-    """rgb float32 (H, W, 3) in [0, 1]; floor float32 (H, W, 2): world x, y of the floor seen there, inf elsewhere; kind."""
+    """rgb float32 (H, W, 3) in [0, 1]; floor float32 (H, W, 2): world x, y of the floor there, inf elsewhere; kind."""
 
     rgb: np.ndarray
     floor: np.ndarray
@@ -37,13 +37,9 @@ def make_backdrop(kind: str, rng: np.random.Generator, origin: np.ndarray, rays:
     The picture is half as large as the rays: 2 x 2 rays are averaged.
     """
     rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distance = np.where(rays[..., 2] < -1e-4, -origin[2] / rays[..., 2], np.inf)
-    floor = np.where(
-        np.isfinite(distance)[..., None],
-        origin[:2] + np.where(np.isfinite(distance), distance, 0)[..., None] * rays[..., :2],
-        np.inf,
-    )
+    down = rays[..., 2] < -1e-4
+    distance = np.where(down, -origin[2] / np.where(down, rays[..., 2], -1), 0)
+    floor = np.where(down[..., None], origin[:2] + distance[..., None] * rays[..., :2], np.inf)
     if kind == "room":
         rgb, seen = _room(rng, origin, rays)
         floor = np.where(seen[..., None], floor, np.inf)

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from zoo.batch import Batch
 from zoo.data.base import PICTURES, SPLITS, Clip, DataSource, Piece, cache_root
 from zoo.data.features import Features
+from zoo.data.real import RealDances
 from zoo.data.shards import ShardReader
 from zoo.data.windows import make_dataset, pieces_of
 from zoo.data.world.dances import make_dances
@@ -66,7 +67,7 @@ class World(DataSource):
             raise ValueError("data.seconds must be at least 5 and data.dances_per_song at least 1")
         self.recipe = Recipe(int(seed), float(seconds), int(dances_per_song), dancers)
         self.filming, self.workers = filming or Filming(), workers
-        self.real = None
+        self.real = RealDances(real) if real else None
         self._readers: dict[tuple[str, bool], ShardReader] = {}
 
     @property

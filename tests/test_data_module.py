@@ -1,0 +1,108 @@
+"""Batches are a function of (seed, step, rank): closed form, resuming, sharing between ranks, loader processes."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from zoo.data.base import Clip, DataSource, collate
+from zoo.data.module import DanceData, StepSampler
+
+
+class Counting(Dataset):
+    """Item i is the number i."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        return {"key": str(index), "motion": torch.full((2, 151), float(index)), "fps": 30.0}
+
+
+class Numbers(DataSource):
+    """A source of numbers."""
+
+    name = "numbers"
+    hint = "use data=world"
+    provides = frozenset({"key", "motion"})
+
+    def prepare(self, needs, encoder):
+        self.needs = set(needs)
+
+    def dataset(self, split, needs, clip, encoder):
+        return Counting(23 if split == "train" else 7)
+
+    def pieces(self, split, encoder):
+        return iter(())
+
+
+def first(batches, count):
+    return list(itertools.islice(batches, count))
+
+
+def test_epochs_are_permutations_and_nothing_is_dropped():
+    places = list(itertools.chain.from_iterable(first(StepSampler(10, 4, seed=3), 15)))
+    epochs = [places[i : i + 10] for i in range(0, 60, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert places != list(itertools.chain.from_iterable(first(StepSampler(10, 4, seed=4), 15)))
+
+
+@pytest.mark.parametrize("step", [0, 1, 5, 17])
+def test_resumed_sampler_gives_the_same_tail(step):
+    whole = first(StepSampler(11, 3, seed=0, rank=1, world_size=2), 30)
+    assert first(StepSampler(11, 3, seed=0, rank=1, world_size=2, start_step=step), 30 - step) == whole[step:]
+
+
+def test_ranks_share_the_global_batch():
+    together = StepSampler(50, 8, seed=7)
+    ranks = [StepSampler(50, 2, seed=7, rank=rank, world_size=4) for rank in range(4)]
+    for step in range(20):
+        assert sum((sampler.batch(step) for sampler in ranks), []) == together.batch(step)
+
+
+def test_more_places_than_items():
+    assert [len(batch) for batch in first(StepSampler(2, 5, seed=0), 3)] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loaders(workers):
+    data = DanceData(Numbers(), None, {"motion": ("motion",)}, batch_size=4, seed=5, workers=workers, val_items=5)
+    batches = first(data.train_dataloader(), 8)
+    expected = first(StepSampler(23, 4, seed=5), 8)
+    assert [[int(key) for key in batch["key"]] for batch in batches] == expected
+    assert batches[0]["motion"].shape == (4, 2, 151) and batches[0]["fps"] == 30.0
+    data.start_step = 6
+    assert [batch["key"] for batch in first(data.train_dataloader(), 2)] == [batch["key"] for batch in batches[6:]]
+    val = [batch["key"] for batch in data.val_dataloader()]
+    assert val == [["0", "1", "2", "4"], ["5"]] == [batch["key"] for batch in data.val_dataloader()]
+    assert sorted(int(key) for batch in data.batches() for key in batch["key"]) == list(range(23))
+
+
+def test_missing_key_is_refused_by_name_before_anything_starts():
+    with pytest.raises(ValueError, match="'flow' needs frames.*data 'numbers'.*data=world"):
+        DanceData(Numbers(), None, {"motion": ("motion",), "flow": ("frames", "motion")}, batch_size=4)
+
+
+def test_collate_lists_texts_and_keeps_constants():
+    batch = collate(
+        [
+            {"key": "a", "fps": 12.0, "beats": torch.tensor([0, 1])},
+            {"key": "b", "fps": 12.0, "beats": torch.tensor([1, 0])},
+        ]
+    )
+    assert batch["key"] == ["a", "b"] and batch["fps"] == 12.0 and batch["beats"].tolist() == [[0, 1], [1, 0]]
+
+
+def test_clip_counts_are_exact():
+    clip = Clip(seconds=10, fps="30000/1001", stride=0.5)
+    assert clip.frames == 300 and clip.tokens(30) == 300
+    assert clip.starts(11.0, "train") == [0.0, 0.5, 1.0] and clip.starts(9.99, "train") == []
+    with pytest.raises(ValueError, match="clip.fps"):
+        Clip(fps=0)
+    with pytest.raises(ValueError, match="multiples of 4"):
+        Clip(height=130)

@@ -1,0 +1,108 @@
+"""Shards: every field comes back, damage is named, reading is by place."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from zoo.data.fields import EXTENSIONS, MAPS
+from zoo.data.shards import ShardReader, Shards, expand, write_shard
+
+F, H, W = 5, 32, 48
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
+
+
+def sample(seed=0):
+    """One of every field."""
+    rng = np.random.default_rng(seed)
+    smooth = np.linspace(0, 255, F * H * W * 3).reshape(F, H, W, 3).astype(np.uint8)
+    return {
+        "info": {"fps": "12", "song": f"song-{seed}", "dancer": "d", "moves": [[0, 1, "kick", "left", 0.5, "kicks"]]},
+        "sound": (0.5 * np.sin(np.arange(22050) / 20).astype(np.float32), 22050),
+        "motion": rng.normal(size=(20, 151)).astype(np.float32),
+        "frames": smooth,
+        "reference": rng.integers(0, 256, (H, W, 3), np.uint8),
+        "parts": rng.integers(0, 25, (F, H, W), np.uint8),
+        "semantic": rng.integers(0, 9, (F, H, W), np.uint8),
+        "depth": rng.random((F, H, W), np.float32),
+        "normal": rng.uniform(-1, 1, (F, H, W, 3)).astype(np.float32),
+        "skeleton": rng.integers(0, 256, (F, H, W, 3), np.uint8),
+        "heatmaps": rng.random((F, 24, H // 4, W // 4), np.float32),
+        "joints2d": rng.normal(size=(F, 24, 2)).astype(np.float32),
+        "joints3d": rng.normal(size=(F, 24, 3)).astype(np.float32),
+    }
+
+
+def test_every_field_comes_back(tmp_path):
+    written = sample()
+    write_shard(tmp_path / "a.tar", [("one", written), ("two", sample(1))])
+    reader = pickle.loads(pickle.dumps(ShardReader([tmp_path / "a.tar"])))  # as a loader process gets it
+    found = reader.samples[0]
+    assert [one.key for one in reader.samples] == ["one", "two"]
+    assert set(found.places) == set(EXTENSIONS) == set(written)
+    assert found.info.items() >= written["info"].items()
+    tolerance = {"depth": 1e-5, "normal": 0.5 / 127 + 1e-6, "heatmaps": 0.5 / 255 + 1e-6}
+    for field in set(MAPS) | {"motion", "joints2d", "joints3d", "reference"}:
+        np.testing.assert_allclose(reader.read(found, field), written[field], atol=tolerance.get(field, 0), rtol=0)
+    assert np.abs(reader.read(found, "frames").astype(int) - written["frames"]).mean() < 2
+    wave, rate = reader.read(found, "sound")
+    assert rate == 22050
+    np.testing.assert_allclose(wave, written["sound"][0], atol=1e-4)
+
+
+def test_writing_is_reproducible_and_all_or_nothing(tmp_path):
+    for name in "ab":
+        write_shard(tmp_path / f"{name}.tar", [("one", sample())])
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+
+    def broken():
+        yield "one", sample()
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_shard(tmp_path / "c.tar", broken())
+    assert sorted(path.name for path in tmp_path.glob("*")) == ["a.tar", "b.tar"]
+
+
+def test_damage_is_named(tmp_path):
+    path = tmp_path / "a.tar"
+    write_shard(path, [("one", sample()), ("two", sample(1))])
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:-10240], b"", b"not a tar" * 200):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"shard .*a\.tar cannot be read|a\.tar is not one of DanceZoo's"):
+            ShardReader([path])
+    with pytest.raises(ValueError, match=r"gone\.tar does not exist"):
+        ShardReader([tmp_path / "gone.tar"])
+    path.write_bytes(whole)
+    reader = ShardReader([path])
+    offset, size = reader.samples[1].places["depth"]
+    path.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
+    with pytest.raises(ValueError, match=r"a\.tar: two\.depth\.npz is damaged"):
+        reader.read(reader.samples[1], "depth")
+
+
+def test_braces_and_addresses():
+    assert [path.name for path in expand("x/a-{008..011}.tar")] == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
+    with pytest.raises(ValueError, match="not on this machine"):
+        expand("https://example.org/a.tar")
+
+
+def test_songs_are_held_out_and_keys_known(tmp_path):
+    for shard in range(2):
+        write_shard(tmp_path / f"s-{shard}.tar", [(f"k{shard}{i}", {"info": sample(i)["info"]}) for i in range(4)])
+    source = Shards(str(tmp_path / "s-{0..1}.tar"))
+    songs = {split: {one.info["song"] for one in source._samples(split)} for split in ("train", "val", "test")}
+    assert len(songs["train"]) == 3 and songs["val"] == songs["test"] and not songs["train"] & songs["val"]
+    assert source.provides == {"key", "fps", "song", "dancer", "caption", "move"}
+
+
+def test_info_is_plain_json(tmp_path):
+    write_shard(tmp_path / "a.tar", [("one", sample())])
+    reader = ShardReader([tmp_path / "a.tar"])
+    assert json.loads(reader.read_bytes(reader.samples[0], "info"))["moves"][0][2] == "kick"
