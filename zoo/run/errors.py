@@ -5,8 +5,10 @@ Light on purpose: the scripts import this and Hydra only, so that a typo is answ
 
 import functools
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -21,26 +23,36 @@ def script(name: str) -> Callable[[Callable], Callable[[], None]]:
 
     def decorate(main: Callable) -> Callable[[], None]:
         @functools.wraps(main)
+        def job(config) -> None:
+            with _told(name):  # here too: Hydra adds a line of its own to what leaves its job
+                main(config)
+
+        @functools.wraps(main)
         def run() -> None:
-            trace = WANTS_TRACE in os.environ or "HYDRA_FULL_ERROR" in os.environ
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
             import hydra
 
-            try:
-                hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(main)()
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                sys.exit(130)
-            except Exception as error:
-                line = explain(error)
-                if trace or line is None:
-                    raise
-                print(f"{name}: {line}", file=sys.stderr, flush=True)
-                sys.exit(2)
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
+            with _told(name):
+                hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(job)()
 
         return run
 
     return decorate
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except Exception as error:
+        line = explain(error)
+        if line is None or WANTS_TRACE in os.environ:
+            raise
+        print(f"{name}: {line}", file=sys.stderr, flush=True)
+        sys.exit(2)
 
 
 def explain(error: BaseException) -> str | None:
@@ -53,7 +65,8 @@ def explain(error: BaseException) -> str | None:
         return explain(error.__cause__) if error.__cause__ is not None else _one_line(str(error))
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = str(error).split("Config search path")[0].split("full_key:")[0].split("See https:")[0]
-        return _one_line(text)
+        unknown = re.match(r"Could not override '([^']+)'", text)
+        return f"there is no option {unknown[1]} (conf/ lists them all)" if unknown else _one_line(text)
     if isinstance(error, ValueError):
         return _one_line(str(error))
     if isinstance(error, OSError) and error.filename is not None:

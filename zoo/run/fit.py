@@ -187,5 +187,11 @@ def _quiet() -> None:
     """Leave the screen to what concerns the user."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for words in (".*does not have many workers.*", ".*`train_dataloader`.*", ".*litlogger.*", ".*sync_dist.*"):
+    for words in (
+        ".*does not have many workers.*",
+        ".*`train_dataloader`.*",
+        ".*litlogger.*",
+        ".*sync_dist.*",
+        ".*LeafSpec.*",
+    ):
         warnings.filterwarnings("ignore", message=words)

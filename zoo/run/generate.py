@@ -1,9 +1,7 @@
 """Answer a sampling request: a picture and a song in, a dance in a file out."""
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
@@ -39,11 +37,13 @@ def generate(request: Request) -> Path:
         raise ValueError(f"{config.model.name} makes no body motion, so out= has to be a .mp4 or .gif")
     device = _device(request.device)
     family = family.to(device)
-    frames = count_frames(request.seconds, request.fps, sound.duration)
+    wanted = Fraction(str(request.seconds))
+    music = listen(sound, build_encoder(config), wanted)
+    heard = min(sound.duration, Fraction(music.seconds))  # a cut-off file holds less than its header says
+    frames = count_frames(wanted, request.fps, heard)
     seconds = Fraction(frames) / request.fps
-    if request.seconds > sound.duration:
-        print(f"the song lasts {float(sound.duration):.2f} s: so long will the dance be")
-    music = listen(sound, build_encoder(config), float(seconds))
+    if wanted > heard + 1 / request.fps:
+        print(f"the song lasts {float(heard):.2f} s: so long will the dance be")
     music = replace(music, features=music.features.to(device))
     sampler = Sampler(request.steps, request.guidance, request.eta)
     request.out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +60,9 @@ def generate(request: Request) -> Path:
     return request.out
 
 
-def count_frames(seconds: float, fps: Fraction, duration: Fraction) -> int:
+def count_frames(seconds: Fraction, fps: Fraction, duration: Fraction) -> int:
     """Frames to make: the nearest whole number to `seconds`, never more than the song holds, at least one."""
-    return max(1, min(round(Fraction(str(seconds)) * fps), int(duration * fps)))
+    return max(1, min(round(seconds * fps), int(duration * fps)))
 
 
 def _write_video(blocks: Iterator[Tensor], frames: int, sound: Sound, request: Request) -> None:
@@ -80,23 +80,11 @@ def _write_motion(family: DancesInMotion, music: Music, seconds: Fraction, reque
         for block in family.dance(music, frames, request.seed, sampler):  # (T, 151)
             blocks.append(block.cpu())
             bar.update(len(block))
-    with _replacing(request.out) as temporary:
-        write_motion(temporary, torch.cat(blocks))
+    write_motion(request.out, torch.cat(blocks))
 
 
 def _bar(total: int, unit: str) -> tqdm:
     return tqdm(total=total, unit=unit, desc="dancing", dynamic_ncols=True, leave=False)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` (same suffix) that takes its place when all went well, and is gone otherwise."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _device(name: str) -> torch.device:
