@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from zoo.data.world.dancer import Poses, Traits, crouch, flight, perform
-from zoo.data.world.moves import ARM_PATTERNS, ARMS, HOME, MOVES, PIVOT, SCALARS, STANCE, STAY, Foot, mirror
+from zoo.data.world.moves import MOVES
+from zoo.data.world.poses import ARM_PATTERNS, ARMS, HOME, PIVOT, SCALARS, STANCE, STAY, Foot, mirror
 
 FPS = 30
 FAST = 138.0  # BPM from which a count lasts two beats
@@ -17,7 +18,11 @@ BALL = 0.07  # the ball of a foot at home lies this far ahead of the pelvis, m, 
 
 @dataclass(frozen=True)
 class Dance:
-    """motion float32 torch (T, 151) at 30 Hz covering the song; moves [(start_s, stop_s, name, side, energy, words)]."""
+    """A motion and what is danced in it.
+
+    motion float32 torch (T, 151) at 30 Hz, as long as the song; moves [(start_s, stop_s, name, side, energy, words)] in
+    order, from the first beat to the end: side "left" or "right", energy 0..1, words of the motion and not of looks.
+    """
 
     motion: torch.Tensor
     moves: list
@@ -36,11 +41,10 @@ class _Choice:
     quick: bool
     drift: tuple  # heading, degrees
 
-    @property
-    def words(self):
-        move = MOVES[self.name]
-        other = "right" if self.side == "left" else "left"
-        words = move.words.format(side=self.side, other=other)
+    def words(self, side):
+        """What is danced when the move is done to a side, as the end of a sentence about the dancer."""
+        other = "right" if side == "left" else "left"
+        words = MOVES[self.name].words.format(side=side, other=other)
         if self.arms is not None:
             words += f" and {self.arms.words}"
         if self.size > 1.12:
@@ -57,9 +61,8 @@ def choreograph(song, seed):
     total = int(np.ceil((song.seconds - stage.first) / stage.beat_seconds))
     taste = {name: float(np.exp(0.7 * rng.standard_normal())) for name in MOVES}
     bold = rng.uniform(0.8, 1.2)
-    repertoire, recent, moves = {}, [], []
-    for index, (start, stop, name, energy) in enumerate(song.sections):
-        begin = stage.now
+    repertoire, recent, moves = {}, [], []  # a section that comes again may be danced as it was before
+    for index, (_, stop, name, energy) in enumerate(song.sections):
         last = index == len(song.sections) - 1
         end = total if last else int(round((stop - stage.first) / stage.beat_seconds))
         known = repertoire.setdefault(name, []) if rng.random() < 0.6 else []
@@ -77,15 +80,11 @@ def choreograph(song, seed):
                 choice = replace(choice, phrases=1)
             count = 1 if choice.quick else count
             recent = [*recent[-5:], choice.name]
-            was = stage.now
-            stage.dance(choice, count, end if not last else stage.now + 1000, energy)
-            first_s, last_s = (stage.first + b * stage.beat_seconds for b in (was, stage.now))
-            if first_s < song.seconds:
-                move = MOVES[choice.name]
-                moves.append(
-                    (first_s, min(last_s, song.seconds), choice.name, choice.side, float(move.energy), choice.words)
-                )
-        assert stage.now > begin or end <= begin
+            for start, stop, side in stage.dance(choice, count, end if not last else total + 1000, energy):
+                begin, finish = (stage.first + beat * stage.beat_seconds for beat in (start, stop))
+                if begin < song.seconds:
+                    strength = float(MOVES[choice.name].energy)
+                    moves.append((begin, min(finish, song.seconds), choice.name, side, strength, choice.words(side)))
     frames = int(np.floor(song.seconds * FPS + 1e-9))
     motion = perform(stage.poses(), _traits(rng), stage.first, song.bpm, frames, FPS)
     return Dance(motion, moves)
@@ -148,8 +147,11 @@ class _Stage:
             self._add(beat, {}, self.home, self.heading, feet, ((0, 1), (0, 1)), 0, 0, 0.3, ("down", "down"), 1.0, 0.0)
 
     def dance(self, choice, count, end, energy):
-        """Adds the poses of a choice from the present beat on, `count` beats a count, never past beat `end`."""
-        move = MOVES[choice.name]
+        """Adds the poses of a choice from the present beat on, `count` beats a count, never past beat `end`.
+
+        Returns [(first beat, last beat, side)] of its phrases.
+        """
+        move, danced = MOVES[choice.name], []
         jitter = self.rng.normal(0, 0.07, (2, 2, 3))
         for phrase in range(choice.phrases):
             if self.now >= end:
@@ -159,20 +161,22 @@ class _Stage:
             keys = [key for key in move.keys if key.t <= counts]
             if not keys:  # less than one count is left: a plain return home
                 counts, keys = (end - self.now) / count, [replace(move.keys[-1], t=(end - self.now) / count)]
+            lat = keys[-1].lat if left else -keys[-1].lat
+            if abs(lat) > 0.2 and abs((self.home + _turn(self.heading, (lat, 0)))[0]) > 0.85:
+                left = not left  # rather to the side where there is room
             keys = [key if left else mirror(key) for key in keys]
-            self._phrase(choice, move, keys, counts, count, energy, jitter, left)
-            self.now = int(round(self.now + counts * count))
+            self._phrase(choice, keys, counts, count, energy, jitter, left)
+            was, self.now = self.now, int(round(self.now + counts * count))
+            danced.append((was, self.now, "left" if left else "right"))
+        return danced
 
-    def _phrase(self, choice, move, keys, counts, count, energy, jitter, left):
+    def _phrase(self, choice, keys, counts, count, energy, jitter, left):
         home0, heading0 = self.home, self.heading
         turns = any(key.turn for key in keys)
         size = choice.size
         # A dancer who has wandered off or turned away comes back: the home point moves under the steps of the phrase.
         wander = -0.5 * home0 if np.linalg.norm(home0) > 0.3 else np.zeros(2)
         facing = choice.drift - (heading0 - 360 * round(heading0 / 360))
-        lat = keys[-1].lat
-        if abs(lat) > 0.2 and abs((home0 + _turn(heading0, (lat, 0)))[0]) > 0.85:
-            keys = [mirror(key) for key in keys]
         for key in keys:
             part = key.t / counts
             stretch = 1.0 if turns else size

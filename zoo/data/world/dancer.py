@@ -1,4 +1,4 @@
-"""From the poses of a dance to its frames: eases that stop on the beat, steps, jumps, groove, and legs by inverse kinematics."""
+"""From the poses of a dance to its frames: eases that stop on the beat, steps, jumps, groove, legs that stand."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 
 from zoo.body import skeleton
 from zoo.data.world import ik
-from zoo.data.world.moves import SCALARS
+from zoo.data.world.poses import SCALARS
 
 OFFSETS = np.asarray(skeleton.OFFSETS, dtype=np.float64)
 SOLE = skeleton.FOOT_HEIGHTS[2]  # height of the ball of a flat foot above the floor, m
@@ -190,7 +190,7 @@ def _feet(poses, track, air):
 
 
 def _legs(local, pelvis, root, heading, balls, yaw, heel, firm):
-    """Writes hips, knees, ankles and toes into `local`; returns the root, lowered where a standing foot is out of reach."""
+    """Writes hips, knees, ankles and toes into `local`; returns the root, lowered to where both feet can stand."""
     orient = ik.rotation(1, yaw) @ ik.rotation(0, heel)  # (T, 2, 3, 3)
     ankles, hips, reach = [], [], []
     for side, (hip, knee, ankle, toe) in enumerate(LEGS):

@@ -38,7 +38,7 @@ def frame(first, second):
 
 
 def quaternions(matrices):
-    """Unit quaternions (..., 4), wxyz, of rotation matrices (..., 3, 3): the eigenvector of Bar-Itzhack's symmetric form."""
+    """Unit quaternions (..., 4), wxyz, of rotation matrices (..., 3, 3), by Bar-Itzhack's eigenvector."""
     m = matrices
     trace = m[..., 0, 0] + m[..., 1, 1] + m[..., 2, 2]
     k = np.empty(m.shape[:-2] + (4, 4))
@@ -69,8 +69,8 @@ def solve_leg(thigh, shin, target, ahead):
     """Two-bone inverse kinematics of a leg whose knee bends one way.
 
     thigh, shin (3,): rest offsets hip to knee and knee to ankle. target (T, 3): ankle minus hip, no longer than
-    `leg_reach`. ahead (T, 3): where the knee should point. Returns the hip's rotation (T, 3, 3), in the frame of `target`,
-    and the knee's flexion (T,) >= 0 about local +x.
+    `leg_reach`. ahead (T, 3): where the knee should point. Returns the hip's rotation (T, 3, 3), in the frame of
+    `target`, and the knee's flexion (T,) >= 0 about local +x.
     """
     distance = np.linalg.norm(target, axis=-1)
     # |thigh + Rx(a) shin| = distance, solved for the flexion a: constant + b cos a + c sin a = wanted.

@@ -1,4 +1,4 @@
-"""Songs of the world: drums, bass, chords and a tune in twelve styles, with their beats, bars and sections known exactly."""
+"""Songs of the world: drums, bass, chords and a tune in twelve styles; their beats and sections are known exactly."""
 
 from dataclasses import dataclass
 
@@ -251,8 +251,8 @@ def make_song(seed, seconds, style=None, bpm=None):
     """Composes and plays a song.
 
     seed any int; seconds > 0; style one of `STYLES`, drawn if None; bpm beats a minute, drawn from the style's range if
-    None. The first beat comes 0 to 0.5 s in, and the tempo is constant. ValueError for an unknown style, a length that is
-    not positive, or a tempo outside 40 to 240.
+    None. The first beat comes 0 to 0.5 s in, and the tempo is constant. ValueError for an unknown style, a length that
+    is not positive, or a tempo outside 40 to 240.
     """
     if not seconds > 0:
         raise ValueError(f"a song of {seconds} seconds cannot be made: give a positive length")

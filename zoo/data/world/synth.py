@@ -1,6 +1,6 @@
 """Instruments of the world's band: drums from noise and swept sines, notes from decaying harmonics, a room from noise.
 
-Everything is mono float32 at `SAMPLE_RATE`; a sound starts exactly at its first sample, so that a beat is where it was put.
+Everything is mono float32 at `SAMPLE_RATE`; a sound starts at its first sample, so that a beat is where it was put.
 """
 
 import numpy as np
@@ -81,7 +81,7 @@ def drum_kit(rng):
 
 
 def note(kind, midi, seconds, colour=1.0):
-    """One note of an instrument of `INSTRUMENTS`: pitch as MIDI number, `colour` (about 1) brightens it. Peak about 1."""
+    """One note of an instrument of `INSTRUMENTS`: pitch as MIDI number, `colour` (about 1) brightens it."""
     harmonics, slope, odd, decay, dulling, attack, cents = INSTRUMENTS[kind]
     frequency = 440.0 * 2 ** ((midi - 69) / 12)
     t = _clock(seconds + 0.05)
