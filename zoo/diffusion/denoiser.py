@@ -87,7 +87,7 @@ class Guided:
 
 
 def ramp(weight: float, steps: int, train_steps: int = 1000) -> Weight:
-    """EDGE's guidance in long dances: clip(linspace(0, 2 weight, steps), max=weight) over the steps of a sampling run."""
+    """EDGE's guidance in long dances: clip(linspace(0, 2 weight, steps), max=weight) over a run's steps."""
     first, last = train_steps - 1, train_steps // steps - 1
 
     def at(t: Tensor) -> Tensor:

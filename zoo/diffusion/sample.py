@@ -1,4 +1,4 @@
-"""The one sampling loop. Step rules come from diffusers; editing, in-betweening and long form come through `constrain`."""
+"""The one sampling loop. Step rules come from diffusers; editing and long form come through `constrain`."""
 
 from collections.abc import Callable
 
@@ -42,7 +42,7 @@ def sample(
     constrain: Constrain | None = None,
     clamp: float | None = 1.0,
 ) -> Tensor:
-    """From noise x (B, ...) ~ N(0, 1) to x0 (B, ...), by the steps of `rule` (used once: multistep rules have a memory).
+    """From noise x (B, ...) ~ N(0, 1) to x0 (B, ...), by the steps of `rule` (a fresh one: some have a memory).
 
     draw: fresh standard noise like x, asked for once a step but the last, when DDIM's eta > 0. clamp: x0 is held to
     [-clamp, clamp] in each step, the noise is worked out again from it (EDGE). constrain: changes x after each step but

@@ -29,7 +29,7 @@ def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Rotary(nn.Module):
-    """Angles of the rotary embedding, theta 10^4. The public state dict lists its one buffer once a layer; so does ours."""
+    """Angles of the rotary embedding, theta 10^4. As in public checkpoints, every layer lists the one buffer."""
 
     def __init__(self, dim: int):
         super().__init__()

@@ -30,6 +30,7 @@ class MagicDance(Family, DancesInMotion):
         ff_dim: int,
         layers: int,
         heads: int,
+        dropout: float = 0.1,
         steps: int = 50,
         guidance: float = 2.0,
         eta: float = 1.0,
@@ -38,7 +39,7 @@ class MagicDance(Family, DancesInMotion):
     ):
         """height, width: pixels of the rendered video."""
         super().__init__()
-        self.decoder = DanceDecoder(music_dim, dim=dim, ff_dim=ff_dim, layers=layers, heads=heads)
+        self.decoder = DanceDecoder(music_dim, dim=dim, ff_dim=ff_dim, layers=layers, heads=heads, dropout=dropout)
         self.normalizer = Normalizer()
         self.music_scale = MusicScale(music_dim)
         self.renderer = MeshRenderer(height, width)
@@ -55,7 +56,7 @@ class MagicDance(Family, DancesInMotion):
         return self.decoder.final_layer.weight.device
 
     def hear(self, features: Tensor, rate: float, frames: int, start: int = 0) -> Tensor:
-        """Music (B, L, D) at `rate` Hz -> what the network hears in frames start .. start + frames - 1: (B, frames, D)."""
+        """Music (B, L, D) at `rate` Hz -> what is heard in frames start .. start + frames - 1: (B, frames, D)."""
         return self.music_scale(motion.at_motion_rate(features, rate, start, frames))
 
     def dance(self, music: Music, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
@@ -71,9 +72,9 @@ class MagicDance(Family, DancesInMotion):
     def edit(self, music: Music, given: Tensor, mask: Tensor, seed: int, sampler: Sampler) -> Tensor:
         """Dance to the music, and keep part of a given motion (EDGE sec. 3, "editing").
 
-        given: (T, 151), un-normalised; mask: (T, 151), 1 where it is kept (`motion.keep_frames`, `motion.keep_joints`, and
-        their products). In-betweening, joint-wise editing and going on from a seed motion are all this. -> (T, 151), in
-        which kept values are exactly the given ones.
+        given: (T, 151), un-normalised; mask: (T, 151), 1 where it is kept (`motion.keep_frames`, `motion.keep_joints`,
+        and their products): in-betweening, joint-wise editing, going on from a seed motion. -> (T, 151), in which kept
+        values are exactly the given ones.
         """
         if given.shape != mask.shape or given.ndim != 2:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Dances of any length from a network that sees five seconds, and edits of given ones.
 
-EDGE's long form (sec. 3, "long-form sampling"): windows of 150 frames overlap by half, and after each denoising step the
-first half of a window becomes the second half of the one before. Information only ever flows from left to right, so
+EDGE's long form (sec. 3, "long-form sampling"): windows of 150 frames overlap by half, and after each step the first
+half of a window becomes the second half of the one before. Information only ever flows from left to right, so
 windows can be denoised a few at a time: remembering the last one's second half after each step gives exactly what EDGE
 computes in one batch, in constant memory.
 
@@ -26,7 +26,7 @@ from zoo.body.skeleton import (
     unpack,
 )
 from zoo.diffusion.denoiser import Denoiser, Guided
-from zoo.diffusion.sample import sample, step_rule
+from zoo.diffusion.sample import sample
 
 WINDOW = 150  # frames the network sees at once
 HOP = WINDOW // 2  # frames from one window to the next
@@ -81,7 +81,7 @@ class Known:
 
 
 class Constraint:
-    """What is imposed on a group of windows after each step: what an edit keeps, and that each goes on from the one before."""
+    """Imposed on a group of windows after each step: what an edit keeps, and that each goes on from the one before."""
 
     def __init__(self, before: list[Tensor], indices: range, denoiser: Guided | Denoiser, draw, known: Known | None):
         """before: the `after` of the group to the left, empty for the first group; draw: noise like the windows."""
@@ -151,7 +151,7 @@ def _fade(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
 
 
 def keep_frames(frames: int, *kept: slice) -> Tensor:
-    """Mask (frames, 151) of an edit that keeps whole poses: a seed motion keeps its start, an in-betweening both ends."""
+    """Mask (frames, 151) of an edit that keeps whole poses: the start to go on from it, both ends to fill between."""
     mask = torch.zeros(frames, MOTION_DIM)
     for rows in kept:
         mask[rows] = 1
