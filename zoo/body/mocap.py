@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,7 @@ def read_aistpp_pickle(path: Path | str) -> Tensor:
             raise ValueError("its poses and positions differ in length")
     except KeyError as error:
         raise ValueError(f"cannot read {path}: it is not an AIST++ motion, it has no {error}") from None
-    except (ValueError, TypeError, IndexError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # there is no end to what broken pickles can raise
         raise ValueError(f"cannot read {path}: {error or 'it is not an AIST++ motion'}") from None
     local = matrix_from_axis_angle(poses)
     standing = STANDING.double()
@@ -104,6 +105,8 @@ def read_npz(path: Path | str) -> Tensor:
     Raises ValueError for any other content.
     """
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not an npz file")
         with np.load(path, allow_pickle=False) as data:
             poses, trans = (torch.from_numpy(data[key].astype(np.float64)) for key in ("poses", "trans"))
             rates = [key for key in ("mocap_framerate", "mocap_frame_rate", "fps") if key in data]
@@ -112,9 +115,7 @@ def read_npz(path: Path | str) -> Tensor:
             fps = float(data[rates[0]])
     except KeyError as error:
         raise ValueError(f"cannot read {path}: it is not an SMPL motion, it has no {error}") from None
-    except (ValueError, TypeError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+    except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read {path}: {error or 'it is not an SMPL motion'}") from None
     if poses.dim() != 2 or poses.shape[1] % 3 or poses.shape[1] < 3 * _SMPL_BODY or trans.shape != (len(poses), 3):
         raise ValueError(
