@@ -12,8 +12,10 @@ import torch
 from rich.progress import track
 
 from zoo.data.base import cache_root
+from zoo.music import beats as beats_module
+from zoo.music import mel as mel_module
 from zoo.music.beats import Beats, find_beats
-from zoo.music.encoder import Encoder, Music
+from zoo.music.encoder import Encoder, Music, source_mark
 
 SMALL = 4 << 20  # bytes; a song's features up to this are kept in memory, larger ones are mapped from disk
 MAPPED = 256  # songs mapped at a time: each map holds a file open
@@ -27,7 +29,7 @@ class Features:
 
     def __init__(self, encoder: Encoder):
         self.encoder = encoder
-        mark = hashlib.sha256(encoder.identity.encode()).hexdigest()[:16]
+        mark = hashlib.sha256(f"{encoder.identity} {source_mark(beats_module, mel_module)}".encode()).hexdigest()[:16]
         self.folder = cache_root() / "songs" / mark
         self._open: dict[str, tuple[np.ndarray, Beats]] = {}
 
@@ -54,9 +56,10 @@ class Features:
 
     def _listen(self, job: tuple[str, np.ndarray, int]) -> None:
         sound_id, waveform, sample_rate = job
-        with torch.inference_mode():
-            features = self.encoder.encode(torch.from_numpy(waveform)[None], sample_rate)[0].float().cpu().numpy()
         beats = find_beats(waveform, sample_rate)
+        with torch.inference_mode():
+            features = self.encoder.encode(torch.from_numpy(waveform)[None], sample_rate, [beats])[0]
+            features = features.float().cpu().numpy()
         _replace(self.folder / f"{sound_id}.npy", lambda file: np.save(file, features))
         kept = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}
         _replace(self.folder / f"{sound_id}.json", lambda file: file.write(json.dumps(kept).encode()))

@@ -254,9 +254,8 @@ def _heatmaps(values: np.ndarray, size: Size, stored: Size) -> Tensor:
 
 
 def _joints2d(values: np.ndarray, size: Size, stored: Size) -> Tensor:
-    """Pixels of the stored picture -> pixels of this one; a pixel's middle is at its whole number."""
-    scale = torch.tensor([size[1] / stored[1], size[0] / stored[0]])
-    return (torch.from_numpy(values) + 0.5) * scale - 0.5
+    """Pixels of the stored picture -> pixels of this one; (0, 0) is the corner of the picture."""
+    return torch.from_numpy(values) * torch.tensor([size[1] / stored[1], size[0] / stored[0]])
 
 
 _PICTURES: dict[str, Callable[[np.ndarray, Size, Size], Tensor]] = {

@@ -12,7 +12,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from rich.progress import track
@@ -29,9 +29,10 @@ from zoo.data.world.recipe import Filming, Recipe
 from zoo.music.encoder import Encoder
 
 SHARD_SONGS = 8  # songs in one shard of dances
-# the code that decides the content of shards, from the package folder
-DANCES_CODE = tuple(f"data/world/{name}.py" for name in "recipe dances song synth moves choreography dancer ik".split())
-CLIPS_CODE = (*DANCES_CODE, "data/world/film.py", "data/world/scene.py", "data/fields.py", "body/*.py", "body/assets/*")
+# the code that decides the content of shards, from the package folder, and what of it has no say in the dances
+DANCES_CODE = ("data/world/*.py", "data/fields.py", "body/skeleton.py")
+CLIPS_CODE = (*DANCES_CODE, "body/*.py", "body/assets/*")
+NOT_DANCES = ("make.py", "film.py", "scene.py", "backdrop.py")
 EVERYTHING = frozenset(Batch.__annotations__)
 
 
@@ -110,7 +111,7 @@ class World(DataSource):
 
     def _dance_jobs(self, split: str) -> list[tuple[Path, Callable[[Path], None]]]:
         """(shard, what makes it) for a split's dances."""
-        folder = cache_root() / "world" / f"dances-{_mark(asdict(self.recipe), DANCES_CODE)}"
+        folder = cache_root() / "world" / f"dances-{_mark(asdict(self.recipe), _code(DANCES_CODE, NOT_DANCES))}"
         return [
             (folder / f"{split}-{songs[0]:05d}-{songs[-1]:05d}.tar", partial(make_dances, self.recipe, split, songs))
             for songs in _groups(self.songs[split], SHARD_SONGS)
@@ -119,7 +120,7 @@ class World(DataSource):
     def _film_jobs(self, split: str) -> list[tuple[Path, Callable[[Path], None]]]:
         """(shard, what makes it) for a split's clips: one shard for each of the first `filming.songs` songs' shards."""
         settings = {"dances": asdict(self.recipe), "filming": self.filming.content()}
-        folder = cache_root() / "world" / f"clips-{_mark(settings, CLIPS_CODE)}"
+        folder = cache_root() / "world" / f"clips-{_mark(settings, _code(CLIPS_CODE))}"
         jobs = []
         wanted = min(self.filming.songs[split], self.songs[split])
         for dances, _ in self._dance_jobs(split)[: -(-wanted // SHARD_SONGS)]:
@@ -133,14 +134,16 @@ def _groups(count: int, size: int) -> list[range]:
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def _mark(settings: dict, code: Iterable[str]) -> str:
+def _mark(settings: dict, code: str) -> str:
     """A short name for these settings and the code that reads them: other ones never meet the same files."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    return hashlib.sha256(f"{json.dumps(settings, sort_keys=True)} {code}".encode()).hexdigest()[:16]
+
+
+@cache  # of the code that this process runs, whatever is edited meanwhile
+def _code(patterns: tuple[str, ...], but: tuple[str, ...] = ()) -> str:
     root = Path(__file__).parents[2]
-    for pattern in code:
-        for path in sorted(root.glob(pattern)):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    files = sorted({path for pattern in patterns for path in root.glob(pattern) if path.name not in but})
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _film(filming: Filming, seed: int, dances: Path, path: Path) -> None:
