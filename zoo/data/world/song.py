@@ -374,5 +374,5 @@ def _play(rng, play, form, energies, first, beat, length):
     dry = drums.track(length) + ducked(bass.track(length), kicks, play.duck * 0.7)
     wet = ducked(chords.track(length), kicks, play.duck) + tune.track(length)
     mix = room(0.25 * dry, rng, 0.12) + 0.75 * dry + room(wet, rng, rng.uniform(0.25, 0.5))
-    mix = np.tanh(1.15 * mix / np.quantile(np.abs(mix), 0.999))
-    return (mix * (rng.uniform(0.7, 0.9) / np.abs(mix).max())).astype(np.float32)
+    mix = np.tanh(1.15 * mix / max(np.quantile(np.abs(mix), 0.999), 1e-3))  # a fraction of a second may be silent
+    return (mix * (rng.uniform(0.7, 0.9) / max(np.abs(mix).max(), 1e-3))).astype(np.float32)
