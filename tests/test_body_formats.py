@@ -13,8 +13,9 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from zoo.body.formats import READERS, WRITTEN, read_motion, write_motion
-from zoo.body.mesh import body
+from zoo.body.look import Look, vertex_colours
 from zoo.body.mocap import SMPL_PELVIS
+from zoo.body.render import dressed
 from zoo.body.skeleton import (
     FEET,
     FOOT_HEIGHTS,
@@ -152,6 +153,34 @@ def test_a_foreign_skeletons_limbs_keep_their_directions_and_its_feet_the_floor(
     legs = sum(OFFSETS[j].norm() for j in (4, 5, 7, 8)) / (2 * math.hypot(1, 22) + 2 * 22)
     travelled = joint(motion, "left_ankle")[-1] - joint(motion, "left_ankle")[0]
     close(travelled, [0, -10 * legs, 0], atol=1e-4)  # its +x is our -y, scaled as the legs are
+
+
+MIXAMO = "Hips Spine Spine1 Neck Head Shoulder Arm ForeArm Hand UpLeg Leg Foot ToeBase"
+HABITS = {  # how others spell a sided joint, and what they call Mixamo's
+    "smpl": ("{side}_{part}", "pelvis spine1 spine3 neck head collar shoulder elbow wrist hip knee ankle foot"),
+    "poser": ("{s}{part}", "hip abdomen chest neck head Collar Shldr ForeArm Hand Thigh Shin Foot Toe"),
+    "biped": ("Bip01_{S}_{part}", "Pelvis Spine Spine1 Neck Head Clavicle UpperArm Forearm Hand Thigh Calf Foot Toe0"),
+    "unreal": (
+        "{part}_{s}",
+        "pelvis spine_01 spine_02 neck_01 head clavicle upperarm lowerarm hand thigh calf foot ball",
+    ),
+}
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_other_naming_habits_give_the_same_dance(habit, tmp_path):
+    turns = {name: (10, 20, 30) for name in FOREIGN if name != "Reference"}
+    text = foreign_bvh(turns, 5, np.zeros((5, 3)))
+    (tmp_path / "mixamo.bvh").write_text(text)
+    spelling, parts = HABITS[habit]
+    for mixamo, part in zip(MIXAMO.split(), parts.split(), strict=True):
+        text = text.replace(f" mixamorig:{mixamo}\n", f" {part}\n")
+        for side in ("Left", "Right"):
+            new = spelling.format(side=side.lower(), S=side[0], s=side[0].lower(), part=part)
+            text = text.replace(f" mixamorig:{side}{mixamo}\n", f" {new}\n")
+    assert "mixamo" not in text
+    (tmp_path / "other.bvh").write_text(text)
+    close(read_motion(tmp_path / "other.bvh"), read_motion(tmp_path / "mixamo.bvh"), atol=1e-6)
 
 
 def test_a_t_pose_before_the_motion_is_left_out(tmp_path):
@@ -297,15 +326,17 @@ def read_glb(path) -> tuple[dict, list[np.ndarray]]:
 
 @pytest.mark.parametrize("name", ["man", "robot"])
 def test_glb_played_by_the_specification_is_the_skinned_body(name, dance, tmp_path):
-    figure = body(name)
-    colours = np.random.default_rng(0).integers(0, 256, (len(figure.vertices), 3), dtype=np.uint8)
-    write_motion(tmp_path / "dance.glb", dance, figure, colours)
+    look = Look(body=name, pattern="stripes")
+    figure = dressed(look)
+    write_motion(tmp_path / "dance.glb", dance, look)
     document, arrays = read_glb(tmp_path / "dance.glb")
     nodes, skin, animation = document["nodes"], document["skins"][0], document["animations"][0]
     primitive = document["meshes"][0]["primitives"][0]
     attributes = {key: arrays[index] for key, index in primitive["attributes"].items()}
     assert [nodes[j]["name"] for j in skin["joints"]] == JOINTS
     close(attributes["WEIGHTS_0"].sum(1), 1, atol=1e-6)
+    shown = (attributes["COLOR_0"][:, :3] / 65535) ** (1 / 2.2) * 255
+    close(shown, vertex_colours(look, figure), atol=1)
     assert arrays[primitive["indices"]].max() == len(figure.vertices) - 1
 
     _, root, local = unpack(dance)
@@ -348,8 +379,8 @@ def test_glb_played_by_the_specification_is_the_skinned_body(name, dance, tmp_pa
 
 def test_nothing_is_left_behind_or_overwritten_when_writing_fails(dance, tmp_path):
     (tmp_path / "dance.glb").write_text("the old one")
-    with pytest.raises(Exception):  # noqa: B017 - colours of the wrong number, wherever that is noticed
-        write_motion(tmp_path / "dance.glb", dance, None, np.zeros((3, 4, 5, 6), np.uint8))
+    with pytest.raises(RuntimeError):
+        write_motion(tmp_path / "dance.glb", dance[:, :100])
     with pytest.raises(ValueError, match="suffix"):
         write_motion(tmp_path / "dance.fbx", dance)
     with pytest.raises(ValueError, match="no frames"):

@@ -182,7 +182,7 @@ def test_kinematic_loss_has_finite_gradients_under_bfloat16_autocast():
     target = EDGE["joints"][:, :4]
     with torch.autocast("cpu", torch.bfloat16):
         joints = joints_of(motion)
-    assert joints.dtype == torch.float32
+    assert joints.dtype == joints_of(motion.bfloat16()).dtype == torch.float32
     (joints - target).square().mean().backward()
     assert torch.isfinite(motion.grad).all()
 

@@ -24,17 +24,18 @@ _TIPS = {10: (0, 0, 5), 11: (0, 0, 5), 15: (0, 18, 0), 22: (9, 0, 0), 23: (-9, 0
 # what other skeletons call a joint, side and punctuation taken off; earlier names are tried first, and a name is used
 # once, so that "LeftShoulder" is the shoulder where there is no "LeftArm" and the collar where there is one
 _SIDED = {
-    "hip": "upleg hip thigh upperleg hipjoint",
+    "hip": "upleg thigh upperleg hip",
     "knee": "knee leg shin lowleg lowerleg calf",
     "ankle": "ankle foot",
-    "foot": "toebase toe toes ball foot",
-    "shoulder": "arm uparm upperarm shoulder",
+    "foot": "toebase toe toes toe0 ball foot",
+    "shoulder": "arm uparm upperarm shldr shoulder",
     "elbow": "elbow forearm lowarm lowerarm",
     "wrist": "wrist hand",
-    "hand": "handmiddle1 middle1 hand fingerbase",
+    "hand": "handmiddle1 middle1 middle01 finger2 hand fingerbase",
     "collar": "collar clavicle collarbone shoulder",
 }
 _CENTRAL = {"pelvis": "hips pelvis hip root", "head": "head"}
+_RIGS = re.compile(r"mixamorig\d*|bip\d*|m|f|avg|jnt|joint|bone|def")  # words that say whose skeleton it is
 
 
 # reading -------------------------------------------------------------------------------------------------------------
@@ -120,7 +121,7 @@ def _kinematics(nodes: list[_Node], frames: np.ndarray) -> tuple[np.ndarray, np.
 def _plain(name: str) -> tuple[str, str]:
     """A joint's side ('left', 'right' or '') and its name without side, prefix, case and punctuation."""
     spaced = re.sub(r"([a-z])([A-Z])|([A-Z])(?=[A-Z][a-z])", r"\1\3 \2", name.split(":")[-1])
-    words = re.sub(r"[^A-Za-z0-9]+", " ", spaced).lower().split()
+    words = [word for word in re.sub(r"[^A-Za-z0-9]+", " ", spaced).lower().split() if not _RIGS.fullmatch(word)]
     for side in ("left", "right"):
         for mark in (side, side[0]):
             if mark in words:

@@ -4,13 +4,13 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from zoo.body.bvh import read_bvh, write_bvh
 from zoo.body.gltf import write_glb
-from zoo.body.mesh import Body, body
+from zoo.body.look import Look, vertex_colours
 from zoo.body.mocap import read_aistpp_pickle, read_deepmimic, read_npz, write_npz
+from zoo.body.render import dressed
 
 READERS = {
     ".bvh": read_bvh,
@@ -20,7 +20,6 @@ READERS = {
     ".json": read_deepmimic,
 }
 WRITTEN = (".bvh", ".glb", ".npz")
-PLAIN_BODY = "man"  # has exactly the canonical bones
 
 
 def read_motion(path: Path | str) -> Tensor:
@@ -37,12 +36,10 @@ def read_motion(path: Path | str) -> Tensor:
     return reader(path)
 
 
-def write_motion(
-    path: Path | str, motion: Tensor, figure: Body | None = None, colours: np.ndarray | None = None
-) -> None:
+def write_motion(path: Path | str, motion: Tensor, look: Look | None = None) -> None:
     """Motion (T, 151) to a file of `WRITTEN`: under a temporary name first, so that a failure leaves no half a file.
 
-    figure and colours ((V, 3) uint8 sRGB): the mesh of a .glb. Raises ValueError for another suffix or no frames.
+    look: the dancer in a .glb. Raises ValueError for another suffix or no frames.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -58,7 +55,9 @@ def write_motion(
         elif suffix == ".npz":
             write_npz(temporary, motion)
         else:
-            write_glb(temporary, motion, figure or body(PLAIN_BODY), colours)
+            look = look or Look()
+            figure = dressed(look)
+            write_glb(temporary, motion, figure, vertex_colours(look, figure))
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:

@@ -215,7 +215,8 @@ def pack(rotations: Tensor, root: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
 
 
 def unpack(motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(..., 151) -> contacts (..., 4), root (..., 3) metres, rotations (..., 24, 3, 3)"""
+    """(..., 151) -> contacts (..., 4), root (..., 3) metres, rotations (..., 24, 3, 3); bfloat16 becomes float32"""
+    motion = motion if motion.dtype.itemsize >= 4 else motion.float()  # bfloat16 would be off by centimetres
     sixd = motion[..., 7:].unflatten(-1, (len(JOINTS), 6))
     rotations = matrix_from_6d(sixd.movedim(-2, 0)).movedim(0, -3)  # laid out in memory as `_walk` wants it
     return motion[..., :4], motion[..., 4:7], rotations
