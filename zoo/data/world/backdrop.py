@@ -1,11 +1,10 @@
-"""Backdrops: plain ones (a colour, a gradient, a studio sweep) and cluttered rooms, traced once a clip in numpy.
+"""Backdrops: plain ones (a colour, a gradient, a studio sweep) and cluttered rooms, traced once a clip.
 
 A room is a box around the dance floor, with textures on its faces, pictures on its walls, and boxes and balls standing
 about. Nothing stands nearer to the camera than the dancer, who is drawn over it.
 """
 
 import colorsys
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,50 +12,22 @@ PLAIN = ("colour", "gradient", "studio")
 LIGHT = np.array([0.35, -0.45, 0.82])  # towards the lamp
 
 
-@dataclass(frozen=True)
-class Backdrop:
-    """rgb float32 (H, W, 3) in [0, 1]; floor float32 (H, W, 2): world x, y of the floor there, inf elsewhere; kind."""
+def make_backdrop(kind: str, rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """What a camera sees behind a dancer at the world's origin, without its shadow: (h / 2, w / 2, 3) uint8.
 
-    rgb: np.ndarray
-    floor: np.ndarray
-    kind: str
-
-    def shaded(self, joints: np.ndarray) -> np.ndarray:
-        """The backdrop with the soft shadow of a body, (H, W, 3) uint8. joints (24, 3) metres."""
-        light = np.ones(self.floor.shape[:2], np.float32)
-        for x, y, z in joints[[0, 7, 8, 10, 11, 20, 21]]:
-            spread = 0.02 + 0.06 * max(z, 0.0)  # m^2: the higher, the softer and the fainter
-            square = np.square(self.floor[..., 0] - x) + np.square(self.floor[..., 1] - y)
-            light *= 1 - 0.30 / (1 + 1.5 * max(z, 0.0)) * np.exp(-square / (2 * spread))
-        return (self.rgb * light[..., None] * 255 + 0.5).astype(np.uint8)
-
-
-def make_backdrop(kind: str, rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> Backdrop:
-    """kind: one of PLAIN or 'room'; origin (3,) the camera; rays (h, w, 3) towards the pixels, h and w even.
-
-    The picture is half as large as the rays: 2 x 2 rays are averaged.
+    kind: one of PLAIN or 'room'; origin (3,) metres, the camera; rays (h, w, 3) towards the pixels, 2 x 2 for each.
     """
     rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
-    down = rays[..., 2] < -1e-4
-    distance = np.where(down, -origin[2] / np.where(down, rays[..., 2], -1), 0)
-    floor = np.where(down[..., None], origin[:2] + distance[..., None] * rays[..., :2], np.inf)
-    if kind == "room":
-        rgb, seen = _room(rng, origin, rays)
-        floor = np.where(seen[..., None], floor, np.inf)
-    else:
-        rgb = _plain(kind, rng, origin, rays, floor)
-    return Backdrop(_halved(rgb).clip(0, 1).astype(np.float32), floor[::2, ::2].astype(np.float32), kind)
-
-
-def _halved(image: np.ndarray) -> np.ndarray:
-    return image.reshape(image.shape[0] // 2, 2, image.shape[1] // 2, 2, -1).mean((1, 3))
+    fine = _room(rng, origin, rays) if kind == "room" else _plain(kind, rng, origin, rays)
+    coarse = fine.reshape(fine.shape[0] // 2, 2, fine.shape[1] // 2, 2, 3).mean((1, 3))
+    return (coarse.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _colour(rng: np.random.Generator, saturation: tuple, value: tuple) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(*saturation), rng.uniform(*value)))
 
 
-def _plain(kind: str, rng: np.random.Generator, origin, rays: np.ndarray, floor: np.ndarray) -> np.ndarray:
+def _plain(kind: str, rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
     colour = _colour(rng, (0, 0.5), (0.45, 0.95))
     height = np.linspace(0, 1, rays.shape[0])[:, None, None]
     if kind == "colour":
@@ -68,7 +39,9 @@ def _plain(kind: str, rng: np.random.Generator, origin, rays: np.ndarray, floor:
     elevation = rays[..., 2] / np.linalg.norm(rays[..., :2], axis=-1)
     horizon = -origin[2] / (np.linalg.norm(origin[:2]) + 3.0)
     bend = np.exp(-np.square((elevation - horizon) / 0.09))
-    away = np.where(np.isfinite(floor).all(-1), np.linalg.norm(np.where(np.isfinite(floor), floor, 0), axis=-1), 9.0)
+    down = rays[..., 2] < -1e-4
+    reach = origin[2] / np.where(down, -rays[..., 2], 1)
+    away = np.where(down, np.linalg.norm(origin[:2] + reach[..., None] * rays[..., :2], axis=-1), 9.0)
     pool = np.exp(-np.square(away / 2.5))
     light = np.where(elevation < horizon, 0.86 + 0.12 * pool, 0.93 + 0.1 * (elevation - horizon)) - 0.10 * bend
     return colour * light[..., None]
@@ -124,8 +97,8 @@ def _poster(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarra
     return np.where(edge[:, None], third * 0.4, picture)
 
 
-def _room(rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(colours (h, w, 3), where the bare floor is seen (h, w))."""
+def _room(rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Colours (h, w, 3) in [0, 1] of a room seen from inside."""
     far = np.maximum(np.abs(origin[:2]) + 0.5, rng.uniform(3.0, 5.0, 2))
     low, high = (
         np.array([-far[0], -far[1], 0.0]),
@@ -155,10 +128,9 @@ def _room(rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> tup
             _hang_posters(rng, rgb, mine, u, v, (low[others[0]], high[others[0]]), shade)
     corner = np.sort(np.minimum(hit - low, high - hit), axis=1)[:, 1]  # distance to the nearest edge of the box
     rgb *= (1 - 0.30 * np.exp(-corner / 0.25))[:, None]
-    bare = (axis == 2) & ~side
     for _ in range(rng.integers(4, 12)):
-        _stand(rng, origin, flat, rgb, depth, bare, low, high)
-    return rgb.reshape(rays.shape), bare.reshape(rays.shape[:2])
+        _stand(rng, origin, flat, rgb, depth, low, high)
+    return rgb.reshape(rays.shape)
 
 
 def _hang_posters(rng, rgb, mine, u, v, span: tuple, shade: float) -> None:
@@ -172,7 +144,7 @@ def _hang_posters(rng, rgb, mine, u, v, span: tuple, shade: float) -> None:
         rgb[places[inside]] = _poster(rng, a[inside], b[inside]) * shade
 
 
-def _stand(rng, origin, rays, rgb, depth, bare, low, high) -> None:
+def _stand(rng, origin, rays, rgb, depth, low, high) -> None:
     """Put a box or a ball by a wall, where it is farther from the camera than the dancer."""
     size = rng.uniform([0.25, 0.25, 0.3], [0.8, 0.8, 1.8])
     middle = rng.uniform(low[:2] + 0.5, high[:2] - 0.5)
@@ -207,4 +179,3 @@ def _stand(rng, origin, rays, rgb, depth, bare, low, high) -> None:
         u, v = np.where(face == 0, at[:, 1], at[:, 0]), np.where(face == 2, at[:, 1], at[:, 2])
         rgb[seen] = _texture(texture, rng, u, v, colour) * np.array([0.62, 0.80, 1.0])[face][:, None]
     depth[seen] = hits[seen]
-    bare[seen] = False
