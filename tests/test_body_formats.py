@@ -326,7 +326,7 @@ def read_glb(path) -> tuple[dict, list[np.ndarray]]:
 
 @pytest.mark.parametrize("name", ["man", "robot"])
 def test_glb_played_by_the_specification_is_the_skinned_body(name, dance, tmp_path):
-    look = Look(body=name, pattern="stripes")
+    look = Look(body=name, top=(10, 200, 90))
     figure = dressed(look)
     write_motion(tmp_path / "dance.glb", dance, look)
     document, arrays = read_glb(tmp_path / "dance.glb")

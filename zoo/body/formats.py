@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -55,7 +56,7 @@ def write_motion(path: Path | str, motion: Tensor, look: Look | None = None) -> 
         elif suffix == ".npz":
             write_npz(temporary, motion)
         else:
-            look = look or Look()
+            look = replace(look or Look(), pattern="plain")  # stripes are finer than the mesh that would carry them
             figure = dressed(look)
             write_glb(temporary, motion, figure, vertex_colours(look, figure))
         os.chmod(temporary, 0o644)
