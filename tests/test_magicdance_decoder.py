@@ -1,0 +1,72 @@
+"""Our DanceDecoder against numbers of the public EDGE code (tests/data/make_edge_reference.py)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from weights import fill_by_name, numbers
+
+from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
+from zoo.families.magicdance.dance_decoder import DanceDecoder
+
+REFERENCE = np.load(Path(__file__).parent / "data" / "edge_reference.npz")
+SIZES = {
+    "small": {"music_dim": 35, "dim": 64, "ff_dim": 96, "layers": 2, "heads": 2},
+    "paper35": {"music_dim": 35},
+    "paper4800": {"music_dim": 4800},
+}
+STEPS = torch.tensor([3, 700])
+
+
+def inputs(size: str) -> tuple[DanceDecoder, torch.Tensor, torch.Tensor]:
+    network = fill_by_name(DanceDecoder(**SIZES[size]))
+    return network, numbers("x", 2, 150, 151), numbers("music", 2, 150, SIZES[size]["music_dim"])
+
+
+def error(answer: torch.Tensor, name: str) -> float:
+    return float((answer[:, ::10] - torch.from_numpy(REFERENCE[name])).abs().max())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_state_dict_is_the_public_one(size):
+    with torch.device("meta"):
+        ours = DanceDecoder(**SIZES[size]).state_dict()
+    assert sorted(f"{key} {tuple(value.shape)}" for key, value in ours.items()) == sorted(REFERENCE[f"keys_{size}"])
+
+
+@pytest.mark.parametrize("size", ["small", "paper35"])
+@torch.no_grad()
+def test_forward_equals_public_code(size):
+    network, x, music = inputs(size)
+    for name, keep in (("heard", None), ("null", [False, False]), ("mixed", [True, False])):
+        keep = None if keep is None else torch.tensor(keep)
+        assert error(network(x, music, STEPS, keep), f"{name}_{size}") < 1e-5
+        # the same in two halves, keys and values remembered
+        heard = network.condition(music, keep, remember=True)
+        assert error(network(x, heard, STEPS), f"{name}_{size}") < 1e-5
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_guided_equals_public_code(size):
+    network, x, music = inputs(size)
+    condition = network.guided_condition(music)
+    guided = Guided(Denoiser(lambda x, t: network(x, condition, t), cosine_schedule()), 2.0)
+    assert error(guided(x, STEPS), f"guided_{size}") < 1e-5
+
+
+@torch.no_grad()
+def test_other_lengths():
+    network, x, music = inputs("small")
+    short = network(x[:, :40], network.guided_condition(music[:1, :40]), STEPS)
+    assert torch.isfinite(short).all() and short.shape == (2, 40, 151)
+    with pytest.raises(ValueError, match="151 music tokens.*at most 150"):
+        network(x, numbers("long", 2, 151, 35), STEPS)
+
+
+def test_learns_through_both_branches():
+    network, x, music = inputs("small")
+    network.train()
+    network(x, music, STEPS, torch.tensor([True, False])).square().mean().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
