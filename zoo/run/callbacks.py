@@ -99,7 +99,7 @@ class Progress(Callback):
         if self._bar is not None and step > self._bar.n:
             self._bar.update(step - self._bar.n)
 
-    def teardown(self, trainer: Trainer, stage: LightningModule, stage_name: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the last state on the screen, also after an error."""
         if self._bar is not None:
             self._bar.close()

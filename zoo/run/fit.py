@@ -193,5 +193,6 @@ def _quiet() -> None:
         ".*litlogger.*",
         ".*sync_dist.*",
         ".*LeafSpec.*",
+        ".*returned a view tensor.*",
     ):
         warnings.filterwarnings("ignore", message=words)

@@ -101,6 +101,8 @@ def _resumed(config: DictConfig) -> tuple[Path, DictConfig]:
             raise ValueError(
                 f"{override}: resume= keeps the run's own config; only fit.max_steps and the like may change"
             )
+        if key == "resume":
+            continue
         if key.split(".")[0] == "trainer":
             saved.trainer = config.trainer
         else:
