@@ -130,7 +130,7 @@ class MagicDance(Family, DancesInMotion):
         sampler: Sampler,
     ) -> Iterator[Tensor]:
         """Blocks (F, 3, H, W) uint8 of the mesh dancer; the picture gives its looks. The prompt is not read."""
-        draw = self.renderer.start(image, seed)
+        draw = self.renderer.start(image, fps, seed)
         motion_frames = -(-(frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
         for block in at_frame_times(self.dance(music, motion_frames, seed, sampler), frames, fps):
             yield draw(block)
