@@ -97,8 +97,8 @@ STYLES = {
     ),
     "krump": Style(
         (76, 96),
-        {"kick": "x--o--x---x--o--", "clap": "----x-------x---", "hat": "x-x-x-xox-x-xoxx", "tom": "----------o---oo"},
-        ("growl", "x--x--x---x-----"),
+        {"kick": "x---o-o-x---o---", "clap": "----x-------x---", "hat": "x-o-x-o-x-o-x-oo", "tom": "----------o---oo"},
+        ("growl", "x---o-x-x---o---"),
         ("brass", "x-----x---------"),
         "bell",
         True,
@@ -143,13 +143,13 @@ STYLES = {
     "reggae": Style(
         (75, 94),
         {
-            "kick": "o---o---x---o---",
-            "rim": "----x---x---x---",
-            "hat": "x-o-x-o-x-o-x-o-",
+            "kick": "x---o---x---o---",
+            "rim": "----x---o---x---",
+            "hat": "x--ox---x--ox---",
             "shaker": "o---o---o---o---",
         },
-        ("sub", "x-o---x-x---x-o-"),
-        ("organ", "--x---x---x---x-"),
+        ("sub", "x---o-x-x---o-o-"),
+        ("organ", "--o---o---o---o-"),
         "brass",
         False,
         0.2,
@@ -170,12 +170,12 @@ STYLES = {
 }
 
 LOUDNESS = {
-    "kick": 1.0,
-    "snare": 0.6,
+    "kick": 0.85,
+    "snare": 0.65,
     "clap": 0.5,
-    "hat": 0.16,
-    "open": 0.15,
-    "shaker": 0.1,
+    "hat": 0.26,
+    "open": 0.2,
+    "shaker": 0.15,
     "rim": 0.3,
     "tom": 0.45,
     "conga": 0.28,
@@ -355,7 +355,7 @@ def _play(rng, play, form, energies, first, beat, length):
                 for step, accent in hits(pattern):
                     leap = 4 if accent < 1 and rng.random() < 0.3 else 0
                     sound = tone(kind, degree(root + leap, tonic - 12), gap(pattern, step))
-                    bass.add(when(bar, step), sound, 0.34 * (0.6 + 0.4 * accent) * power)
+                    bass.add(when(bar, step), sound, 0.25 * (0.6 + 0.4 * accent) * power)
             kind, pattern = play.chords
             for step, accent in hits(pattern if full else pattern[:1] + "-" * 15 if pattern[0] != "-" else pattern):
                 steps = gap(pattern, step) if full else 8
@@ -363,13 +363,13 @@ def _play(rng, play, form, energies, first, beat, length):
                 for voice in (0, 2, 4) if kind != "power" else (0, 4, 7):
                     lift = 12 if kind != "power" else 0
                     pitch = degree(root + voice, tonic + lift - (12 if tonic > 46 and lift else 0))
-                    chords.add(when(bar, step), tone(kind, pitch, steps), 0.12 * (0.5 + 0.5 * accent) * power)
+                    chords.add(when(bar, step), tone(kind, pitch, steps), 0.19 * (0.5 + 0.5 * accent) * power)
             sings = name == "chorus" or (name == "verse" and bar % 4 >= 2) or (name == "break" and bar % 2)
             if sings:
                 for step in np.flatnonzero(motif):
                     line = contour[bar % 2, step]
                     sound = tone(play.tune, degree(int(root + line), tonic + 12), 3)
-                    tune.add(when(bar, int(step)), sound, 0.13 * power)
+                    tune.add(when(bar, int(step)), sound, 0.2 * power)
 
     dry = drums.track(length) + ducked(bass.track(length), kicks, play.duck * 0.7)
     wet = ducked(chords.track(length), kicks, play.duck) + tune.track(length)
