@@ -1,0 +1,185 @@
+"""Filmed clips: every key of the contract, every map aligned with every other, the reference from outside the clip."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import binary_dilation
+
+from zoo.batch import Batch
+from zoo.body.labels import JOINT_LIMB, PARTS
+from zoo.data.base import SPLITS, Clip
+from zoo.data.module import DanceData
+from zoo.data.shards import Shards
+from zoo.data.world.make import World
+from zoo.data.world.recipe import Filming
+from zoo.data.world.scene import make_scene
+from zoo.music.encoder import Encoder, token_count
+
+SIDE, FRAMES = 96, 24
+KEYS = tuple(sorted(Batch.__annotations__))
+LIMB_OF_PART = {int(part): limb for limb, rows in enumerate(PARTS) for part in rows.flat}
+# joints deep in a long limb's end: the picture there shows one of the two limbs that meet in it
+MEETING = {4: {4, 5}, 5: {4, 5}, 15: {1}, 16: {0, 6}, 17: {0, 6}, 18: {6, 7}, 19: {6, 7}, 7: {3, 5}, 8: {3, 5}}
+
+
+class Index(Encoder):
+    """The index of each token."""
+
+    dim, rate, sample_rate, identity = 1, 30.0, 22050, "test-index"
+
+    def encode(self, waveform, sample_rate, beats=None):
+        return torch.arange(token_count(waveform.shape[1] / sample_rate, self.rate)).float()[None, :, None]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DANCEZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        songs = {"train": 4, "val": 1, "test": 1}
+        filming = Filming(fps=12, height=SIDE, width=SIDE, seconds=2, songs=songs)
+        made = World(seed=5, songs=songs, seconds=6, dances_per_song=1, filming=filming, workers=1)
+        made.prepare(KEYS, Index())
+        yield made
+
+
+@pytest.fixture(scope="module")
+def batch(world):
+    data = DanceData(world, Index(), {"any": KEYS}, batch_size=4, clip=Clip(seconds=2, fps=12, height=SIDE, width=SIDE))
+    return next(data.batches())
+
+
+def test_every_key_of_the_contract_with_its_shape_and_range(batch):
+    assert set(batch) == set(KEYS)
+    B, F, H, W = 4, FRAMES, SIDE, SIDE
+    shapes = {
+        "reference": (B, 3, H, W),
+        "frames": (B, F, 3, H, W),
+        "music": (B, 60, 1),
+        "beats": (B, F),
+        "motion": (B, 60, 151),
+        "parts": (B, F, H, W),
+        "semantic": (B, F, H, W),
+        "depth": (B, F, H, W),
+        "normal": (B, F, 3, H, W),
+        "skeleton": (B, F, 3, H, W),
+        "heatmaps": (B, F, 24, H // 4, W // 4),
+        "joints2d": (B, F, 24, 2),
+        "joints3d": (B, F, 24, 3),
+    }
+    for name, value in batch.items():
+        if isinstance(value, torch.Tensor):
+            assert value.shape == shapes[name], name
+        else:
+            assert value in (12.0, 30.0) if name in ("fps", "music_rate") else len(value) == B
+    for name in ("reference", "frames", "normal", "skeleton"):
+        assert batch[name].dtype == torch.float32 and batch[name].abs().max() <= 1
+    for name in ("depth", "heatmaps"):
+        assert batch[name].dtype == torch.float32 and batch[name].min() == 0 and 0.9 < batch[name].max() <= 1
+    assert batch["parts"].dtype == batch["semantic"].dtype == torch.uint8 and batch["parts"].max() <= 24
+
+
+def test_maps_cover_the_same_pixels(batch):
+    body = batch["parts"] > 0
+    assert 0.01 < body.float().mean() < 0.6
+    assert torch.equal(body, batch["semantic"] > 0) and torch.equal(body, batch["depth"] > 0)
+    assert (body == (batch["normal"].abs().sum(2) > 0)).float().mean() > 0.9999
+    lengths = batch["normal"].norm(dim=2)[body]
+    assert (lengths - 1).abs().max() < 0.02
+
+
+def test_a_joints_pixel_has_that_joints_part(batch):
+    """Within its limbs where nothing is in front of it; a shift of a few pixels loses it."""
+
+    def share(shift):
+        hits = []
+        for joint, limbs in MEETING.items():
+            assert JOINT_LIMB[joint] in limbs
+            x, y = (batch["joints2d"][..., joint, :] + shift).floor().long().unbind(-1)
+            for clip, frame in np.ndindex(*x.shape):
+                if 0 <= x[clip, frame] < SIDE and 0 <= y[clip, frame] < SIDE:
+                    part = int(batch["parts"][clip, frame, y[clip, frame], x[clip, frame]])
+                    hits.append(LIMB_OF_PART.get(part) in limbs)
+        return np.mean(hits)
+
+    here = share(torch.zeros(2))
+    assert here > 0.75
+    for shift in ([5, 0], [-5, 0], [0, 5], [0, -5]):
+        assert share(torch.tensor(shift)) < here - 0.15
+
+
+def test_skeleton_and_heatmaps_show_the_joints(batch):
+    spots = batch["joints2d"]
+    inside = ((spots > 4) & (spots < SIDE - 4)).all(-1)
+    peak = batch["heatmaps"].flatten(-2).argmax(-1)
+    found = torch.stack([peak % (SIDE // 4), peak // (SIDE // 4)], -1) * 4 + 2
+    assert (found - spots).abs()[inside].max() <= 2.1
+    for clip, frame, joint in torch.nonzero(inside)[::29].tolist():
+        x, y = spots[clip, frame, joint].floor().long().tolist()
+        assert batch["skeleton"][clip, frame, :, y, x].max() > -0.5
+
+
+def test_frames_show_the_body_before_its_backdrop(world, batch):
+    samples = {one.key: one for one in world._reader("train", True).samples}
+    for clip, name in enumerate(batch["key"]):
+        info = samples[name.split("@")[0]].info
+        scene = make_scene(world.recipe.seed, name.split("@")[0], info["dancer"], np.zeros(3), SIDE, SIDE)
+        assert scene.camera_name == batch["camera"][clip] and scene.backdrop == info["backdrop"]
+        apart = (batch["frames"][clip] + 1) * 127.5 - torch.from_numpy(scene.behind).movedim(-1, 0)
+        for frame in range(0, FRAMES, 8):
+            body = batch["parts"][clip, frame].numpy() > 0
+            beside = apart[frame].abs().amax(0).numpy()
+            lower = np.arange(SIDE)[:, None] > SIDE / 2  # the upper half has no shadow
+            assert np.median(beside[body]) > 3 * np.median(beside[~binary_dilation(body, iterations=3) & ~lower])
+
+
+def test_reference_is_the_dancer_outside_the_clip(world, batch):
+    for sample in world._reader("train", True).samples:
+        start, time = sample.info["start"], sample.info["reference_time"]
+        assert 0 <= time < 6 and not start <= time < start + 2
+    nearest = (batch["frames"] - batch["reference"][:, None]).abs().mean((2, 3, 4)).min(1).values
+    assert (nearest > 1e-3).all() and (nearest < 0.15).all()  # another moment of the same scene
+
+
+def test_sound_motion_and_frames_tell_the_same_time(world, batch):
+    for clip, name in enumerate(batch["key"]):
+        info = {one.key: one for one in world._reader("train", True).samples}[name.split("@")[0]].info
+        first = round(info["start"] * 30)
+        assert batch["music"][clip, :, 0].tolist() == list(range(first, first + 60))
+        beats = [round((time - info["start"]) * 12) for time in info["beats"]]
+        assert torch.nonzero(batch["beats"][clip])[:, 0].tolist() == [beat for beat in beats if 0 <= beat < FRAMES]
+        dances = world._reader("train", False)
+        whole = {one.key: one for one in dances.samples}[name.rsplit("-", 1)[0]]
+        assert torch.equal(batch["motion"][clip], torch.from_numpy(dances.read(whole, "motion")[first : first + 60]))
+        lift = batch["joints3d"][clip, ::2, 0, 2] - batch["motion"][clip, ::5, 6]
+        scale = batch["joints3d"][clip, ::2, 0, 2] / batch["motion"][clip, ::5, 6]
+        assert lift.std() < 0.02 or scale.std() < 0.02  # the pelvis goes up and down with the motion's
+
+
+def test_splits_share_no_dancer(world):
+    dancers = [{one.info["dancer"] for one in world._reader(split, True).samples} for split in SPLITS]
+    assert all(dancers) and not dancers[0] & dancers[1] and not dancers[0] & dancers[2] and not dancers[1] & dancers[2]
+
+
+def test_smaller_pictures_and_fewer_frames(world, batch):
+    clip = Clip(seconds=2, fps=6, height=48, width=48)
+    small = next(DanceData(world, Index(), {"any": KEYS}, batch_size=4, clip=clip).batches())
+    assert small["frames"].shape == (4, 12, 3, 48, 48) and small["heatmaps"].shape == (4, 12, 24, 12, 12)
+    torch.testing.assert_close(small["joints2d"], batch["joints2d"][:, ::2] / 2)
+    torch.testing.assert_close(small["joints3d"], batch["joints3d"][:, ::2])
+    pooled = torch.nn.functional.avg_pool2d(batch["frames"][:, ::2].flatten(0, 1), 2).unflatten(0, (4, 12))
+    assert (small["frames"] - pooled).abs().mean() < 0.02
+    assert (small["parts"] == batch["parts"][:, ::2, 1::2, 1::2]).float().mean() > 0.97
+    for wrong in ({"fps": 24}, {"height": 64, "width": 96}):
+        with pytest.raises(ValueError, match="ask for"):
+            DanceData(world, Index(), {"any": KEYS}, 4, clip=Clip(**{"fps": 12, **wrong})).train_dataloader()
+
+
+def test_the_shards_serve_as_shards(world):
+    paths = [path for path, _ in world._film_jobs("train")]
+    source = Shards([str(path) for path in paths])
+    assert source.provides == set(KEYS)
+    source.prepare(KEYS, Index())
+    clip = Clip(seconds=2, fps=12, height=SIDE, width=SIDE)
+    data = DanceData(source, Index(), {"any": KEYS}, batch_size=2, clip=clip)
+    assert len(data.dataset("train")) == 3 and len(data.dataset("val")) == 1
+    assert next(iter(data.train_dataloader()))["frames"].shape == (2, FRAMES, 3, SIDE, SIDE)

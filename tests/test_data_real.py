@@ -1,0 +1,78 @@
+"""Real motion: found with its music, read by format, joined to the train split; what lacks music is named."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.body.formats import write_bvh
+from zoo.body.skeleton import STANDING, pack
+from zoo.data.real import RealDances
+from zoo.data.shards import ShardReader
+from zoo.media import write_sound
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A BVH with a song, an AIST++ pickle with its music elsewhere, a BVH without any, and a broken one with a song."""
+    folder = tmp_path / "mocap"
+    (folder / "music").mkdir(parents=True)
+    turns = torch.eye(3).repeat(90, 24, 1, 1)
+    turns[:, 0] = STANDING
+    motion = pack(turns, torch.tensor([0.0, 0.0, 0.95]).repeat(90, 1))
+    write_bvh(folder / "salsa.bvh", motion)
+    write_bvh(folder / "alone.bvh", motion)
+    (folder / "broken.bvh").write_text("HIERARCHY nothing")
+    aist = {"smpl_poses": np.zeros((180, 72)), "smpl_trans": np.zeros((180, 3)), "smpl_scaling": np.ones(1)}
+    (folder / "gHO_sBM_cAll_d20_mHO5_ch03.pkl").write_bytes(pickle.dumps(aist))
+    wave = 0.5 * np.sin(np.arange(3 * 16000) / 9).astype(np.float32)
+    for name in ("salsa.wav", "broken.wav", "music/mHO5.flac"):
+        write_sound(folder / name, wave, 16000)
+    return folder
+
+
+def test_what_has_music_is_read_and_the_rest_is_named(folder, capsys):
+    real = RealDances(folder)
+    real.make()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no music beside them: alone.bvh" in said and "broken.bvh" in said
+    reader = ShardReader([real.path])
+    infos = {one.key: one.info for one in reader.samples}
+    assert set(infos) == {"real-salsa", "real-gHO_sBM_cAll_d20_mHO5_ch03"}
+    aist = infos["real-gHO_sBM_cAll_d20_mHO5_ch03"]
+    assert (aist["song"], aist["dancer"], aist["style"]) == ("real-mHO5", "real-d20", "house")
+    assert all(reader.read(one, "motion").shape == (90, 151) for one in reader.samples)
+    written = real.path.stat().st_mtime_ns
+    RealDances(folder).make()
+    assert real.path.stat().st_mtime_ns == written
+
+
+def test_folders_that_give_nothing_are_refused(folder, tmp_path):
+    empty = tmp_path / "empty"
+    with pytest.raises(ValueError, match="not a folder"):
+        RealDances(empty)
+    empty.mkdir()
+    with pytest.raises(ValueError, match="no motion in"):
+        RealDances(empty)
+    (empty / "alone.bvh").write_bytes((folder / "alone.bvh").read_bytes())
+    with pytest.raises(ValueError, match=r"none of the 1 motions .* has music.*alone\.mp3"):
+        RealDances(empty)
+    (empty / "alone.bvh").write_text("no")
+    (empty / "alone.wav").write_bytes((folder / "salsa.wav").read_bytes())
+    with pytest.raises(ValueError, match="can be read"):
+        RealDances(empty).make()
+
+
+def test_it_joins_the_train_split_alone(folder, monkeypatch):
+    from zoo.data.world.make import World
+
+    world = World(songs={"train": 1, "val": 1, "test": 1}, seconds=5, dances_per_song=1, real=str(folder), workers=1)
+    world.prepare(("motion",), None)
+    songs = {split: {one.info["song"] for one in world._reader(split, False).samples} for split in ("train", "val")}
+    assert {"real-salsa", "real-mHO5"} < songs["train"] and len(songs["train"]) == 3 and len(songs["val"]) == 1
