@@ -77,7 +77,7 @@ class Stage(LightningModule, ABC):
     ):
         """optimizer, scheduler: factories (Hydra `_partial_`) taking parameters and an optimiser.
 
-        ema_decay: of the average of what learns, 0..1; None keeps no average.
+        ema_decay: of the average of what learns, 0..1, reached over the first steps; None keeps no average.
         """
         super().__init__()
         self.family = family
@@ -91,7 +91,7 @@ class Stage(LightningModule, ABC):
         # the average is a state like any other: it is saved, sharded and moved with the module
         self.ema = None
         if ema_decay:
-            self.ema = AveragedModel(self._learning(), multi_avg_fn=get_ema_multi_avg_fn(ema_decay))
+            self.ema = AveragedModel(self._learning(), multi_avg_fn=_warmed_average(ema_decay))
             self.ema.requires_grad_(False)  # DDP would wait for its gradients
 
     @abstractmethod
@@ -175,3 +175,12 @@ class Stage(LightningModule, ABC):
             losses = self.loss(batch)
         losses["loss"] = torch.stack(list(losses.values())).sum()
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=1, sync_dist=True)
+
+
+def _warmed_average(decay: float) -> Callable[..., None]:
+    """Exponential moving average whose decay after n steps is at most (1 + n) / (10 + n): the start is forgotten."""
+
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + float(count)) / (10 + float(count))))(averaged, current, count)
+
+    return average

@@ -23,7 +23,7 @@ class MeshRenderer:
         self.height, self.width = height, width
 
     def start(self, image: Tensor | None, fps: Fraction, seed: int) -> Callable[[Tensor], Tensor]:
-        """A shot of one dancer: a function from consecutive motion blocks (F, 151) at `fps` to frames (F, 3, H, W) uint8.
+        """A shot of one dancer: a function from consecutive motion (F, 151) at `fps` to frames (F, 3, H, W) uint8.
 
         image: (3, H, W) uint8 that gives the looks, or None for looks drawn from the seed.
         """
