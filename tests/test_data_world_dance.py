@@ -100,10 +100,11 @@ def test_every_move_is_danced_by_somebody_and_choruses_are_livelier():
         seen |= {move[2] for move in dance.moves}
         speed = np.linalg.norm(np.diff(skeleton.joints_of(dance.motion).numpy(), axis=0), axis=-1).mean(1) * 30
         for start, stop, name, _ in song.sections:
-            part = speed[int(start * 30) + 15 : int(stop * 30) - 15].mean()
-            {"chorus": lively, "break": calm, "intro": calm}.get(name, []).append(part)
+            part = speed[int(start * 30) + 15 : int(stop * 30) - 15]
+            if len(part) > 30:
+                {"chorus": lively, "break": calm, "intro": calm}.get(name, []).append(part.mean())
     assert seen == set(MOVES) and len(MOVES) >= 20
-    assert np.nanmean(lively) > 1.25 * np.nanmean(calm)
+    assert np.mean(lively) > 1.25 * np.mean(calm)
 
 
 def test_a_mirrored_move_mirrors_back():

