@@ -76,6 +76,17 @@ def test_ideal_denoiser_gives_the_distribution(name, steps, eta, tolerance):
     assert (made.T.cov() - covariance).abs().max() < tolerance
 
 
+def test_no_number_of_steps_breaks_the_first():
+    """1 - abar - sigma^2 is nearly nothing there, and must not come out negative."""
+    denoiser = Denoiser(lambda x, t: 0 * x, cosine_schedule())
+    for steps in (n for n in range(1, 101) if 1000 % n == 0):
+        x = numbers("x", 2, 3)
+        assert torch.isfinite(sample(denoiser, x, step_rule(denoiser.schedule, steps), lambda x=x: x, eta=1.0)).all()
+        for t in step_rule(denoiser.schedule, steps).timesteps[:-1]:
+            after = step_rule(denoiser.schedule, steps).step(0 * x, int(t), x, eta=1.0, variance_noise=x).prev_sample
+            assert torch.isfinite(after).all() and after.dtype == torch.float32
+
+
 def test_constrain_sees_every_step_but_the_last_and_decides():
     seen = []
 

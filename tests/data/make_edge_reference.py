@@ -76,14 +76,18 @@ def samplers() -> None:
     from zoo.families.magicdance.motion import WindowNoise
 
     for label, windows in (("ddim_sample", 2), ("long_ddim_sample", 5)):
-        noise = WindowNoise(7, range(windows), torch.device("cpu"))
-        real = torch.randn, torch.randn_like
-        torch.randn = lambda *shape, **options: (
-            noise() if shape == ((windows, 150, 151),) else real[0](*shape, **options)
-        )
-        torch.randn_like = lambda _: noise()
-        keep(label, getattr(public_sampler, label)((windows, 150, 151), numbers("songs", windows, 150, 35)))
-        torch.randn, torch.randn_like = real
+        keep(label, with_noise(label, windows, WindowNoise(7, range(windows), torch.device("cpu"))))
+
+
+def with_noise(label: str, windows: int, noise) -> torch.Tensor:
+    """The public sampler with its two ways of drawing noise replaced."""
+    randn, randn_like = torch.randn, torch.randn_like
+    shape = (windows, 150, 151)
+    torch.randn = lambda *size, **options: noise() if size == (shape,) else randn(*size, **options)
+    torch.randn_like = lambda _: noise()
+    made = getattr(public_sampler, label)(shape, numbers("songs", windows, 150, 35))
+    torch.randn, torch.randn_like = randn, randn_like
+    return made
 
 
 networks()

@@ -29,6 +29,9 @@ def step_rule(schedule: SchedulerMixin, steps: int, name: str = "ddim") -> Sched
     config = {"timestep_spacing": "trailing", "prediction_type": "sample", "clip_sample": False, "thresholding": False}
     rule = RULES[name].from_config(schedule.config, **config)
     rule.set_timesteps(steps)
+    if name == "ddim":
+        # at eta 1 the first step takes the root of 1 - abar - sigma^2, about 1e-9: in float32 that may come out negative
+        rule.alphas_cumprod = rule.alphas_cumprod.double()
     return rule
 
 

@@ -54,9 +54,10 @@ def at_motion_rate(features: Tensor, rate: float, start: int, frames: int) -> Te
 class WindowNoise:
     """Standard normal noise of a few windows, each from its own generator: grouping the windows changes nothing."""
 
-    def __init__(self, seed: int, windows: range, device: torch.device):
-        # a window's stream is a function of (seed, window) alone; drawn on the CPU, so that every device gets the same
-        self.generators = [torch.Generator().manual_seed((seed * 1_000_003 + i) & (2**63 - 1)) for i in windows]
+    def __init__(self, seed: int, windows: range, device: torch.device, stream: int = 0):
+        # a function of (seed, window, stream) alone, drawn on the CPU, so that every device gets the same
+        first = seed * 1_000_003 + stream * 2**40
+        self.generators = [torch.Generator().manual_seed((first + i) % 2**63) for i in windows]
         self.device = device
 
     def __call__(self) -> Tensor:
@@ -84,7 +85,7 @@ class Constraint:
     """Imposed on a group of windows after each step: what an edit keeps, and that each goes on from the one before."""
 
     def __init__(self, before: list[Tensor], indices: range, denoiser: Guided | Denoiser, draw, known: Known | None):
-        """before: the `after` of the group to the left, empty for the first group; draw: noise like the windows."""
+        """before: the `after` of the group to the left, empty for the first group; draw: noise for what is known."""
         self.before, self.after = before, []
         self.denoiser, self.draw = denoiser, draw
         self.known = [torch.stack(part) for part in zip(*map(known.window, indices), strict=True)] if known else None
@@ -122,7 +123,8 @@ def long_form(
     for first in range(0, windows, group):
         indices = range(first, min(first + group, windows))
         denoiser, draw = listen(indices), WindowNoise(seed, indices, device)
-        constraint = Constraint(before, indices, denoiser, draw, known)
+        # noise of its own: an edit that keeps nothing is the plain dance
+        constraint = Constraint(before, indices, denoiser, WindowNoise(seed, indices, device, stream=1), known)
         yield from sample(denoiser, draw(), make_rule(), draw, eta, constraint)
         before = constraint.after
 
