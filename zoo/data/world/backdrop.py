@@ -119,7 +119,11 @@ def _room(rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> np.
         others = [a for a in range(3) if a != face // 2]
         u, v = hit[mine, others[0]], hit[mine, others[1]]
         if face == 4:
-            kind, colour = rng.choice(["planks", "tiles", "carpet"]), _colour(rng, (0.1, 0.55), (0.35, 0.8))
+            kind, colour = rng.choice(["planks", "tiles", "carpet"]), _colour(rng, (0.05, 0.45), (0.35, 0.8))
+            if kind == "planks":
+                colour = np.array(
+                    colorsys.hsv_to_rgb(rng.uniform(0.05, 0.11), rng.uniform(0.2, 0.6), rng.uniform(0.35, 0.8))
+                )
         else:
             kind, colour = ("plaster", np.full(3, 0.85)) if face == 5 else (wall_kind, wall_colour)
         shade = 0.80 + 0.20 * abs(LIGHT[face // 2])
