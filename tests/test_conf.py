@@ -1,4 +1,4 @@
-"""Every config in conf/ composes, in every size and for every trainer, into a family that can be built (meta device)."""
+"""Every config in conf/ composes, every size, every trainer, into a family that can be built (meta device)."""
 
 import subprocess
 import sys
@@ -94,7 +94,7 @@ def test_scripts_compose_and_litter_nothing(script):
 
 
 def test_plan_counts_what_a_process_holds():
-    """EDGE's size: 47.0 M parameters with the 35 baseline features (facts of the public code); FSDP divides it by 32."""
+    """EDGE with the 35 baseline features: 47.0 M parameters (public code); FSDP divides what they need by 32."""
     whole = plan(composed("train", "size=paper", "trainer=cpu"), "motion")
     assert whole["parameters"] == pytest.approx(47.0e6, rel=0.01)
     sharded = plan(composed("train", "trainer=fsdp_32gpu"), "motion")
@@ -106,7 +106,9 @@ def test_plan_counts_what_a_process_holds():
 def test_planning_leaves_no_meta_constants_behind():
     """Modules imported while a plan is made keep real tensors."""
     code = (
-        "from tests.test_conf import composed; from zoo.run.plan import plan; plan(composed('train'), 'motion');"
+        "from hydra import compose, initialize_config_dir\n"
+        f"with initialize_config_dir({str(CONF)!r}, version_base='1.3'): config = compose('train')\n"
+        "from zoo.run.plan import plan; plan(config, 'motion')\n"
         "from zoo.body.skeleton import OFFSETS; assert OFFSETS.device.type == 'cpu'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parent)

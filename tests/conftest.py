@@ -1,0 +1,59 @@
+"""What the tests of the commands share: the scripts in a process of their own, and one small trained run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# a world of eight short songs and a network of a few thousand values: a step takes a hundredth of a second
+SMALL = (
+    "data.songs={train:4,val:2,test:2} data.seconds=6 data.dances_per_song=1 data.workers=1 fit.batch_size=2 "
+    "fit.precision=32-true fit.log_every=1 fit.validate_every=7 fit.validate_batches=1 "
+    "model.family.dim=64 model.family.heads=1 model.family.layers=1 model.family.ff_dim=32"
+).split()
+
+
+class Scripts:
+    """Runs train.py, sample.py and evaluate.py in a folder, with a cache of their own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = os.environ | {
+            "DANCEZOO_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+        }  # fmt: skip
+
+    def start(self, script: str, *arguments: str) -> subprocess.Popen:
+        """A running script."""
+        command = [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, script: str, *arguments: str) -> subprocess.CompletedProcess:
+        """A script that has ended."""
+        process = self.start(script, *arguments)
+        out, err = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory) -> Scripts:
+    """The scripts, with one cache for the whole session."""
+    return Scripts(tmp_path_factory.mktemp("scripts"))
+
+
+@pytest.fixture(scope="session")
+def small_run(scripts) -> Path:
+    """A run of 30 steps from nothing, never interrupted: runs/magicdance/whole with its checkpoints."""
+    done = scripts("train", *SMALL, "name=whole", "fit.max_steps=30", "fit.checkpoint_every=5")
+    assert done.returncode == 0, done.stderr
+    return scripts.folder / "runs" / "magicdance" / "whole"
+
+
+@pytest.fixture(scope="session")
+def small_arguments() -> list[str]:
+    """The overrides of `small_run`, for runs that are to be compared with it."""
+    return list(SMALL)

@@ -1,0 +1,124 @@
+"""train.py for real: killed and resumed, on two processes, exported, started from a checkpoint."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
+
+
+def state(run: Path) -> dict[str, torch.Tensor]:
+    """Raw and averaged weights of a run's newest checkpoint."""
+    return read_checkpoint(run / "motion" / "last.ckpt")["state_dict"]
+
+
+def kill_after(process, folder: Path, step: int) -> None:
+    """SIGKILL once a checkpoint of `step` or a later one is there."""
+    waited = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < waited:
+        if any(int(file.stem[5:]) >= step for file in folder.glob("step_*.ckpt")):
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_killed_twice_and_resumed_is_the_uninterrupted_run(scripts, small_run, small_arguments):
+    """SIGKILL in mid-training, at two moments; the final raw and averaged weights are the same to the last bit."""
+    run = small_run.with_name("killed")
+    kill_after(
+        scripts.start("train", *small_arguments, "name=killed", "fit.max_steps=30", "fit.checkpoint_every=5"),
+        run / "motion", 5,
+    )  # fmt: skip
+    kill_after(scripts.start("train", f"resume={run}"), run / "motion", 15)
+    assert 15 <= read_checkpoint(run / "motion" / "last.ckpt")["global_step"] < 30
+    done = scripts("train", f"resume={run}")
+    assert done.returncode == 0, done.stderr
+    ours, wanted = state(run), state(small_run)
+    assert ours.keys() == wanted.keys()
+    assert all(torch.equal(ours[key], wanted[key]) for key in wanted)
+    assert not torch.equal(wanted["family.decoder.final_layer.weight"], wanted["ema.module.decoder.final_layer.weight"])
+    left = sorted(file.name for file in (run / "motion").iterdir())
+    assert left == ["last.ckpt", "step_0000025.ckpt", "step_0000030.ckpt"]
+
+
+def test_an_overridden_seed_would_be_seen(scripts, small_run, small_arguments):
+    """The comparison above tells two runs apart: another seed gives other weights."""
+    done = scripts("train", *small_arguments, "name=other", "seed=1", "fit.max_steps=2")
+    assert done.returncode == 0, done.stderr
+    assert not torch.equal(
+        state(small_run.with_name("other"))["family.decoder.final_layer.weight"],
+        read_checkpoint(small_run / "motion" / "step_0000030.ckpt")["state_dict"]["family.decoder.final_layer.weight"],
+    )
+
+
+def test_two_processes_train_alike_whole_and_sharded(scripts, small_run, small_arguments):
+    """DDP and FSDP2 on two CPU processes: the same weights as each other, in the same kind of file, and they go on."""
+    runs = {}
+    for trainer in ("ddp_cpu", "fsdp_cpu"):
+        done = scripts("train", *small_arguments, f"name={trainer}", f"trainer={trainer}", "fit.max_steps=2")
+        assert done.returncode == 0, done.stderr
+        runs[trainer] = small_run.with_name(trainer)
+    whole, sharded = state(runs["ddp_cpu"]), state(runs["fsdp_cpu"])
+    assert whole.keys() == sharded.keys() == state(small_run).keys()
+    for key, value in whole.items():
+        torch.testing.assert_close(sharded[key], value, rtol=1e-5, atol=1e-6, msg=key)
+    done = scripts("train", f"resume={runs['fsdp_cpu']}", "fit.max_steps=3")
+    assert done.returncode == 0, done.stderr
+    assert read_checkpoint(runs["fsdp_cpu"] / "motion" / "last.ckpt")["global_step"] == 3
+    load_family(runs["fsdp_cpu"] / "motion" / "last.ckpt")
+
+
+def test_a_run_of_minutes_ends_in_time_and_leaves_a_checkpoint(scripts, small_run, small_arguments):
+    """A deadline ends the training early, with its last step saved."""
+    began = time.monotonic()
+    done = scripts("train", *small_arguments, "name=timed", "fit.max_steps=1000000", "fit.minutes=0.1")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 60
+    assert 0 < read_checkpoint(small_run.with_name("timed") / "motion" / "last.ckpt")["global_step"] < 100_000
+
+
+def test_export_holds_the_average_and_nothing_else(scripts, small_run, tmp_path):
+    """`export=DIR ckpt=FILE`: safetensors and config that give the averaged weights back, exactly in fp32."""
+    checkpoint = small_run / "motion" / "last.ckpt"
+    done = scripts("train", f"ckpt={checkpoint}", f"export={tmp_path / 'whole'}")
+    assert done.returncode == 0, done.stderr
+    done = scripts("train", f"ckpt={checkpoint}", f"export={tmp_path / 'half'}", "export_dtype=fp16")
+    assert done.returncode == 0, done.stderr
+    family, config = load_family(tmp_path / "whole")
+    averaged = family_weights(read_checkpoint(checkpoint)["state_dict"], averaged=True)
+    assert all(torch.equal(value, averaged[key]) for key, value in family.state_dict().items())
+    assert config.model.name == "magicdance" and config.music._target_ == "zoo.music.spectral.Spectral"
+    raw, _ = load_family(checkpoint, averaged=False)
+    weight = "decoder.final_layer.weight"
+    assert not torch.equal(raw.state_dict()[weight], averaged[weight])
+    half = load_file(tmp_path / "half" / "model.safetensors")
+    assert half[weight].dtype == torch.float16 and half["normalizer.low"].dtype == torch.float32
+    assert sorted(file.name for file in (tmp_path / "whole").iterdir()) == ["config.yaml", "model.safetensors"]
+    refused = scripts("train", f"ckpt={checkpoint}", f"export={tmp_path / 'whole'}")
+    assert refused.returncode == 2 and "exists already" in refused.stderr
+
+
+def test_training_starts_from_a_checkpoint(scripts, small_run, small_arguments):
+    """`ckpt=` without export: a new run from the averaged weights of another."""
+    checkpoint = small_run / "motion" / "last.ckpt"
+    done = scripts(
+        "train", *small_arguments, f"ckpt={checkpoint}", "name=onward", "fit.max_steps=1", "stage=motion",
+        "model.stages.motion.optimizer.lr=0",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    started = family_weights(read_checkpoint(checkpoint)["state_dict"], averaged=True)
+    ended = family_weights(state(small_run.with_name("onward")), averaged=False)
+    assert all(torch.equal(started[key], ended[key]) for key in started if key.startswith("decoder."))
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "motion/last.ckpt", "motion/step_0000030.ckpt"])
+def test_a_run_directory_holds(small_run, file):
+    """The files the documentation names; no temporary ones."""
+    assert (small_run / file).is_file()
+    assert not [path for path in small_run.rglob(".*")]
