@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from zoo.data.base import Clip
 from zoo.data.module import DanceData
-from zoo.nn.pretrained import load_foreign
 from zoo.run.build import build_encoder, build_family, build_stage
 from zoo.run.callbacks import Deadline, Previews, Progress, Saver
 from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_weights, read_checkpoint
@@ -120,6 +119,8 @@ def _fit_stage(
     elif start is not None:
         load_weights(family, family_weights(read_checkpoint(start)["state_dict"], averaged=True), start)
     elif config.init is not None:
+        from zoo.nn.pretrained import load_foreign
+
         load_foreign(family, config.init)
     stage = build_stage(config, name, family)
     data = DanceData(
