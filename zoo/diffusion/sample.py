@@ -30,7 +30,7 @@ def step_rule(schedule: SchedulerMixin, steps: int, name: str = "ddim") -> Sched
     rule = RULES[name].from_config(schedule.config, **config)
     rule.set_timesteps(steps)
     if name == "ddim":
-        # at eta 1 the first step takes the root of 1 - abar - sigma^2, about 1e-9: in float32 that may come out negative
+        # at eta 1 the first step takes the root of 1 - abar - sigma^2, about 1e-9: float32 may make it negative
         rule.alphas_cumprod = rule.alphas_cumprod.double()
     return rule
 

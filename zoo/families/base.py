@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.batch import Batch
 from zoo.music.encoder import Music
+from zoo.nn.pretrained import Report, load_foreign
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ class Family(nn.Module, ABC):
         Frame i shows time i / fps exactly. Blocks come as they are made: memory must not grow with `frames`. The same
         arguments give the same frames.
         """
+
+    def load_public(self, path: str) -> Report:
+        """Start from published weights (`init=`), strictly. A family whose paper's files have other names overrides it.
+
+        Raises ValueError, with nothing loaded, when the file does not fit or holds more than weights.
+        """
+        return load_foreign(self, path)
 
 
 class DancesInMotion(ABC):

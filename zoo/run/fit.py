@@ -119,9 +119,8 @@ def _fit_stage(
     elif start is not None:
         load_weights(family, family_weights(read_checkpoint(start)["state_dict"], averaged=True), start)
     elif config.init is not None:
-        from zoo.nn.pretrained import load_foreign
-
-        load_foreign(family, config.init)
+        
+        family.load_public(config.init)
     stage = build_stage(config, name, family)
     data = DanceData(
         source=instantiate(config.data),

@@ -1,7 +1,8 @@
 """MagicDance: a song becomes body motion (EDGE's diffuser), body motion becomes a video of a dancer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.music_scale import MusicScale
 from zoo.families.magicdance.renderer import MeshRenderer
 from zoo.music.encoder import Music
+from zoo.nn.pretrained import Report, load_foreign, plain
 
 GROUP = 4  # windows denoised at a time
+EDGE_CLASSES = ("dataset.preprocess.Normalizer", "dataset.scaler.MinMaxScaler")  # pickled in its checkpoints
 
 
 class MagicDance(Family, DancesInMotion):
@@ -119,6 +122,14 @@ class MagicDance(Family, DancesInMotion):
                 known,
             )
 
+    def load_public(self, path: str) -> Report:
+        """Start from a public EDGE checkpoint, its bare `DanceDecoder` state dict, or a file of this family.
+
+        EDGE's networks heard raw features, which is what `music_scale` does before it is fitted; a bare state dict
+        comes without a motion normaliser, which training then fits.
+        """
+        return load_foreign(self, path, from_edge, EDGE_CLASSES, allowed_missing=("normalizer.", "music_scale."))
+
     def generate(
         self,
         image: Tensor | None,
@@ -134,6 +145,23 @@ class MagicDance(Family, DancesInMotion):
         motion_frames = -(-(frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
         for block in at_frame_times(self.dance(music, motion_frames, seed, sampler), frames, fps):
             yield draw(block)
+
+
+def from_edge(found: Any) -> dict[str, Tensor]:
+    """The contents of a public EDGE checkpoint -> this family's names: averaged weights, normaliser's range."""
+    whole = found if isinstance(found, Mapping) else {}
+    state = dict(plain(whole.get("ema_state_dict", found)))
+    if "null_cond_embed" not in state:
+        return state
+    state = {f"decoder.{name}": value for name, value in state.items()}
+    if "normalizer" in whole:
+        scaler = getattr(whole["normalizer"], "scaler", whole["normalizer"])
+        for name, public in (("low", "data_min_"), ("high", "data_max_")):
+            value = getattr(scaler, public, None)
+            if not isinstance(value, Tensor):
+                raise ValueError(f"its normaliser has no array {public}")
+            state[f"normalizer.{name}"] = value
+    return state
 
 
 def at_frame_times(blocks: Iterator[Tensor], frames: int, fps: Fraction) -> Iterator[Tensor]:

@@ -30,7 +30,13 @@ class MotionStage(Stage):
         return {"decoder": self.family.decoder}
 
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Fit the motion normaliser and the music scaling in one pass."""
+        """Fit the motion normaliser and the music scaling in one pass.
+
+        A family that came with its scaling (`init=` of a checkpoint that has one) keeps it, as its weights do.
+        """
+        normalizer = self.family.normalizer
+        if not (torch.equal(normalizer.low, -torch.ones(151)) and torch.equal(normalizer.high, torch.ones(151))):
+            return
         scaling = self.family.music_scale.fitting()
 
         def motions() -> Iterator[Tensor]:
@@ -38,7 +44,7 @@ class MotionStage(Stage):
                 scaling.add(batch["music"])
                 yield batch["motion"]
 
-        self.family.normalizer.fit(motions())
+        normalizer.fit(motions())
         scaling.finish()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
