@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from lightning import LightningModule, Trainer
 from torch.utils.data import Dataset
 
 from zoo.data.base import Clip, DataSource, collate
@@ -106,3 +107,43 @@ def test_clip_counts_are_exact():
         Clip(fps=0)
     with pytest.raises(ValueError, match="multiples of 4"):
         Clip(height=130)
+
+
+class Reader(LightningModule):
+    """Writes down the batches it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def training_step(self, batch, index):
+        self.seen.append(batch["key"])
+        return self.weight * batch["motion"].mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_resumed_trainer_reads_on_where_it_stopped(tmp_path, accumulate):
+    def fit(steps, ckpt_path=None):
+        model, quiet = Reader(), {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            accumulate_grad_batches=accumulate,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            **quiet,
+        )
+        data = DanceData(Numbers(), None, {"motion": ("motion",)}, batch_size=4, seed=9)
+        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        return model, trainer
+
+    whole, _ = fit(6)
+    first_half, trainer = fit(2)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    second_half, _ = fit(6, tmp_path / "half.ckpt")
+    assert len(whole.seen) == 6 * accumulate
+    assert first_half.seen + second_half.seen == whole.seen

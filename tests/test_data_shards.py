@@ -5,9 +5,14 @@ import pickle
 
 import numpy as np
 import pytest
+from webdataset.writer import TarWriter
 
-from zoo.data.fields import EXTENSIONS, MAPS
+from zoo.data.base import Clip
+from zoo.data.features import Features
+from zoo.data.fields import EXTENSIONS, MAPS, encode_sample
 from zoo.data.shards import ShardReader, Shards, expand, write_shard
+from zoo.data.windows import make_dataset, provided_by
+from zoo.music.spectral import Spectral
 
 F, H, W = 5, 32, 48
 
@@ -106,3 +111,31 @@ def test_info_is_plain_json(tmp_path):
     write_shard(tmp_path / "a.tar", [("one", sample())])
     reader = ShardReader([tmp_path / "a.tar"])
     assert json.loads(reader.read_bytes(reader.samples[0], "info"))["moves"][0][2] == "kick"
+
+
+def test_shards_made_by_other_hands_need_little(tmp_path):
+    """A sound, a motion and two labels; beats and the sound's name are found."""
+    files = encode_sample({name: sample()[name] for name in ("info", "sound", "motion")})
+    plain = {**files, "json": b'{"fps": 30, "song": "mine"}', "notes.txt": b"not ours"}
+    with open(tmp_path / "a.tar", "wb") as file, TarWriter(file, encoder=False) as writer:
+        for key in ("one", "two"):
+            writer.write({"__key__": f"v1.0/{key}", **plain})
+    reader = ShardReader([tmp_path / "a.tar"])
+    assert provided_by(reader.samples[0]) == {
+        "key",
+        "fps",
+        "song",
+        "motion",
+        "joints3d",
+        "music",
+        "music_rate",
+        "beats",
+    }
+    assert reader.samples[0].info["sound_id"] == json.loads(files["json"])["sound_id"]
+    clip = Clip(seconds=0.5, stride=0.1)
+    features = Features(Spectral())
+    features.make([reader], workers=1)
+    dataset = make_dataset(reader, reader.samples, ("motion", "music", "beats"), clip, "train", features)
+    assert len(dataset) == 4 and dataset[0]["music"].shape == (15, 35) and dataset[0]["beats"].sum() == 0
+    with pytest.raises(ValueError, match="does not say frames, height, width"):
+        make_dataset(reader, reader.samples, ("frames",), clip, "train", features)

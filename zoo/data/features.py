@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import uuid
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -33,17 +34,21 @@ class Features:
         self.folder = cache_root() / "songs" / mark
         self._open: dict[str, tuple[np.ndarray, Beats]] = {}
 
-    def make(self, reader, samples: list, workers: int) -> None:
-        """Listen to the sounds that are not kept yet, with a progress bar; encoders without weights use `workers`."""
+    def make(self, readers: Iterable, workers: int) -> None:
+        """Listen to the sounds of shards that are not kept yet, with a progress bar.
+
+        readers: `ShardReader`s; workers: processes, used by encoders without weights.
+        """
         missing = {}
-        for sample in samples:
-            sound_id = sample.info["sound_id"]
-            if sound_id not in missing and not (self.folder / f"{sound_id}.json").is_file():
-                missing[sound_id] = sample
+        for reader in readers:
+            for sample in reader.samples:
+                sound_id = sample.info.get("sound_id")
+                if sound_id and sound_id not in missing and not (self.folder / f"{sound_id}.json").is_file():
+                    missing[sound_id] = reader, sample
         if not missing:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, sample in missing.items())
+        jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, (reader, sample) in missing.items())
         bar = {"total": len(missing), "description": "listening to songs"}
         if workers > 1 and not any(True for _ in self.encoder.parameters()):
             context = multiprocessing.get_context("spawn")

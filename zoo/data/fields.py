@@ -47,7 +47,7 @@ def encode_sample(sample: dict) -> dict[str, bytes]:
     for field, value in sample.items():
         if field == "sound":
             content = value if isinstance(value, bytes) else _flac(*value)
-            info["sound_id"] = hashlib.sha256(content).hexdigest()[:20]  # equal sounds are listened to once
+            info["sound_id"] = sound_id(content)
         elif field == "frames":
             content = encode_frames(value, Fraction(info["fps"]))
         elif field == "reference":
@@ -86,6 +86,11 @@ def decode_field(field: str, content: bytes):
             return read_image(path)
         sound = Sound(path)
         return sound.mono(sound.sample_rate), sound.sample_rate
+
+
+def sound_id(content: bytes) -> str:
+    """The name of a sound by its file: equal sounds are listened to once."""
+    return hashlib.sha256(content).hexdigest()[:20]
 
 
 def _to_file(value: np.ndarray, dtype: type, scale: int) -> np.ndarray:

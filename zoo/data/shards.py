@@ -18,7 +18,7 @@ from webdataset.writer import TarWriter
 
 from zoo.data.base import SPLITS, Clip, DataSource, Piece, cache_root
 from zoo.data.features import Features
-from zoo.data.fields import EXTENSIONS, FIELDS, decode_field, encode_sample
+from zoo.data.fields import EXTENSIONS, FIELDS, decode_field, encode_sample, sound_id
 from zoo.data.windows import make_dataset, pieces_of, provided_by, song_of
 from zoo.music.encoder import Encoder
 
@@ -124,7 +124,9 @@ def _scan(path: Path, size: int) -> list[list]:
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                key, _, extension = member.name.partition(".")
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")
+                key = folder + slash + stem
                 field = FIELDS.get(extension)
                 if not member.isfile() or field is None:
                     continue
@@ -144,6 +146,12 @@ def _scan(path: Path, size: int) -> list[list]:
         raise ValueError(
             f"shard {path} is not one of DanceZoo's: " + (f"{bad[0]} has no .json" if bad else "no sample in it")
         )
+    for key, info in infos.items():
+        if "sound" in places[key] and "sound_id" not in info:  # made by other hands
+            offset, length = places[key]["sound"]
+            with open(path, "rb") as file:
+                file.seek(offset)
+                info["sound_id"] = sound_id(file.read(length))
     return [[key, infos[key], places[key]] for key in places]
 
 
@@ -193,8 +201,7 @@ class Shards(DataSource):
     def prepare(self, needs: Iterable[str], encoder: Encoder) -> None:
         """Listens to every song once, when music or beats are asked for."""
         if {"music", "beats"} & set(needs):
-            for split in SPLITS:
-                Features(encoder).make(self._reader(split), self._samples(split), self.workers)
+            Features(encoder).make([self._reader(split) for split in SPLITS], self.workers)
 
     def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
         """See DataSource."""

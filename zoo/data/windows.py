@@ -173,8 +173,12 @@ class ClipWindows(Windows):
     """Windows of rendered or filmed clips with their maps, decoded when they are asked for."""
 
     def __init__(self, reader, samples, needs, clip, split, features):
-        super().__init__(reader, samples, needs, clip, split, features)
         for sample in samples:
+            absent = [name for name in ("fps", "frames", "height", "width") if name not in sample.info]
+            if absent:
+                raise ValueError(
+                    f"shard {sample.path}: {sample.key}.json does not say {', '.join(absent)} of its pictures"
+                )
             stored = Fraction(str(sample.info["fps"]))
             if clip.rate > stored:
                 raise ValueError(
@@ -186,6 +190,7 @@ class ClipWindows(Windows):
                     f"clips of {clip.height}x{clip.width} cannot be had from {height}x{width} in {sample.path} "
                     "without distortion: ask for the same proportions"
                 )
+        super().__init__(reader, samples, needs, clip, split, features)
 
     def _duration(self, sample) -> float:
         return sample.info["frames"] / float(Fraction(str(sample.info["fps"])))

@@ -86,9 +86,7 @@ class World(DataSource):
         if filmed:
             _work([job for split in SPLITS for job in self._film_jobs(split)], self.workers, "filming dances")
         if needs & {"music", "beats"}:
-            for split in SPLITS:
-                reader = self._reader(split, filmed)
-                Features(encoder).make(reader, reader.samples, self.workers)
+            Features(encoder).make([self._reader(split, filmed) for split in SPLITS], self.workers)
 
     def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
         """See DataSource."""
@@ -153,7 +151,7 @@ def _film(filming: Filming, seed: int, dances: Path, path: Path) -> None:
 
 
 def _work(jobs: list[tuple[Path, Callable[[Path], None]]], workers: int, description: str) -> None:
-    """Do the jobs whose file is not there, in processes, with a progress bar. A failure names the shard."""
+    """Do the jobs whose file is not there, in processes, with a progress bar."""
     missing = [(path, job) for path, job in jobs if not path.is_file()]
     if not missing:
         return
