@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from zoo.run.errors import script
 
 
-@script("sample")
+@script("sample", groups=False)
 def main(config: DictConfig) -> None:
     """Check the request while nothing heavy is loaded, then do it."""
     from zoo.run.request import read_request

@@ -15,9 +15,11 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 WANTS_TRACE = "DANCEZOO_TRACE"  # set in the environment: show the traceback of a refused request too
 
 
-def script(name: str) -> Callable[[Callable], Callable[[], None]]:
+def script(name: str, groups: bool = True) -> Callable[[Callable], Callable[[], None]]:
     """Decorate `main(config)` of a script: composed by Hydra from conf/<name>.yaml, with its errors told in one line.
 
+    groups: whether conf's folders are options to it. sample.py has none: its music= and model= are values, which Hydra
+    would look for in conf/music and conf/model.
     Exit code 2 for what the user can mend (see `explain`), 130 for Ctrl-C; anything else is a bug: traceback.
     """
 
@@ -33,11 +35,22 @@ def script(name: str) -> Callable[[Callable], Callable[[], None]]:
 
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
             with _told(name):
-                hydra.main(config_path=str(CONF), config_name=name, version_base="1.3")(job)()
+                folder = str(CONF) if groups else _store(name)
+                hydra.main(config_path=folder, config_name=name, version_base="1.3")(job)()
 
         return run
 
     return decorate
+
+
+def _store(name: str) -> None:
+    """Give Hydra a script's config by itself, without the folder it lies in."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    store.store("quiet", OmegaConf.load(CONF / "quiet.yaml"), package="_global_")
+    store.store(name, OmegaConf.load(CONF / f"{name}.yaml"))
 
 
 @contextmanager
