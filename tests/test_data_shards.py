@@ -107,6 +107,13 @@ def test_songs_are_held_out_and_keys_known(tmp_path):
     assert source.provides == {"key", "fps", "song", "dancer", "caption", "move"}
 
 
+def test_an_empty_shard_has_no_samples(tmp_path):
+    write_shard(tmp_path / "a.tar", [])
+    assert ShardReader([tmp_path / "a.tar"]).samples == []
+    with pytest.raises(ValueError, match=r"a\.tar has no sample"):
+        _ = Shards(str(tmp_path / "a.tar")).provides
+
+
 def test_info_is_plain_json(tmp_path):
     write_shard(tmp_path / "a.tar", [("one", sample())])
     reader = ShardReader([tmp_path / "a.tar"])

@@ -120,10 +120,11 @@ def _index(path: Path) -> list[Sample]:
 def _scan(path: Path, size: int) -> list[list]:
     """[key, info, places] for each sample of a tar."""
     places: dict[str, dict[str, tuple[int, int]]] = {}
-    infos = {}
+    infos, members = {}, []
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
+                members.append(member.name)
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 key = folder + slash + stem
@@ -142,10 +143,8 @@ def _scan(path: Path, size: int) -> list[list]:
     except (tarfile.TarError, ValueError, OSError, EOFError) as error:
         raise ValueError(f"shard {path} cannot be read: {error}; make or download it again") from error
     bad = [key for key in places if key not in infos]
-    if bad or not places:
-        raise ValueError(
-            f"shard {path} is not one of DanceZoo's: " + (f"{bad[0]} has no .json" if bad else "no sample in it")
-        )
+    if bad or (members and not places):  # an empty tar is a shard without samples: every dance was too short to film
+        raise ValueError(f"shard {path} is not one of DanceZoo's: {bad[0] if bad else members[0]} has no .json")
     for key, info in infos.items():
         if "sound" in places[key] and "sound_id" not in info:  # made by other hands
             offset, length = places[key]["sound"]
@@ -196,7 +195,10 @@ class Shards(DataSource):
     @property
     def provides(self) -> frozenset[str]:
         """What every sample of the train shards has."""
-        return frozenset.intersection(*map(provided_by, self._reader("train").samples))
+        samples = self._reader("train").samples
+        if not samples:
+            raise ValueError(f"shard {self.paths['train'][0]} has no sample in it; name others in data.urls")
+        return frozenset.intersection(*map(provided_by, samples))
 
     def prepare(self, needs: Iterable[str], encoder: Encoder) -> None:
         """Listens to every song once, when music or beats are asked for."""
