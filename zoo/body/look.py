@@ -17,7 +17,7 @@ class Look:
     """A dancer's looks. Colours are RGB 0..255; on a figure that is not human they colour its parts of the same label.
 
     body: one of `zoo.body.mesh.body_names()`; hair_style, sleeves, legwear: keys of `zoo.body.wardrobe`; pattern of the
-    top, in `trim`; eyes: of the face's features; background: the colour to stand before, or None for the renderer's own.
+    top, in `trim`; eyes: of the face; background: the colour to stand before, or None for the renderer's own.
     """
 
     body: str = "man"
@@ -74,8 +74,11 @@ def paint(
         marked = {"stripes": rows == 0, "bars": columns == 0, "checks": rows == columns}[look.pattern]
         colour[np.flatnonzero(top)[marked]] = look.trim
     if body.human:
-        lips = (semantic == FACE) & (point[:, 1] < body.joints[15, 1] + 0.02 * body.legs)
-        colour[lips] = 0.45 * np.array(look.skin) + 0.55 * np.array([150, 40, 45])
+        eye, mouth = body.features[:, 1]
+        features = np.flatnonzero(semantic == FACE)
+        height = (point[features, 1] - eye) / (eye - mouth)
+        colour[features[height > 0.15]] = look.hair if look.hair_style != "bald" else look.eyes  # brows
+        colour[features[height < -0.5]] = 0.45 * np.array(look.skin) + 0.55 * np.array([170, 45, 55])
     return semantic, colour
 
 
@@ -88,6 +91,7 @@ def vertex_colours(look: Look, body: Body) -> np.ndarray:
 
 
 _SKINS = [(246, 214, 190), (226, 182, 148), (205, 160, 130), (176, 125, 92), (133, 88, 62), (88, 58, 44)]
+_WOODS = [(214, 168, 116), (176, 120, 76), (232, 200, 152), (150, 98, 66)]
 _HAIRS = [(28, 24, 26), (60, 42, 30), (110, 70, 40), (196, 150, 84), (160, 62, 34), (150, 150, 155), (190, 70, 130)]
 
 
@@ -103,16 +107,20 @@ def random_look(rng: np.random.Generator, human: bool | None = None) -> Look:
     names = [name for name in body_names() if human is None or (name in people) == human]
     name = str(rng.choice(names))
     if name not in people:
-        fur = name in ("bear", "cat")
+        fur, wood = name in ("bear", "cat"), name == "doll"
         return Look(
             body=name,
-            skin=_colour(rng, (0.25, 0.65), (0.35, 0.9)) if fur else _colour(rng, (0.05, 0.45), (0.6, 0.95)),
+            skin=_rgb(np.array(_WOODS[rng.integers(len(_WOODS))]) + rng.integers(-12, 13))
+            if wood
+            else _colour(rng, (0.25, 0.65), (0.4, 0.9))
+            if fur
+            else _colour(rng, (0.05, 0.45), (0.6, 0.95)),
             hair=_HAIRS[rng.integers(len(_HAIRS))],
             top=_colour(rng, (0.5, 0.95), (0.5, 0.95)),
             bottom=_colour(rng, (0.3, 0.9), (0.3, 0.8)),
             shoes=_colour(rng, (0.1, 0.6), (0.15, 0.5)),
-            trim=_colour(rng, (0.02, 0.25), (0.75, 1.0)) if fur else _colour(rng, (0.02, 0.3), (0.4, 0.95)),
-            eyes=(25, 20, 24) if name != "robot" else _colour(rng, (0.5, 0.9), (0.8, 1.0)),
+            trim=_colour(rng, (0.02, 0.25), (0.75, 1.0)) if fur else _colour(rng, (0.02, 0.4), (0.4, 0.95)),
+            eyes=_colour(rng, (0.5, 0.9), (0.8, 1.0)) if name in ("robot", "cat") else (28, 22, 26),
         )
     skin = np.array(_SKINS[rng.integers(len(_SKINS))]) + rng.integers(-10, 11)
     return Look(
@@ -133,8 +141,8 @@ def random_look(rng: np.random.Generator, human: bool | None = None) -> Look:
 def look_from_picture(image: np.ndarray, body: str = "man") -> Look:
     """The colours of the figure in a picture. image (H, W, 3) uint8, any size; nothing is detected, so it never fails.
 
-    The background is the colour most of the border has; the figure is what differs from it, most in the middle; its hair,
-    skin, top, bottom and shoes are the prevailing colours of bands down the figure.
+    The background is the colour most of the border has; the figure is what differs from it, most in the middle; its
+    hair, skin, top, bottom and shoes are the prevailing colours of bands down the figure.
     Raises ValueError for an array that is not a picture.
     """
     image = np.asarray(image)
@@ -167,15 +175,15 @@ def look_from_picture(image: np.ndarray, body: str = "man") -> Look:
 
     portrait = bottom >= mask.shape[0] - 2 and width > 0.55 * height  # cut off by the lower edge: no legs to see
     stretch = 2.4 if portrait else 1.0
-    face = band(0.05 * stretch, 0.12 * stretch, 0.25)
-    skin = _skin(face)
-    hair = _prevailing(band(0.0, 0.04 * stretch, 0.3), skin)
+    hair = _prevailing(band(0.0, 0.04 * stretch, 0.3))
+    face = band(0.05 * stretch, 0.14 * stretch, 0.25)
+    skin = _skin(face, hair)
     colours = {
-        "skin": skin if skin is not None else _prevailing(face, None),
+        "skin": skin if skin is not None else _prevailing(face),
         "hair": hair,
-        "top": _prevailing(band(0.22, 0.42, 0.35) if not portrait else band(0.6, 0.98, 0.5), None),
-        "bottom": None if portrait else _prevailing(band(0.55, 0.75, 0.6), None),
-        "shoes": None if portrait else _prevailing(band(0.96, 1.0), None),
+        "top": _prevailing(band(0.22, 0.42, 0.35) if not portrait else band(0.6, 0.98, 0.5)),
+        "bottom": None if portrait else _prevailing(band(0.55, 0.75, 0.6)),
+        "shoes": None if portrait else _prevailing(band(0.96, 1.0)),
     }
     found = {name: _rgb(colour) for name, colour in colours.items() if colour is not None}
     return replace(look, **found)
@@ -185,24 +193,26 @@ def _rgb(colour: np.ndarray) -> Colour:
     return tuple(int(c) for c in np.round(colour).clip(0, 255))
 
 
-def _prevailing(pixels: np.ndarray, apart_from: np.ndarray | None = None) -> np.ndarray | None:
-    """The commonest colour (mean of the fullest of 6 x 6 x 6 boxes), but none near `apart_from` if there is another."""
-    if apart_from is not None and len(pixels):
-        other = pixels[np.linalg.norm(pixels - apart_from, axis=1) > 45]
-        pixels = other if len(other) * 5 > len(pixels) else pixels
+def _prevailing(pixels: np.ndarray) -> np.ndarray | None:
+    """The commonest colour: the mean of the fullest of 6 x 6 x 6 boxes of colours; None of no pixels."""
     if not len(pixels):
         return None
     boxes = (pixels // 43).astype(int) @ [36, 6, 1]
     return pixels[boxes == np.bincount(boxes).argmax()].mean(0)
 
 
-def _skin(pixels: np.ndarray) -> np.ndarray | None:
-    """The commonest colour among those that skin can have (Kovac et al. 2003, loosened for dark skin), if many have."""
-    if not len(pixels):
+def _skin(pixels: np.ndarray, hair: np.ndarray | None) -> np.ndarray | None:
+    """Colour of the better lit half of what may be skin (Kovac et al. 2003, loosened for dark skin), if much is."""
+    if not len(pixels) or hair is None:
         return None
     r, g, b = pixels.T
     like = (r > 50) & (r > g) & (g > 0.75 * b) & (r - np.minimum(g, b) > 12) & (r < 3.2 * g)
-    return _prevailing(pixels[like]) if like.mean() > 0.25 else None
+    like &= np.linalg.norm(pixels - hair, axis=1) > 40
+    if like.mean() < 0.2:
+        return None
+    found = pixels[like]
+    bright = found.sum(1)
+    return found[bright >= np.median(bright)].mean(0)
 
 
 def _figure(pixels: np.ndarray, border: np.ndarray, background: np.ndarray):

@@ -28,7 +28,7 @@ class Body:
 
     vertices, normals (V, 3) float32; faces (F, 3) int32; weights (V, 24) float32, rows sum to 1, at most 5 not zero;
     offsets (24, 3) float32, this body's bones; limbs, zones (F,) uint8: limb and semantic label of each face, or
-    BY_POSITION; human: whether clothes and hair can be put on it.
+    BY_POSITION; human: whether clothes and hair can be put on it; features (2, 3), humans only: left eye and mouth.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Body:
     offsets: np.ndarray
     limbs: np.ndarray
     zones: np.ndarray
+    features: np.ndarray | None = None
     joints: np.ndarray = field(init=False)  # (24, 3) float32 rest positions
     legs: float = field(init=False)  # leg length over the canonical skeleton's
     lift: float = field(init=False)  # metres
@@ -58,8 +59,8 @@ class Body:
     def place(self, root: np.ndarray) -> np.ndarray:
         """The pelvis of this body for a canonical one: the rule by which every body dances the same motion.
 
-        Legs are the canonical ones times one factor, so scaling the path by it keeps every step where it lands: feet that
-        stood still stand still. The lift puts this body's soles, not its joints, on the floor. (..., 3) -> (..., 3) metres
+        Legs are the canonical ones times one factor, so scaling the path by it keeps every step where it lands: feet
+        that stood still stand still. The lift puts this body's soles, not its joints, on the floor. (..., 3) metres.
         """
         return root * self.legs + np.array([0, 0, self.lift])
 
@@ -110,7 +111,8 @@ class Body:
         hip, knee, ankle = (joints[pair, 1].mean() for pair in ([1, 2], [4, 5], [7, 8]))
         limb = np.full(len(point), TORSO, np.uint8)
         # the neck goes with the head; its line rises towards the back
-        limb[height > joints[12, 1] + 0.02 * size - 0.35 * (point[:, 2] - joints[12, 2])] = HEAD
+        above = height - joints[12, 1] - 0.02 * size
+        limb[(above > -0.35 * (point[:, 2] - joints[12, 2])) & ((side < 0.1 * size) | (above > 0.06 * size))] = HEAD
         # the groin: from the crotch up to the hip bone
         limb[height < hip + np.minimum(0.75 * (side - 0.11 * size), 0.05 * size)] = THIGH
         limb[height < knee] = SHIN
@@ -163,5 +165,15 @@ def body(name: str) -> Body:
     weights = np.zeros((len(vertices), 24), np.float32)
     np.put_along_axis(weights, baked["weight_joints"].astype(np.intp), baked["weights"], 1)
     by_position = np.full(len(faces), BY_POSITION, np.uint8)
-    normals = vertex_normals(vertices, faces)
-    return Body(name, True, vertices, normals, faces, weights, baked["offsets"][index], by_position, by_position)
+    return Body(
+        name,
+        True,
+        vertices,
+        vertex_normals(vertices, faces),
+        faces,
+        weights,
+        baked["offsets"][index],
+        by_position,
+        by_position,
+        baked["features"][index],
+    )

@@ -1,7 +1,7 @@
 """The CPU rasteriser: one pass of rays gives colour, depth, normals, parts and semantic labels of a posed body.
 
-Rays are cast (Embree) only into the rectangle that the body covers, four a pixel. A hit is traced back to its place on the
-resting body, where labels and colours are looked up; the floor beneath gets a soft shadow.
+Rays are cast (Embree) only into the rectangle that the body covers, four a pixel. A hit is traced back to its place on
+the resting body, where labels and colours are looked up; the floor beneath gets a soft shadow.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore import EmbreeDevice
 from embreex.rtcore_scene import EmbreeScene
 
 from zoo.body.camera import Camera, camera
@@ -42,11 +43,13 @@ def render(
 ) -> dict[str, np.ndarray]:
     """Draw one pose.
 
-    rotations (24, 3, 3) local; root (3,) canonical, metres (see `Body.place`); background (H, W, 3) uint8, or None for a
-    studio in the look's colour; shadow: whether the floor gets the body's. -> the maps of `need`, all (H, W, ...):
+    rotations (24, 3, 3) local; root (3,) canonical, metres (see `Body.place`); background (H, W, 3) uint8, or None for
+    a studio in the look's colour; shadow: whether the floor gets the body's. -> the maps of `need`, all (H, W, ...):
     rgb uint8; depth float32 metres along the viewing axis, 0 background; normal float32 (3) in [-1, 1], camera space: x
-    right, y up, z to the viewer, 0 background; parts uint8, DensePose's 1..24; semantic uint8, `zoo.body.labels.SEMANTIC`;
-    and always joints2d (24, 2) float32 pixels, joints3d (24, 3) float32 metres, world, of this body.
+    right, y up, z to the viewer, 0 background; parts uint8, DensePose's 1..24; semantic uint8, see
+    `zoo.body.labels.SEMANTIC`. All but rgb are taken a quarter pixel up and left of the pixel's centre. And always
+    joints2d (24, 2) float32 pixels, joints3d (24, 3) float32 metres, world, of this body.
+    Raises ValueError for an unknown map.
     """
     body = dressed(look)
     transforms, joints = body.transforms(rotations, root)
@@ -64,7 +67,7 @@ def render_motion(
     shadow: bool = True,
     need: Sequence[str] = MAPS,
 ) -> dict[str, np.ndarray]:
-    """Draw a clip: `render` for rotations (F, 24, 3, 3) and root (F, 3), one camera or F of them. -> maps (F, H, W, ...)"""
+    """Draw a clip: `render` for rotations (F, 24, 3, 3), root (F, 3), and one camera or F. -> maps (F, H, W, ...)"""
     body = dressed(look)
     transforms, joints = body.transforms(rotations, root)
     cameras = [camera] * len(joints) if isinstance(camera, Camera) else camera
@@ -76,7 +79,7 @@ def render_motion(
 
 
 def inverse_depth(depth: np.ndarray) -> np.ndarray:
-    """A clip's metric depth (..., 0 background) as the batch wants it: affine inverse in [0, 1], 1 nearest, 0 background."""
+    """A clip's depth in metres (0 background) as the batch wants it: affine inverse, 1 nearest, 0 background."""
     seen = depth > 0
     if not seen.any():
         return np.zeros_like(depth)
@@ -86,7 +89,7 @@ def inverse_depth(depth: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _rays(axes: bytes, fov: float, height: int, width: int) -> np.ndarray:
-    """Fine rays of every pixel, (H, W, side * side, 3) float32: they depend on where a camera looks, not where it stands."""
+    """Fine rays of every pixel, (H, W, side * side, 3): they depend on where a camera looks, not where it stands."""
     level = Camera((0.0, -1.0, 0.0), (0.0, 0.0, 0.0), fov)
     fine = level.rays(height * _SIDE, width * _SIDE) @ (level.axes.T @ np.frombuffer(axes).reshape(3, 3))
     blocks = fine.reshape(height, _SIDE, width, _SIDE, 3).swapaxes(1, 2)
@@ -120,7 +123,7 @@ def _window(low: np.ndarray, high: np.ndarray, height: int, width: int) -> tuple
 def _shade_floor(image: np.ndarray, joints: np.ndarray, camera: Camera) -> None:
     """Darken the floor under pelvis, feet and hands: the lower they are, the darker and sharper."""
     height, width = image.shape[:2]
-    reach = 1.3
+    reach = 2.0
     centre = joints[0, :2]
     corners = np.array([[x, y, 0.0] for x in (-reach, reach) for y in (-reach, reach)]) + [*centre, 0]
     flat, depth = camera.project(corners, height, width)
@@ -128,14 +131,36 @@ def _shade_floor(image: np.ndarray, joints: np.ndarray, camera: Camera) -> None:
         rows, columns = slice(0, height), slice(0, width)
     else:
         rows, columns = _window(flat.min(0), flat.max(0), height, width)
-    floor = _floor(camera, height, width)[rows, columns]
-    casters = joints[[0, 7, 8, 10, 11, 20, 21]]
-    lift = np.maximum(casters[:, 2], 0)
-    spread = 1 / (2 * (0.012 + 0.08 * lift))
-    strength = 0.36 / (1 + 1.2 * lift)
-    away = np.square(floor[..., None, :] - casters[:, :2]).sum(-1)
-    light = np.prod(1 - strength * np.exp(-np.minimum(away * spread, 50)), -1)
-    image[rows, columns] = np.round(image[rows, columns] * light[..., None]).astype(np.uint8)
+    x, y = np.moveaxis(_floor(camera, height, width)[rows, columns], -1, 0)
+    light = np.ones(x.shape, np.float32)
+    for at_x, at_y, lift in joints[[0, 7, 8, 10, 11, 20, 21]]:
+        lift = max(float(lift), 0.0)
+        away = np.square(x - at_x) + np.square(y - at_y)
+        light *= 1 - 0.34 / (1 + 3 * lift) * np.exp(away * (-0.5 / (0.012 + 0.06 * lift)))
+    image[rows, columns] = (image[rows, columns] * light[..., None] + 0.5).astype(np.uint8)
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("nc,nc->n", vectors, vectors))
+
+
+@lru_cache(maxsize=1)
+def _device() -> EmbreeDevice:
+    return EmbreeDevice()
+
+
+def _trace(vertices: np.ndarray, faces: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """First hits of rays (N, 3) from the origin. -> face of each (N,), -1 for none; Embree's u, v, tfar and so on (N,)
+
+    Building the tree costs more than tracing, so faces that look away from the eye, which another hides, are left out.
+    """
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = (vertices.T[:, corner] for corner in faces.T)
+    volume = ax * (by * cz - bz * cy) + ay * (bz * cx - bx * cz) + az * (bx * cy - by * cx)
+    seen = np.append(np.flatnonzero(volume < 0), -1).astype(np.int32)
+    scene = EmbreeScene(_device())
+    TriangleMesh(scene, vertices, faces[seen[:-1]])
+    traced = scene.run(np.zeros_like(rays), rays, output=True)
+    return seen[traced["primID"]], traced
 
 
 def _draw(look, body, transforms, joints, camera, height, width, background, shadow, need) -> dict[str, np.ndarray]:
@@ -166,19 +191,17 @@ def _draw(look, body, transforms, joints, camera, height, width, background, sha
     shape = rays.shape[:2]
     if 0 in shape:
         return out
-    scene = EmbreeScene()
-    # relative to the eye, so that float32 keeps its digits
-    TriangleMesh(scene, (vertices - np.float32(camera.position)).astype(np.float32), body.faces)
     rays = rays.reshape(-1, 3)
-    traced = scene.run(np.zeros_like(rays), rays, output=True)
-    hit = np.flatnonzero(traced["primID"] >= 0)
+    # relative to the eye, so that float32 keeps its digits
+    struck, traced = _trace(vertices - np.float32(camera.position), body.faces, rays)
+    hit = np.flatnonzero(struck >= 0)
     if not len(hit):
         return out
-    face, u, v = traced["primID"][hit], traced["u"][hit, None], traced["v"][hit, None]
+    face, u, v = struck[hit], traced["u"][hit, None], traced["v"][hit, None]
     one, two, three = body.faces[face].T
 
     # which pixels the body fills at least half, and the ray that speaks for each in the maps
-    covered = (traced["primID"] >= 0).reshape(-1, _SIDE * _SIDE)
+    covered = (struck >= 0).reshape(-1, _SIDE * _SIDE)
     count = covered.sum(1)
     owner = hit // (_SIDE * _SIDE)
     first = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
@@ -195,9 +218,7 @@ def _draw(look, body, transforms, joints, camera, height, width, background, sha
         put("depth", traced["tfar"][hit[kept]])
     if "rgb" in need or "normal" in need:
         normal = blend(normals)
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-        # a smooth normal must not look away from the eye where the surface is seen
-        normal *= np.where((normal * rays[hit]).sum(1, keepdims=True) > 0.25, -1, 1).astype(np.float32)
+        normal /= np.maximum(_length(normal), 1e-9)[:, None]
         if "normal" in need:
             put("normal", normal[kept] @ axes.T)
     if {"rgb", "parts", "semantic"} & set(need):
@@ -211,7 +232,7 @@ def _draw(look, body, transforms, joints, camera, height, width, background, sha
     if "rgb" in need:
         lambert = np.maximum(normal @ LAMP, 0)
         sky = 0.5 + 0.5 * normal[:, 2]
-        facing = np.abs((normal * rays[hit]).sum(1)) / np.linalg.norm(rays[hit], axis=1)
+        facing = np.abs(np.einsum("nc,nc->n", normal, rays[hit])) / _length(rays[hit])
         light = 0.34 + 0.2 * sky + 0.42 * lambert + 0.12 * facing
         shaded = np.minimum(colour * light[:, None], 255)
         window = out["rgb"][rows, columns].reshape(-1, 3)
