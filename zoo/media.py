@@ -119,6 +119,8 @@ class Sound:
         if position > first:
             yield np.zeros((1 if layout == "mono" else 2, min(position, last) - first), np.float32)
         for block in self._decode(sample_rate, layout):
+            if layout == "mono":  # by hand: ffmpeg's own mix of stereo is 3 dB louder than the mean
+                block = block.mean(axis=0, keepdims=True)
             wanted = block[:, max(first - position, 0) : max(last - position, 0)]
             position += block.shape[1]
             if wanted.shape[1]:
@@ -133,7 +135,8 @@ class Sound:
                 now = (frame.format.name, frame.layout.name, frame.sample_rate)
                 if shape != now:  # chained streams may differ
                     yield from _resampled(resampler, None)
-                    resampler, shape = av.AudioResampler(format="fltp", layout=layout, rate=sample_rate), now
+                    kept = frame.layout.name if layout == "mono" else layout
+                    resampler, shape = av.AudioResampler(format="fltp", layout=kept, rate=sample_rate), now
                 yield from _resampled(resampler, frame)
         yield from _resampled(resampler, None)
 

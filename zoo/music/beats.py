@@ -24,6 +24,7 @@ SHORTEST = 2.0  # s that a tempo can be told from
 AUDIBLE = 0.01  # summed band amplitude; about -80 dB of full scale
 MOVING = 0.01  # onsets over loudness: a held note has 0.004, white noise 0.02, the softest music tried 0.03
 REGULAR = 0.25  # mean autocorrelation at 1, 2, 4 and 8 beats: noise has up to 0.15, songs with drums 0.5 to 0.9
+TIGHTNESS = 300  # librosa's default of 100 lets beats of steady songs stray by 25 ms
 FAST = 0.73  # see _tempo; songs of 75..88 BPM stay below, those of 150..176 above
 LATE = (
     0.001  # s by which the steepest rise of a struck sound comes behind its start, measured on songs with known beats
@@ -68,10 +69,10 @@ def find_beats(mono: np.ndarray, sample_rate: int) -> Beats:
     bpm, salience = _tempo(onset, bands)
     if salience < REGULAR:
         return NO_BEATS
-    _, times = librosa.beat.beat_track(onset_envelope=onset, sr=RATE, hop_length=HOP, units="time", trim=False, bpm=bpm)
+    times = _track(onset, bpm)
     heard = np.flatnonzero(onset > 0.05 * onset.max()) / ONSETS  # no beats in the silence before and after
     times = times[(times > heard[0] - 0.1) & (times < heard[-1] + 0.1)] - LATE
-    times = times[times >= 0]
+    times = times[(times >= 0) & (times < len(mono) / sample_rate)]
     if len(times) < 3:
         return NO_BEATS
     tempo = 60 / np.polyfit(np.arange(len(times)), times, 1)[0]
@@ -111,12 +112,28 @@ def _tempo(onset: np.ndarray, bands: np.ndarray) -> tuple[float, float]:
     if fast < 2 * SLOWEST:
         return fast, salience
     # Fast, or slow at half of it? Fast where every beat is alike, or at least is struck by both the kick and the snare.
-    _, times = librosa.beat.beat_track(
-        onset_envelope=onset, sr=RATE, hop_length=HOP, units="time", trim=False, bpm=fast
-    )
+    times = _track(onset, fast)
     ratio = [_evenness(band, times) for band in bands]
     alike = np.interp(60 / fast, lags, likeness) + 0.3 * min(np.mean(ratio[KICK]), ratio[SNARE])
     return (fast if alike > FAST else fast / 2), salience
+
+
+def _track(onset: np.ndarray, bpm: float) -> np.ndarray:
+    """Times of the beats at about this tempo.
+
+    Toward the ends, where nothing more holds the chain of beats, it may slip: it is cut back to the outermost regular
+    step and goes on from there in that step, up to the ends of the sound.
+    """
+    settings = {"sr": RATE, "hop_length": HOP, "units": "time", "trim": False, "tightness": TIGHTNESS}
+    times = librosa.beat.beat_track(onset_envelope=onset, bpm=bpm, **settings)[1]
+    step = np.median(np.diff(times)) if len(times) > 3 else 0.0
+    regular = np.flatnonzero(np.abs(np.diff(times) - step) < 0.05 * step)
+    if not len(regular):
+        return times
+    times = times[regular[0] : regular[-1] + 2]
+    before = times[0] - step * np.arange(int(times[0] / step), 0, -1)
+    after = times[-1] + step * np.arange(1, int((len(onset) / ONSETS - times[-1]) / step) + 1)
+    return np.concatenate([before, times, after])
 
 
 def _downbeat(wave: np.ndarray, bands: np.ndarray, times: np.ndarray) -> int:

@@ -18,7 +18,7 @@ RATE, HOP, WINDOW, MELS = 15360, 512, 2048, 128  # Hz, samples, samples, bands (
 MFCC = 20
 BINS, OCTAVE, LOWEST = 252, 36, 32.703  # constant-Q bins in 7 octaves, bins an octave, Hz (C1)
 FLOOR = 1e-5  # mel power; about 80 dB below the loudest of a mastered song
-LOUD = 12.0  # dB; about the highest onset of a mastered song
+LOUD = 16.0  # dB; songs of the world reach 20 to 30, mastered ones 6 to 15
 CQT_BLOCK, CQT_MARGIN = 1024, 64  # frames; the longest constant-Q filter reaches 24 frames to either side
 
 

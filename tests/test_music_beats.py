@@ -1,0 +1,83 @@
+"""Beats against known truth: click tracks, the world's songs, and sounds that have none."""
+
+import librosa
+import numpy as np
+import pytest
+
+from zoo.data.world.song import make_song
+from zoo.music.beats import Beats, find_beats, frame_beats
+
+RATE = 22050
+
+
+def matched(found: np.ndarray, true: np.ndarray) -> tuple[float, np.ndarray]:
+    """F-measure within 70 ms, and the errors of the matched beats in seconds."""
+    errors = np.array([(found - time)[np.argmin(np.abs(found - time))] for time in true])
+    errors = errors[np.abs(errors) <= 0.07]
+    return 2 * len(errors) / (len(found) + len(true)), errors
+
+
+def click_track(bpm: float, seconds: float = 15) -> tuple[np.ndarray, np.ndarray]:
+    times = np.arange(0.31, seconds - 0.1, 60 / bpm)
+    wave = librosa.clicks(times=times, sr=RATE, click_duration=0.05, length=int(seconds * RATE))
+    return (wave + np.random.default_rng(0).standard_normal(len(wave)) * 0.002).astype(np.float32), times
+
+
+@pytest.mark.parametrize("bpm", range(75, 176, 10))
+def test_clicks_at_every_tempo(bpm):
+    wave, times = click_track(bpm)
+    beats = find_beats(wave, RATE)
+    score, errors = matched(beats.times, times)
+    assert score > 0.95 and abs(beats.tempo / bpm - 1) < 0.01
+    assert abs(errors.mean()) < 0.008 and errors.std() < 0.008
+
+
+SONGS = [("house", 122), ("hiphop", 90), ("krump", 84), ("dnb", 172), ("jazz", 140), ("rock", 128), ("reggae", 80)]
+
+
+@pytest.fixture(scope="module")
+def songs():
+    return [make_song(7, 20, style, bpm) for style, bpm in SONGS]
+
+
+def test_songs_have_their_beats_tempo_and_bars(songs):
+    """No octave errors, no off-beats (where the reggae's chords are), no bias, and bars that open where they do."""
+    bias, bars = [], []
+    for song in songs:
+        beats = find_beats(song.waveform, song.sample_rate)
+        score, errors = matched(beats.times, song.beats)
+        assert score > 0.9 and abs(beats.tempo / song.bpm - 1) < 0.04, (song.style, score, beats.tempo)
+        bias.append(errors.mean())
+        bars.append(matched(beats.times[beats.downbeat :: 4], song.downbeats)[0])
+    assert abs(np.mean(bias)) < 0.003 and np.mean(bars) > 0.85
+
+
+def test_beats_do_not_depend_on_loudness(songs):
+    song = songs[0]
+    loud, faint = find_beats(song.waveform, RATE), find_beats(song.waveform * 0.01, RATE)
+    assert np.array_equal(loud.times, faint.times)
+
+
+def test_what_has_no_beat():
+    noise, time = np.random.default_rng(0), np.arange(RATE * 12) / RATE
+    for wave in (
+        np.zeros(RATE * 5),
+        np.zeros(0),
+        np.ones(RATE * 5) * 0.2,
+        noise.standard_normal(RATE * 12) * 0.1,
+        noise.standard_normal(RATE * 12) * 1e-6,
+        np.sin(2 * np.pi * 220 * time) * 0.3,
+        click_track(120, 1)[0],
+    ):
+        beats = find_beats(wave.astype(np.float32), RATE)
+        assert beats.times.shape == (0,) and beats.times.dtype == np.float64 and beats.tempo == 0
+
+
+def test_slices_and_frames():
+    beats = Beats(np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.0]), 120.0, 1)  # bars open at 1.0 and 3.0
+    part = beats.slice(1.25, 3.0)
+    assert part.times.tolist() == [0.25, 0.75, 1.25] and part.downbeat == 3
+    assert beats.slice(1.0, 9.0).downbeat == 0
+    marks = frame_beats(np.array([-0.1, 0.0, 0.516, 0.999, 7.0]), 30, 30)
+    assert marks.dtype == np.int64 and np.flatnonzero(marks).tolist() == [0, 15]
+    assert np.flatnonzero(frame_beats(np.array([1001 / 30000 * 8]), 30, 30000 / 1001)).tolist() == [8]
