@@ -146,12 +146,11 @@ def _load(path: Path, encoder: Encoder) -> Music | None:
 def _keep(path: Path, music: Music) -> None:
     """Write through a temporary name; a cache that cannot be written is no reason to stop."""
     beats = music.beats
+    fields = {"times": beats.times, "tempo": beats.tempo, "downbeat": beats.downbeat}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            np.savez(
-                file, features=music.features.numpy(), times=beats.times, tempo=beats.tempo, downbeat=beats.downbeat
-            )
-        os.replace(file.name, path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part") as folder:
+            np.savez(Path(folder) / path.name, features=music.features.numpy(), **fields)
+            os.replace(Path(folder) / path.name, path)
     except OSError:
         return
