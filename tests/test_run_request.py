@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_a_mistake_gets_one_line(scripts, song, script, arguments, words):
         arguments = [*arguments, *(f"{k}={v}" for k, v in {"ckpt": song, "music": song, "image": "null"}.items()
                                    if k not in given)]  # fmt: skip
     before = sorted(scripts.folder.iterdir())
-    refused(scripts(script, *arguments), words)
+    refused(scripts.inside(script, *arguments), words)
     assert sorted(scripts.folder.iterdir()) == before
 
 
@@ -113,10 +114,21 @@ def test_a_file_of_no_use_gets_one_line(scripts, song, small_run, tmp_path, kind
         torch.save({"state_dict": {"a": torch.zeros(3)}}, given["ckpt"])
     elif kind == "song":
         given["ckpt"] = song
-    done = scripts("sample", *(f"{key}={value}" for key, value in given.items()))
+    done = scripts.inside("sample", *(f"{key}={value}" for key, value in given.items()))
     refused(done, words)
     assert out.read_bytes() == b"precious" and not (tmp_path / "ran").exists()
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+def test_a_typo_is_answered_at_once_and_a_pickle_runs_nothing(scripts, tmp_path):
+    """In a process of its own: before torch is imported, and with no other line on the screen."""
+    began = time.monotonic()
+    refused(scripts("train", "model=nope"), "magicdance")
+    assert time.monotonic() - began < 5
+    (tmp_path / "harm.ckpt").write_bytes(pickle.dumps(Harm(tmp_path / "ran")))
+    done = scripts("train", f"ckpt={tmp_path / 'harm.ckpt'}", f"export={tmp_path / 'out'}")
+    refused(done, "nothing was run")
+    assert [file.name for file in tmp_path.iterdir()] == ["harm.ckpt"]
 
 
 def test_a_config_in_a_checkpoint_runs_nothing(small_run, tmp_path):

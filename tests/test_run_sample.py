@@ -23,7 +23,7 @@ def song(scripts):
 def sample(scripts, small_run, song, *arguments):
     """A sampling run that has to succeed."""
     checkpoint = f"ckpt={small_run / 'motion' / 'last.ckpt'}"
-    done = scripts("sample", checkpoint, f"music={song}", "image=null", "sampler.steps=2", *arguments)
+    done = scripts.inside("sample", checkpoint, f"music={song}", "image=null", "sampler.steps=2", *arguments)
     assert done.returncode == 0, done.stderr
     return done
 

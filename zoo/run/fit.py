@@ -119,7 +119,6 @@ def _fit_stage(
     elif start is not None:
         load_weights(family, family_weights(read_checkpoint(start)["state_dict"], averaged=True), start)
     elif config.init is not None:
-        
         family.load_public(config.init)
     stage = build_stage(config, name, family)
     data = DanceData(
