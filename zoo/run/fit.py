@@ -135,7 +135,11 @@ def _fit_stage(
     trainer = _trainer(config, name, settings, run, text, ends)
     if trainer.is_global_zero:
         _write_config(run, text)
-    trainer.fit(stage, datamodule=data, ckpt_path=going_on, weights_only=True)
+    try:
+        trainer.fit(stage, datamodule=data, ckpt_path=going_on, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        print(f"stopped at step {trainer.global_step}; train.py resume={run} goes on from the last checkpoint")
+        raise KeyboardInterrupt from None
     trainer.strategy.barrier()
 
 
