@@ -40,7 +40,7 @@ class Shot:
     def __init__(self, look: Look, height: int, width: int, pull: float):
         """pull: share of what the dancer is out of bounds that the camera makes up for in a frame, 0..1."""
         self.look, self.height, self.width, self.pull = look, height, width, pull
-        self.camera, self.at = camera("C09"), None
+        self.camera, self.at = camera("C09", reach=ROOM), None
 
     def __call__(self, motion: Tensor) -> Tensor:
         """(F, 151) -> (F, 3, H, W) uint8"""
