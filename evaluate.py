@@ -1,4 +1,4 @@
-"""Score checkpoints side by side: one table and one HTML report. See conf/evaluate.yaml for every option.
+"""Score checkpoints side by side: one table, with intervals. See conf/evaluate.yaml for every option.
 
 python evaluate.py                                    # the shipped checkpoint on the world's test songs
 python evaluate.py ckpt=[A,B,C] data=world

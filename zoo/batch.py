@@ -33,7 +33,7 @@ class Batch(TypedDict, total=False):
     key: list[str]  # B unique clip names, stable between runs
     fps: float  # video frames a second of `frames` and of every other (B, F, ...) value
 
-    reference: Tensor  # (B, 3, H, W) float32 in [-1, 1]: one picture of the dancer, from outside the clip where there is one
+    reference: Tensor  # (B, 3, H, W) float32 in [-1, 1]: the dancer, from outside the clip where that exists
     frames: Tensor  # (B, F, 3, H, W) float32 in [-1, 1]
 
     music: Tensor  # (B, L, D) float32: features of the configured music encoder, over exactly the clip's time
@@ -41,7 +41,7 @@ class Batch(TypedDict, total=False):
     beats: Tensor  # (B, F) int64, 1 on the frame that a beat falls on (round to nearest), else 0
 
     caption: list[str]  # B lines of text that say the motion and nothing of looks
-    motion: Tensor  # (B, T, 151) float32, not normalised: contacts 0/1, root metres, 6D rotations (see zoo.body.skeleton)
+    motion: Tensor  # (B, T, 151) float32, not normalised: contacts, root in metres, rotations (zoo.body.skeleton)
 
     parts: Tensor  # (B, F, H, W) uint8, 0 background, 1..24 DensePose part
     semantic: Tensor  # (B, F, H, W) uint8, 0 background, 1.. clothing/body label (see zoo.body.render)

@@ -50,7 +50,7 @@ def dance_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def diversity(dances: Sequence[np.ndarray]) -> float:
-    """Mean `dance_distance` over all pairs; two seeds on one song give its multimodality, different songs its diversity."""
+    """Mean `dance_distance` over all pairs: of seeds on one song, its multimodality; of songs, the diversity."""
     pairs = [dance_distance(a, b) for a, b in combinations(dances, 2)]
     if not pairs:
         raise ValueError("diversity needs at least two dances")

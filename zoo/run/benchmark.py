@@ -1,4 +1,4 @@
-"""`evaluate.py`: every checkpoint that makes motion, in one table with the ground truth and with dances to another song.
+"""`evaluate.py`: every checkpoint that makes motion, in one table with the ground truth and another song's beats.
 
 One protocol for all rows: the same held-out songs, the same seconds of each, true beats, and intervals over songs.
 """
@@ -29,6 +29,7 @@ from zoo.metrics.statistics import interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.provenance import provenance
+from zoo.run.request import existing, positive, whole
 
 COLUMNS = {  # key -> heading, digits; every value is a mean over songs with its 95% bootstrap interval
     "beat_align": ("beat alignment ↑", 3),
@@ -74,10 +75,13 @@ def evaluate(config: DictConfig) -> Path:
     """Score `config.ckpt` (one or a list) on `config.songs` held-out songs; returns the folder written.
 
     Writes scores.json (every value per song, with provenance) and table.md, and prints the table. Raises ValueError for
-    a family that makes no motion, for too few songs, and for two checkpoints that hear music through different encoders.
+    a family that makes no motion and for too few songs.
     """
     names = list(config.ckpt) if isinstance(config.ckpt, ListConfig) else [config.ckpt]
-    loaded = [(str(name), *load_family(name, averaged=config.weights == "ema")) for name in names]
+    if config.weights not in ("ema", "raw"):
+        raise ValueError(f"weights={config.weights}: use ema or raw")
+    whole(config.songs, "songs", 2), positive(config.seconds, "seconds")
+    loaded = [(str(name), *load_family(existing(name, "ckpt"), config.weights == "ema")) for name in names]
     for name, family, _ in loaded:
         if not isinstance(family, DancesInMotion):
             raise ValueError(f"{name} holds a '{type(family).__name__}', which makes no body motion to score")
@@ -106,9 +110,9 @@ def _songs(pieces: Iterable[Piece], count: int, seconds: float) -> list[list[Pie
     long = (piece for piece in pieces if len(piece.motion) >= seconds * MOTION_FPS and len(piece.beats))
     grouped = groupby(long, key=lambda piece: piece.labels["song"])
     songs = list(islice((list(group) for _, group in grouped), count))
-    if len(songs) < 2:
+    if len(songs) < count:
         raise ValueError(
-            f"found {len(songs)} held-out songs of {seconds} s with beats; at least 2 are needed to compare"
+            f"found {len(songs)} held-out songs of {seconds} s with beats; ask for fewer, or for shorter ones"
         )
     return songs
 
@@ -164,7 +168,8 @@ def _write(rows: list[Row], config: DictConfig, out: Path) -> None:
     data = OmegaConf.to_container(config.data, resolve=True)
     out.mkdir(parents=True, exist_ok=True)
     scores = [
-        {"name": r.name, "real_time": r.real_time, "summary": s, "songs": r.values} for r, s in zip(rows, summaries)
+        {"name": r.name, "real_time": r.real_time, "summary": s, "songs": r.values}
+        for r, s in zip(rows, summaries, strict=True)
     ]
     (out / "scores.json").write_text(
         json.dumps({**origin, "protocol": protocol, "data": data, "rows": scores}, indent=1)

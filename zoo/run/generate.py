@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
 from zoo.body.formats import write_motion
+from zoo.body.look import look_from_picture
 from zoo.families.base import DancesInMotion, Sampler
 from zoo.media import Sound, VideoWriter, read_image
 from zoo.music.encoder import Music, listen
@@ -50,7 +51,7 @@ def generate(request: Request) -> Path:
     began = time.monotonic()
     with torch.inference_mode():
         if as_motion:
-            _write_motion(family, music, seconds, request, sampler)
+            _write_motion(family, picture, music, seconds, request, sampler)
         else:
             picture = None if picture is None else picture.to(device)
             blocks = family.generate(picture, music, request.prompt, frames, request.fps, request.seed, sampler)
@@ -73,14 +74,16 @@ def _write_video(blocks: Iterator[Tensor], frames: int, sound: Sound, request: R
         assert bar.n == frames, f"{bar.n} frames came where {frames} were asked for"
 
 
-def _write_motion(family: DancesInMotion, music: Music, seconds: Fraction, request: Request, sampler: Sampler) -> None:
+def _write_motion(family, picture: Tensor | None, music: Music, seconds: Fraction, request: Request, sampler: Sampler):
+    """The motion itself; a .glb shows a figure, which wears what is worn in the picture."""
     frames = ceil(seconds * MOTION_FPS)
     blocks = []
     with _bar(frames, "pose") as bar:
         for block in family.dance(music, frames, request.seed, sampler):  # (T, 151)
             blocks.append(block.cpu())
             bar.update(len(block))
-    write_motion(request.out, torch.cat(blocks))
+    look = None if picture is None else look_from_picture(picture.permute(1, 2, 0).numpy())
+    write_motion(request.out, torch.cat(blocks), look)
 
 
 def _bar(total: int, unit: str) -> tqdm:
