@@ -12,7 +12,7 @@ import torch
 
 
 def provenance(seed: int) -> dict[str, str | int]:
-    """command, commit ('+changes' when the tree differs from it, 'unknown' outside a checkout), seed, machine, torch, date."""
+    """command, commit ('+changes' when the tree differs from it, 'unknown' without git), seed, machine, date..."""
     return {
         "command": shlex.join([Path(sys.executable).name.rstrip("0123456789."), *sys.argv]),
         "commit": _commit(),
