@@ -94,7 +94,7 @@ def test_moves_are_named_timed_and_worded(danced):
 
 def test_every_move_is_danced_by_somebody_and_choruses_are_livelier():
     seen, calm, lively = set(), [], []
-    for seed in range(40):
+    for seed in range(60):
         song = make_song(seed, 20)
         dance = choreograph(song, seed)
         seen |= {move[2] for move in dance.moves}

@@ -208,13 +208,15 @@ def test_losses_in_closed_form(family):
 
 def test_stage_learns_one_clip_and_averages():
     """Some steps on one batch: the losses fall, and by the recipe's own weights."""
-    family = MagicDance(35, dim=64, ff_dim=96, layers=1, heads=2, dropout=0.0)
+    family = MagicDance(35, dim=64, ff_dim=96, layers=1, heads=2, dropout=0.0, pulse=True)
     batch = {"motion": torch.stack([walk(60, seed) for seed in range(8)]), "music": numbers("m", 8, 60, 35) * 100}
-    batch["music_rate"] = 30.0
+    batch |= {"music_rate": 30.0, "fps": 30.0, "beats": (torch.arange(60) % 15 == 0).long().repeat(8, 1)}
     stage = MotionStage(family, partial(torch.optim.AdamW, lr=2e-3), ema_decay=0.9)
     stage.prepare(lambda: iter([batch]))
-    heard = family.hear(batch["music"], 30.0, 60)
-    assert abs(heard.mean()) < 1e-3 and abs(heard.std() - 1) < 1e-2
+    heard = family.hear(batch["music"], 30.0, [np.arange(0, 2, 0.5)] * 8, 60)
+    assert abs(heard[..., :35].mean()) < 1e-3 and abs(heard[..., :35].std() - 1) < 1e-2
+    turn = 2 * np.pi * np.arange(60) / 15  # a turn a beat
+    np.testing.assert_allclose(heard[3, :, 35:], np.stack([np.cos(turn), np.sin(turn)], 1), atol=1e-5)
     assert family.normalizer(batch["motion"]).abs().max() <= 1
     optimizer = stage.configure_optimizers()
     totals = []

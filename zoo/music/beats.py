@@ -176,3 +176,18 @@ def _evenness(onset: np.ndarray, times: np.ndarray) -> float:
     strength = _strength(onset, times)
     even, odd = strength[::2].mean(), strength[1::2].mean()
     return float(min(even, odd) / max(even, odd, 1e-9))
+
+
+def beat_pulse(times: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Where between two beats each moment lies: (cos, sin) of a turn a beat, (1, 0) on it. -> (N, 2) float32
+
+    times: beats, seconds; at (N,): moments, seconds. Before the first and after the last beat the nearest gap between
+    beats goes on. With fewer than two beats there is no pulse: zeros.
+    """
+    if len(times) < 2:
+        return np.zeros((len(at), 2), np.float32)
+    left, right = (times[1] - times[0], times[-1] - times[-2])
+    turn = np.interp(at, times, np.arange(len(times)))
+    turn = np.where(at < times[0], (at - times[0]) / left, turn)
+    turn = np.where(at > times[-1], len(times) - 1 + (at - times[-1]) / right, turn)
+    return np.stack([np.cos(2 * np.pi * turn), np.sin(2 * np.pi * turn)], 1).astype(np.float32)

@@ -59,7 +59,7 @@ def choreograph(song, seed):
     rng = np.random.default_rng([seed, 0xDA2CE])
     stage = _Stage(rng, 60.0 / song.bpm, float(song.beats[0]) if len(song.beats) else 0.0)
     total = int(np.ceil((song.seconds - stage.first) / stage.beat_seconds))
-    taste = {name: float(np.exp(0.7 * rng.standard_normal())) for name in MOVES}
+    taste = {name: float(np.exp(0.5 * rng.standard_normal())) for name in MOVES}
     bold = rng.uniform(0.8, 1.2)
     repertoire, recent, moves = {}, [], []  # a section that comes again may be danced as it was before
     for index, (_, stop, name, energy) in enumerate(song.sections):
@@ -95,8 +95,8 @@ def _choose(rng, song, energy, taste, bold, recent):
     weights = []
     count = 60 / song.bpm * (2 if song.bpm >= FAST else 1)
     for name, move in MOVES.items():
-        suits = 0.0 if count < move.pace else 1.0 if not move.styles else 3.0 if song.style in move.styles else 0.15
-        fits = np.exp(-(((move.energy - energy) / 0.2) ** 2)) + 0.01
+        suits = 0.0 if count < move.pace else 0.5 if not move.styles else 6.0 if song.style in move.styles else 0.02
+        fits = np.exp(-(((move.energy - energy) / 0.15) ** 2)) + 0.01
         stale = 0.08 if name in recent[-2:] else 0.4 if name in recent else 1.0
         weights.append(suits * fits * stale * taste[name])
     weights = np.array(weights)
@@ -108,8 +108,8 @@ def _choose(rng, song, energy, taste, bold, recent):
         arms = ARM_PATTERNS[rng.choice(len(ARM_PATTERNS), p=fits / fits.sum())]
     return _Choice(
         name,
-        "left" if rng.random() < 0.5 else "right",
-        2 if rng.random() < 0.6 else 1,
+        "left" if rng.random() < 0.8 else "right",  # most dancers set out with the left foot
+        2 if rng.random() < 0.85 else 1,
         bool(rng.random() < 0.75),
         arms,
         float(np.clip(bold * rng.uniform(0.85, 1.15) * (0.75 + 0.4 * energy), 0.6, 1.25)),
@@ -121,7 +121,7 @@ def _choose(rng, song, energy, taste, bold, recent):
 def _traits(rng):
     size = np.where([name in LENGTHS for name in SCALARS], 0.006, 1.5)
     return Traits(
-        bounce=rng.uniform(0.02, 0.045),
+        bounce=rng.uniform(0.03, 0.06),
         sway=rng.uniform(0.012, 0.035),
         lean=rng.uniform(-2, 8),
         knees=rng.uniform(0.015, 0.05),

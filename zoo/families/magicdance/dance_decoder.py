@@ -131,12 +131,14 @@ class Condition:
 
     tokens: Tensor  # (B, L, C) after the final norm
     hidden: Tensor  # (B, C) added to the step's embedding
+    pulse: Tensor | None = None  # (B, L, C) added to the motion tokens of the same times, with `pulse` networks
     known: tuple[tuple[Tensor, Tensor], ...] | None = None  # keys and values of `tokens`, one pair a decoder layer
 
     def rows(self, index: slice | Tensor) -> "Condition":
         """The same for some rows of the batch."""
         known = None if self.known is None else tuple((k[index], v[index]) for k, v in self.known)
-        return Condition(self.tokens[index], self.hidden[index], known)
+        pulse = None if self.pulse is None else self.pulse[index]
+        return Condition(self.tokens[index], self.hidden[index], pulse, known)
 
 
 class DanceDecoder(nn.Module):
@@ -155,8 +157,11 @@ class DanceDecoder(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         max_frames: int = MAX_FRAMES,
+        pulse: int = 0,
     ):
+        """pulse: how many of the music's last values also go to the motion token of the same time (EDGE has none)."""
         super().__init__()
+        self.pulse = pulse
         # names and order of the attributes are the public checkpoint's
         self.null_cond_embed = nn.Parameter(torch.randn(1, max_frames, dim))
         self.null_cond_hidden = nn.Parameter(torch.randn(1, dim))
@@ -174,6 +179,8 @@ class DanceDecoder(nn.Module):
         stack = nn.ModuleList(DecoderLayer(dim, heads, ff_dim, dropout) for _ in range(layers))
         self.seqTransDecoder = nn.ModuleDict({"stack": stack})
         self.final_layer = nn.Linear(dim, values)
+        if pulse:
+            self.pulse_projection = nn.Linear(pulse, dim, bias=False)
 
     def condition(self, music: Tensor, keep: Tensor | None = None, remember: bool = False) -> Condition:
         """Listen: music (B, L, D) -> Condition. Depends on neither step nor motion.
@@ -193,9 +200,12 @@ class DanceDecoder(nn.Module):
         if keep is not None:
             tokens = torch.where(keep[:, None, None], tokens, self.null_cond_embed[:, :length].to(tokens.dtype))
             hidden = torch.where(keep[:, None], hidden, self.null_cond_hidden.to(hidden.dtype))
+        pulse = self.pulse_projection(music[..., -self.pulse :]) if self.pulse else None
+        if keep is not None and pulse is not None:
+            pulse = pulse * keep[:, None, None]
         tokens = self.norm_cond(tokens)
         known = tuple(layer.keys_values(tokens, tables) for layer in self.stack) if remember else None
-        return Condition(tokens, hidden, known)
+        return Condition(tokens, hidden, pulse, known)
 
     def guided_condition(self, music: Tensor) -> Condition:
         """Condition of 2B rows for `zoo.diffusion.denoiser.Guided`: B that hear the music, then B that hear nothing."""
@@ -222,6 +232,8 @@ class DanceDecoder(nn.Module):
             memory, tables = torch.cat((heard.tokens, memory), dim=1), self.rotary(0, length + 2)
         positions = self.rotary(0, x.shape[1])
         x = self.input_projection(x)
+        if heard.pulse is not None:
+            x = x + heard.pulse
         for i, layer in enumerate(self.stack):
             x = layer(x, shared, memory, positions, tables, heard.known[i] if heard.known else None)
         return self.final_layer(x)

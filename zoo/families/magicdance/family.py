@@ -1,9 +1,10 @@
 """MagicDance: a song becomes body motion (EDGE's diffuser), body motion becomes a video of a dancer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from zoo.families.magicdance import motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.music_scale import MusicScale
 from zoo.families.magicdance.renderer import MeshRenderer
+from zoo.music.beats import beat_pulse
 from zoo.music.encoder import Music
 from zoo.nn.pretrained import Report, load_foreign, plain
 
@@ -39,10 +41,24 @@ class MagicDance(Family, DancesInMotion):
         eta: float = 1.0,
         height: int = 128,
         width: int = 128,
+        pulse: bool = False,
     ):
-        """height, width: pixels of the rendered video."""
+        """height, width: pixels of the rendered video.
+
+        pulse: give the network the beat's phase at every frame beside the music's features. EDGE hears beats only as
+        its encoder tells them, and needs days to learn what a phase is; a tiny network is to dance after minutes.
+        """
         super().__init__()
-        self.decoder = DanceDecoder(music_dim, dim=dim, ff_dim=ff_dim, layers=layers, heads=heads, dropout=dropout)
+        self.pulse = 2 if pulse else 0
+        self.decoder = DanceDecoder(
+            music_dim + self.pulse,
+            dim=dim,
+            ff_dim=ff_dim,
+            layers=layers,
+            heads=heads,
+            dropout=dropout,
+            pulse=self.pulse,
+        )
         self.normalizer = Normalizer()
         self.music_scale = MusicScale(music_dim)
         self.renderer = MeshRenderer(height, width)
@@ -58,9 +74,17 @@ class MagicDance(Family, DancesInMotion):
         """Where the networks are."""
         return self.decoder.final_layer.weight.device
 
-    def hear(self, features: Tensor, rate: float, frames: int, start: int = 0) -> Tensor:
-        """Music (B, L, D) at `rate` Hz -> what is heard in frames start .. start + frames - 1: (B, frames, D)."""
-        return self.music_scale(motion.at_motion_rate(features, rate, start, frames))
+    def hear(self, features: Tensor, rate: float, beats: Sequence[np.ndarray], frames: int, start: int = 0) -> Tensor:
+        """What is heard in frames start .. start + frames - 1: (B, frames, D), D + 2 with `pulse`.
+
+        features: (B, L, D) at `rate` Hz; beats: the times, in seconds, of each of the B songs' beats.
+        """
+        heard = self.music_scale(motion.at_motion_rate(features, rate, start, frames))
+        if not self.pulse:
+            return heard
+        at = np.arange(start, start + frames) / MOTION_FPS
+        pulses = torch.from_numpy(np.stack([beat_pulse(times, at) for times in beats]))
+        return torch.cat([heard, pulses.to(heard)], dim=-1)
 
     def dance(self, music: Music, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
         """Blocks (T, 151) of motion, `motion_frames` in all (EDGE sec. 3, long-form sampling), in constant memory."""
@@ -104,7 +128,9 @@ class MagicDance(Family, DancesInMotion):
         features = music.features[None].to(self.device)
 
         def listen(indices: range) -> Guided:
-            heard = [self.hear(features, music.rate, motion.WINDOW, i * motion.HOP) for i in indices]
+            heard = [
+                self.hear(features, music.rate, [music.beats.times], motion.WINDOW, i * motion.HOP) for i in indices
+            ]
             condition = self.decoder.guided_condition(torch.cat(heard))
             pair = Denoiser(lambda x, t: self.decoder(x, condition, t).float(), self.schedule)
             return Guided(pair, ramp(guidance, steps))

@@ -23,7 +23,7 @@ class MotionStage(Stage):
     out), where neither is a length. Here both are in metres, of the un-normalised motion, as the paper means them.
     """
 
-    needs = ("motion", "music", "music_rate")
+    needs = ("motion", "music", "music_rate", "beats", "fps")
 
     def trainable(self) -> dict[str, nn.Module]:
         """The denoising network; normaliser and music scaling are fitted, not learned."""
@@ -51,7 +51,8 @@ class MotionStage(Stage):
         """EDGE's four losses of a random step of the schedule, weighted."""
         family = self.family
         x0 = family.normalizer(batch["motion"])
-        music = family.hear(batch["music"], batch["music_rate"], x0.shape[1])
+        beats = [row.nonzero()[:, 0].numpy() / float(batch["fps"]) for row in batch["beats"].cpu()]
+        music = family.hear(batch["music"], batch["music_rate"], beats, x0.shape[1])
         t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         keep = torch.rand(len(x0), device=x0.device) >= DROP_CONDITION
         denoiser = Denoiser(lambda x, t: family.decoder(x, music, t, keep).float(), family.schedule)
