@@ -7,25 +7,17 @@ music has nothing to teach a music-driven model and is left out, by name.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.progress import track
 
 from zoo.batch import MOTION_FPS
-from zoo.body.bvh import read_bvh
-from zoo.body.mocap import read_aistpp_pickle, read_deepmimic, read_npz
+from zoo.body.formats import READERS, read_motion
 from zoo.data.base import cache_root
 from zoo.data.shards import write_shard
 from zoo.media import SOUND_CODECS, Sound
 
-READERS: dict[str, Callable] = {
-    ".bvh": read_bvh,
-    ".pkl": read_aistpp_pickle,
-    ".json": read_deepmimic,
-    ".txt": read_deepmimic,
-    ".npz": read_npz,
-}
 AIST_NAME = re.compile(r"g(?P<style>[A-Z]{2})_s\w\w_c\w+_(?P<dancer>d\d+)_(?P<song>m[A-Z]{2}\d+)_ch\d+")
 AIST_STYLES = {
     "BR": "break",
@@ -83,7 +75,7 @@ class RealDances:
         readable = 0
         for path, music in track(self.pairs, description="reading real dances"):
             try:
-                motion = READERS[path.suffix.lower()](path)
+                motion = read_motion(path)
                 sound = Sound(music)
                 waveform = sound.mono(sound.sample_rate)
             except ValueError as error:
