@@ -12,6 +12,11 @@ from tqdm import tqdm
 from zoo.batch import Batch
 
 
+def _whole_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the batch that ends was a step's last: gradients that are being accumulated are in no checkpoint."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
 class Deadline(Callback):
     """Ends a training at a wall-clock time; every process stops at the same step. Stands before `Saver`."""
 
@@ -19,9 +24,9 @@ class Deadline(Callback):
         """ends: as `time.monotonic()` counts, seconds."""
         self.ends = ends
 
-    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, *_) -> None:
-        """The first process decides."""
-        if trainer.strategy.broadcast(time.monotonic() >= self.ends):
+    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, outputs, batch, batch_idx: int) -> None:
+        """The first process decides, after a whole step."""
+        if _whole_step(trainer, batch_idx) and trainer.strategy.broadcast(time.monotonic() >= self.ends):
             trainer.should_stop = True
 
 
@@ -38,8 +43,10 @@ class Saver(Callback):
         """Everything `sample.py` needs besides the weights."""
         checkpoint["config"], checkpoint["stage"] = self.config, self.stage
 
-    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, *_) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, outputs, batch, batch_idx: int) -> None:
         """Save here and nowhere else: Lightning knows how to go on from this point of its loop."""
+        if not _whole_step(trainer, batch_idx):
+            return
         step = trainer.global_step
         ends = trainer.should_stop or step >= trainer.max_steps
         if step == self._saved or not (ends or step % self.every == 0):
