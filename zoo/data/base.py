@@ -22,9 +22,6 @@ SPLITS = ("train", "val", "test")  # disjoint in songs and, where the data knows
 PICTURES = frozenset(
     "reference frames parts semantic depth normal skeleton heatmaps joints2d camera".split()
 )  # keys that need rendered or filmed frames; everything else is sound, motion and words
-HOST_KEYS = frozenset(
-    {"key", "fps", "music_rate", "caption", "song", "dancer", "camera", "style", "move"}
-)  # no tensors
 
 
 @dataclass(frozen=True)
