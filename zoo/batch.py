@@ -44,7 +44,7 @@ class Batch(TypedDict, total=False):
     motion: Tensor  # (B, T, 151) float32, not normalised: contacts, root in metres, rotations (zoo.body.skeleton)
 
     parts: Tensor  # (B, F, H, W) uint8, 0 background, 1..24 DensePose part
-    semantic: Tensor  # (B, F, H, W) uint8, 0 background, 1.. clothing/body label (see zoo.body.render)
+    semantic: Tensor  # (B, F, H, W) uint8, 0 background, 1.. clothing/body label (zoo.body.labels.SEMANTIC)
     depth: Tensor  # (B, F, H, W) float32 in [0, 1], 0 background, 1 nearest (affine inverse of metric depth, per clip)
     normal: Tensor  # (B, F, 3, H, W) float32 in [-1, 1], camera space, x right, y up, z to the viewer; 0 background
     skeleton: Tensor  # (B, F, 3, H, W) float32 in [-1, 1]: drawn limbs on black
