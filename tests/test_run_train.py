@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
+from zoo.run.runs import RANKS, is_first_process
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:
@@ -114,3 +115,18 @@ def test_a_run_directory_holds(small_run, file):
     """The files the documentation names; no temporary ones."""
     assert (small_run / file).is_file()
     assert not [path for path in small_run.rglob(".*")]
+
+
+def test_one_process_of_a_job_is_the_first(monkeypatch):
+    """Only that one makes the run, prints and exports, whoever started the processes of however many machines."""
+    for name in RANKS:
+        monkeypatch.delenv(name, raising=False)
+    assert is_first_process()
+    for first in ({"RANK": "0", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "0"}, {"NODE_RANK": "0"}):
+        with monkeypatch.context() as job:
+            [job.setenv(*pair) for pair in first.items()]
+            assert is_first_process()
+    for other in ({"RANK": "8", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "8"}, {"LOCAL_RANK": "1"}, {"NODE_RANK": "1"}):
+        with monkeypatch.context() as job:
+            [job.setenv(*pair) for pair in other.items()]
+            assert not is_first_process()

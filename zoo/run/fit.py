@@ -20,7 +20,7 @@ from zoo.run.callbacks import Deadline, Previews, Progress, Saver
 from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_weights, read_checkpoint
 from zoo.run.plan import print_plan
 from zoo.run.request import positive, whole
-from zoo.run.runs import CONFIG, stages
+from zoo.run.runs import CONFIG, is_first_process, stages
 
 CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
 
@@ -87,7 +87,7 @@ def fit(config: DictConfig, run: Path) -> Path:
     recipes = {name: recipe(config, name) for name in names}
     seed_everything(config.seed, verbose=False)
     build_family(config)  # refuses what is wrong, and completes the config, before the run directory is made
-    primary = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
+    primary = is_first_process()
     if primary:
         print_plan(config)
         print(f"run: {run}", flush=True)

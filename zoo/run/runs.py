@@ -17,6 +17,7 @@ from zoo.run.request import existing_file
 DTYPES = ("fp32", "fp16", "bf16")
 CONFIG = "config.yaml"
 NAMED = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
+RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
 MAY_CHANGE = {  # what an explicit override may change in a run that is resumed: nothing that a step computes with
     "resume", "trainer", "export", "export_dtype", "plan",
     "fit.max_steps", "fit.minutes", "fit.workers", "fit.log_every", "fit.validate_every", "fit.validate_batches",
@@ -46,10 +47,16 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
     if config.stage is not None and config.stage not in config.model.stages:
         raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {', '.join(config.model.stages)}")
     run = Path(os.environ[NAMED]) if NAMED in os.environ else Path(config.runs) / config.model.name / _name(config)
-    if (run / CONFIG).exists() and NAMED not in os.environ:
+    # the job's other processes may come when the first has made it already
+    if (run / CONFIG).exists() and NAMED not in os.environ and is_first_process():
         raise ValueError(f"name={config.name}: {run} has begun already; use resume={run}, or another name")
     os.environ[NAMED] = str(run)
     return run, config
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of its job, or the first of all on all machines (srun, torchrun, Lightning)."""
+    return not any(int(os.environ.get(name) or 0) for name in RANKS)
 
 
 def check_new_folder(folder: Path) -> None:
