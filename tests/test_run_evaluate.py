@@ -32,6 +32,10 @@ def test_one_table_that_can_be_reproduced(scripts, small_run, small_arguments, t
         ("songs=0", "songs=0"),
         ("ckpt=nowhere.ckpt", "no such file"),
         ("weights=best", "weights"),
+        ("split=best", "train val test"),
+        ("sampler.eta=2", "sampler.eta"),
+        ("device=best", "auto, cpu or cuda"),
+        ("music=spectral", "music"),
     ],
 )
 def test_mistakes_are_one_line(scripts, small_run, small_arguments, tmp_path, wrong, words):

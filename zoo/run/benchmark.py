@@ -21,15 +21,16 @@ from rich.table import Table
 
 from zoo.batch import MOTION_FPS
 from zoo.body.skeleton import joints_of
-from zoo.data.base import Piece
+from zoo.data.base import SPLITS, Piece
 from zoo.families.base import DancesInMotion, Sampler
 from zoo.metrics import motion as motion_metrics
 from zoo.metrics import rhythm
 from zoo.metrics.statistics import interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
+from zoo.run.generate import pick_device
 from zoo.run.provenance import provenance
-from zoo.run.request import existing, positive, whole
+from zoo.run.request import existing, positive, read_sampler, whole
 
 COLUMNS = {  # key -> heading, digits; every value is a mean over songs with its 95% bootstrap interval
     "beat_align": ("beat alignment ↑", 3),
@@ -75,12 +76,15 @@ def evaluate(config: DictConfig) -> Path:
     """Score `config.ckpt` (one or a list) on `config.songs` held-out songs; returns the folder written.
 
     Writes scores.json (every value per song, with provenance) and table.md, and prints the table. Raises ValueError for
-    a family that makes no motion and for too few songs.
+    a family that makes no motion, for too few songs, and for values out of range.
     """
     names = list(config.ckpt) if isinstance(config.ckpt, ListConfig) else [config.ckpt]
     if config.weights not in ("ema", "raw"):
         raise ValueError(f"weights={config.weights}: use ema or raw")
-    whole(config.songs, "songs", 2), positive(config.seconds, "seconds")
+    if config.split not in SPLITS:
+        raise ValueError(f"split={config.split}: use one of {' '.join(SPLITS)}")
+    whole(config.songs, "songs", 2), positive(config.seconds, "seconds"), whole(config.seed, "seed", 0)
+    device, sampler = pick_device(str(config.device)), Sampler(**read_sampler(config.sampler))
     loaded = [(str(name), *load_family(existing(name, "ckpt"), config.weights == "ema")) for name in names]
     for name, family, _ in loaded:
         if not isinstance(family, DancesInMotion):
@@ -100,7 +104,7 @@ def evaluate(config: DictConfig) -> Path:
             truth = Row("ground truth")
             _score(truth, [[_joints(piece.motion, config.seconds) for piece in song[:2]] for song in songs], songs)
             rows.append(truth)
-        rows.append(_score_family(name, family, songs, config))
+        rows.append(_score_family(name, family.to(device), songs, sampler, config))
     _write(rows, config, out)
     return out
 
@@ -128,10 +132,11 @@ def _score(row: Row, dances: list[list[np.ndarray]], songs: list[list[Piece]]) -
         row.add(joints[0], joints[1] if len(joints) > 1 else None, songs[index][0].beats, other.beats)
 
 
-def _score_family(name: str, family: DancesInMotion, songs: list[list[Piece]], config: DictConfig) -> Row:
+def _score_family(
+    name: str, family: DancesInMotion, songs: list[list[Piece]], sampler: Sampler, config: DictConfig
+) -> Row:
     row = Row(name)
     frames = round(config.seconds * MOTION_FPS)
-    sampler = Sampler(**config.sampler)
     dances, spent = [], 0.0
     progress = track(songs, f"{name}: dancing", console=Console(stderr=True), disable=not sys.stderr.isatty())
     for index, song in enumerate(progress):

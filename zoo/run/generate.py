@@ -36,7 +36,7 @@ def generate(request: Request) -> Path:
     as_motion = request.out.suffix.lower() in MOTIONS
     if as_motion and not isinstance(family, DancesInMotion):
         raise ValueError(f"{config.model.name} makes no body motion, so out= has to be a .mp4 or .gif")
-    device = _device(request.device)
+    device = pick_device(request.device)
     family = family.to(device)
     wanted = Fraction(str(request.seconds))
     music = listen(sound, build_encoder(config), wanted)
@@ -90,7 +90,8 @@ def _bar(total: int, unit: str) -> tqdm:
     return tqdm(total=total, unit=unit, desc="dancing", dynamic_ncols=True, leave=False)
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """'auto' is the GPU where there is one. Raises ValueError for a device that is unknown or not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

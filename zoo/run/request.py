@@ -51,10 +51,17 @@ def read_request(config: DictConfig) -> Request:
         out=writable(config.out),
         averaged=config.weights == "ema",
         device=str(config.device),
-        steps=None if config.sampler.steps is None else whole(config.sampler.steps, "sampler.steps", 1),
-        guidance=None if config.sampler.guidance is None else finite(config.sampler.guidance, "sampler.guidance"),
-        eta=None if config.sampler.eta is None else between(config.sampler.eta, "sampler.eta", 0, 1),
+        **read_sampler(config.sampler),
     )
+
+
+def read_sampler(config: DictConfig) -> dict[str, float | None]:
+    """steps, guidance and eta of a `sampler` config, None for the model's own. Raises ValueError out of range."""
+    return {
+        "steps": None if config.steps is None else whole(config.steps, "sampler.steps", 1),
+        "guidance": None if config.guidance is None else finite(config.guidance, "sampler.guidance"),
+        "eta": None if config.eta is None else between(config.eta, "sampler.eta", 0, 1),
+    }
 
 
 def frame_rate(value: float | str) -> Fraction:
