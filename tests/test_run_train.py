@@ -87,6 +87,8 @@ def test_export_holds_the_average_and_nothing_else(scripts, small_run, tmp_path)
     averaged = family_weights(read_checkpoint(checkpoint)["state_dict"], averaged=True)
     assert all(torch.equal(value, averaged[key]) for key, value in family.state_dict().items())
     assert config.model.name == "magicdance" and config.music._target_ == "zoo.music.spectral.Spectral"
+    with pytest.raises(ValueError, match="averaged weights only"):
+        load_family(tmp_path / "whole", averaged=False)
     raw, _ = load_family(checkpoint, averaged=False)
     weight = "decoder.final_layer.weight"
     assert not torch.equal(raw.state_dict()[weight], averaged[weight])

@@ -99,10 +99,12 @@ def load_family(path: str | os.PathLike, averaged: bool = True) -> tuple[Family,
     """A family ready to generate, in eval mode on the CPU, and its config: from a .ckpt or an exported folder.
 
     averaged: with the averaged (EMA) weights; an exported folder holds no others. Raises ValueError when it is neither,
-    holds another program's weights, or does not fit; nothing in the file is ever run.
+    has not the weights asked for, holds another program's, or does not fit; nothing in the file is ever run.
     """
     path = Path(path)
     if path.is_dir() and (path / WEIGHTS).is_file() and (path / CONFIG).is_file():
+        if not averaged:
+            raise ValueError(f"weights=raw: {path} is an exported folder, which holds averaged weights only")
         config = read_config((path / CONFIG).read_text(), path / CONFIG)
         try:
             weights = load_file(path / WEIGHTS)
