@@ -127,3 +127,16 @@ def test_pictures_alpha_on_white_and_sixteen_bits(tmp_path):
     (tmp_path / "c.png").write_text("no picture")
     with pytest.raises(ValueError, match="cannot be read as a picture"):
         read_image(tmp_path / "c.png")
+
+
+def test_samples_that_are_no_numbers_are_silence(tmp_path):
+    """A damaged file of a float format is heard as far as it goes."""
+    wave = np.full(44100, 0.25, np.float32)
+    wave[4000:4100], wave[8000] = np.nan, np.inf
+    with av.open(str(tmp_path / "nan.wav"), "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(wave[None], format="flt", layout="mono")
+        frame.sample_rate = 44100
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    heard_wave = Sound(tmp_path / "nan.wav").mono(44100)
+    assert not heard_wave[4000:4100].any() and not heard_wave[8000] and heard_wave[20000] == pytest.approx(0.25)

@@ -119,6 +119,8 @@ class Sound:
         if position > first:
             yield np.zeros((1 if layout == "mono" else 2, min(position, last) - first), np.float32)
         for block in self._decode(sample_rate, layout):
+            if not np.isfinite(block).all():  # damaged samples of a float format
+                block = np.nan_to_num(block, nan=0, posinf=0, neginf=0)
             if layout == "mono":  # by hand: ffmpeg's own mix of stereo is 3 dB louder than the mean
                 block = block.mean(axis=0, keepdims=True)
             wanted = block[:, max(first - position, 0) : max(last - position, 0)]
