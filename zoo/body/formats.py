@@ -48,7 +48,10 @@ def write_motion(path: Path | str, motion: Tensor, look: Look | None = None) -> 
         raise ValueError(f"cannot write motion to {path}: its suffix is none of {' '.join(WRITTEN)}")
     if not len(motion):
         raise ValueError(f"cannot write motion to {path}: it has no frames")
-    handle, temporary = tempfile.mkstemp(suffix, f".{path.stem}-", path.parent)
+    try:
+        handle, temporary = tempfile.mkstemp(suffix, f".{path.stem}-", path.parent)
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error.strerror}); name another place") from None
     os.close(handle)
     try:
         if suffix == ".bvh":
