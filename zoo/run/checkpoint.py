@@ -7,6 +7,7 @@ as YAML text. An exported folder is what diffusers users know: `model.safetensor
 import os
 import shutil
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        inside = sorted(str(file) for file in path.rglob("last.ckpt"))
+        inside = [str(file) for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}last.ckpt"))][:3]
         hint = f"; did you mean {' or '.join(inside)}?" if inside else f" without {WEIGHTS} and {CONFIG}"
         raise ValueError(f"ckpt={path} is a directory{hint}")
     if not path.is_file():
@@ -60,12 +61,17 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error says it all in one line
+            with zipfile.ZipFile(path) as parts:
+                if parts.testzip() is not None:  # torch reads flipped bits as they are
+                    raise zipfile.BadZipFile
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
         raise ValueError(
             f"ckpt={path} is no checkpoint: it is damaged, or holds more than tensors and plain values; nothing was run"
         ) from None
-    if not (isinstance(found, dict) and isinstance(found.get("state_dict"), Mapping) and "config" in found):
+    state = found.get("state_dict") if isinstance(found, dict) else None
+    tensors = isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not (tensors and "config" in found):
         raise ValueError(
             f"ckpt={path} is no checkpoint of this program; train.py init=FILE starts from foreign weights"
         )
@@ -78,7 +84,7 @@ def family_weights(state: Mapping[str, Tensor], averaged: bool) -> dict[str, Ten
     if averaged:
         for key, value in state.items():
             if key.startswith(AVERAGE):
-                path, rest = key.removeprefix(AVERAGE).split(".", 1)
+                path, _, rest = key.removeprefix(AVERAGE).partition(".")
                 weights[f"{path.replace('/', '.')}.{rest}"] = value
     return weights
 
@@ -92,6 +98,9 @@ def load_weights(family: Family, weights: Mapping[str, Tensor], where: str | os.
         told = [f"{len(names)} {what} ({names[0]})" for names, what in
                 ((missing, "missing"), (left, "left over"), (shaped, "of another shape")) if names]  # fmt: skip
         raise ValueError(f"{where} does not fit {type(family).__name__}: {', '.join(told)}")
+    broken = sorted(key for key, value in weights.items() if not value.isfinite().all())
+    if broken:
+        raise ValueError(f"{where} holds values that are no numbers ({broken[0]}): its training went wrong")
     family.load_state_dict(weights)
 
 
@@ -105,7 +114,7 @@ def load_family(path: str | os.PathLike, averaged: bool = True) -> tuple[Family,
     if path.is_dir() and (path / WEIGHTS).is_file() and (path / CONFIG).is_file():
         if not averaged:
             raise ValueError(f"weights=raw: {path} is an exported folder, which holds averaged weights only")
-        config = read_config((path / CONFIG).read_text(), path / CONFIG)
+        config = read_config((path / CONFIG).read_text(errors="replace"), path / CONFIG)
         try:
             weights = load_file(path / WEIGHTS)
         except (SafetensorError, OSError) as error:
