@@ -75,6 +75,7 @@ def read_config(text: str, where: Path) -> DictConfig:
     try:
         config = OmegaConf.create(yaml.safe_load(text))
         assert isinstance(config.model.family._target_, str) and isinstance(config.music._target_, str)
+        assert isinstance(config.model.name, str)
     except Exception:
         raise ValueError(f"{where} holds no config of this program") from None
     return config
@@ -84,8 +85,8 @@ def _name(config: DictConfig) -> str:
     """config.name, else the job's number on a cluster (the same on every machine), else the time."""
     if config.name is not None:
         name = str(config.name)
-        if not re.fullmatch(r"[\w.+-]+", name):
-            raise ValueError(f"name={name}: use letters, digits and . _ + - only")
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(f"name={name}: use letters, digits and . _ + - only, a letter or digit first")
         return name
     for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         if os.environ.get(variable, "none") != "none":
@@ -100,7 +101,7 @@ def _resumed(config: DictConfig) -> tuple[Path, DictConfig]:
     file = run / CONFIG
     if not file.is_file():
         raise ValueError(f"resume={run}: there is no run there ({file} is missing)")
-    saved = read_config(file.read_text(), file)
+    saved = read_config(file.read_text(errors="replace"), file)
     OmegaConf.set_struct(saved, True)
     for override in HydraConfig.get().overrides.task:
         key, _, _ = override.lstrip("+~").partition("=")
