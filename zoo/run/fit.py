@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -83,6 +84,9 @@ def fit(config: DictConfig, run: Path) -> Path:
     """
     check_machine(config.trainer)
     _quiet()
+    config.seed = whole(config.seed, "seed", 0)
+    if config.seed >= 2**32:
+        raise ValueError(f"seed={config.seed}: it must be below 2^32")
     names = stages(config)
     recipes = {name: recipe(config, name) for name in names}
     seed_everything(config.seed, verbose=False)
@@ -132,7 +136,10 @@ def _fit_stage(
         val_items=max(1, settings.validate_batches) * settings.batch_size,
     )
     text = OmegaConf.to_yaml(config, resolve=True)
-    trainer = _trainer(config, name, settings, run, text, ends)
+    try:
+        trainer = _trainer(config, name, settings, run, text, ends)
+    except (MisconfigurationException, TypeError) as error:  # trainer.devices=0 and the like
+        raise ValueError(f"this trainer cannot be made: {error}") from None
     if trainer.is_global_zero:
         _write_config(run, text)
     try:
