@@ -26,8 +26,12 @@ def script(name: str, groups: bool = True) -> Callable[[Callable], Callable[[], 
     def decorate(main: Callable) -> Callable[[], None]:
         @functools.wraps(main)
         def job(config) -> None:
+            sys.argv[1:] = typed
             with _told(name):  # here too: Hydra adds a line of its own to what leaves its job
+                _check_sections(config, name)
                 main(config)
+
+        typed = []
 
         @functools.wraps(main)
         def run() -> None:
@@ -36,6 +40,8 @@ def script(name: str, groups: bool = True) -> Callable[[Callable], Callable[[], 
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
             with _told(name):
                 folder = str(CONF) if groups else _store(name)
+                typed[:] = sys.argv[1:]
+                sys.argv[1:] = map(_quoted, typed)
                 hydra.main(config_path=folder, config_name=name, version_base="1.3")(job)()
 
         return run
@@ -51,6 +57,32 @@ def _store(name: str) -> None:
     store = ConfigStore.instance()
     store.store("quiet", OmegaConf.load(CONF / "quiet.yaml"), package="_global_")
     store.store(name, OmegaConf.load(CONF / f"{name}.yaml"))
+
+
+def _quoted(argument: str) -> str:
+    """key=value as Hydra's grammar wants it: ~/x.mp3, it's (live).ogg and a-{0..9}.tar are plain text to a user."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, equals, value = argument.partition("=")
+    if not equals or argument.startswith("-"):
+        return argument
+    try:
+        if not OverridesParser.create().parse_override(argument).is_sweep_override():
+            return argument
+    except HydraException:
+        pass
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return f"{key}='{escaped}'"
+
+
+def _check_sections(config, name: str) -> None:
+    """Raises ValueError where a value stands in place of a section: sampler=3."""
+    from omegaconf import DictConfig, OmegaConf
+
+    for key, section in OmegaConf.load(CONF / f"{name}.yaml").items():
+        if isinstance(section, DictConfig) and not isinstance(config[key], DictConfig):
+            raise ValueError(f"{key}={config[key]}: give one of {', '.join(f'{key}.{option}=' for option in section)}")
 
 
 @contextmanager
@@ -75,7 +107,10 @@ def explain(error: BaseException) -> str | None:
 
     if isinstance(error, InstantiationException):
         # a constructor refused its arguments: what it said is what the user needs
-        return explain(error.__cause__) if error.__cause__ is not None else _one_line(str(error))
+        cause = error.__cause__
+        if isinstance(cause, TypeError | ArithmeticError | RuntimeError):  # no such option, dim=abc, heads=0
+            return _one_line(f"{str(error).splitlines()[0]} {cause}")
+        return explain(cause) if cause is not None else _one_line(str(error))
     if isinstance(error, HydraException | OmegaConfBaseException):
         text = str(error).split("Config search path")[0].split("full_key:")[0].split("See https:")[0]
         unknown = re.match(r"Could not override '([^']+)'", text)
