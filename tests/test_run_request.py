@@ -51,7 +51,11 @@ def refused(done, words: str) -> None:
         ("sample", ["seconds=-1"], "seconds=-1"),
         ("sample", ["seconds=0"], "above 0"),
         ("sample", ["seconds=nan"], "not a number"),
+        ("sample", ["seconds=1e-9"], "less than one frame"),
         ("sample", ["fps=abc"], "frame rate"),
+        ("sample", ["sampler=3"], "sampler.steps="),
+        ("sample", ["music=/dev/null"], "a pipe or a device"),
+        ("sample", ["music=~/ü (it's, live).mp3"], "~/ü (it's, live).mp3: there is no such file"),
         ("sample", ["music=missing.mp3"], "missing.mp3: there is no such file"),
         ("sample", ["music=empty.mp3"], "empty.mp3 is empty"),
         ("sample", ["ckpt=missing.ckpt"], "missing.ckpt: there is no such file"),
@@ -70,6 +74,10 @@ def refused(done, words: str) -> None:
         ("train", ["trainer=ddp_32gpu"], "4 machines with 8 GPUs each"),
         ("train", ["trainer=gpu"], "1 machine with 1 GPU"),
         ("train", ["name='a/b'"], "name="),
+        ("train", ["name=.."], "name="),
+        ("train", ["seed=1.5"], "seed="),
+        ("train", ["+model.family.legs=3"], "legs"),
+        ("train", ["data=shards", "data.urls=a-{000..003}.tar"], "shard a-000.tar does not exist"),
         ("train", ["init=missing.pt"], "there is no such file"),
     ],
 )
@@ -89,7 +97,8 @@ def test_a_mistake_gets_one_line(scripts, song, script, arguments, words):
 @pytest.mark.parametrize(
     "kind, words",
     [("text", "text.mp3"), ("short", "short.wav"), ("harm", "nothing was run"), ("directory", "is a directory"),
-     ("other", "not model=musedance"), ("weights", "no checkpoint of this program"), ("song", "no checkpoint")],
+     ("other", "not model=musedance"),
+     ("flipped", "it is damaged"), ("diverged", "no numbers"), ("weights", "no checkpoint of this program"), ("song", "no checkpoint")],
 )  # fmt: skip
 def test_a_file_of_no_use_gets_one_line(scripts, song, small_run, tmp_path, kind, words):
     """Files that are not what they are called: nothing of theirs runs, and an older result stays."""
@@ -112,6 +121,17 @@ def test_a_file_of_no_use_gets_one_line(scripts, song, small_run, tmp_path, kind
     elif kind == "weights":
         given["ckpt"] = tmp_path / "weights.ckpt"
         torch.save({"state_dict": {"a": torch.zeros(3)}}, given["ckpt"])
+    elif kind == "flipped":
+        content = bytearray(given["ckpt"].read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 64] = bytes(value ^ 255 for value in content[middle : middle + 64])
+        given["ckpt"] = tmp_path / "flipped.ckpt"
+        given["ckpt"].write_bytes(content)
+    elif kind == "diverged":
+        found = torch.load(given["ckpt"], weights_only=True)
+        given["ckpt"] = tmp_path / "diverged.ckpt"
+        torch.save(found | {"state_dict": {key: value * torch.nan for key, value in found["state_dict"].items()}},
+                   given["ckpt"])  # fmt: skip
     elif kind == "song":
         given["ckpt"] = song
     done = scripts.inside("sample", *(f"{key}={value}" for key, value in given.items()))

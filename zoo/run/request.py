@@ -39,14 +39,17 @@ def read_request(config: DictConfig) -> Request:
         raise ValueError(f"weights={config.weights}: use ema or raw")
     if config.music is None:
         raise ValueError("music= needs a sound file")
+    seconds, fps = positive(config.seconds, "seconds"), frame_rate(config.fps)
+    if seconds * fps < 1:
+        raise ValueError(f"seconds={config.seconds} is less than one frame at fps={config.fps}")
     return Request(
         checkpoint=existing(config.ckpt, "ckpt"),
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
         music=existing_file(config.music, "music"),
         prompt="" if config.prompt is None else str(config.prompt),
-        seconds=positive(config.seconds, "seconds"),
-        fps=frame_rate(config.fps),
+        seconds=seconds,
+        fps=fps,
         seed=whole(config.seed, "seed", 0),
         out=writable(config.out),
         averaged=config.weights == "ema",
@@ -131,7 +134,7 @@ def existing_file(path: str, name: str) -> Path:
     """A non-empty file. Raises ValueError."""
     found = existing(path, name)
     if not found.is_file():
-        raise ValueError(f"{name}={path} is a directory, not a file")
+        raise ValueError(f"{name}={path} is {'a directory' if found.is_dir() else 'a pipe or a device'}, not a file")
     if found.stat().st_size == 0:
         raise ValueError(f"{name}={path} is empty")
     return found
