@@ -97,8 +97,8 @@ def test_a_mistake_gets_one_line(scripts, song, script, arguments, words):
 @pytest.mark.parametrize(
     "kind, words",
     [("text", "text.mp3"), ("short", "short.wav"), ("harm", "nothing was run"), ("directory", "is a directory"),
-     ("other", "not model=musedance"),
-     ("flipped", "it is damaged"), ("diverged", "no numbers"), ("weights", "no checkpoint of this program"), ("song", "no checkpoint")],
+     ("other", "not model=musedance"), ("flipped", "it is damaged"), ("diverged", "no numbers"),
+     ("weights", "no checkpoint of this program"), ("song", "no checkpoint")],
 )  # fmt: skip
 def test_a_file_of_no_use_gets_one_line(scripts, song, small_run, tmp_path, kind, words):
     """Files that are not what they are called: nothing of theirs runs, and an older result stays."""
