@@ -35,10 +35,10 @@ def script(name: str, groups: bool = True) -> Callable[[Callable], Callable[[], 
 
         @functools.wraps(main)
         def run() -> None:
-            import hydra
-
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
             with _told(name):
+                import hydra
+
                 folder = str(CONF) if groups else _store(name)
                 typed[:] = sys.argv[1:]
                 sys.argv[1:] = map(_quoted, typed)
