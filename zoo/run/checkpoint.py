@@ -98,7 +98,10 @@ def load_weights(family: Family, weights: Mapping[str, Tensor], where: str | os.
         told = [f"{len(names)} {what} ({names[0]})" for names, what in
                 ((missing, "missing"), (left, "left over"), (shaped, "of another shape")) if names]  # fmt: skip
         raise ValueError(f"{where} does not fit {type(family).__name__}: {', '.join(told)}")
-    broken = sorted(key for key, value in weights.items() if not value.isfinite().all())
+    learned = {key for key, _ in family.named_parameters()}  # a buffer may be infinite: a bound that is not set
+    broken = sorted(
+        key for key, value in weights.items() if (not value.isfinite().all() if key in learned else value.isnan().any())
+    )
     if broken:
         raise ValueError(f"{where} holds values that are no numbers ({broken[0]}): its training went wrong")
     family.load_state_dict(weights)
