@@ -96,8 +96,8 @@ class DataSource(ABC):
         """Keys of the batch contract this source can fill. Raises ValueError when its files cannot be read."""
 
     @abstractmethod
-    def prepare(self, needs: Iterable[str], encoder: Encoder) -> None:
-        """Make or fetch everything that `needs` asks for, once, with a progress bar; called on one process a node."""
+    def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
+        """Make or fetch what `needs` asks for of `splits`, once, with a progress bar; called on one process a node."""
 
     @abstractmethod
     def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:

@@ -200,10 +200,10 @@ class Shards(DataSource):
             raise ValueError(f"shard {self.paths['train'][0]} has no sample in it; name others in data.urls")
         return frozenset.intersection(*map(provided_by, samples))
 
-    def prepare(self, needs: Iterable[str], encoder: Encoder) -> None:
+    def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
         """Listens to every song once, when music or beats are asked for."""
         if {"music", "beats"} & set(needs):
-            Features(encoder).make([self._reader(split) for split in SPLITS], self.workers)
+            Features(encoder).make([self._reader(split) for split in splits], self.workers)
 
     def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
         """See DataSource."""

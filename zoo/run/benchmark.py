@@ -98,7 +98,7 @@ def evaluate(config: DictConfig) -> Path:
     rows = []
     for name, family, trained in loaded:
         encoder = build_encoder(trained)
-        source.prepare(("motion", "music"), encoder)
+        source.prepare(("motion", "music"), encoder, (config.split,))
         songs = _songs(source.pieces(config.split, encoder), config.songs, config.seconds)
         if truth is None:
             truth = Row("ground truth")

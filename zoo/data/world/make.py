@@ -76,17 +76,17 @@ class World(DataSource):
         """Every key of the contract."""
         return EVERYTHING
 
-    def prepare(self, needs: Iterable[str], encoder: Encoder) -> None:
+    def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
         """Makes the missing shards of dances, of clips too if `needs` has pictures, and listens to the songs."""
         needs = set(needs)
-        if self.real:
+        if self.real and "train" in splits:
             self.real.make()
-        _work([job for split in SPLITS for job in self._dance_jobs(split)], self.workers, "making songs and dances")
+        _work([job for split in splits for job in self._dance_jobs(split)], self.workers, "making songs and dances")
         filmed = bool(needs & PICTURES)
         if filmed:
-            _work([job for split in SPLITS for job in self._film_jobs(split)], self.workers, "filming dances")
+            _work([job for split in splits for job in self._film_jobs(split)], self.workers, "filming dances")
         if needs & {"music", "beats"}:
-            Features(encoder).make([self._reader(split, filmed) for split in SPLITS], self.workers)
+            Features(encoder).make([self._reader(split, filmed) for split in splits], self.workers)
 
     def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
         """See DataSource."""
