@@ -37,7 +37,8 @@ def test_killed_twice_and_resumed_is_the_uninterrupted_run(scripts, small_run, s
         run / "motion", 5,
     )  # fmt: skip
     kill_after(scripts.start("train", f"resume={run}"), run / "motion", 15)
-    assert 15 <= read_checkpoint(run / "motion" / "last.ckpt")["global_step"] < 30
+    # 10 when it died after writing step 15 and before last.ckpt became its name
+    assert 10 <= read_checkpoint(run / "motion" / "last.ckpt")["global_step"] < 30
     done = scripts("train", f"resume={run}")
     assert done.returncode == 0, done.stderr
     ours, wanted = state(run), state(small_run)

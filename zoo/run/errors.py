@@ -39,24 +39,26 @@ def script(name: str, groups: bool = True) -> Callable[[Callable], Callable[[], 
             with _told(name):
                 import hydra
 
-                folder = str(CONF) if groups else _store(name)
+                folder, composed = (str(CONF), name) if groups else (None, _store(name))
                 typed[:] = sys.argv[1:]
                 sys.argv[1:] = map(_quoted, typed)
-                hydra.main(config_path=folder, config_name=name, version_base="1.3")(job)()
+                hydra.main(config_path=folder, config_name=composed, version_base="1.3")(job)()
 
         return run
 
     return decorate
 
 
-def _store(name: str) -> None:
-    """Give Hydra a script's config by itself, without the folder it lies in."""
+def _store(name: str) -> str:
+    """Give Hydra a script's config by itself, without the folder it lies in; answers the name it has there."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
 
     store = ConfigStore.instance()
     store.store("quiet", OmegaConf.load(CONF / "quiet.yaml"), package="_global_")
-    store.store(name, OmegaConf.load(CONF / f"{name}.yaml"))
+    alone = f"{name}_alone"  # a stored config and a file of one name would be taken for schema and config
+    store.store(alone, OmegaConf.load(CONF / f"{name}.yaml"))
+    return alone
 
 
 def _quoted(argument: str) -> str:
