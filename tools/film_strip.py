@@ -1,4 +1,4 @@
-"""PYTHONPATH=. python tools/film_strip.py VIDEO OUT.png [PICTURE]: frames of a video, evenly spread over it, side by side."""
+"""PYTHONPATH=. python tools/film_strip.py VIDEO OUT.png [PICTURE]: frames spread over a video, side by side."""
 
 import sys
 
