@@ -81,3 +81,8 @@ def test_the_pulse_reaches_its_own_frame_only_where_it_is_heard():
     difference = (network(x, music, t, keep) - network(x, other, t, keep)).abs().amax((1, 2))
     assert difference[0] > 1e-2 and difference[1] == 0
     assert torch.equal(network(x, network.condition(music, keep), t), network(x, music, t, keep))
+    # and by its own way to the motion's tokens, not only among the music's
+    before = network(x, music, t, keep)
+    torch.nn.init.zeros_(network.pulse_projection.weight)
+    moved = (network(x, music, t, keep) - before).abs().amax((1, 2))
+    assert moved[0] > 1e-2 and moved[1] == 0
