@@ -122,7 +122,7 @@ def test_frames_show_the_body_before_its_backdrop(world, batch):
     samples = {one.key: one for one in world._reader("train", True).samples}
     for clip, name in enumerate(batch["key"]):
         info = samples[name.split("@")[0]].info
-        scene = make_scene(world.recipe.seed, name.split("@")[0], info["dancer"], np.zeros(3), SIDE, SIDE)
+        scene = make_scene(world.recipe.seed, name.split("@")[0], info["dancer"], np.zeros((1, 3)), SIDE, SIDE)
         assert scene.camera_name == batch["camera"][clip] and scene.backdrop == info["backdrop"]
         apart = (batch["frames"][clip] + 1) * 127.5 - torch.from_numpy(scene.behind).movedim(-1, 0)
         for frame in range(0, FRAMES, 8):

@@ -59,23 +59,25 @@ class Camera:
         return replace(self, position=tuple(self.position + shift), target=tuple(self.target + shift))
 
 
-def _around(azimuth: float, distance: float, height: float, target: float, reach: float) -> tuple[Camera, float]:
-    """A camera, its field still to be set, and how far a dancer may stray in its picture.
+def _around(
+    azimuth: float, distance: float, height: float, target: float, reach: float, least: float
+) -> tuple[Camera, float, float]:
+    """A camera, its field still to be set, how far a dancer may stray in its picture, and its least half field, metres.
 
     azimuth: degrees from the front towards the dancer's right hand (world -X).
     """
     angle = np.radians(azimuth)
     position = (-distance * float(np.sin(angle)), -distance * float(np.cos(angle)), height)
-    return Camera(position, (0.0, 0.0, target), 40.0), reach
+    return Camera(position, (0.0, 0.0, target), 40.0), reach, least
 
 
 # AIST's five of its nine that are used here; `close` shows the upper body
 CAMERAS = {
-    "C01": _around(0, 6.2, 1.3, 1.0, 1.0),
-    "C02": _around(45, 6.0, 2.6, 0.95, 1.0),
-    "C03": _around(90, 6.2, 1.3, 1.0, 1.0),
-    "C09": _around(0, 4.6, 1.2, 1.0, 0.6),
-    "close": _around(0, 3.0, 1.45, 1.32, -0.2),
+    "C01": _around(0, 6.2, 1.3, 1.0, 1.0, 1.45),
+    "C02": _around(45, 6.0, 2.6, 0.95, 1.0, 1.45),
+    "C03": _around(90, 6.2, 1.3, 1.0, 1.0, 1.45),
+    "C09": _around(0, 4.6, 1.2, 1.0, 0.6, 1.3),
+    "close": _around(0, 3.0, 1.45, 1.32, -0.2, 0.0),
 }
 
 
@@ -88,10 +90,8 @@ def camera(name: str, reach: float | None = None) -> Camera:
     """
     if name not in CAMERAS:
         raise ValueError(f"unknown camera '{name}'; there are {', '.join(CAMERAS)}")
-    base, own = CAMERAS[name]
-    half = (own if reach is None else reach) + 0.92
-    if name != "close":
-        half = max(half, 1.3)
+    base, own, least = CAMERAS[name]
+    half = max((own if reach is None else reach) + 0.92, least)
     distance = float(np.linalg.norm(np.subtract(base.position, base.target)))
     return replace(base, fov=float(2 * np.degrees(np.arctan(half / distance))))
 

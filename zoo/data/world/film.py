@@ -64,7 +64,8 @@ def _shoot(
     """Fields and labels of a clip: the frames at `times` (F,) seconds of the dance, and a picture from `reference`."""
     height, width = filming.height, filming.width
     _, root, rotations = unpack(resample(motion, torch.from_numpy(np.append(times, reference))))
-    scene = make_scene(seed, key, dancer, root[:-1].mean(0).numpy(), height, width)
+    root[-1, :2] = root[:-1, :2].mean(0)  # a picture from elsewhere in the dance, taken on this spot
+    scene = make_scene(seed, key, dancer, root[:-1].numpy(), height, width)
     view = (scene.camera, height, width, scene.behind)
     drawn = render_motion(scene.look, rotations[:-1], root[:-1], *view)
     still = render_motion(scene.look, rotations[-1:], root[-1:], *view, need=("rgb",))

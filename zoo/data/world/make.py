@@ -33,6 +33,7 @@ SHARD_SONGS = 8  # songs in one shard of dances
 DANCES_CODE = ("data/world/*.py", "data/fields.py", "body/skeleton.py")
 CLIPS_CODE = (*DANCES_CODE, "body/*.py", "body/assets/*")
 NOT_DANCES = ("make.py", "film.py", "scene.py", "backdrop.py")
+NOT_CLIPS = ("make.py", "formats.py", "bvh.py", "gltf.py", "mocap.py", "retarget.py", "people.py")
 EVERYTHING = frozenset(Batch.__annotations__)
 
 
@@ -58,7 +59,7 @@ class World(DataSource):
         (zoo.data.real). Raises ValueError for a split without songs or dancers.
         """
         self.songs = {"train": 240, "val": 24, "test": 48} | dict(songs or {})
-        dancers = {"train": 24, "val": 6, "test": 8} | dict(dancers or {})
+        dancers = {"train": 160, "val": 16, "test": 32} | dict(dancers or {})
         for label, counts in (("songs", self.songs), ("dancers", dancers)):
             if set(counts) != set(SPLITS) or min(counts.values()) < 1:
                 raise ValueError(
@@ -118,7 +119,7 @@ class World(DataSource):
     def _film_jobs(self, split: str) -> list[tuple[Path, Callable[[Path], None]]]:
         """(shard, what makes it) for a split's clips: one shard for each of the first `filming.songs` songs' shards."""
         settings = {"dances": asdict(self.recipe), "filming": self.filming.content()}
-        folder = cache_root() / "world" / f"clips-{_mark(settings, _code(CLIPS_CODE))}"
+        folder = cache_root() / "world" / f"clips-{_mark(settings, _code(CLIPS_CODE, NOT_CLIPS))}"
         jobs = []
         wanted = min(self.filming.songs[split], self.songs[split])
         for dances, _ in self._dance_jobs(split)[: -(-wanted // SHARD_SONGS)]:

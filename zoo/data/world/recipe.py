@@ -33,7 +33,7 @@ class Filming:
     width: int = 128
     seconds: float = 4.0
     clips_per_dance: int = 1
-    songs: Mapping[str, int] = field(default_factory=lambda: {"train": 64, "val": 8, "test": 16})
+    songs: Mapping[str, int] = field(default_factory=lambda: {"train": 64, "val": 8, "test": 32})
 
     def __post_init__(self):
         for name in ("fps", "height", "width", "seconds", "clips_per_dance"):

@@ -4,12 +4,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from zoo.body.camera import CAMERAS, Camera, camera
+from zoo.body.camera import Camera, camera
 from zoo.body.look import Look, random_look
 from zoo.body.render import dressed
 from zoo.data.world.backdrop import PLAIN, make_backdrop
 from zoo.data.world.recipe import seed_of
 
+FILMED = ("C01", "C02", "C03", "C09")  # AIST's; a whole body is in their pictures
 CLUTTERED = 0.5  # share of clips in a room full of things
 FIGURES = 0.25  # share of dancers that are not human
 
@@ -18,7 +19,8 @@ FIGURES = 0.25  # share of dancers that are not human
 class Scene:
     """Everything in a picture but the pose.
 
-    camera: one of `CAMERAS`, carried to where the clip is danced; backdrop: its kind; behind (H, W, 3) uint8: itself.
+    camera: one of `FILMED`, carried to where the clip is danced and drawn in on it; backdrop: its kind; behind
+    (H, W, 3) uint8: itself.
     """
 
     look: Look
@@ -45,12 +47,13 @@ def dancer_look(seed: int, dancer: str) -> Look:
 
 
 def make_scene(seed: int, key: str, dancer: str, root: np.ndarray, height: int, width: int) -> Scene:
-    """The scene of the clip `key`. root (3,): where the canonical body dances it, on average, metres."""
+    """The scene of the clip `key`, filmed as close as the dance allows. root (F, 3): the canonical body's, metres."""
     rng = np.random.default_rng(seed_of(seed, "scene", key))
-    name = str(rng.choice(list(CAMERAS)))
-    still = camera(name)
+    name = str(rng.choice(FILMED))
+    look = dancer_look(seed, dancer)
+    path = dressed(look).place(root)[:, :2]
+    x, y = (float(value) for value in (path.min(0) + path.max(0)) / 2)
+    still = camera(name, reach=float(np.linalg.norm(path - [x, y], axis=1).max()))
     kind = "room" if rng.random() < CLUTTERED else str(rng.choice(PLAIN))
     behind = make_backdrop(kind, rng, np.array(still.position), still.rays(2 * height, 2 * width))
-    look = dancer_look(seed, dancer)
-    x, y, _ = (float(value) for value in dressed(look).place(root))
     return Scene(look, name, still.moved(x, y), kind, behind)
