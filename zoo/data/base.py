@@ -5,7 +5,7 @@ Adding a data set is one file with a `DataSource` and one YAML in `conf/data/`.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -81,6 +81,59 @@ class Piece:
     sample_rate: int
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How clips are cut for evaluation: `frames` pictures of height x width at `fps`, at most `clips` of them.
+
+    crop: 'whole' (the data's own framing), 'centre' (the largest centred part of these proportions), 'dancer' (a still
+    box around the figure over the clip). Raises ValueError for values that are not positive and for another crop.
+    """
+
+    frames: int
+    fps: float | str | Fraction
+    height: int
+    width: int
+    clips: int | None = None
+    crop: str = "whole"
+
+    def __post_init__(self):
+        for name in ("frames", "rate", "height", "width"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name.replace('rate', 'fps')} must be above 0, not {getattr(self, name)}")
+        if self.clips is not None and self.clips < 1:
+            raise ValueError(f"clips must be at least 1, not {self.clips}")
+        if self.crop not in ("whole", "centre", "dancer"):
+            raise ValueError(f"crop={self.crop}: use whole, centre or dancer")
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second, exactly."""
+        return Fraction(str(self.fps))
+
+    @property
+    def seconds(self) -> Fraction:
+        """Of one clip, exactly."""
+        return self.frames / self.rate
+
+
+@dataclass(frozen=True)
+class Take:
+    """One clip to evaluate on: what a model is given, and what was really danced. Times count from the clip's start."""
+
+    key: str
+    labels: dict[str, str]  # song, dancer, style, camera, move where the data knows them
+    caption: str  # '' where the data has none
+    reference: np.ndarray  # (H, W, 3) uint8
+    frames: np.ndarray  # (F, H, W, 3) uint8
+    music: Music  # of the encoder asked for, cut from the whole song
+    waveform: np.ndarray  # (S,) float32, the clip's time exactly
+    sample_rate: int
+    beats: np.ndarray  # (N,) float64 seconds: the true beats where the data knows them, else those found
+    motion: Tensor | None = None  # (T, 151) at MOTION_FPS
+    motion_again: Tensor | None = None  # another dancer's motion to the same seconds of the same song
+    joints2d: np.ndarray | None = None  # (F, 24, 2) float32 pixels of `frames`
+
+
 class DataSource(ABC):
     """A named source of clips.
 
@@ -106,6 +159,17 @@ class DataSource(ABC):
     @abstractmethod
     def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
         """Whole dances of a split, in a fixed order, to evaluate on. `prepare` motion and music before."""
+
+    @abstractmethod
+    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Sequence[Take]:
+        """The clips of a split for evaluation, in a fixed order, each decoded when it is asked for.
+
+        Makes or fetches what it needs by itself. Raises ValueError when the data cannot be cut so.
+        """
+
+    @abstractmethod
+    def content(self, split: str) -> str:
+        """A hash (12 hex digits) of what the split's clips hold: equal content, equal hash, wherever it was made."""
 
 
 def cache_root() -> Path:
