@@ -160,14 +160,12 @@ class DataSource(ABC):
     def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
         """Whole dances of a split, in a fixed order, to evaluate on. `prepare` motion and music before."""
 
-    @abstractmethod
     def takes(self, split: str, cut: Cut, encoder: Encoder) -> Sequence[Take]:
         """The clips of a split for evaluation, in a fixed order, each decoded when it is asked for.
 
         Makes or fetches what it needs by itself. Raises ValueError when the data cannot be cut so.
         """
 
-    @abstractmethod
     def content(self, split: str) -> str:
         """A hash (12 hex digits) of what the split's clips hold: equal content, equal hash, wherever it was made."""
 

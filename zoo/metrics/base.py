@@ -34,7 +34,7 @@ class Evidence:
     sample_rate: int
     beats: np.ndarray  # (N,) float64 seconds from the clip's start: the music's beats
     joints: np.ndarray | None = (
-        None  # (T, 24, 3) metres at `zoo.batch.MOTION_FPS`: the exact motion, where there is one
+        None  # (T, 24, 3) metres at `zoo.batch.MOTION_FPS`: the exact motion, if any
     )
     joints_again: np.ndarray | None = None  # the same of another dance to the same clip (another seed, another dancer)
     detector: PoseDetector | None = None  # what finds joints in frames, None where no detector fits this data
