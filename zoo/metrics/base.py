@@ -33,9 +33,7 @@ class Evidence:
     waveform: np.ndarray  # (S,) float32: the sound of exactly the clip's time
     sample_rate: int
     beats: np.ndarray  # (N,) float64 seconds from the clip's start: the music's beats
-    joints: np.ndarray | None = (
-        None  # (T, 24, 3) metres at `zoo.batch.MOTION_FPS`: the exact motion, if any
-    )
+    joints: np.ndarray | None = None  # (T, 24, 3) metres at `zoo.batch.MOTION_FPS`: the exact motion, if any
     joints_again: np.ndarray | None = None  # the same of another dance to the same clip (another seed, another dancer)
     detector: PoseDetector | None = None  # what finds joints in frames, None where no detector fits this data
     _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
