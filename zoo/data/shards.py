@@ -8,7 +8,7 @@ import json
 import os
 import tarfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from braceexpand import braceexpand
 from torch.utils.data import Dataset
 from webdataset.writer import TarWriter
 
-from zoo.data.base import SPLITS, Clip, DataSource, Piece, cache_root
+from zoo.data.base import SPLITS, Clip, Cut, DataSource, Piece, Take, cache_root
 from zoo.data.features import Features
 from zoo.data.fields import EXTENSIONS, FIELDS, decode_field, encode_sample, sound_id
+from zoo.data.takes import ShardTakes, content_of
 from zoo.data.windows import make_dataset, pieces_of, provided_by, song_of
 from zoo.music.encoder import Encoder
 
@@ -212,3 +213,14 @@ class Shards(DataSource):
     def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
         """See DataSource."""
         return pieces_of(self._reader(split), self._samples(split), Features(encoder))
+
+    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Sequence[Take]:
+        """See DataSource; one take from the beginning of every sample that can be cut so."""
+        self.prepare({"music"}, encoder, [split])
+        return ShardTakes(self._reader(split), self._samples(split), cut, Features(encoder))
+
+    def content(self, split: str) -> str:
+        """See DataSource; the songs held out of the train shards count as well."""
+        reader, samples = self._reader(split), self._samples(split)
+        paths = dict.fromkeys(sample.path for sample in reader.samples)
+        return content_of(map(Path, paths), " ".join(sample.key for sample in samples))

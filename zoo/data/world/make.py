@@ -9,7 +9,7 @@ them: another seed or a changed line of that code makes a corpus of its own.
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import cache, partial
@@ -19,10 +19,11 @@ from rich.progress import track
 from torch.utils.data import Dataset
 
 from zoo.batch import Batch
-from zoo.data.base import PICTURES, SPLITS, Clip, DataSource, Piece, cache_root
+from zoo.data.base import PICTURES, SPLITS, Clip, Cut, DataSource, Piece, Take, cache_root
 from zoo.data.features import Features
 from zoo.data.real import RealDances
 from zoo.data.shards import ShardReader
+from zoo.data.takes import ShardTakes, content_of
 from zoo.data.windows import make_dataset, pieces_of
 from zoo.data.world.dances import make_dances
 from zoo.data.world.recipe import Filming, Recipe
@@ -33,7 +34,7 @@ SHARD_SONGS = 8  # songs in one shard of dances
 DANCES_CODE = ("data/world/*.py", "data/fields.py", "body/skeleton.py")
 CLIPS_CODE = (*DANCES_CODE, "body/*.py", "body/assets/*")
 NOT_DANCES = ("make.py", "film.py", "scene.py", "backdrop.py")
-NOT_CLIPS = ("make.py", "formats.py", "bvh.py", "gltf.py", "mocap.py", "retarget.py", "people.py")
+NOT_CLIPS = ("make.py", "formats.py", "bvh.py", "gltf.py", "mocap.py", "retarget.py", "people.py", "blazepose.py")
 EVERYTHING = frozenset(Batch.__annotations__)
 
 
@@ -80,12 +81,8 @@ class World(DataSource):
     def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
         """Makes the missing shards of dances, of clips too if `needs` has pictures, and listens to the songs."""
         needs = set(needs)
-        if self.real and "train" in splits:
-            self.real.make()
-        _work([job for split in splits for job in self._dance_jobs(split)], self.workers, "making songs and dances")
         filmed = bool(needs & PICTURES)
-        if filmed:
-            _work([job for split in splits for job in self._film_jobs(split)], self.workers, "filming dances")
+        self._make(splits, filmed)
         if needs & {"music", "beats"}:
             Features(encoder).make([self._reader(split, filmed) for split in splits], self.workers)
 
@@ -98,6 +95,26 @@ class World(DataSource):
         """See DataSource; the dances to one song follow each other."""
         reader = self._reader(split, False)
         return pieces_of(reader, reader.samples, Features(encoder))
+
+    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Sequence[Take]:
+        """See DataSource; one take from the beginning of every filmed clip. Raises ValueError for what was not filmed:
+        more frames a second, more seconds, other proportions."""
+        self.prepare({"frames", "music"}, encoder, [split])
+        filmed, danced = self._reader(split, True), self._reader(split, False)
+        return ShardTakes(filmed, filmed.samples, cut, Features(encoder), dances=(danced, danced.samples))
+
+    def content(self, split: str) -> str:
+        """See DataSource; makes the clips if they are not there."""
+        self._make([split], filmed=True)
+        return content_of(path for path, _ in self._film_jobs(split))
+
+    def _make(self, splits: Iterable[str], filmed: bool) -> None:
+        """The missing shards of dances, and of clips."""
+        if self.real and "train" in splits:
+            self.real.make()
+        _work([job for split in splits for job in self._dance_jobs(split)], self.workers, "making songs and dances")
+        if filmed:
+            _work([job for split in splits for job in self._film_jobs(split)], self.workers, "filming dances")
 
     def _reader(self, split: str, filmed: bool) -> ShardReader:
         if (split, filmed) not in self._readers:
