@@ -11,28 +11,29 @@ from zoo.body.skeleton import JOINTS
 
 # SMPL's joints from BlazePose's 33 points, left and right: the points whose mean a joint is
 SIDES = {
-    "hip": ((23,), (24,)), "knee": ((25,), (26,)), "ankle": ((27,), (28,)), "foot": ((31,), (32,)),
+    "knee": ((25,), (26,)), "ankle": ((27,), (28,)), "foot": ((31,), (32,)),
     "shoulder": ((11,), (12,)), "elbow": ((13,), (14,)), "wrist": ((15,), (16,)), "hand": ((17, 19), (18, 20)),
 }  # fmt: skip
-EARS = (7, 8)
-# how far up from the hips to the shoulders (1) the joints of the spine are in SMPL's mean body, and how far out collars
-SPINE = {"pelvis": 0.15, "spine1": 0.37, "spine2": 0.62, "spine3": 0.72, "neck": 1.09}
-COLLAR_UP, COLLAR_OUT = 0.92, 0.4
+SHOULDERS, HIPS, EARS = (11, 12), (23, 24), (7, 8)
+# the others, from the hips (0) up to the shoulders (1), in SMPL's mean body; but BlazePose's hips are points of the
+# outline, 0.09 above SMPL's and 1.75 times as wide, and its ears are 0.08 above SMPL's head (measured on the world's)
+SPINE = {"pelvis": 0.07, "spine1": 0.31, "spine2": 0.57, "spine3": 0.68, "neck": 1.09}
+HIP_UP, HIP_OUT = -0.09, 0.57  # out: in widths of BlazePose's hips
+COLLAR_UP, COLLAR_OUT = 0.91, 0.4  # out: in widths of the shoulders
+HEAD_OVER_EARS = -0.08
 
 
 def _to_joints() -> np.ndarray:
-    """(24, 33): joints from points."""
-    rows = {}
-    for name, sides in SIDES.items():
-        for side, points in zip(("left", "right"), sides, strict=True):
-            rows[f"{side}_{name}"] = np.eye(BODY_POINTS)[list(points)].mean(0)
-    hips, shoulders = ((rows[f"left_{name}"] + rows[f"right_{name}"]) / 2 for name in ("hip", "shoulder"))
-    for name, height in SPINE.items():
-        rows[name] = hips + height * (shoulders - hips)
-    for side in ("left", "right"):
-        out = COLLAR_OUT * (rows[f"{side}_shoulder"] - shoulders)
-        rows[f"{side}_collar"] = hips + COLLAR_UP * (shoulders - hips) + out
-    rows["head"] = np.eye(BODY_POINTS)[list(EARS)].mean(0)
+    """(24, 33): joints from points, as weights."""
+    point = np.eye(BODY_POINTS)
+    hips, shoulders = point[list(HIPS)].mean(0), point[list(SHOULDERS)].mean(0)
+    up = shoulders - hips
+    rows = {name: hips + height * up for name, height in SPINE.items()}
+    rows["head"] = point[list(EARS)].mean(0) + HEAD_OVER_EARS * up
+    for side, name in enumerate(("left", "right")):
+        rows[f"{name}_hip"] = hips + HIP_UP * up + HIP_OUT * (point[HIPS[side]] - hips)
+        rows[f"{name}_collar"] = hips + COLLAR_UP * up + COLLAR_OUT * (point[SHOULDERS[side]] - shoulders)
+        rows |= {f"{name}_{joint}": point[list(points[side])].mean(0) for joint, points in SIDES.items()}
     return np.stack([rows[name] for name in JOINTS])
 
 
