@@ -1,0 +1,201 @@
+"""Frame by frame: how near is a video to the ground truth's frames?
+
+Each is the mean over the frames of a clip; frames are (F, H, W, 3) uint8, of one size in both videos.
+"""
+
+import os
+from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from zoo.metrics.base import FROZEN, OTHER_SONG, OVER_TIME, ClipMetric, Column, Evidence, Measurement
+from zoo.nn.pretrained import file_hash, load_foreign, plain, read_weights
+
+PEAK = 255  # the range of pixel values
+BASELINES = frozenset({FROZEN, OTHER_SONG})
+RADIUS, SIGMA = 5, 1.5  # SSIM's window: 11 pixels wide
+C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+LPIPS_BATCH = 16  # frames
+# by the width of the first filters: torchmetrics' name, ours, and where in torchvision's `features` its slices begin
+LPIPS_NETS = {11: ("alex", "AlexNet", (0, 2, 5, 8, 10)), 3: ("vgg", "VGG16", (0, 4, 9, 16, 23))}
+
+
+def _over_frames(name: str, values: np.ndarray) -> Measurement:
+    return {name: values.mean(), name + OVER_TIME: values}
+
+
+class Psnr(ClipMetric):
+    """Peak signal to noise ratio, 10 log10(255^2 / MSE) in dB, the mean over frames of each frame's.
+
+    MSE is over all pixels and channels of a frame. A frame equal to the ground truth's has none (inf on the curve): it
+    is left out of the mean, and a clip of such frames only is inf. OpenCV sums the squares of bytes exactly, in a
+    hundredth of the time that torchmetrics takes in float64; the two agree.
+    """
+
+    columns = {"psnr": Column("PSNR", "higher", digits=2, unit="dB", sees=BASELINES)}
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """psnr: dB; psnr@time: (F,) dB."""
+        squares = [cv2.norm(frame, true, cv2.NORM_L2SQR) for frame, true in zip(*_pair(clip), strict=True)]
+        with np.errstate(divide="ignore"):
+            values = 10 * np.log10(PEAK**2 * clip.frames[0].size / np.array(squares, dtype=np.float64))
+        different = values[np.isfinite(values)]
+        return {"psnr": np.array(different.mean() if different.size else np.inf), "psnr" + OVER_TIME: values}
+
+
+class PsnrDisco(ClipMetric):
+    """The PSNR of DisCo's public scorer, overflow and all: NOT a PSNR; for reading tables that it was used in.
+
+    The scorer (tool/metrics/ssim_l1_lpips_psnr.py, copied by MagicAnimate and Champ: DisCo issue 86, magic-animate
+    146, champ 8) subtracts and squares bytes, so both wrap around at 256: MSE = mean((d^2) mod 256), 100 dB where that
+    is 0. No error is larger than 255 in it: differences that are large and random give about 29 dB, whatever their size.
+    """
+
+    columns = {"psnr_disco": Column("PSNR as DisCo (overflows)", "higher", digits=2, unit="dB", sees=BASELINES)}
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """psnr_disco: its dB; psnr_disco@time: (F,)."""
+        frames, true = _pair(clip)
+        wrapped = frames - true
+        wrapped *= wrapped
+        error = wrapped.reshape(len(wrapped), -1).mean(1)
+        with np.errstate(divide="ignore"):
+            return _over_frames("psnr_disco", np.where(error == 0, 100.0, 10 * np.log10(PEAK**2 / error)))
+
+
+class Ssim(ClipMetric):
+    """Structural similarity (Wang et al. 2004, eq. 13), the mean over frames, colour channels and places.
+
+    Gaussian window of 11 pixels, sigma 1.5, K1 = .01, K2 = .03, population variances, and only the places where the
+    window lies wholly inside the picture: as scikit-image has it. torchmetrics counts the border too, over mirrored
+    pixels; inside the two agree. Both filter plainly in two dimensions or in float64, at 6 to 15 times the cost.
+    """
+
+    columns = {"ssim": Column("SSIM", "higher", digits=4, sees=BASELINES)}
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """ssim: in [-1, 1]; ssim@time: (F,)."""
+        # OpenCV and numpy let go of the interpreter; a frame's number is the same on any thread
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            values = list(threads.map(structural_similarity, *_pair(clip)))
+        return _over_frames("ssim", np.array(values))
+
+
+def structural_similarity(first: np.ndarray, second: np.ndarray) -> float:
+    """SSIM of two pictures (H, W, 3) uint8, as `Ssim` says.
+
+    Variances are differences of large numbers: products are taken about the middle of the range, exactly, as 16-bit
+    integers, which OpenCV also filters fastest; the filtering itself is in float32.
+    """
+    half = (PEAK + 1) // 2
+    mean1, mean2 = _window(first), _window(second)
+    first, second = (picture.astype(np.int16) - np.int16(half) for picture in (first, second))
+    product = first * second
+    first *= first
+    second *= second
+    first -= half**2  # so that the sum fits into 16 bits
+    first += second
+    covariance, variances = _window(product), _window(first)  # of the two together
+    middle1, middle2 = mean1 - half, mean2 - half
+    covariance -= middle1 * middle2
+    middle1 *= middle1
+    middle2 *= middle2
+    middle1 += middle2
+    variances -= middle1
+    variances += half**2 + C2
+    covariance *= 2
+    covariance += C2
+    above = mean1 * mean2
+    above *= 2
+    above += C1
+    mean1 *= mean1
+    mean2 *= mean2
+    mean1 += mean2
+    mean1 += C1
+    above *= covariance
+    mean1 *= variances
+    above /= mean1
+    return float(above.mean(dtype=np.float64))
+
+
+def _window(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) bytes or 16-bit integers -> (H - 10, W - 10, 3) float32: means under SSIM's window."""
+    weights = cv2.getGaussianKernel(2 * RADIUS + 1, SIGMA, cv2.CV_32F)
+    return cv2.sepFilter2D(picture, cv2.CV_32F, weights, weights)[RADIUS:-RADIUS, RADIUS:-RADIUS]
+
+
+class Lpips(ClipMetric):
+    """Learned perceptual distance (Zhang et al. 2018, eq. 1), the mean over frames: torchmetrics' LPIPS v0.1.
+
+    weights: torchvision's AlexNet or VGG16 as a file of weights (which of them, its tensors say); torchmetrics brings
+    the trained heads. The two nets' numbers do not compare: the heading names the net.
+    """
+
+    columns = {"lpips": Column("LPIPS", "lower", digits=4, sees=BASELINES)}
+
+    def __init__(self, weights: str | Path | None = None):
+        """Raises ValueError where the file holds something else."""
+        self.file = weights
+        if weights is not None:
+            self.net, name = _lpips_net(weights)
+            self.columns = {"lpips": replace(self.columns["lpips"], heading=f"LPIPS ({name})")}
+
+    @property
+    def unavailable(self) -> str | None:
+        """Which file it needs."""
+        if self.file is None:
+            return "needs weights.lpips=FILE, AlexNet or VGG16 as torchvision publishes them (alexnet-owt-7be5be79.pth)"
+        return None
+
+    @property
+    def weights(self) -> str | None:
+        """Of the backbone's file."""
+        return None if self.file is None else file_hash(self.file)
+
+    @torch.inference_mode()
+    def measure(self, clip: Evidence) -> Measurement:
+        """lpips: at least 0; lpips@time: (F,)."""
+        values = []
+        for start in range(0, len(clip.frames), LPIPS_BATCH):
+            pair = [_in_unit(frames[start : start + LPIPS_BATCH]) for frames in _pair(clip)]
+            values.append(self.net(*pair, normalize=True).flatten().double())
+        return _over_frames("lpips", torch.cat(values).numpy())
+
+
+def _lpips_net(path: str | Path) -> tuple[nn.Module, str]:
+    """torchmetrics' LPIPS with the backbone in a file, and the name of the backbone."""
+    from torchmetrics.functional.image.lpips import _NoTrainLpips  # its public class downloads the backbone
+
+    first = read_weights(path).get("features.0.weight", torch.empty(0)).shape[-1]  # the width of the first filters
+    if first not in LPIPS_NETS:
+        raise ValueError(f"{path} holds neither torchvision's AlexNet nor its VGG16")
+    name, title, begins = LPIPS_NETS[first]
+
+    def features(found: Any) -> dict[str, Tensor]:
+        state = {key: value for key, value in plain(found).items() if not key.startswith("classifier.")}
+        parts = [key.split(".", 2) for key in state]  # features, index, weight or bias
+        slices = [bisect_right(begins, int(index)) for _, index, _ in parts]
+        names = [f"slice{number}.{index}.{kind}" for number, (_, index, kind) in zip(slices, parts, strict=True)]
+        return dict(zip(names, state.values(), strict=True))
+
+    net = _NoTrainLpips(net=name, pnet_rand=True)
+    load_foreign(net.net, path, features)
+    return net, title
+
+
+def _in_unit(frames: np.ndarray) -> Tensor:
+    """(F, H, W, 3) bytes -> (F, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float() / PEAK
+
+
+def _pair(clip: Evidence) -> tuple[np.ndarray, np.ndarray]:
+    """The clip's frames and the ground truth's."""
+    assert clip.frames.shape == clip.true_frames.shape, "clips of another size are excluded before"
+    return clip.frames, clip.true_frames
