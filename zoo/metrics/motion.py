@@ -3,11 +3,20 @@
 Joints are (T, 24, 3) metres in world coordinates (Z up), SMPL's order, at `fps` (see zoo.body.skeleton).
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import ClassVar
 
 import numpy as np
 
+from zoo.batch import MOTION_FPS
+from zoo.metrics.base import ClipMetric, Column, Evidence, Measurement, SetMetric
+from zoo.metrics.dance_features import geometric_features, kinetic_features
+from zoo.metrics.frechet import frechet_distance
+
+POSES = 8  # of a clip that are compared with those of every other clip
+STILL = 1e-6  # a feature that varies less than this over the ground truth keeps its own unit
 LEFT_FOOT, RIGHT_FOOT = (7, 10), (8, 11)  # ankle and toe joint
 
 
@@ -55,3 +64,120 @@ def diversity(dances: Sequence[np.ndarray]) -> float:
     if not pairs:
         raise ValueError("diversity needs at least two dances")
     return float(np.mean(pairs))
+
+
+class _OfOneDance(ClipMetric):
+    """A number from the clip's exact joints."""
+
+    needs: ClassVar = frozenset({"joints"})
+    number: ClassVar[Callable[[np.ndarray, float], float]]
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """See Metric."""
+        (name,) = self.columns
+        return {name: np.float64(self.number(clip.joints, MOTION_FPS))}
+
+
+class PFC(_OfOneDance):
+    """Physical foot contact (EDGE sec. 5.1, eq. 8-9): root acceleration that no standing foot explains, x 1e4."""
+
+    columns: ClassVar = {"pfc": Column("PFC", "lower")}
+    number: ClassVar = staticmethod(physical_foot_contact)
+
+
+class FootSliding(_OfOneDance):
+    """Mean horizontal speed of the toes while they are within 5 cm of their lowest."""
+
+    columns: ClassVar = {"foot_sliding": Column("foot sliding", "lower", unit="m/s")}
+    number: ClassVar = staticmethod(foot_sliding)
+
+
+class Jitter(_OfOneDance):
+    """Mean size of the third derivative of joint positions. Lower is smoother; a dance without any force is still."""
+
+    columns: ClassVar = {"jitter": Column("jitter", None, digits=2, unit="1e3 m/s³")}
+    number: ClassVar = staticmethod(jitter)
+
+
+class Multimodality(ClipMetric):
+    """How far apart two dances to the same music are: mean distance of joints about the pelvis (`dance_distance`).
+
+    Neither way is good by itself: noise is diverse. The ground truth's value, two dancers to one song, is the measure.
+    """
+
+    columns: ClassVar = {"multimodality": Column("multimodality", None, unit="m")}
+    needs: ClassVar = frozenset({"joints", "joints_again"})
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """See Metric."""
+        length = min(len(clip.joints), len(clip.joints_again))
+        distance = dance_distance(clip.joints[:length], clip.joints_again[:length])
+        return {"multimodality": np.float64(distance)}
+
+
+class Diversity(SetMetric):
+    """How far apart dances to different songs are: mean `dance_distance` over all pairs, at 8 moments of the clip.
+
+    Neither way is good by itself: noise is diverse. The ground truth's value is the measure.
+    """
+
+    columns: ClassVar = {"diversity": Column("diversity", None, unit="m")}
+    needs: ClassVar = frozenset({"joints"})
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """See Metric."""
+        moments = np.linspace(0, len(clip.joints) - 1, POSES).round().astype(int)
+        song = hashlib.sha256(clip.labels.get("song", clip.key).encode()).digest()[:8]
+        poses = clip.joints[moments] - clip.joints[moments, :1]
+        return {"poses": poses.astype(np.float32), "song": np.frombuffer(song, np.int64)}
+
+    def combine(self, row: Sequence[Measurement], truth: Sequence[Measurement]) -> dict[str, float]:
+        """See SetMetric. Pairs of one song are left out: so is a clip that was drawn twice."""
+        songs = np.array([kept["song"][0] for kept in row])
+        joint = np.stack([kept["poses"].reshape(-1, 3) for kept in row], 1)  # (POSES * 24, N, 3)
+        square = (joint**2).sum(-1)
+        square = square[:, :, None] + square[:, None] - 2 * joint @ joint.transpose(0, 2, 1)
+        distance = np.sqrt(np.maximum(square, 0)).mean(0)  # (N, N)
+        others = distance[songs[:, None] != songs[None]]
+        return {"diversity": float(others.mean()) if len(others) else float("nan")}
+
+
+class _FeatureDistance(SetMetric):
+    """A Frechet distance between features of dances, each in units of its spread over the ground truth."""
+
+    needs: ClassVar = frozenset({"joints"})
+    features: ClassVar[Callable[[np.ndarray, float], np.ndarray]]
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """See Metric."""
+        return {"features": self.features(clip.joints, MOTION_FPS).astype(np.float32)}
+
+    def combine(self, row: Sequence[Measurement], truth: Sequence[Measurement]) -> dict[str, float]:
+        """See SetMetric."""
+        (name,) = self.columns
+        x, y = (np.stack([kept["features"] for kept in clips]).astype(np.float64) for clips in (row, truth))
+        spread = y.std(0)
+        scale = np.where(spread > STILL, spread, 1.0)
+        return {name: frechet_distance(x / scale, y / scale)}
+
+
+class FrechetKinetic(_FeatureDistance):
+    """FID_k (AIST++ sec. 5.2.1): Frechet distance of 72 kinetic features, each divided by its spread over the truth.
+
+    72 features want several hundred clips: with fewer it is biased upwards, so compare only rows of equally many clips.
+    """
+
+    columns: ClassVar = {"fid_k": Column("FID_k", "lower", digits=2)}
+    features: ClassVar = staticmethod(kinetic_features)
+
+
+class FrechetGeometric(_FeatureDistance):
+    """FID_g (AIST++ sec. 5.2.1): Frechet distance of 32 geometric features, each divided by its spread over the truth.
+
+    32 features want a hundred clips or more: with fewer it is biased upwards, so compare only rows of equally many.
+    The features are Mueller's, without the public code's slips (see zoo.metrics.dance_features): published values
+    are on another scale.
+    """
+
+    columns: ClassVar = {"fid_g": Column("FID_g", "lower", digits=2)}
+    features: ClassVar = staticmethod(geometric_features)

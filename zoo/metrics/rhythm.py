@@ -2,25 +2,55 @@
 
 Frame counts of the published code are given here in seconds, so that every frame rate is measured alike: AIST++ (Li et
 al. 2021) works at 60 fps with sigma = 3 frames, and the public scorers smooth the joint speed by 5 frames first.
+
+A clip has ends. A kinematic beat counts only where its nearest music beat is sure to lie in the clip (`in_reach`), and
+a music beat counts as missed only where a kinematic beat could have been found.
 """
+
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
+from zoo.batch import MOTION_FPS
+from zoo.body.people import Poses
+from zoo.metrics.base import FROZEN, OTHER_SONG, ClipMetric, Column, Evidence, Measurement
+
 SIGMA = 3 / 60  # seconds
 SMOOTH = 5 / 60  # seconds
+TOLERANCE = 0.07  # seconds either side: the window in which beats count as the same in music research (mir_eval)
+DEPTH = 0.05  # figure heights a second: a shallower dip in the speed of found joints is the detector's noise
 
 
-def kinematic_beats(joints: np.ndarray, fps: float, smooth: float = SMOOTH) -> np.ndarray:
+def kinematic_beats(joints: np.ndarray, fps: float, smooth: float = SMOOTH, depth: float = 0.0) -> np.ndarray:
     """Times in seconds of the local minima of the joints' mean speed (AIST++ sec. 5.2.2).
 
-    joints (T, J, 3) or (T, J, 2); `smooth` is the standard deviation of the Gaussian that the speed is smoothed with.
-    The speed between frames t and t + 1 counts at the time half-way, so that a beat is not early by half a frame.
+    joints (T, J, 3) or (T, J, 2); `smooth` is the standard deviation of the Gaussian that the speed is smoothed with;
+    `depth`, in units of `joints` a second, is how far the speed has to rise on either side of a minimum.
+    The speed between frames t and t + 1 counts at the time half-way, so that a beat is not early by half a frame, and
+    each minimum is where a parabola through its three values has it: at 12 fps a frame is longer than sigma.
     """
     speed = np.linalg.norm(np.diff(joints, axis=0), axis=-1).mean(-1)  # (T, J, 3) -> (T - 1,)
     speed = gaussian_filter1d(speed.astype(np.float64), smooth * fps, mode="nearest")
-    return (find_peaks(-speed)[0] + 0.5) / fps
+    at = find_peaks(-speed, prominence=depth / fps)[0]
+    before, here, after = speed[at - 1], speed[at], speed[at + 1]
+    bend = before - 2 * here + after
+    shift = 0.5 * (before - after) / np.where(bend > 0, bend, 1)  # 0 on a plateau: its middle is the minimum
+    return (at + shift + 0.5) / fps
+
+
+def in_reach(kinematic: np.ndarray, music: np.ndarray) -> np.ndarray:
+    """The kinematic beats from half a gap before the first to half a gap after the last of the music's beats.
+
+    Beyond that the nearest music beat may be one outside the clip, which nobody knows: to count the distance to the
+    wrong one would punish a dance for where the clip was cut. A gap is that of the two music beats at that end.
+    """
+    if len(music) < 2:
+        return kinematic
+    first, last = music[0] - (music[1] - music[0]) / 2, music[-1] + (music[-1] - music[-2]) / 2
+    return kinematic[(kinematic >= first) & (kinematic <= last)]
 
 
 def beat_alignment(kinematic: np.ndarray, music: np.ndarray, sigma: float = SIGMA) -> float:
@@ -33,5 +63,126 @@ def beat_alignment(kinematic: np.ndarray, music: np.ndarray, sigma: float = SIGM
         return float("nan")
     if len(kinematic) == 0:
         return 0.0
-    distance = np.abs(np.asarray(kinematic)[:, None] - np.asarray(music)[None]).min(1)
-    return float(np.exp(-(distance**2) / (2 * sigma**2)).mean())
+    return float(np.exp(-(_distance(kinematic, music) ** 2) / (2 * sigma**2)).mean())
+
+
+def beat_hits(
+    kinematic: np.ndarray, music: np.ndarray, seconds: float, edge: float = 0.0, tolerance: float = TOLERANCE
+) -> tuple[float, float, float]:
+    """Beat coverage and beat hit rate (Lee et al. 2019, "Dancing to Music", sec. 4.2), and the share of beats met.
+
+    With B_m music beats, B_k kinematic beats and B_a kinematic beats within `tolerance` seconds of a music beat:
+    coverage B_k / B_m, hit rate B_a / B_k. Met: music beats with a kinematic beat within `tolerance`, of those at least
+    `edge` seconds inside [0, seconds], where kinematic beats can be found. `nan` for no music beats.
+    """
+    if len(music) == 0:
+        return (float("nan"),) * 3
+    if len(kinematic) == 0:
+        return 0.0, 0.0, 0.0
+    findable = music[(music >= edge) & (music <= seconds - edge)]
+    met = (_distance(findable, kinematic) <= tolerance).mean() if len(findable) else float("nan")
+    hit = (_distance(kinematic, music) <= tolerance).mean()
+    return len(kinematic) / len(music), float(hit), float(met)
+
+
+def found_beats(poses: Poses, fps: float) -> np.ndarray:
+    """Kinematic beats, seconds, of joints that a detector found in frames.
+
+    Frames without a figure are bridged in a straight line at an even speed, which makes no minima; with fewer than
+    three frames of a figure there are no beats. Dips below `DEPTH` are left out.
+    """
+    seen = np.flatnonzero(np.isfinite(poses.joints).all((1, 2)))
+    if len(seen) < 3:
+        return np.empty(0)
+    joints = poses.joints[seen].astype(np.float64)
+    height = float(np.median(np.ptp(joints[..., 1], axis=1)))
+    frames = np.arange(seen[0], seen[-1] + 1)
+    left = np.clip(np.searchsorted(seen, frames, side="right") - 1, 0, len(seen) - 2)
+    share = (frames - seen[left]) / (seen[left + 1] - seen[left])
+    joints = joints[left] + share[:, None, None] * (joints[left + 1] - joints[left])
+    return seen[0] / fps + kinematic_beats(joints, fps, depth=DEPTH * height)
+
+
+def _distance(these: np.ndarray, those: np.ndarray) -> np.ndarray:
+    """From each of these times to the nearest of those, seconds."""
+    return np.abs(np.asarray(these)[:, None] - np.asarray(those)[None]).min(1)
+
+
+def _exact(clip: Evidence) -> tuple[np.ndarray, float]:
+    """Kinematic beats of the clip's exact joints, and how far from its ends there can be none, seconds."""
+    beats = clip.once("kinematic beats", lambda: kinematic_beats(clip.joints, MOTION_FPS))
+    return in_reach(beats, clip.beats), 1.5 / MOTION_FPS
+
+
+def _found(clip: Evidence) -> tuple[np.ndarray, float]:
+    """The same of the joints that the detector finds in its frames."""
+    fps = float(clip.fps)
+    beats = clip.once("kinematic beats 2d", lambda: found_beats(clip.poses, fps))
+    return in_reach(beats, clip.beats), 1.5 / fps
+
+
+class BeatAlignment(ClipMetric):
+    """Beat alignment score of the exact motion: mean over kinematic beats of exp(-d^2 / 2 sigma^2) (AIST++, EDGE).
+
+    d is the time to the nearest music beat, sigma 50 ms (3 frames at AIST++'s 60 fps). 1 is a dance whose every stop
+    falls on a beat; 0 one that never stops.
+    """
+
+    columns: ClassVar = {"beat_align": Column("beat align", "higher", sees=frozenset({OTHER_SONG}))}
+    needs: ClassVar = frozenset({"joints", "beats"})
+    beats_of: ClassVar[Callable[[Evidence], tuple[np.ndarray, float]]] = staticmethod(_exact)
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """See Metric."""
+        (name,) = self.columns
+        return {name: np.float64(beat_alignment(self.beats_of(clip)[0], clip.beats))}
+
+
+class BeatAlignment2D(BeatAlignment):
+    """2D-MM Align (DabFusion sec. 4.2) = 1/n sum_i exp(-min_j ||f_i^x - f_j^y||^2 / 2 sigma^2), of found joints.
+
+    f^x are the n kinematic beats, f^y the music beats. The paper counts in frames and leaves sigma open: here they are
+    times, and sigma is AIST++'s 50 ms, so that clips of every frame rate are measured alike.
+    """
+
+    columns: ClassVar = {"beat_align_2d": Column("2D-MM align", "higher", sees=frozenset({FROZEN, OTHER_SONG}))}
+    needs: ClassVar = frozenset({"detector", "beats"})
+    beats_of: ClassVar = staticmethod(_found)
+
+
+class BeatHitRate(ClipMetric):
+    """Beat coverage B_k / B_m and beat hit rate B_a / B_k (Lee et al. 2019), and the share of music beats met.
+
+    B_m music beats, B_k kinematic beats, B_a of them within 70 ms of a music beat. Of the exact motion. Coverage has no
+    good direction: below 1 the dance leaves beats out, above it also moves between them.
+    """
+
+    columns: ClassVar = {
+        "beat_coverage": Column("beat coverage", None),
+        "beat_hit_rate": Column("beat hit rate", "higher", sees=frozenset({OTHER_SONG})),
+        "beats_met": Column("beats met", "higher", sees=frozenset({OTHER_SONG})),
+    }
+    needs: ClassVar = frozenset({"joints", "beats"})
+    beats_of: ClassVar[Callable[[Evidence], tuple[np.ndarray, float]]] = staticmethod(_exact)
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """See Metric."""
+        kinematic, edge = self.beats_of(clip)
+        seconds = len(clip.frames) / float(clip.fps)
+        hits = beat_hits(kinematic, clip.beats, seconds, edge)
+        return {name: np.float64(value) for name, value in zip(self.columns, hits, strict=True)}
+
+
+class BeatHitRate2D(BeatHitRate):
+    """Beat coverage, beat hit rate (Lee et al. 2019) and the share of music beats met, of joints found in the frames.
+
+    As BeatHitRate, for videos whose exact motion is not known.
+    """
+
+    columns: ClassVar = {
+        "beat_coverage_2d": Column("beat coverage 2D", None),
+        "beat_hit_rate_2d": Column("beat hit rate 2D", "higher", sees=frozenset({FROZEN, OTHER_SONG})),
+        "beats_met_2d": Column("beats met 2D", "higher", sees=frozenset({FROZEN, OTHER_SONG})),
+    }
+    needs: ClassVar = frozenset({"detector", "beats"})
+    beats_of: ClassVar = staticmethod(_found)

@@ -1,0 +1,109 @@
+"""What a dance is like in numbers: the kinetic and geometric features that AIST++, Bailando and EDGE compare dances by.
+
+Definitions as in fairmotion (kinetic: Onuma et al. 2008; geometric: Mueller et al. 2005), for SMPL's 24 joints in world
+coordinates, metres, Z up. Where the public code measures other than its definition says, the definition holds here.
+"""
+
+import numpy as np
+
+from zoo.body.skeleton import JOINTS
+
+WINDOW = 2  # frames either side over which velocity and acceleration are averaged
+UPPER_ARM, SHOULDERS, HIPS = 0.257, 0.391, 0.119  # metres: lengths of SMPL's mean body, the units of the questions
+UP = np.array([0.0, 0.0, 1.0])
+
+
+def kinetic_features(joints: np.ndarray, fps: float) -> np.ndarray:
+    """Energies of every joint: mean squared speed across and up, mean acceleration. (T, J, 3) -> (3 J,)
+
+    Joint by joint, in m^2/s^2, m^2/s^2 and m/s^2; T at least 3. Velocity and acceleration are first averaged over
+    `WINDOW` frames either side, near the ends over as many as there are.
+    """
+    velocity = np.diff(joints.astype(np.float64), axis=0) * fps  # (T - 1, J, 3)
+    steps = len(velocity)
+    smooth = _average(velocity, steps)
+    force = np.linalg.norm(_average(np.diff(velocity, axis=0) * fps, steps), axis=-1)
+    across, up = (smooth[..., :2] ** 2).sum(-1), smooth[..., 2] ** 2
+    return np.stack([across.mean(0), up.mean(0), force.mean(0)], -1).reshape(-1)
+
+
+def _average(values: np.ndarray, count: int) -> np.ndarray:
+    """Mean of values k - WINDOW .. k + WINDOW, of those there are, for k in 0..count - 1. (N, ...) -> (count, ...)"""
+    total = np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)])
+    centre = np.arange(count)
+    first, last = np.maximum(centre - WINDOW, 0), np.minimum(centre + WINDOW + 1, len(values))
+    return (total[last] - total[first]) / (last - first).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def geometric_features(joints: np.ndarray, fps: float) -> np.ndarray:
+    """Share of frames in which each of 32 statements about the pose is true. (T, 24, 3) -> (32,), T at least 2
+
+    Pairs are right, left. The public code counts a second as half (its frames last 1/120 s whatever they are), compares
+    other joints than Mueller's table in 'moves up' and 'moves away', and takes front for back on one side of the body;
+    here a mirrored dance gives the same numbers with each pair exchanged.
+    """
+    place = {name: joints[1:, index].astype(np.float64) for index, name in enumerate(JOINTS)}
+    speed = np.diff(joints.astype(np.float64), axis=0) * fps
+    speed = {name: speed[:, index] for index, name in enumerate(JOINTS)}
+    lowest = joints[1:, :, 2].min(1)
+    root, neck, arm = place["pelvis"], place["neck"], UPPER_ARM
+    trunk = root - neck
+    front = _unit(np.cross(place["right_hip"] - neck, place["left_hip"] - neck))
+
+    def pair(statement) -> list[np.ndarray]:
+        """The statement about the right side, then about the left: it is given this side's joints and the other's."""
+        return [statement(side, other) for side, other in (("right_", "left_"), ("left_", "right_"))]
+
+    def behind(side: str, other: str) -> np.ndarray:
+        leg = (place[other + "hip"] - root, place[other + "foot"] - root)
+        back = _unit(np.cross(*leg)) * (1 if other == "left_" else -1)
+        return _dot(back, place[side + "ankle"] - root) > 0.38 * arm
+
+    def bent(side: str, top: str, joint: str, end: str) -> np.ndarray:
+        middle = place[side + joint]
+        return _angle(place[side + top] - middle, place[side + end] - middle) < 110
+
+    across_hands, across_feet = (place["right_" + end] - place["left_" + end] for end in ("wrist", "ankle"))
+    shoulders = _unit(place["right_shoulder"] - place["left_shoulder"])
+    hips = _unit(place["right_hip"] - place["left_hip"])
+    spine = _unit(place["spine3"] - place["spine1"])
+    ankles = _unit(np.cross(place["left_ankle"] - place["right_ankle"], neck - place["right_ankle"]))
+    true = [
+        *pair(lambda s, _: _dot(speed[s + "wrist"] - speed["neck"], front) > 1.8 * arm),  # hand moves ahead
+        *pair(lambda s, _: _dot(place[s + "wrist"] - neck, _unit(neck - place["spine3"])) > 0.2 * arm),  # above neck
+        *pair(lambda s, _: _dot(speed[s + "wrist"] - speed["spine3"], spine) > 1.8 * arm),  # hand moves up
+        *pair(lambda s, _: bent(s, "shoulder", "elbow", "wrist")),
+        _dot(across_hands, shoulders) > 2.5 * SHOULDERS,  # hands far apart
+        _dot(speed["left_wrist"] - speed["right_wrist"], _unit(across_hands)) > 1.4 * arm,  # hands approach
+        *pair(lambda s, _: _dot(speed["pelvis"] - speed[s + "wrist"], _unit(root - place[s + "wrist"])) > 1.4 * arm),
+        *pair(lambda s, _: _length(speed[s + "wrist"]) > 2.5 * arm),  # fast hand
+        *pair(behind),  # foot behind the other leg
+        *pair(lambda s, _: place[s + "ankle"][:, 2] - lowest > 1.2 * arm),  # foot lifted
+        _dot(across_feet, hips) > 2.1 * HIPS,  # feet apart
+        *pair(lambda s, _: bent(s, "hip", "knee", "ankle")),
+        *pair(lambda s, _: _length(speed[s + "ankle"]) > 2.5 * arm),  # fast foot
+        *pair(lambda s, _: _angle(trunk, place[s + "elbow"] - place[s + "shoulder"]) > 25),  # arm off the trunk
+        *pair(lambda s, _: _angle(trunk, place[s + "knee"] - place[s + "hip"]) > 50),  # thigh off the trunk's line
+        _dot(ankles, root - place["right_ankle"]) > 0.5 * arm,  # pelvis ahead of ankles and neck
+        np.abs(_angle(trunk, UP) - 90) < 20,  # trunk level
+        *pair(lambda s, _: place[s + "wrist"][:, 2] - lowest < 1.2 * arm),  # hand low
+        _length(speed["pelvis"]) > 2.3 * arm,
+    ]
+    return np.stack(true, -1).mean(0)
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(_dot(vectors, vectors))
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(-1)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(_length(vectors), 1e-9)[..., None]
+
+
+def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Degrees in [0, 180]."""
+    return np.degrees(np.arccos(np.clip(_dot(_unit(a), _unit(b)), -1, 1)))
