@@ -54,8 +54,8 @@ class PsnrDisco(ClipMetric):
     """The PSNR of DisCo's public scorer, overflow and all: NOT a PSNR; for reading tables that it was used in.
 
     The scorer (tool/metrics/ssim_l1_lpips_psnr.py, copied by MagicAnimate and Champ: DisCo issue 86, magic-animate
-    146, champ 8) subtracts and squares bytes, so both wrap around at 256: MSE = mean((d^2) mod 256), 100 dB where that
-    is 0. No error is larger than 255 in it: differences that are large and random give about 29 dB, whatever their size.
+    146, champ 8) subtracts and squares bytes, so both wrap around at 256: MSE = mean(d^2 mod 256); 100 dB where that
+    is 0. No error can pass 255 there: differences that are large and random give about 29 dB, whatever their size.
     """
 
     columns = {"psnr_disco": Column("PSNR as DisCo (overflows)", "higher", digits=2, unit="dB", sees=BASELINES)}
@@ -82,53 +82,64 @@ class Ssim(ClipMetric):
 
     def measure(self, clip: Evidence) -> Measurement:
         """ssim: in [-1, 1]; ssim@time: (F,)."""
+        count = min(os.cpu_count() or 1, len(clip.frames))
+        parts = [np.array_split(frames, count) for frames in _pair(clip)]
         # OpenCV and numpy let go of the interpreter; a frame's number is the same on any thread
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            values = list(threads.map(structural_similarity, *_pair(clip)))
-        return _over_frames("ssim", np.array(values))
+        with ThreadPoolExecutor(count) as threads:
+            return _over_frames("ssim", np.concatenate(list(threads.map(structural_similarity, *parts))))
 
 
-def structural_similarity(first: np.ndarray, second: np.ndarray) -> float:
-    """SSIM of two pictures (H, W, 3) uint8, as `Ssim` says.
+def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """SSIM of each of F pictures with its true one, as `Ssim` says. Both (F, H, W, 3) uint8 -> (F,) float64.
 
-    Variances are differences of large numbers: products are taken about the middle of the range, exactly, as 16-bit
-    integers, which OpenCV also filters fastest; the filtering itself is in float32.
+    With d = x - y the two factors are A / (A + mean(d)^2) and B / (B + var(d)), where A = 2 mean(x) mean(y) + C1 and
+    B = 2 cov(x, y) + C2: so float32 will do, and equal pictures get exactly 1. Products are taken about the middle of
+    the range, as exact 16-bit integers. Every step writes where an earlier one wrote: asking the system for new memory
+    would take three quarters of the time.
     """
     half = (PEAK + 1) // 2
-    mean1, mean2 = _window(first), _window(second)
-    first, second = (picture.astype(np.int16) - np.int16(half) for picture in (first, second))
-    product = first * second
-    first *= first
-    second *= second
-    first -= half**2  # so that the sum fits into 16 bits
-    first += second
-    covariance, variances = _window(product), _window(first)  # of the two together
-    middle1, middle2 = mean1 - half, mean2 - half
-    covariance -= middle1 * middle2
-    middle1 *= middle1
-    middle2 *= middle2
-    middle1 += middle2
-    variances -= middle1
-    variances += half**2 + C2
-    covariance *= 2
-    covariance += C2
-    above = mean1 * mean2
-    above *= 2
-    above += C1
-    mean1 *= mean1
-    mean2 *= mean2
-    mean1 += mean2
-    mean1 += C1
-    above *= covariance
-    mean1 *= variances
-    above /= mean1
-    return float(above.mean(dtype=np.float64))
+    kernel = cv2.getGaussianKernel(2 * RADIUS + 1, SIGMA, cv2.CV_32F)
+    x, y = np.empty((2, *frames.shape[1:]), np.int16)
+    mean_x, mean_y, covariance, squares, variance = np.empty((5, *frames.shape[1:]), np.float32)
 
+    def window(picture: np.ndarray, out: np.ndarray) -> None:
+        cv2.sepFilter2D(picture, cv2.CV_32F, kernel, kernel, dst=out)
 
-def _window(picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) bytes or 16-bit integers -> (H - 10, W - 10, 3) float32: means under SSIM's window."""
-    weights = cv2.getGaussianKernel(2 * RADIUS + 1, SIGMA, cv2.CV_32F)
-    return cv2.sepFilter2D(picture, cv2.CV_32F, weights, weights)[RADIUS:-RADIUS, RADIUS:-RADIUS]
+    values = np.empty(len(frames))
+    for index, (frame, true_frame) in enumerate(zip(frames, true, strict=True)):
+        for picture, centred, mean in ((frame, x, mean_x), (true_frame, y, mean_y)):
+            np.copyto(centred, picture)
+            centred -= half
+            window(centred, mean)
+        np.subtract(x, y, out=squares)
+        squares *= squares
+        window(squares, variance)
+        x *= y
+        window(x, covariance)
+
+        a, b, difference = squares, covariance, mean_y
+        np.multiply(mean_x, mean_y, out=a)
+        b -= a
+        b *= 2
+        b += C2
+        np.subtract(mean_x, mean_y, out=difference)
+        # from means about the middle to the means: 2(x + h)(y + h) = 2xy + 2h(x + y) + 2h^2, and x + y = 2x - d
+        mean_x *= 2
+        mean_x -= difference
+        mean_x *= 2 * half
+        a *= 2
+        a += 2 * half**2 + C1
+        a += mean_x
+        difference *= difference
+        variance -= difference
+
+        difference += a
+        a /= difference
+        variance += b
+        b /= variance
+        a *= b
+        values[index] = a[RADIUS:-RADIUS, RADIUS:-RADIUS].mean(dtype=np.float64)
+    return values
 
 
 class Lpips(ClipMetric):
