@@ -134,6 +134,29 @@ class Take:
     joints2d: np.ndarray | None = None  # (F, 24, 2) float32 pixels of `frames`
 
 
+class Takes(Sequence[Take]):
+    """Clips in a fixed order, each decoded when it is asked for; what they are called is known before.
+
+    keys, labels: of every take. skipped: (key, reason) of the clips that are there but cannot be had.
+    """
+
+    keys: list[str]
+    labels: list[dict[str, str]]
+    skipped: list[tuple[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self.take(one) for one in range(*index.indices(len(self)))]
+        return self.take(range(len(self))[index])
+
+    @abstractmethod
+    def take(self, index: int) -> Take:
+        """The clip at `index`, from 0 up."""
+
+
 class DataSource(ABC):
     """A named source of clips.
 
@@ -160,12 +183,14 @@ class DataSource(ABC):
     def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
         """Whole dances of a split, in a fixed order, to evaluate on. `prepare` motion and music before."""
 
-    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Sequence[Take]:
-        """The clips of a split for evaluation, in a fixed order, each decoded when it is asked for.
+    @abstractmethod
+    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Takes:
+        """The first `cut.clips` clips of a split for evaluation.
 
         Makes or fetches what it needs by itself. Raises ValueError when the data cannot be cut so.
         """
 
+    @abstractmethod
     def content(self, split: str) -> str:
         """A hash (12 hex digits) of what the split's clips hold: equal content, equal hash, wherever it was made."""
 

@@ -8,7 +8,7 @@ import json
 import os
 import tarfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from braceexpand import braceexpand
 from torch.utils.data import Dataset
 from webdataset.writer import TarWriter
 
-from zoo.data.base import SPLITS, Clip, Cut, DataSource, Piece, Take, cache_root
+from zoo.data.base import SPLITS, Clip, Cut, DataSource, Piece, Takes, cache_root
 from zoo.data.features import Features
 from zoo.data.fields import EXTENSIONS, FIELDS, decode_field, encode_sample, sound_id
 from zoo.data.takes import ShardTakes, content_of
@@ -214,7 +214,7 @@ class Shards(DataSource):
         """See DataSource."""
         return pieces_of(self._reader(split), self._samples(split), Features(encoder))
 
-    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Sequence[Take]:
+    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Takes:
         """See DataSource; one take from the beginning of every sample that can be cut so."""
         self.prepare({"music"}, encoder, [split])
         return ShardTakes(self._reader(split), self._samples(split), cut, Features(encoder))
@@ -223,4 +223,4 @@ class Shards(DataSource):
         """See DataSource; the songs held out of the train shards count as well."""
         reader, samples = self._reader(split), self._samples(split)
         paths = dict.fromkeys(sample.path for sample in reader.samples)
-        return content_of(map(Path, paths), " ".join(sample.key for sample in samples))
+        return content_of(([Path(path)] for path in paths), " ".join(sample.key for sample in samples))

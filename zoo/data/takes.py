@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.batch import MOTION_FPS
-from zoo.data.base import Cut, Take, cache_root
+from zoo.data.base import Cut, Take, Takes, cache_root
 from zoo.data.captions import caption
 from zoo.data.features import Features
 from zoo.data.windows import LABELS, song_of
@@ -27,11 +27,10 @@ Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 MARGIN = 0.15  # of the figure's height, left free around its joints: hair, hands and shoes reach beyond them
 
 
-class ShardTakes(Sequence[Take]):
+class ShardTakes(Takes):
     """The first `cut.clips` samples that can be cut so, in the order of the shards; decoded when they are asked for.
 
-    keys, labels: of every take, known without decoding. skipped: (key, reason) of the samples before the last one
-    taken that cannot be cut so. Raises ValueError with the first reason when none can.
+    skipped: of the samples before the last one taken. Raises ValueError with the first reason when none can be cut so.
     """
 
     def __init__(self, reader, samples: list, cut: Cut, features: Features, dances: tuple | None = None):
@@ -58,12 +57,8 @@ class ShardTakes(Sequence[Take]):
         for sample in dance_samples:
             self._dances[song_of(sample)].append(sample)
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def take(self, index: int) -> Take:
+        """See Takes. Raises ValueError naming the shard when it is damaged."""
         sample, cut = self.samples[index], self.cut
         info, stored = sample.info, Fraction(str(sample.info["fps"]))
         start, seconds = start_of(sample), cut.seconds
@@ -233,28 +228,39 @@ def cut_points(points: np.ndarray, box: Box, cut: Cut) -> np.ndarray:
 # What the clips are --------------------------------------------------------------------------------------------------
 
 
-def content_of(paths: Iterable[Path], also: str = "") -> str:
-    """12 hex digits that belong to the bytes of these files in this order, and to the text `also`; names do not count.
+def content_of(clips: Iterable[Sequence[Path]], also: str = "") -> str:
+    """12 hex digits that belong to the bytes of these clips' files in this order, and to the text `also`.
 
-    A file's digest is kept in the cache by its path, size and time of change.
+    The files' names and places do not count. Digests are kept in the cache by path, size and time of change.
     """
-    digests = "".join(_digest(path) for path in paths)
-    return hashlib.sha256(f"{digests} {also}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{''.join(map(_digest, clips))} {also}".encode()).hexdigest()[:12]
 
 
-def _digest(path: Path) -> str:
+def state_of(files: Iterable[Path]) -> str:
+    """Which files these are and whether they changed: path, size and time of change, hashed. Raises ValueError."""
     try:
-        state = path.stat()
+        states = [(path.resolve(), path.stat()) for path in files]
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); make or copy it again") from None
-    mark = f"content:{path.resolve()}:{state.st_size}:{state.st_mtime_ns}"
-    kept = cache_root() / "index" / f"{hashlib.sha256(mark.encode()).hexdigest()[:24]}.json"
+        raise ValueError(f"{error.filename} cannot be read ({error.strerror}); make or copy it again") from None
+    text = " ".join(f"{path}:{state.st_size}:{state.st_mtime_ns}" for path, state in states)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def keep(path: Path, value) -> None:
+    """Write a plain value as JSON; the file appears whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(path)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    kept = cache_root() / "index" / f"content-{state_of(files)}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    temporary = kept.with_name(f".{kept.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(digest))
-    temporary.replace(kept)
-    return digest
+    digest = hashlib.sha256()
+    for path in files:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    keep(kept, digest.hexdigest())
+    return digest.hexdigest()

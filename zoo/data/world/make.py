@@ -9,7 +9,7 @@ them: another seed or a changed line of that code makes a corpus of its own.
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from functools import cache, partial
@@ -19,7 +19,7 @@ from rich.progress import track
 from torch.utils.data import Dataset
 
 from zoo.batch import Batch
-from zoo.data.base import PICTURES, SPLITS, Clip, Cut, DataSource, Piece, Take, cache_root
+from zoo.data.base import PICTURES, SPLITS, Clip, Cut, DataSource, Piece, Takes, cache_root
 from zoo.data.features import Features
 from zoo.data.real import RealDances
 from zoo.data.shards import ShardReader
@@ -96,7 +96,7 @@ class World(DataSource):
         reader = self._reader(split, False)
         return pieces_of(reader, reader.samples, Features(encoder))
 
-    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Sequence[Take]:
+    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Takes:
         """See DataSource; one take from the beginning of every filmed clip. Raises ValueError for what was not filmed:
         more frames a second, more seconds, other proportions."""
         self.prepare({"frames", "music"}, encoder, [split])
@@ -106,7 +106,7 @@ class World(DataSource):
     def content(self, split: str) -> str:
         """See DataSource; makes the clips if they are not there."""
         self._make([split], filmed=True)
-        return content_of(path for path, _ in self._film_jobs(split))
+        return content_of([path] for path, _ in self._film_jobs(split))
 
     def _make(self, splits: Iterable[str], filmed: bool) -> None:
         """The missing shards of dances, and of clips."""
