@@ -1,0 +1,41 @@
+"""What an evaluation writes for people: a table in the terminal, table.md, table.tex and report.html."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from zoo.run.report_html import to_html
+from zoo.run.table import Sheet, plain, to_latex, to_markdown, to_terminal
+
+WIDTH = 120  # characters, where the output is no terminal that has a width of its own
+
+
+def write_report(results: dict[str, Any], out: Path) -> None:
+    """Print the table of `results` and write table.md, table.tex and report.html to the folder `out`.
+
+    results: what metrics.json holds, see zoo/run/benchmark.py; its videos and sounds are files in `out`, and one that is
+    missing or does not decode is left out of the page. Each file appears under its name when it is whole.
+    """
+    sheet = Sheet(results)
+    protocol, origin = results["protocol"], results["provenance"]
+    facts = {"protocol": f"{protocol['id']} ({protocol['hash']})"}
+    facts |= {key: plain(protocol[key]) for key in ("split", "clips", "frames", "fps", "height", "width", "seed")}
+    facts |= {key: plain(value) for key, value in origin.items()}
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console.print(to_terminal(sheet, console.width))
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "table.md", to_markdown(sheet, facts))
+    _write(out / "table.tex", to_latex(sheet, facts))
+    _write(out / "report.html", to_html(results, sheet, out))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
