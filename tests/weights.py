@@ -23,3 +23,19 @@ def fill_by_name(module: nn.Module) -> nn.Module:
 def numbers(name: str, *shape: int) -> torch.Tensor:
     """Standard normal numbers seeded by a name."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(crc32(name.encode())))
+
+
+def state_by_name(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """A convolutional network's state dict by the names and shapes of its tensors, seeded by the names.
+
+    Sizes are such that values neither vanish nor explode on the way through many layers.
+    """
+    state = {}
+    for name, shape in shapes.items():
+        values = numbers(name, *shape)
+        if len(shape) > 1:
+            state[name] = values * (2 / values[0].numel()) ** 0.5
+        else:
+            base = 1.0 if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1) else 0.0
+            state[name] = (base + 0.1 * values).clamp(min=-0.9 if base == 0 else 0.5)
+    return state

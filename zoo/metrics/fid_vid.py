@@ -1,0 +1,99 @@
+"""FID-VID: the Frechet distance of a 3D ResNet's features, as DisCo and those who compare with it report it."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.video.resnet import Bottleneck, Conv3DSimple, VideoResNet
+
+from zoo.metrics.base import FROZEN, OTHER_SONG, Column
+from zoo.metrics.fvd import VideoFrechet
+from zoo.nn.pretrained import file_hash, load_foreign, plain
+
+SIDE = 112  # pixels
+MEAN = (114.7748, 107.7354, 99.4750)  # of Kinetics' red, green and blue, which the network was trained without
+FEWEST = 2  # frames
+
+
+class FIDVID(VideoFrechet):
+    """FID-VID (DisCo's public scorer, tool/metrics/metric_center.py): a 3D ResNet-50's 2048 values before its classes.
+
+    weights: resnet-50-kinetics.pth of 3D-ResNets-PyTorch (Hara et al. 2018). Windows of 16 frames, stretched to 112x112
+    pixels (bicubic), less the mean colour of Kinetics. DisCo takes a window at every frame: stride=1.
+    """
+
+    columns = {"fid_vid": Column("FID-VID", "lower", digits=2, sees=frozenset({FROZEN, OTHER_SONG}))}
+
+    def __init__(
+        self, weights: str | Path | None = None, frames: int | None = 16, stride: int | None = 16, step: int = 1
+    ):
+        """Raises ValueError where the file does not fit the network exactly."""
+        super().__init__(frames, stride, step, FEWEST)
+        self.file = weights
+        if weights is not None:
+            _network(weights)
+
+    @property
+    def unavailable(self) -> str | None:
+        """Which file it needs."""
+        return (
+            "needs weights.resnet3d=FILE, resnet-50-kinetics.pth of 3D-ResNets-PyTorch" if self.file is None else None
+        )
+
+    @property
+    def weights(self) -> str | None:
+        """Of the network's file."""
+        return None if self.file is None else file_hash(self.file)
+
+    def features(self, window: np.ndarray) -> Tensor:
+        """(2048,), all at least 0."""
+        pictures = torch.tensor(window).permute(0, 3, 1, 2).float()
+        pictures = F.interpolate(pictures, size=(SIDE, SIDE), mode="bicubic", antialias=True)  # Pillow's bicubic
+        video = pictures - torch.tensor(MEAN)[:, None, None]
+        return _network(self.file)(video.transpose(0, 1)[None])[0]
+
+
+class Stem(nn.Sequential):
+    """The first layers of 3D-ResNets-PyTorch: 7x7x7, and a pooling that torchvision's networks do not have."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv3d(3, 64, kernel_size=7, stride=(1, 2, 2), padding=3, bias=False),
+            nn.BatchNorm3d(64),
+            nn.ReLU(inplace=True),
+            nn.MaxPool3d(kernel_size=3, stride=2, padding=1),
+        )
+
+
+def resnet3d_50() -> VideoResNet:
+    """3D-ResNets-PyTorch's ResNet-50 with shortcut type B: (B, 3, F, H, W) -> (B, 400)."""
+    return VideoResNet(Bottleneck, [Conv3DSimple] * 4, [3, 4, 6, 3], Stem)
+
+
+def from_public(found: Any) -> Mapping[str, Tensor]:
+    """3D-ResNets-PyTorch's names to torchvision's: layer1.0.bn2.bias -> layer1.0.conv2.1.bias, conv1 -> stem.0."""
+    state = {}
+    for name, value in plain(found).items():
+        *block, layer, kind = name.split(".")
+        if layer.startswith(("conv", "bn")):
+            number, place = layer[-1], "0" if layer.startswith("conv") else "1"
+            block += [f"conv{number}" if block else "stem", place]
+        else:
+            block.append(layer)
+        state[".".join([*block, kind])] = value
+        if kind == "running_var":  # the file is older than this counter, which evaluation does not use
+            state.setdefault(".".join([*block, "num_batches_tracked"]), torch.tensor(0))
+    return state
+
+
+@lru_cache(maxsize=1)
+def _network(path: str | Path) -> nn.Module:
+    network = resnet3d_50()
+    load_foreign(network, path, from_public)
+    network.fc = nn.Identity()
+    return network.eval()

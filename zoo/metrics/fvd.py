@@ -1,0 +1,129 @@
+"""The Frechet distance between sets of videos, of features of short windows of frames; and FVD, by I3D's features."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.metrics.base import FROZEN, OTHER_SONG, Column, Evidence, Measurement, SetMetric
+from zoo.metrics.frechet import frechet_distance
+from zoo.nn.pretrained import file_hash
+
+PUBLIC_I3D = "bec6519f66ea"  # how the sha256 of the public i3d_torchscript.pt begins
+MIN_FRAMES = 10  # what I3D needs to leave one moment after its pooling
+I3D_FEATURES = 400
+
+
+class VideoFrechet(SetMetric):
+    """The Frechet distance between the windows of a row's clips and those of the ground truth's.
+
+    frames: in a window, None for the whole clip; stride: frames between the starts of windows, None for one window at
+    the clip's start; step: every so-manieth frame is looked at. A subclass names one column and the features.
+    """
+
+    def __init__(self, frames: int | None, stride: int | None, step: int, fewest: int):
+        """fewest: frames that the features need. Raises ValueError for anything below that or below 1."""
+        (self._column,) = self.columns
+        for name, value, least in (("frames", frames, fewest), ("stride", stride, 1), ("step", step, 1)):
+            if value is not None and value < least:
+                raise ValueError(f"{self._column}.{name}={value}: at least {least}")
+        self.frames, self.stride, self.step, self.fewest = frames, stride, step, fewest
+
+    def windows(self, frames: np.ndarray) -> list[np.ndarray]:
+        """A clip's windows (`frames`, H, W, 3). Raises ValueError when the clip is too short for one."""
+        seen = frames[:: self.step]
+        length = self.frames or len(seen)
+        if len(seen) < max(length, self.fewest):
+            needed = max(length, self.fewest)
+            raise ValueError(
+                f"{self._column} needs clips of {needed} frames, every {self.step}; here are {len(frames)}"
+            )
+        last = len(seen) - length if self.stride else 0
+        return [seen[start : start + length] for start in range(0, last + 1, self.stride or 1)]
+
+    @abstractmethod
+    def features(self, window: np.ndarray) -> Tensor:
+        """(D,) of a window (`frames`, H, W, 3) uint8."""
+
+    @torch.inference_mode()
+    def measure(self, clip: Evidence) -> Measurement:
+        """features: (windows, D) float32. One at a time, so that a window's bits do not hang on its neighbours."""
+        return {"features": np.stack([self.features(window).numpy() for window in self.windows(clip.frames)])}
+
+    def combine(self, row: Sequence[Measurement], truth: Sequence[Measurement]) -> dict[str, float]:
+        """The squared distance; NaN with fewer than two windows on either side."""
+        row, truth = (np.concatenate([clip["features"] for clip in clips]) for clips in (row, truth))
+        return {self._column: frechet_distance(row, truth)}
+
+
+class FVD(VideoFrechet):
+    """Frechet video distance (Unterthiner et al. 2019): I3D's 400 logits on Kinetics-400, by StyleGAN-V's port.
+
+    weights: the TorchScript file i3d_torchscript.pt, which does its own scaling to [-1, 1] and to 224x224 pixels. It is
+    the only file whose code is run. Papers differ in what they feed it: frames and stride say which windows of a clip,
+    step which of the frames, square whether other shapes are stretched (StyleGAN-V) or cropped (VideoGPT).
+    """
+
+    columns = {"fvd": Column("FVD", "lower", digits=1, sees=frozenset({FROZEN, OTHER_SONG}))}
+
+    def __init__(
+        self,
+        weights: str | Path | None = None,
+        frames: int | None = 16,
+        stride: int | None = 16,
+        step: int = 1,
+        square: Literal["stretch", "crop"] = "stretch",
+    ):
+        """Raises ValueError for fewer than 10 frames and where the file is no such network."""
+        super().__init__(frames, stride, step, MIN_FRAMES)
+        if square not in ("stretch", "crop"):
+            raise ValueError(f"fvd.square={square}: use stretch or crop")
+        self.file, self.square = weights, square
+        if weights is not None:
+            _i3d(weights)
+            if self.weights != PUBLIC_I3D:
+                self.columns = {"fvd": Column(f"FVD (by another I3D, {self.weights})", "lower", digits=1)}
+
+    @property
+    def unavailable(self) -> str | None:
+        """Which file it needs."""
+        return "needs weights.i3d=FILE, StyleGAN-V's i3d_torchscript.pt" if self.file is None else None
+
+    @property
+    def weights(self) -> str | None:
+        """Of the TorchScript file."""
+        return None if self.file is None else file_hash(self.file)
+
+    def features(self, window: np.ndarray) -> Tensor:
+        """(400,) logits."""
+        if self.square == "crop":
+            height, width = window.shape[1:3]
+            side = min(height, width)
+            top, left = (height - side) // 2, (width - side) // 2
+            window = window[:, top : top + side, left : left + side]
+        video = torch.tensor(window).permute(3, 0, 1, 2)[None].float()  # (1, 3, F, H, W) in [0, 255]
+        # without the optimiser, which would rewrite the network after its first calls and change the last bits
+        with torch.jit.optimized_execution(False):
+            return _i3d(self.file)(video, rescale=True, resize=True, return_features=True)[0]
+
+
+@lru_cache(maxsize=1)
+def _i3d(path: str | Path) -> torch.jit.ScriptModule:
+    """The network in a TorchScript file; ValueError in one line when it is none. Kept here: it cannot be pickled."""
+    if not Path(path).is_file():
+        raise ValueError(f"weights.i3d={path} is not there")
+    try:
+        network = torch.jit.load(str(path), map_location="cpu").eval()
+    except RuntimeError:
+        raise ValueError(
+            f"weights.i3d={path} is no TorchScript file; StyleGAN-V's i3d_torchscript.pt is needed"
+        ) from None
+    takes = {argument.name for argument in network.forward.schema.arguments}
+    if not {"rescale", "resize", "return_features"} <= takes:
+        raise ValueError(f"weights.i3d={path} is another network than StyleGAN-V's i3d_torchscript.pt")
+    return network
