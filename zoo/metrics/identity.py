@@ -18,6 +18,11 @@ from zoo.metrics.base import OTHER_SONG, OVER_TIME, ClipMetric, Column, Evidence
 
 REGIONS = ("head", "torso", "upper arms", "forearms", "thighs", "shins", "feet")
 _REGION_OF = {HEAD: 0, TORSO: 1, UPPER_ARM: 2, FOREARM: 3, HAND: 3, THIGH: 4, SHIN: 5, FOOT: 6}
+_PARENT = np.array(PARENTS[1:])  # of joints 1..23: a bone leads to each, and moves with the joint it comes from
+_SHARES = (0.25, 0.5, 0.75)
+_ENDS = np.setdiff1d(np.arange(len(PARENTS)), PARENTS)
+_JOINT_REGION = np.array([_REGION_OF[limb] for limb in JOINT_LIMB])
+_POINT_REGION = np.concatenate([np.tile(_JOINT_REGION[_PARENT], len(_SHARES)), _JOINT_REGION[_ENDS]])
 GRID = 64  # samples along the picture's shorter side
 BIN, LOW, BINS = 2.0, -128.0, 128  # of every colour value: CIELAB units
 ENOUGH = 4.0  # samples that a region must have to be compared
@@ -83,21 +88,21 @@ def _figure(frames: np.ndarray, poses: Poses) -> tuple[int, np.ndarray, np.ndarr
 
 
 def _regions(joints: np.ndarray, frames_at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The region of the joint or middle of a bone that is nearest to each sample. -> (N,) int64"""
-    children = np.arange(1, len(PARENTS))
-    parents = np.array(PARENTS)[1:]
-    anchors = np.concatenate([joints, (joints[:, children] + joints[:, parents]) / 2], 1)  # (F, 47, 2)
-    limb = np.array(JOINT_LIMB)
-    # a bone moves with the joint at its upper end
-    region = np.array([_REGION_OF[value] for value in np.concatenate([limb, limb[parents]])])
-    nearest = np.empty(len(frames_at), np.int64)
-    ends = np.searchsorted(frames_at, np.arange(len(joints) + 1))  # samples come frame by frame
-    for frame, (first, last) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+    """The region of the point of the skeleton that is nearest to each sample. -> (N,) int64
+
+    The points are a quarter, half and three quarters of the way along every bone, and the ends of the limbs.
+    """
+    upper, lower = joints[:, _PARENT], joints[:, 1:]
+    points = np.concatenate([upper + share * (lower - upper) for share in _SHARES] + [joints[:, _ENDS]], 1)
+    region = np.empty(len(frames_at), np.int64)
+    places = np.stack([x, y], 1).astype(np.float32)
+    bounds = np.searchsorted(frames_at, np.arange(len(joints) + 1))  # samples come frame by frame
+    for frame, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         if first < last:
-            anchor = anchors[frame].astype(np.float32)
-            at = np.stack([x[first:last], y[first:last]], 1).astype(np.float32)
-            nearest[first:last] = np.argmin((anchor**2).sum(1) - 2 * at @ anchor.T, axis=1)
-    return region[nearest]
+            point = points[frame].astype(np.float32)
+            nearest = np.argmin((point**2).sum(1) - 2 * places[first:last] @ point.T, axis=1)
+            region[first:last] = _POINT_REGION[nearest]
+    return region
 
 
 class Identity(ClipMetric):
@@ -141,7 +146,7 @@ def _mean(values: np.ndarray) -> np.float64:
 
 def _background(frames: np.ndarray, mask: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> np.ndarray:
     """CIE76 difference to the reference of each frame's samples outside both figures. -> (F,), NaN where none is"""
-    step = max(1, round(min(frames.shape[1:3]) / GRID))
+    step = max(1, round(2 * min(frames.shape[1:3]) / GRID))
     thin = np.concatenate([reference[None], frames])[:, ::step, ::step]
     lab = cv2.cvtColor(thin.reshape(len(thin), -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     free = (mask[:, ::step, ::step] <= SURE) & (covered[::step, ::step] <= SURE)
