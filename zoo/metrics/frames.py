@@ -55,7 +55,7 @@ class PsnrDisco(ClipMetric):
 
     The scorer (tool/metrics/ssim_l1_lpips_psnr.py, copied by MagicAnimate and Champ: DisCo issue 86, magic-animate
     146, champ 8) subtracts and squares bytes, so both wrap around at 256: MSE = mean(d^2 mod 256); 100 dB where that
-    is 0. No error can pass 255 there: differences that are large and random give about 29 dB, whatever their size.
+    is 0. No error can pass 255 there: large differences of any size give 28 to 31 dB.
     """
 
     columns = {"psnr_disco": Column("PSNR as DisCo (overflows)", "higher", digits=2, unit="dB", sees=BASELINES)}
