@@ -151,6 +151,7 @@ def _background(frames: np.ndarray, mask: np.ndarray, reference: np.ndarray, cov
     lab = cv2.cvtColor(thin.reshape(len(thin), -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     free = (mask[:, ::step, ::step] <= SURE) & (covered[::step, ::step] <= SURE)
     free = free.reshape(len(frames), -1)
-    difference = np.sqrt(((lab[1:] - lab[:1]) ** 2).sum(-1))
+    change = lab[1:] - lab[:1]
+    difference = np.sqrt(np.einsum("fnc,fnc->fn", change, change))
     count = free.sum(1)
     return np.where(count > 0, (difference * free).sum(1) / np.maximum(count, 1), np.nan)

@@ -111,14 +111,14 @@ def _distance(these: np.ndarray, those: np.ndarray) -> np.ndarray:
 def _exact(clip: Evidence) -> tuple[np.ndarray, float]:
     """Kinematic beats of the clip's exact joints, and how far from its ends there can be none, seconds."""
     beats = clip.once("kinematic beats", lambda: kinematic_beats(clip.joints, MOTION_FPS))
-    return in_reach(beats, clip.beats), 1.5 / MOTION_FPS
+    return in_reach(beats, clip.beats), SMOOTH + 1.5 / MOTION_FPS
 
 
 def _found(clip: Evidence) -> tuple[np.ndarray, float]:
     """The same of the joints that the detector finds in its frames."""
     fps = float(clip.fps)
     beats = clip.once("kinematic beats 2d", lambda: found_beats(clip.poses, fps))
-    return in_reach(beats, clip.beats), 1.5 / fps
+    return in_reach(beats, clip.beats), SMOOTH + 1.5 / fps
 
 
 class BeatAlignment(ClipMetric):
