@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -133,7 +134,7 @@ class Sound:
     def _decode(self, sample_rate: int, layout: str) -> Iterator[np.ndarray]:
         resampler, shape = None, None
         with av.open(str(self.path), metadata_errors="ignore") as container:
-            for frame in _decodable(container, container.streams.audio[0]):
+            for frame in decodable(container, container.streams.audio[0]):
                 now = (frame.format.name, frame.layout.name, frame.sample_rate)
                 if shape != now:  # chained streams may differ
                     yield from _resampled(resampler, None)
@@ -148,7 +149,7 @@ def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None)
     return (out.to_ndarray() for out in (resampler.resample(frame) if resampler else []) if out.samples)
 
 
-def _decodable(container, stream) -> Iterator:
+def decodable(container, stream) -> Iterator:
     """Every frame of a stream that decodes: damaged packets are passed over, a cut-off end is the end."""
     try:
         for packet in container.demux(stream):
@@ -380,7 +381,7 @@ def _to_yuv(frame: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:
     )
 
 
-def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
+def to_rgb(frame: av.VideoFrame) -> np.ndarray:
     """uint8 (H, W, 3), by the colour matrix that the frame names and turned as the camera was held."""
     if frame.format.is_rgb:
         image = frame.to_ndarray(format="rgb24")
@@ -410,19 +411,25 @@ def read_video(path: str | os.PathLike) -> tuple[np.ndarray, Fraction, Sound | N
 
     Raises ValueError, one line, if it is no video.
     """
+    frames, fps, has_sound = read_frames(path)
+    return frames, fps, Sound(path) if has_sound else None
+
+
+def read_frames(path: str | os.PathLike, limit: int | None = None) -> tuple[np.ndarray, Fraction, bool]:
+    """`read_video`'s frames, at most `limit` of them, frames a second, and whether there is a sound track."""
     path = _existing(path, "video")
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise ValueError(f"{path} has no pictures in it; give a video such as mp4")
             stream, has_sound = container.streams.video[0], bool(container.streams.audio)
-            frames = [_to_rgb(frame) for frame in _decodable(container, stream)]
+            frames = [to_rgb(frame) for frame in islice(decodable(container, stream), limit)]
             fps = stream.average_rate or stream.guessed_rate
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path} cannot be read as video ({error.strerror}); give an mp4") from None
     if not frames or not fps:
         raise ValueError(f"{path} cannot be read as video (no frame of it decodes); give an mp4")
-    return np.stack(frames), fps, Sound(path) if has_sound else None
+    return np.stack(frames), fps, has_sound
 
 
 def encode_frames(frames: np.ndarray, fps: Fraction, crf: int = 12) -> bytes:
@@ -448,4 +455,4 @@ def decode_frames(data: bytes) -> np.ndarray:
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # data loader workers are the parallelism
-        return np.stack([_to_rgb(frame) for frame in container.decode(stream)])
+        return np.stack([to_rgb(frame) for frame in container.decode(stream)])

@@ -1,0 +1,240 @@
+"""Anybody's videos as clips: exact times, crops, labels and sound; what cannot be used is named and stops nothing."""
+
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from zoo.body.people import PoseDetector, Poses
+from zoo.data.base import Cut
+from zoo.data.videos import Videos
+from zoo.media import Sound, VideoWriter, write_sound
+from zoo.music.encoder import Encoder, token_count
+
+RATE = 24000
+
+
+class Index(Encoder):
+    """The index of each token."""
+
+    dim, rate, sample_rate, identity = 1, 30.0, 22050, "test-index"
+
+    def encode(self, waveform, sample_rate, beats=None):
+        return torch.arange(token_count(waveform.shape[1] / sample_rate, self.rate)).float()[None, :, None]
+
+
+class BrightSpot(PoseDetector):
+    """Every joint is where the picture is white; nobody where nothing is."""
+
+    name = "bright"
+
+    def detect(self, frames):
+        joints = np.full((len(frames), 24, 2), np.nan, np.float32)
+        for index, frame in enumerate(frames):
+            y, x = np.nonzero(frame.min(-1) > 200)
+            if len(x):
+                joints[index] = np.linspace((x.min(), y.min()), (x.max() + 1, y.max() + 1), 24)
+        return Poses(joints, np.ones((len(frames), 24), np.float32), frames.min(-1) / 255)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
+
+
+def counting(frames, height=48, width=64):
+    """Pictures that tell their number: eights on the left, ones on the right."""
+    pictures = np.zeros((frames, height, width, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        picture[:, : width // 2], picture[:, width // 2 :] = 20 + 16 * (index // 8), 20 + 28 * (index % 8)
+    return pictures
+
+
+def number(picture):
+    half = picture.shape[1] // 2
+    eights, ones = picture[4:-4, 4 : half - 4].mean() - 20, picture[4:-4, half + 4 : -4].mean() - 20
+    return 8 * round(eights / 16) + round(ones / 28)
+
+
+def song(folder, name="song.wav", seconds=3.0):
+    """A click every half second, from 0.25 s on."""
+    wave = np.random.default_rng(0).normal(0, 1e-3, round(seconds * RATE)).astype(np.float32)
+    for click in np.arange(0.25, seconds - 0.05, 0.5):
+        first = round(click * RATE)
+        wave[first : first + 400] += 0.8 * np.sin(np.arange(400) / 5) * np.exp(-np.arange(400) / 80)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_sound(folder / name, wave, RATE)
+    return folder / name
+
+
+def film(path, frames, fps=30, sound=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with VideoWriter(path, Fraction(fps), Sound(sound) if sound else None) as video:
+        video.write(frames)
+
+
+def takes_of(folder, cut, **settings):
+    return Videos(str(folder), **settings).takes("test", cut, Index())
+
+
+@pytest.mark.parametrize("fps", ["30", "30000/1001", "25", "60"])
+def test_frames_are_those_nearest_on_the_exact_clock(tmp_path, fps):
+    clip = tmp_path / "clips" / "a.mp4"
+    film(clip, counting(100, 48, 48), fps, song(tmp_path, seconds=4.0))
+    (take,) = takes_of(tmp_path / "clips", Cut(16, 12, 48, 48))
+    times = [index / 12 * float(Fraction(fps)) for index in range(16)]
+    shown = [number(frame) for frame in take.frames]
+    assert all(abs(one - time) <= 0.5 + 1e-9 for one, time in zip(shown, times, strict=True))
+    assert take.frames.shape == (16, 48, 48, 3) and (take.reference == take.frames[0]).all()
+
+
+def test_windows_follow_each_other_with_their_sound(tmp_path):
+    film(tmp_path / "clips" / "long.mp4", counting(90, 48, 48), 30, song(tmp_path))
+    takes = takes_of(tmp_path / "clips", Cut(12, 12, 48, 48), windows="all")
+    assert takes.keys == ["long@0", "long@1", "long@2"] and len(takes[:2]) == 2
+    for second, take in enumerate(takes):
+        assert number(take.frames[0]) == 30 * second and abs(number(take.frames[-1]) - 30 * second - 27.5) <= 0.5
+        assert len(take.waveform) == take.sample_rate == RATE
+        assert take.music.features[:, 0].tolist() == list(range(30 * second, 30 * second + 30))
+        loud = np.abs(take.waveform).reshape(-1, RATE // 100).max(1).argsort()[-2:]
+        assert np.abs(np.sort(loud) / 100 - (0.25, 0.75)).max() < 0.02
+        assert ((take.beats >= 0) & (take.beats < 1)).all()
+    assert takes_of(tmp_path / "clips", Cut(12, 12, 48, 48, clips=2), windows="all").keys == ["long@0", "long@1"]
+    assert takes_of(tmp_path / "clips", Cut(12, 12, 48, 48)).keys == ["long"]
+
+
+def test_what_cannot_be_used_is_named_and_the_rest_is_taken(tmp_path):
+    folder, sound = tmp_path / "clips", song(tmp_path)
+    film(folder / "good.mp4", counting(60), 30, sound)
+    film(folder / "ünïcode name.mp4", counting(60), 30, sound)
+    film(folder / "silent.mp4", counting(60), 30)
+    film(folder / "short.mp4", counting(10), 30, sound)
+    film(folder / "slow.mp4", counting(40), 10, sound)
+    film(folder / "hushed.mp4", counting(60), 30)
+    song(folder, "hushed.wav", 0.6)
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("no video")
+    write_sound(folder / "sound.m4a", np.zeros(RATE, np.float32), RATE)
+    (folder / "sound.m4a").rename(folder / "sound.mp4")
+    whole = (folder / "good.mp4").read_bytes()
+    (folder / "damaged.mp4").write_bytes(whole[: len(whole) // 2])
+    takes = takes_of(folder, Cut(12, 12, 48, 64))
+    assert takes.keys == ["good", "ünïcode name"] and takes[-1].frames.shape == (12, 48, 64, 3)
+    reasons = dict(takes.skipped)
+    assert set(reasons) == {"silent", "short", "slow", "hushed", "empty", "text", "sound", "damaged"}
+    words = {"silent": "no sound", "short": "too short", "slow": "10 frames a second", "hushed": "sound ends"}
+    words |= {"empty": "cannot be read", "text": "cannot be read", "sound": "no pictures", "damaged": "too short"}
+    for key, word in words.items():
+        assert word in reasons[key] and "\n" not in reasons[key]
+    silent = takes_of(folder, Cut(12, 12, 48, 64), list=["silent", "gone"], silence=True)
+    assert silent.keys == ["silent"] and dict(silent.skipped).keys() == {"gone"}
+    assert not silent[0].waveform.any() and len(silent[0].waveform) == 22050 and not len(silent[0].beats)
+    with pytest.raises(ValueError, match=r"slow: it has 10 frames"):
+        takes_of(folder, Cut(12, 12, 48, 64), list=["slow"])
+
+
+def test_folders_of_numbered_pictures(tmp_path):
+    """As in the TikTok data set, masks beside the images; 2 comes before 10."""
+    for name in ("00335", "00336"):
+        for kind in ("images", "masks"):
+            (tmp_path / "clips" / name / kind).mkdir(parents=True)
+            for index, picture in enumerate(counting(40) if kind == "images" else np.zeros((40, 48, 64, 3))):
+                cv2.imwrite(str(tmp_path / "clips" / name / kind / f"{index + 1}.png"), picture)
+        song(tmp_path / "clips", f"{name}.wav")
+        (tmp_path / "clips" / f"{name}.txt").write_text("steps to\nthe left\n")
+    takes = takes_of(tmp_path / "clips", Cut(10, 10, 48, 64))
+    assert takes.keys == ["00335", "00336"] and not takes.skipped
+    assert [number(frame) for frame in takes[0].frames] == list(range(0, 30, 3))
+    assert takes[0].caption == "steps to the left" and takes[1].labels == {"song": "00336"}
+    (tmp_path / "clips" / "00335" / "images" / "7.png").unlink()
+    takes = takes_of(tmp_path / "clips", Cut(10, 10, 48, 64))
+    assert takes.keys == ["00336"] and takes.skipped[0] == (
+        "00335",
+        "the picture after 6.png is missing, or there twice",
+    )
+
+
+def test_names_of_aist_songs_and_lists(tmp_path):
+    names = [f"g{genre}_sBM_c{camera}_d04_m{genre}0_ch01" for genre in ("BR", "HO") for camera in ("01", "09")]
+    for name in names:
+        film(tmp_path / "clips" / f"{name}.mp4", counting(40), 30)
+    song(tmp_path / "songs", "mBR0.mp3")
+    song(tmp_path / "songs", "mHO0.wav")
+    settings, cut = {"music": str(tmp_path / "songs")}, Cut(12, 12, 48, 64)
+    takes = takes_of(tmp_path / "clips", cut, **settings)
+    assert takes.keys == names
+    assert takes.labels[1] == {"song": "mBR0", "dancer": "d04", "camera": "C09", "style": "Break"}
+    (tmp_path / "list.txt").write_text("# AIST++'s\n\ngHO_sBM_cAll_d04_mHO0_ch01\ngBR_sBM_c01_d04_mBR0_ch01.mp4\n")
+    listed = takes_of(tmp_path / "clips", cut, list=str(tmp_path / "list.txt"), **settings)
+    assert listed.keys == [names[0], names[2], names[3]]
+    front = takes_of(tmp_path / "clips", cut, list=str(tmp_path / "list.txt"), where={"camera": "C09"}, **settings)
+    assert front.keys == [names[3]]
+    (tmp_path / "songs" / "mBR0.mp3").unlink()
+    takes = takes_of(tmp_path / "clips", cut, **settings)
+    assert takes.keys == names[2:] and [key for key, _ in takes.skipped] == names[:2]
+    own = takes_of(tmp_path / "clips", cut, pattern=r"_d(?P<dancer>\d+)_", silence=True)
+    assert own.labels[0] == {"dancer": "04", "song": names[0]}
+
+
+def test_crops(tmp_path):
+    """A white figure of 8x20 at (30..38, 20..40) of 64x48 pictures, two pixels to and fro."""
+    pictures = np.zeros((40, 48, 64, 3), np.uint8)
+    for index, picture in enumerate(pictures):
+        picture[20:40, 30 + index % 3 : 38 + index % 3] = 255
+    film(tmp_path / "clips" / "a.mp4", pictures, 30, song(tmp_path))
+    with pytest.raises(ValueError, match=r"48x64, which is 32x32 only with distortion"):
+        takes_of(tmp_path / "clips", Cut(12, 12, 32, 32))
+    (centre,) = takes_of(tmp_path / "clips", Cut(12, 12, 32, 32, crop="centre"))
+    white = np.nonzero(centre.frames[0].mean(-1) > 128)
+    assert np.ptp(white[0]) + 1 == pytest.approx(20 * 32 / 48, abs=1)
+    (dancer,) = takes_of(tmp_path / "clips", Cut(12, 12, 32, 32, crop="dancer"), people=BrightSpot())
+    spot = dancer.frames.mean(-1) > 128
+    assert spot.any((1, 2)).all() and not spot[:, [0, -1]].any() and not spot[:, :, [0, -1]].any()
+    tall = np.ptp(np.nonzero(spot[0])[0]) + 1
+    assert tall == pytest.approx(32 / 1.3, abs=1.5)  # 15 % free above and below
+    centre_of = np.mean(np.nonzero(spot.any(0)), 1)
+    assert np.abs(centre_of - 15.5).max() < 1.5
+    with pytest.raises(ValueError, match=r"weights\.people"):
+        takes_of(tmp_path / "clips", Cut(12, 12, 32, 32, crop="dancer"))
+    film(tmp_path / "nobody" / "a.mp4", np.zeros_like(pictures), 30, tmp_path / "song.wav")
+    with pytest.raises(ValueError, match="no dancer was found"):
+        takes_of(tmp_path / "nobody", Cut(12, 12, 32, 32, crop="dancer"), people=BrightSpot())
+
+
+def test_content_is_what_is_there_wherever_it_is(tmp_path):
+    sound = song(tmp_path)
+    for place in ("here", "there"):
+        film(tmp_path / place / "a.mp4", counting(20), 30, sound)
+    here, there = (Videos(str(tmp_path / place)).content("test") for place in ("here", "there"))
+    assert here == there and len(here) == 12
+    assert Videos(str(tmp_path / "here"), windows="all").content("test") != here
+    film(tmp_path / "here" / "a.mp4", counting(21), 30, sound)
+    assert Videos(str(tmp_path / "here")).content("test") != here
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"folder": "gone"}, r"data\.folder=gone is no folder"),
+        ({"pattern": "("}, "no regular expression"),
+        ({"pattern": "a"}, "names no label"),
+        ({"windows": "two"}, "first all"),
+        ({"picture_fps": 0}, "above 0"),
+        ({"list": "gone.txt"}, r"data\.list=gone\.txt cannot be read"),
+        ({"where": {"camera": "C01"}}, "has no clip"),
+    ],
+)
+def test_mistakes_get_one_line(tmp_path, settings, words):
+    film(tmp_path / "clips" / "a.mp4", counting(20), 30, song(tmp_path))
+    with pytest.raises(ValueError, match=words) as error:
+        takes_of(**{"folder": tmp_path / "clips", "cut": Cut(6, 12, 48, 64), **settings})
+    assert "\n" not in str(error.value)
+
+
+def test_training_on_it_is_refused_with_the_way_to_shards(tmp_path):
+    source = Videos(str(tmp_path))
+    for call in (lambda: source.provides, lambda: source.prepare(["frames"], Index())):
+        with pytest.raises(ValueError, match="data=shards"):
+            call()
