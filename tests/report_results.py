@@ -49,7 +49,7 @@ def make_results(
     videos: int | None = None,
     seed: int = 0,
 ) -> dict:
-    """Results of `clips` clips; the first `videos` of them (all if None) have files in the folder `out`."""  # fmt: skip
+    """Results of `clips` clips; the first `videos` of them (all if None) have files in `out`."""  # fmt: skip
     chance = np.random.default_rng(seed)
     keys = [f"song{i:04d}-C{i % 3 + 1:02d}-d{i % 2}" for i in range(clips)]
     style = ("breaking", "waacking", "house")

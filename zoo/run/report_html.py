@@ -1,6 +1,6 @@
-"""report.html: one file that holds everything, styles, script, scores, videos and songs, and asks no network for more.
+"""report.html: one file that holds everything, styles, script, scores, videos and songs, and needs no network.
 
-What a reader sees without JavaScript is made here; zoo/run/assets/report.js draws the plots, player.js plays the videos.
+What a reader sees without JavaScript is made here; in zoo/run/assets, report.js draws plots and player.js plays videos.
 """
 
 import base64
@@ -37,7 +37,7 @@ def to_html(results: dict[str, Any], sheet: Sheet, out: Path) -> str:
     style = (ASSETS / "report.css").read_text()
     script = "".join((ASSETS / name).read_text() for name in ("report.js", "player.js"))
     world = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    world.filters["plain"] = plain
+    world.filters |= {"plain": plain, "breaks": _breaks}
     return world.get_template("report.html.jinja").render(
         results=results,
         sheet=sheet,
@@ -53,6 +53,11 @@ def to_html(results: dict[str, Any], sheet: Sheet, out: Path) -> str:
         policy=f"default-src 'none'; img-src data:; media-src data: blob:; "
         f"style-src '{_digest(style)}'; script-src '{_digest(script)}'",
     )
+
+
+def _breaks(path: str) -> Markup:
+    """A name that may go on in a new line after a slash."""
+    return Markup("/<wbr>").join(path.split("/"))
 
 
 def _digest(text: str) -> str:
@@ -75,9 +80,9 @@ def _values(row: dict[str, Any], column: str) -> dict[str, float]:
 
 
 def pick_clips(results: dict[str, Any], most: int) -> list[str]:
-    """At most `most` clips to show, always the same: the worst of each made row, then as many cameras and styles as fit.
+    """At most `most` clips to show: the worst of each made row by `main_column`, then many cameras and styles.
 
-    Worst by `main_column`. Only clips of which a row has a video, made rows' clips before others'.
+    The same results give the same clips. Only clips of which a row has a video, made rows' clips before others'.
     """
     rows = [row for row in results["rows"] if row["kind"] in MADE and row["videos"]] or results["rows"]
     candidates = [clip for clip in results["clips"] if any(clip in row["videos"] for row in rows)]

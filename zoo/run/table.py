@@ -1,6 +1,6 @@
-"""The table of an evaluation as text, the same cells and footnotes for the terminal, Markdown, LaTeX and the web page.
+"""The table of an evaluation: the same cells and footnotes for the terminal, Markdown, LaTeX and the web page.
 
-Names of checkpoints, clips and folders are anybody's text: `plain` makes them one harmless line, and each format escapes.
+Names of checkpoints, clips and folders are anybody's text: `plain` makes them one line, and each format escapes them.
 """
 
 import re
@@ -24,8 +24,8 @@ COST = {  # what making costs, shown as further columns: heading, better, digits
     "parameters": ("parameters", None, 2, "M", 1e6),
 }
 LEGEND = (
-    "Means over clips with 95% intervals. The best mean of the checkpoints and video folders is marked, where there are "
-    "two or more; ground truth and baselines are there for scale."
+    "Means over clips with 95% intervals. The best mean of the checkpoints and video folders is marked, where there "
+    "are two or more; ground truth and baselines are there for scale."
 )
 
 

@@ -47,7 +47,7 @@ async function choose(clip) {
     }
     const swatch = make("span", { className: "swatch" });
     swatch.style.background = looks[index].colour;
-    return make("figure", {}, picture, make("figcaption", {}, swatch, row.name), scores(row, clip));
+    return make("figure", {}, picture, make("figcaption", { className: "row-name" }, swatch, make("span", {}, row.name)), scores(row, clip));
   });
   $("#grid").replaceChildren(...figures);
   const { key, labels } = data.clips[clip];
@@ -71,8 +71,8 @@ async function choose(clip) {
 }
 
 function scores(row, clip) {
-  const rows = data.columns.filter((one) => row.clips[one.key]).map((one) => {
-    const line = make("tr", {}, make("th", { scope: "row" }, one.heading), make("td", {}, show(row.clips[one.key][clip], one.digits)));
+  const rows = data.columns.filter((one) => data.rows.some((other) => other.clips[one.key])).map((one) => {
+    const line = make("tr", {}, make("th", { scope: "row" }, one.heading), make("td", {}, show(row.clips[one.key]?.[clip], one.digits)));
     line.dataset.column = one.key;
     line.classList.toggle("sorted", one.key === $("#sort-column").value);
     return line;
@@ -168,7 +168,12 @@ if (shownClips.length) {
   $("#sort-row").addEventListener("change", list);
   if (!columns.length) list();
   $("#play").addEventListener("click", () => (player.playing ? pause() : play()));
-  $("#seek").addEventListener("input", (event) => { if (player.clock) { pause(); seek(Number(event.target.value)); } });
+  $("#seek").addEventListener("input", (event) => {
+    const frame = Number(event.target.value); // before pausing puts the slider where the clock is
+    if (!player.clock) return;
+    if (player.playing) pause();
+    seek(frame);
+  });
   $("#mute").addEventListener("change", (event) => { if (player.clock instanceof HTMLAudioElement) player.clock.muted = event.target.checked; });
   document.addEventListener("clip", (event) => {
     choose(event.detail);

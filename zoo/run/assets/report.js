@@ -51,7 +51,9 @@ const headings = (columns) => columns.map((one) => [one.key, one.heading]);
 
 // Plots ---------------------------------------------------------------------------------------------------------------
 
-const WIDE = 640, HIGH = 300;
+const HIGH = 300;
+// drawn in the page's own pixels, so that letters keep their size on a phone
+const widthOf = (box) => Math.max(280, box.clientWidth);
 
 function scale(low, high, from, to) {
   return (value) => from + ((value - low) / (high - low)) * (to - from);
@@ -75,11 +77,11 @@ function ticks(low, high, count = 5) {
 }
 
 function frame(label, width, height, left, bottom) {
-  return { svg: draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }), left, right: width - 12, top: 10, bottom: height - bottom };
+  return { svg: draw("svg", { width, height, role: "img", "aria-label": label }), left, right: width - 12, top: 10, bottom: height - bottom };
 }
 
 function axisX(box, low, high, title, x) {
-  const { all, digits } = ticks(low, high, 6);
+  const { all, digits } = ticks(low, high, (box.right - box.left) / 90);
   for (const value of all) {
     box.svg.append(draw("line", { class: "axis", x1: x(value), x2: x(value), y1: box.top, y2: box.bottom }));
     box.svg.append(draw("text", { x: x(value), y: box.bottom + 16, "text-anchor": "middle" }, value.toFixed(digits)));
@@ -95,26 +97,31 @@ function axisY(box, low, high, y) {
   }
 }
 
-// Shows lines of [bold, text] near a point given in parts of the box's width and height; null hides.
+// Shows lines of [bold, text] near a point of the box, in pixels; null hides.
 function tip(box, lines, x = 0, y = 0) {
   box.querySelector(".tip")?.remove();
   if (!lines) return;
   const note = make("div", { className: "tip" }, ...lines.map(([bold, text]) => make("div", {}, make("b", {}, bold), ` ${text}`)));
   box.append(note);
   const free = box.clientWidth - note.offsetWidth;
-  note.style.left = `${Math.max(0, Math.min(free, x * box.clientWidth + 12))}px`;
-  note.style.top = `${y * box.clientHeight + 12}px`;
+  note.style.left = `${Math.max(0, Math.min(free, x + 12))}px`;
+  note.style.top = `${y + 12}px`;
 }
 
-function pointer(event, box, width, height) {
+function pointer(event, box) {
   const edge = box.querySelector("svg").getBoundingClientRect();
-  return [((event.clientX - edge.left) / edge.width) * width, ((event.clientY - edge.top) / edge.height) * height];
+  return [event.clientX - edge.left, event.clientY - edge.top];
+}
+
+// The lines that say which rows a plot had to leave out.
+function without(names) {
+  return names.length ? [make("p", { className: "note" }, `Not drawn, without a finite value: ${names.join(", ")}`)] : [];
 }
 
 function plotTime(key) {
-  const box = $("#time > div"), one = column(key);
+  const box = $("#time > div"), one = column(key), wide = widthOf(box);
   const curves = data.rows.map((row) => (row.time[key] || []).map(number));
-  const area = frame(`${one.title} over time`, WIDE, HIGH, 52, 40);
+  const area = frame(`${one.title} over time`, wide, HIGH, 52, 40);
   const range = span(curves.flat());
   if (!range) return box.replaceChildren(make("p", { className: "note" }, "No row has finite values."));
   const length = Math.max(...curves.map((curve) => curve.length));
@@ -131,21 +138,22 @@ function plotTime(key) {
   });
   const cursor = draw("line", { class: "axis", y1: area.top, y2: area.bottom, visibility: "hidden" });
   area.svg.append(cursor);
-  box.replaceChildren(area.svg);
+  const missing = data.rows.filter((row, index) => row.time[key] && !curves[index].some(Number.isFinite));
+  box.replaceChildren(area.svg, ...without(missing.map((row) => row.name)));
   area.svg.addEventListener("pointerleave", () => { tip(box, null); cursor.setAttribute("visibility", "hidden"); });
   area.svg.addEventListener("pointermove", (event) => {
-    const [at] = pointer(event, box, WIDE, HIGH);
+    const [at] = pointer(event, box);
     const index = Math.max(0, Math.min(length - 1, Math.round(((at - area.left) / (area.right - area.left)) * (length - 1))));
     const place = x(index / data.fps);
     for (const name of ["x1", "x2"]) cursor.setAttribute(name, place);
     cursor.setAttribute("visibility", "visible");
     const values = data.rows.map((row, number_) => [show(curves[number_][index], one.digits), row.name]).filter(([value]) => value !== "–");
-    tip(box, [[`${(index / data.fps).toFixed(2)} s`, ""], ...values], place / WIDE, 0.05);
+    tip(box, [[`${(index / data.fps).toFixed(2)} s`, ""], ...values], place, 8);
   });
 }
 
 function plotCost(key) {
-  const box = $("#cost > div"), one = column(key);
+  const box = $("#cost > div"), one = column(key), wide = widthOf(box);
   const score = data.rows.map((row) => row.scores[key] || {});
   const has = data.rows.map((row, index) => Number.isFinite(number(score[index].mean)));
   const priced = data.rows.map((row, index) => has[index] && row.cost > 0);
@@ -153,7 +161,7 @@ function plotCost(key) {
   const range = span(score.filter((_, index) => has[index]).flatMap((s) => [s.mean, s.low, s.high].map(number)), 0.1);
   const costs = data.rows.filter((_, index) => priced[index]).map((row) => Math.log10(row.cost));
   const [low, high] = [Math.min(...costs) - 0.25, Math.max(...costs) + 0.45];
-  const area = frame(`${one.title} against seconds a video second`, WIDE, HIGH, 52, 40);
+  const area = frame(`${one.title} against seconds a video second`, wide, HIGH, 52, 40);
   const x = scale(low, high, area.left, area.right), y = scale(...range, area.bottom, area.top);
   axisY(area, ...range, y);
   for (let power = Math.floor(low); power <= high; power++) {
@@ -183,11 +191,11 @@ function plotCost(key) {
 }
 
 function plotStrip(key) {
-  const box = $("#strip > div"), one = column(key), wide = 1300, line = 40;
+  const box = $("#strip > div"), one = column(key), wide = widthOf(box), line = 40, most = wide > 700 ? 27 : 13;
   const rows = data.rows.map((row, index) => ({ row, index, values: (row.clips[key] || []).map(number) })).filter(({ values }) => values.some(Number.isFinite));
   if (!rows.length) return box.replaceChildren(make("p", { className: "note" }, "No row has finite values."));
   const high = rows.length * line + 54;
-  const area = frame(`${one.title} of every clip`, wide, high, 190, 40), range = span(rows.flatMap(({ values }) => values), 0.03);
+  const area = frame(`${one.title} of every clip`, wide, high, most * 7.2, 40), range = span(rows.flatMap(({ values }) => values), 0.03);
   const x = scale(...range, area.left, area.right);
   axisX(area, ...range, one.title, x);
   const dots = [];
@@ -201,7 +209,7 @@ function plotStrip(key) {
       dots.push({ clip, index, value, x: place[0], y: place[1] });
       path += `M${place[0].toFixed(1)} ${place[1].toFixed(1)}h0`;
     });
-    const name = row.name.length > 27 ? `…${row.name.slice(-26)}` : row.name;
+    const name = row.name.length > most ? `…${row.name.slice(1 - most)}` : row.name;
     area.svg.append(draw("text", { class: "ink", x: area.left - 10, y: middle + 4, "text-anchor": "end" }, name));
     area.svg.append(draw("path", { d: path, stroke: looks[index].colour, "stroke-width": values.length > 300 ? 4 : 6.5, "stroke-linecap": "round", opacity: values.length > 300 ? 0.35 : 0.55 }));
     const score = row.scores[key] || {};
@@ -212,9 +220,10 @@ function plotStrip(key) {
   });
   const rings = draw("g");
   area.svg.append(rings);
-  box.replaceChildren(area.svg);
+  const missing = data.rows.filter((row, index) => row.clips[key] && !rows.some((drawn) => drawn.index === index));
+  box.replaceChildren(area.svg, ...without(missing.map((row) => row.name)));
   const nearest = (event) => {
-    const [px, py] = pointer(event, box, wide, high);
+    const [px, py] = pointer(event, box);
     let best = null, least = 14 ** 2;
     for (const dot of dots) {
       const distance = (dot.x - px) ** 2 + (dot.y - py) ** 2;
@@ -230,7 +239,7 @@ function plotStrip(key) {
     if (!dot) return tip(box, null);
     const lines = dots.filter((other) => other.clip === dot.clip).map((other) => [show(other.value, one.digits), data.rows[other.index].name]);
     const shown = data.media[dot.clip] ? [["", "click to see it"]] : [["", "not in this page"]];
-    tip(box, [[data.clips[dot.clip].key, ""], ...lines, ...shown], dot.x / wide, dot.y / high);
+    tip(box, [[data.clips[dot.clip].key, ""], ...lines, ...shown], dot.x, dot.y);
   });
   area.svg.addEventListener("click", (event) => {
     const dot = nearest(event);
@@ -246,8 +255,9 @@ for (const [id, plot, has] of [
   ["cost", plotCost, (key) => data.rows.some((row) => row.cost > 0 && row.scores[key] && Number.isFinite(number(row.scores[key].mean)))],
   ["strip", plotStrip, (key) => data.rows.some((row) => row.clips[key] && row.clips[key].some((value) => Number.isFinite(number(value))))],
 ]) {
-  const columns = data.columns.filter((one) => has(one.key));
-  menu($(`#${id} select`), headings(columns), data.main, plot);
+  const columns = data.columns.filter((one) => has(one.key)), select = $(`#${id} select`);
+  menu(select, headings(columns), data.main, plot);
+  if (columns.length) new ResizeObserver(() => plot(select.value)).observe($(`#${id}`));
   if (!columns.length) $(`#${id}`).replaceChildren(make("p", { className: "note" }, { time: "No column is measured over time.", cost: "No row has a measured cost.", strip: "No column has values by clip." }[id]));
 }
 
@@ -281,7 +291,7 @@ function breakdown(key) {
       return { text: show(score.mean, one.digits), small: known ? `[${show(score.low, one.digits)}, ${show(score.high, one.digits)}]` : "", best: made(row) && number(score.mean) === best[at] };
     })] }));
     const most = names.map((_, at) => Math.max(0, ...scores.map((cells) => cells[at].n || 0)));
-    parts.push(make("h3", {}, `${one.title}, by ${label}`), table(["row", ...names.map((name, at) => `${name} (${most[at]})`)], rows));
+    parts.push(make("div", {}, make("h3", {}, `${one.title} by ${label} (clips)`), table(["row", ...names.map((name, at) => `${name} (${most[at]})`)], rows)));
   }
   $("#breakdown-tables").replaceChildren(...parts);
 }
