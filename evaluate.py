@@ -1,7 +1,8 @@
-"""Score checkpoints side by side: one table, with intervals. See conf/evaluate.yaml for every option.
+"""Score dances side by side: one table, with intervals and paired tests. See conf/evaluate.yaml for every option.
 
-python evaluate.py                                    # the shipped checkpoint on the world's test songs
-python evaluate.py ckpt=[A,B,C] data=world
+python evaluate.py                                         # the shipped checkpoint on the world's test songs
+python evaluate.py ckpt=[A,B] videos=[DIR1,DIR2] protocol=world-v1
+python evaluate.py inputs=DIR                              # what others need to make videos for such a row
 """
 
 from omegaconf import DictConfig

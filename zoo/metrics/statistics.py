@@ -1,10 +1,35 @@
-"""How sure a mean is: bootstrap intervals, plain and paired."""
+"""How sure a number is: bootstrap intervals, paired tests, and the correction for testing many columns.
+
+Every function is a function of its arguments alone: seeds are fixed, so that the same values give the same intervals.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+DRAWS = 10_000  # of a mean of clips' values
+SET_DRAWS = 200  # of a set's value, which is dearer
 
 
-def interval(values: np.ndarray, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
-    """(mean, low, high): the mean of `values` (N,) and its percentile bootstrap interval; nan values are left out.
+class Interval(NamedTuple):
+    """A value, its 95% bootstrap interval, and the number of clips it rests on; inf where a clip's value is."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def resamples(count: int, draws: int, seed: int = 0) -> np.ndarray:
+    """(draws, count) indices: `count` clips drawn with replacement, `draws` times."""
+    return np.random.default_rng(seed).integers(0, count, (draws, count))
+
+
+def interval(values: Sequence[float] | np.ndarray, level: float = LEVEL, draws: int = DRAWS, seed: int = 0) -> Interval:
+    """The mean of `values` (N,) and its percentile bootstrap interval; NaN values are left out.
 
     Give differences of paired values for a paired comparison. Raises ValueError where nothing is left.
     """
@@ -12,6 +37,82 @@ def interval(values: np.ndarray, level: float = 0.95, draws: int = 10_000, seed:
     values = values[~np.isnan(values)]
     if len(values) == 0:
         raise ValueError("no values to average")
-    drawn = np.random.default_rng(seed).choice(values, (draws, len(values))).mean(1)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(values.mean()), float(low), float(high)
+    if not np.isfinite(values).all():  # a resample holds it or not: there is no width to speak of
+        mean = float(values.mean()) if len(set(values[np.isinf(values)])) == 1 else float("nan")
+        return Interval(mean, mean, mean, len(values))
+    low, high = np.quantile(values[resamples(len(values), draws, seed)].mean(1), _tails(level))
+    return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def set_draws(
+    values: Callable[[np.ndarray], Mapping[str, float]], count: int, draws: int = SET_DRAWS, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Name -> (draws,) values of resampled sets; values(indices (count,)) -> name -> the set's value."""
+    drawn = [values(indices) for indices in resamples(count, draws, seed)]
+    return {name: np.array([one[name] for one in drawn]) for name in drawn[0]}
+
+
+def set_interval(value: float, drawn: np.ndarray, count: int, level: float = LEVEL) -> Interval:
+    """A set's value with the interval that its resampled values span around it.
+
+    A resampled set holds some clips twice, so distances between distributions come out too large in all of them
+    alike. The interval is the percentile interval moved by that bias: centred where the value is, as wide as the draws
+    are. What cannot be negative in any draw does not get a negative bound.
+    """
+    drawn = drawn[np.isfinite(drawn)]
+    if not np.isfinite(value) or len(drawn) == 0:
+        return Interval(float(value), float(value), float(value), count)
+    low, high = np.quantile(drawn, _tails(level)) - drawn.mean() + value
+    if value >= 0 and drawn.min() >= 0:
+        low = max(low, 0.0)
+    return Interval(float(value), float(low), float(high), count)
+
+
+def paired_p(differences: np.ndarray, seed: int = 0) -> float:
+    """Two-sided p of the mean of paired differences (N,) under sign flips: how often chance does as much.
+
+    Exact up to 13 clips, else of 9,999 random flips (scipy.stats.permutation_test). NaN differences are left out; NaN
+    where fewer than two are left or one is infinite.
+    """
+    differences = np.asarray(differences, np.float64)
+    differences = differences[~np.isnan(differences)]
+    if len(differences) < 2 or not np.isfinite(differences).all():
+        return float("nan")
+    if not differences.any():
+        return 1.0
+    flips = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=9_999, rng=np.random.default_rng(seed)
+    )
+    return float(flips.pvalue)
+
+
+def drawn_p(difference: float, drawn: np.ndarray) -> float:
+    """Two-sided p of a difference between two sets' values, from its paired resampled values (draws,).
+
+    Wald's test with the bootstrap's standard deviation: a set has one value, so there is nothing to flip clip by clip.
+    NaN where fewer than ten draws have a value.
+    """
+    drawn = drawn[np.isfinite(drawn)]
+    if not np.isfinite(difference) or len(drawn) < 10:
+        return float("nan")
+    spread = drawn.std(ddof=1)
+    if spread == 0:
+        return 1.0 if difference == 0 else 0.0
+    return float(2 * stats.norm.sf(abs(difference) / spread))
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's (1979) step-down correction of p values tested together; NaN stays NaN and counts for none.
+
+    The k-th smallest of m is multiplied by m - k + 1, never below the one before it, at most 1.
+    """
+    p = np.asarray(p, np.float64)
+    corrected = np.full_like(p, np.nan)
+    order = np.argsort(p, kind="stable")[: int((~np.isnan(p)).sum())]
+    factors = np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1)
+    return corrected
+
+
+def _tails(level: float) -> list[float]:
+    return [(1 - level) / 2, (1 + level) / 2]
