@@ -137,7 +137,7 @@ def written_out_clip(state: dict, pictures: torch.Tensor) -> torch.Tensor:
 
 
 def as_clip_takes_it(frame: np.ndarray) -> torch.Tensor:
-    """(H, W, 3) bytes -> (3, 64, 64), by PIL: shorter side to 64, bicubic, the middle square, CLIP's mean and spread."""
+    """(H, W, 3) bytes -> (3, 64, 64), by PIL: shorter side to 64, bicubic, middle square, CLIP's mean and spread."""
     height, width = frame.shape[:2]
     height, width = (int(side * SIDE / min(height, width)) for side in (height, width))
     resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
