@@ -54,10 +54,10 @@ def geometric_features(joints: np.ndarray, fps: float) -> np.ndarray:
         """The statement about the right side, then about the left: it is given this side's joints and the other's."""
         return [statement(side, other) for side, other in (("right_", "left_"), ("left_", "right_"))]
 
-    def behind(side: str, other: str) -> np.ndarray:
-        leg = (place[other + "hip"] - root, place[other + "foot"] - root)
-        back = _unit(np.cross(*leg)) * (1 if other == "left_" else -1)
-        return _dot(back, place[side + "ankle"] - root) > 0.38 * arm
+    def ahead(side: str, other: str) -> np.ndarray:
+        leg = (place[other + "foot"] - root, place[other + "hip"] - root)
+        forward = _unit(np.cross(*leg)) * (1 if other == "left_" else -1)
+        return _dot(forward, place[side + "ankle"] - root) > 0.38 * arm
 
     def bent(side: str, top: str, joint: str, end: str) -> np.ndarray:
         middle = place[side + joint]
@@ -77,7 +77,7 @@ def geometric_features(joints: np.ndarray, fps: float) -> np.ndarray:
         _dot(speed["left_wrist"] - speed["right_wrist"], _unit(across_hands)) > 1.4 * arm,  # hands approach
         *pair(lambda s, _: _dot(speed["pelvis"] - speed[s + "wrist"], _unit(root - place[s + "wrist"])) > 1.4 * arm),
         *pair(lambda s, _: _length(speed[s + "wrist"]) > 2.5 * arm),  # fast hand
-        *pair(behind),  # foot behind the other leg
+        *pair(ahead),  # foot ahead of the other leg and its toes
         *pair(lambda s, _: place[s + "ankle"][:, 2] - lowest > 1.2 * arm),  # foot lifted
         _dot(across_feet, hips) > 2.1 * HIPS,  # feet apart
         *pair(lambda s, _: bent(s, "hip", "knee", "ankle")),
