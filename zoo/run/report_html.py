@@ -7,6 +7,7 @@ import base64
 import hashlib
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from zoo.media import Sound, VideoWriter, read_video, write_sound
-from zoo.run.table import LEGEND, MADE, Sheet, plain
+from zoo.run.table import LEGEND, MADE, Sheet, grouped, plain
 
 ASSETS = Path(__file__).with_name("assets")
 CLIPS = 12  # at most, in the page
@@ -43,6 +44,7 @@ def to_html(results: dict[str, Any], sheet: Sheet, out: Path) -> str:
         sheet=sheet,
         blocks=sheet.blocks(BLOCK),
         legend=LEGEND,
+        columns=[column for _, column in grouped(results["columns"]).values()],
         data=data,
         shown=len(shown),
         left_out=left_out,
@@ -67,7 +69,7 @@ def _digest(text: str) -> str:
 def main_column(results: dict[str, Any]) -> str | None:
     """The first column with a direction that has a value for clips of every row that was made."""
     rows = [row for row in results["rows"] if row["kind"] in MADE]
-    for key, column in results["columns"].items():
+    for key, (_, column) in grouped(results["columns"]).items():
         if column["better"] and rows and all(_values(row, key) for row in rows):
             return key
     return None
@@ -82,39 +84,38 @@ def _values(row: dict[str, Any], column: str) -> dict[str, float]:
 def pick_clips(results: dict[str, Any], most: int) -> list[str]:
     """At most `most` clips to show: the worst of each made row by `main_column`, then many cameras and styles.
 
-    The same results give the same clips. Only clips of which a row has a video, made rows' clips before others'.
+    The same results give the same clips. Of each some row has a video; clips that made rows lack come last.
     """
-    rows = [row for row in results["rows"] if row["kind"] in MADE and row["videos"]] or results["rows"]
-    candidates = [clip for clip in results["clips"] if any(clip in row["videos"] for row in rows)]
-    column, chosen = main_column(results), []
-    for row in rows:
-        values = {clip: value for clip, value in (_values(row, column) if column else {}).items() if clip in candidates}
-        if values and row["kind"] in MADE:
-            better = results["columns"][column]["better"]
-            worst = min(values, key=lambda clip: (values[clip] * (1 if better == "higher" else -1), clip))
-            chosen += [worst] if worst not in chosen else []
-    used: dict[tuple[str, str], int] = {}
+    rows, labels = [row for row in results["rows"] if row["kind"] in MADE], results["clips"]
+    filmed = {clip for row in results["rows"] for clip in row["videos"]}
+    lacking = {clip: sum(clip not in row["videos"] for row in rows) for clip in labels if clip in filmed}
+    column, chosen, used = main_column(results), [], Counter()
 
-    def count(clip: str) -> list[tuple[str, str]]:
-        labels = results["clips"][clip]["labels"]
-        return [(name, labels[name]) for name in ("camera", "style", "song") if name in labels]
+    def names(clip: str) -> list[tuple[str, str]]:
+        return [item for item in labels[clip]["labels"].items() if item[0] in ("camera", "style", "song")]
 
-    chosen = chosen[:most]
-    for clip in chosen:
-        used |= {label: used.get(label, 0) + 1 for label in count(clip)}
-    while len(chosen) < most and (rest := [clip for clip in candidates if clip not in chosen]):
-        clip = min(rest, key=lambda clip: sum(used.get(label, 0) for label in count(clip)))
-        used |= {label: used.get(label, 0) + 1 for label in count(clip)}
+    def choose(clip: str) -> None:
         chosen.append(clip)
+        used.update(names(clip))
+
+    for row in rows:
+        values = {clip: value for clip, value in _values(row, column).items() if clip in lacking} if column else {}
+        sign = 1 if column and results["columns"][column]["better"] == "higher" else -1
+        worst = min(((sign * value, clip) for clip, value in values.items()), default=(0, None))[1]
+        if worst is not None and worst not in chosen and len(chosen) < most:
+            choose(worst)
+    while len(chosen) < most and (rest := [clip for clip in lacking if clip not in chosen]):
+        choose(min(rest, key=lambda clip: (lacking[clip], sum(used[name] for name in names(clip)))))
     return chosen
 
 
 def _data(results: dict[str, Any]) -> dict[str, Any]:
     """What the script draws: the scores, as short as can be."""
     clips, protocol = list(results["clips"]), results["protocol"]
+    names = [row["name"] for row in results["rows"]]
     columns = [
         {"key": key, **{name: column[name] for name in ("heading", "title", "better", "digits", "unit")}}
-        for key, column in results["columns"].items()
+        for key, (_, column) in grouped(results["columns"]).items()
     ]
     rows = [
         {
@@ -139,7 +140,9 @@ def _data(results: dict[str, Any]) -> dict[str, Any]:
             {"key": plain(clip), "labels": {plain(k): plain(v) for k, v in results["clips"][clip]["labels"].items()}}
             for clip in clips
         ],
-        "comparisons": results["comparisons"],
+        "comparisons": [
+            {**line, "a": names.index(line["a"]), "b": names.index(line["b"])} for line in results["comparisons"]
+        ],
         "main": main_column(results),
     }
 

@@ -134,6 +134,7 @@ def describe_columns(gauges: Sequence[Gauge]) -> dict[str, dict[str, Any]]:
     return {
         name: {
             "metric": gauge.name,
+            "group": type(gauge.metric).__module__.rpartition(".")[2],
             "heading": column.heading,
             "title": column.title,
             "better": column.better,

@@ -17,12 +17,16 @@ from rich.text import Text
 
 MADE = ("checkpoint", "videos")  # rows that compete; ground truth and baselines are there for scale
 DASH = "–"
-CELL, NAME = 15, 30  # characters of a terminal's column of scores, and at most of one of names
+CELL, NAME = 15, (20, 30)  # characters of a terminal's column of scores; at least and at most of one of names
 COST = {  # what making costs, shown as further columns: heading, better, digits, unit, how many make one unit
     "seconds_per_second": ("time per video second", "lower", 2, "s", 1),
     "peak_memory_mb": ("peak memory", "lower", 0, "MB", 1),
     "parameters": ("parameters", None, 2, "M", 1e6),
 }
+GROUPS = {  # module of a metric -> the family it is shown in, in this order; other modules follow, under their names
+    "frames": "frames", "identity": "identity", "video": "video", "fvd": "video", "fid_vid": "video",
+    "rhythm": "rhythm", "flow": "rhythm", "clip_score": "rhythm", "motion": "motion",
+}  # fmt: skip
 LEGEND = (
     "Means over clips with 95% intervals. The best mean of the checkpoints and video folders is marked, where there "
     "are two or more; ground truth and baselines are there for scale."
@@ -44,6 +48,14 @@ def number(value: float | str | None, digits: int) -> str:
     if value and abs(value) < 0.5 * 10**-digits:
         return f"{value:.1e}"
     return f"{value:.{digits}f}"
+
+
+def grouped(columns: dict[str, Any]) -> dict[str, tuple[str, Any]]:
+    """Column -> its family's name and what is said of it, families together and in their order."""
+    order = list(dict.fromkeys(GROUPS.values()))
+    known = {key: (GROUPS.get(column["group"], column["group"]), column) for key, column in columns.items()}
+    order += sorted({group for group, _ in known.values()} - set(order))
+    return dict(sorted(known.items(), key=lambda item: order.index(item[1][0])))
 
 
 @dataclass(frozen=True)
@@ -80,10 +92,10 @@ class Sheet:
         self.remarks = [(plain(row["name"]), plain(note)) for row in rows for note in row.get("notes", [])]
         self.notes: list[str] = []
         self._columns: list[tuple[str, str, list[Cell]]] = []  # group, title, a cell a row
-        for key, column in results["columns"].items():
+        for key, (group, column) in grouped(results["columns"]).items():
             scores = [row["scores"].get(key) or {"reason": "not measured"} for row in rows]
             cells = self._cells(scores, column["better"], column["digits"])
-            self._columns.append((column.get("group", column["metric"]), plain(column["title"]), cells))
+            self._columns.append((group, plain(column["title"]), cells))
         for key, (heading, better, digits, unit, scale) in COST.items():
             values = [(row.get("cost") or {}).get(key) for row in rows]
             if any(value is not None for value in values):
@@ -156,11 +168,16 @@ def _by_reason(excluded: list[dict[str, str]]) -> dict[str, list[str]]:
 
 def to_terminal(sheet: Sheet, width: int) -> Group:
     """Blocks that fit `width` characters, every reason and every exclusion below."""
-    names = min(NAME, max((len(name) for name in sheet.names), default=0))
+    names = min(max(NAME[0], *map(len, sheet.names)), NAME[1])
     parts: list = []
     for block in sheet.blocks(max(1, (width - names - 4) // (CELL + 2))):
         table = RichTable(box=None, padding=(0, 2, 0, 0), title_justify="left", header_style="", show_edge=False)
-        table.add_column(Text(" · ".join(name for name, _ in block.groups), "italic"), max_width=names, overflow="fold")
+        table.add_column(
+            Text(" · ".join(name for name, _ in block.groups), "italic"),
+            min_width=NAME[0],
+            max_width=names,
+            overflow="fold",
+        )
         for title in block.titles:
             table.add_column(Text(title, "bold"), justify="right", min_width=CELL, max_width=CELL, overflow="fold")
         for name, kind, cells in zip(sheet.names, sheet.kinds, block.cells, strict=True):

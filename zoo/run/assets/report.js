@@ -80,6 +80,9 @@ function frame(label, width, height, left, bottom) {
   return { svg: draw("svg", { width, height, role: "img", "aria-label": label }), left, right: width - 12, top: 10, bottom: height - bottom };
 }
 
+// The end of a long name says more than its beginning.
+const shorten = (name, most) => (name.length > most ? `…${[...name].slice(1 - Math.floor(most)).join("")}` : name);
+
 function axisX(box, low, high, title, x) {
   const { all, digits } = ticks(low, high, (box.right - box.left) / 90);
   for (const value of all) {
@@ -184,10 +187,11 @@ function plotCost(key) {
     const at = x(Math.log10(row.cost));
     if (Number.isFinite(number(from)) && Number.isFinite(number(to))) area.svg.append(draw("line", { x1: at, x2: at, y1: y(from), y2: y(to), stroke, "stroke-width": 1.6 }));
     area.svg.append(draw("circle", { cx: at, cy: y(mean), r: 4.5, fill: stroke }));
-    const flip = at > (area.left + area.right) / 2;
-    area.svg.append(draw("text", { class: "ink", x: at + (flip ? -9 : 9), y: y(mean) + 4, "text-anchor": flip ? "end" : "start" }, row.name.length > 34 ? `…${row.name.slice(-33)}` : row.name));
+    const flip = at > (area.left + area.right) / 2, room = (flip ? at - area.left : area.right - at) - 9;
+    area.svg.append(draw("text", { class: "ink", x: at + (flip ? -9 : 9), y: y(mean) + 4, "text-anchor": flip ? "end" : "start" }, shorten(row.name, room / 7.2)));
   });
-  box.replaceChildren(area.svg);
+  const missing = data.rows.filter((row, index) => row.scores[key] && !has[index]);
+  box.replaceChildren(area.svg, ...without(missing.map((row) => row.name)));
 }
 
 function plotStrip(key) {
@@ -209,7 +213,7 @@ function plotStrip(key) {
       dots.push({ clip, index, value, x: place[0], y: place[1] });
       path += `M${place[0].toFixed(1)} ${place[1].toFixed(1)}h0`;
     });
-    const name = row.name.length > most ? `…${row.name.slice(1 - most)}` : row.name;
+    const name = shorten(row.name, most);
     area.svg.append(draw("text", { class: "ink", x: area.left - 10, y: middle + 4, "text-anchor": "end" }, name));
     area.svg.append(draw("path", { d: path, stroke: looks[index].colour, "stroke-width": values.length > 300 ? 4 : 6.5, "stroke-linecap": "round", opacity: values.length > 300 ? 0.35 : 0.55 }));
     const score = row.scores[key] || {};
@@ -302,7 +306,10 @@ if (!broken.length) $("#breakdown").lastElementChild.replaceChildren(make("p", {
 if (!broken.length) $("#breakdown .controls").hidden = true;
 
 const pairs = [...new Set(data.comparisons.map(({ a, b }) => JSON.stringify([a, b])))];
-menu($("#pair"), pairs.map((pair) => [pair, JSON.parse(pair).join(" − ")]), null, (pair) => {
+const both = pairs.map((pair) => JSON.parse(pair).filter((row) => made(data.rows[row])).length);
+const named = (pair) => JSON.parse(pair).map((row) => data.rows[row].name).join(" − ");
+// two rows that were made are most worth a look
+menu($("#pair"), pairs.map((pair) => [pair, named(pair)]), pairs[both.indexOf(Math.max(...both))], (pair) => {
   const [a, b] = JSON.parse(pair);
   const rows = data.comparisons.filter((one) => one.a === a && one.b === b && column(one.column)).map((one) => {
     const { title, digits, better } = column(one.column), good = number(one.difference) > 0 === (better === "higher");
