@@ -1,17 +1,24 @@
 """Anybody's videos as clips: exact times, crops, labels and sound; what cannot be used is named and stops nothing."""
 
 from fractions import Fraction
+from inspect import signature
+from shutil import copytree
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
 
 from zoo.body.people import PoseDetector, Poses
 from zoo.data.base import Cut
 from zoo.data.videos import Videos
 from zoo.media import Sound, VideoWriter, write_sound
 from zoo.music.encoder import Encoder, token_count
+from zoo.run.errors import CONF
+from zoo.run.protocol import read_protocol
 
 RATE = 24000
 
@@ -128,6 +135,9 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_taken(tmp_path):
     words |= {"empty": "cannot be read", "text": "cannot be read", "sound": "no pictures", "damaged": "too short"}
     for key, word in words.items():
         assert word in reasons[key] and "\n" not in reasons[key]
+    (folder / "good.mkv").write_bytes(whole)
+    takes = takes_of(folder, Cut(12, 12, 48, 64))
+    assert takes.keys[0] == "good" and dict(takes.skipped)["good.mp4"] == "another clip, good.mkv, is called good too"
     silent = takes_of(folder, Cut(12, 12, 48, 64), list=["silent", "gone"], silence=True)
     assert silent.keys == ["silent"] and dict(silent.skipped).keys() == {"gone"}
     assert not silent[0].waveform.any() and len(silent[0].waveform) == 22050 and not len(silent[0].beats)
@@ -205,8 +215,8 @@ def test_crops(tmp_path):
 
 def test_content_is_what_is_there_wherever_it_is(tmp_path):
     sound = song(tmp_path)
-    for place in ("here", "there"):
-        film(tmp_path / place / "a.mp4", counting(20), 30, sound)
+    film(tmp_path / "here" / "a.mp4", counting(20), 30, sound)
+    copytree(tmp_path / "here", tmp_path / "there")
     here, there = (Videos(str(tmp_path / place)).content("test") for place in ("here", "there"))
     assert here == there and len(here) == 12
     assert Videos(str(tmp_path / "here"), windows="all").content("test") != here
@@ -238,3 +248,18 @@ def test_training_on_it_is_refused_with_the_way_to_shards(tmp_path):
     for call in (lambda: source.provides, lambda: source.prepare(["frames"], Index())):
         with pytest.raises(ValueError, match="data=shards"):
             call()
+
+
+@pytest.mark.parametrize("name", ["aist-dabfusion", "aist-m2penc", "tiktok-magicdance", "musedance"])
+def test_protocols_on_videos_say_what_they_need(name, tmp_path):
+    """Each composes, and sets only what the data and the metrics know."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("evaluate", ["data=videos", f"data.folder={tmp_path}", f"protocol={name}"])
+    protocol = read_protocol(config)
+    assert protocol.id == name and protocol.data == "videos" and protocol.judge == "people"
+    source = instantiate(config.data)
+    names = {"aist-m2penc": 20, "tiktok-magicdance": 6}.get(name)
+    assert (len(source.names) if source.names else None) == names
+    for metric, arguments in protocol.metrics.items():
+        target = get_class(OmegaConf.load(CONF / "metrics" / f"{metric}.yaml")._target_)
+        assert set(arguments) <= set(signature(target).parameters)

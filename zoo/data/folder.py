@@ -80,7 +80,8 @@ class Folder:
             for one in listed:
                 wanted[one] = True
             if key in seen:
-                self.skipped.append((key, f"{media[0].name} has the name of another clip, {seen[key].name}"))
+                twin = media[0].relative_to(folder).as_posix()  # its key is a good clip's, which stays
+                self.skipped.append((twin, f"another clip, {seen[key].name}, is called {key} too"))
                 continue
             seen[key] = media[0]
             try:

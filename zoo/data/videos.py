@@ -96,9 +96,10 @@ class Videos(DataSource):
         return VideoTakes(self, cut, encoder)
 
     def content(self, split: str) -> str:
-        """See DataSource: the files of all clips, their names, and the settings that say what is taken of them."""
-        clips = self.found.clips
-        facts = [[clip.key, dict(clip.labels)] for clip in clips], self.windows, str(self.picture_fps), self.silence
+        """See DataSource: the files of all clips, their names, and what decides which parts of them are taken."""
+        clips, finder = self.found.clips, self.people.name if self.people else None
+        names = [[clip.key, dict(clip.labels)] for clip in clips]
+        facts = names, self.windows, str(self.picture_fps), self.silence, finder
         return content_of((clip.files for clip in clips), json.dumps(facts, sort_keys=True))
 
     @cached_property
