@@ -6,9 +6,9 @@ Names of checkpoints, clips and folders are anybody's text: `plain` makes them o
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from rich.console import Group
@@ -17,7 +17,7 @@ from rich.text import Text
 
 MADE = ("checkpoint", "videos")  # rows that compete; ground truth and baselines are there for scale
 DASH = "–"
-CELL, NAME = 15, (20, 30)  # characters of a terminal's column of scores; at least and at most of one of names
+TITLE, NAME, GAP = 15, (20, 30), 2  # characters in a terminal: titles are folded at, names are at least and at most
 COST = {  # what making costs, shown as further columns: heading, better, digits, unit, how many make one unit
     "seconds_per_second": ("time per video second", "lower", 2, "s", 1),
     "peak_memory_mb": ("peak memory", "lower", 0, "MB", 1),
@@ -47,7 +47,7 @@ def number(value: float | str | None, digits: int) -> str:
         return "∞" if value > 0 else "-∞"
     if value and abs(value) < 0.5 * 10**-digits:
         return f"{value:.1e}"
-    return f"{value:.{digits}f}"
+    return f"{value or 0.0:.{digits}f}"  # no minus before zero
 
 
 def grouped(columns: dict[str, Any]) -> dict[str, tuple[str, Any]]:
@@ -126,16 +126,25 @@ class Sheet:
         interval = "" if {low, high} & {None, "inf", "-inf"} else f"[{number(low, digits)}, {number(high, digits)}]"
         return Cell(number(score["mean"], digits), interval, best, n=score.get("n"))
 
-    def blocks(self, most: int) -> list[Block]:
-        """All columns in blocks of at most `most`; a family of metrics is split only where it is larger than that."""
-        families = [list(group) for _, group in groupby(self._columns, key=lambda column: column[0])]
-        parts = [family[at : at + most] for family in families for at in range(0, len(family), most)]
-        packed: list[list] = []
-        for part in parts:
-            if packed and len(packed[-1]) + len(part) <= most:
-                packed[-1] += part
-            else:
-                packed.append(list(part))
+    def blocks(self, most: int, size: Callable[[str, list[Cell]], int] = lambda title, cells: 1) -> list[Block]:
+        """All columns in blocks of at most `most`, where a column counts for `size` of its title and cells.
+
+        A family of metrics is split only where it does not fit by itself, and then evenly.
+        """
+        packed, room = [], 0
+        for _, family in groupby(self._columns, key=lambda column: column[0]):
+            family = list(family)
+            sizes = [size(title, cells) for _, title, cells in family]
+            parts = max(1, -(-sum(sizes) // most))
+            while parts < len(family) and any(sum(sizes[at]) > most for at in _evenly(len(family), parts)):
+                parts += 1
+            for at in _evenly(len(family), parts):
+                if packed and sum(sizes[at]) <= room:
+                    packed[-1] += family[at]
+                else:
+                    packed.append(family[at])
+                    room = most
+                room -= sum(sizes[at])
         return [
             Block(
                 [(plain(name), len(list(group))) for name, group in groupby(block, key=lambda column: column[0])],
@@ -154,6 +163,12 @@ class Sheet:
         ]
 
 
+def _evenly(count: int, parts: int) -> list[slice]:
+    """`count` things in `parts` pieces whose sizes differ by one at most."""
+    ends = [count * part // parts for part in range(parts + 1)]
+    return [slice(*piece) for piece in pairwise(ends)]
+
+
 def _by_reason(excluded: list[dict[str, str]]) -> dict[str, list[str]]:
     """Reason -> clips, the commonest first."""
     counted = Counter(plain(item["reason"]) for item in excluded)
@@ -170,16 +185,17 @@ def to_terminal(sheet: Sheet, width: int) -> Group:
     """Blocks that fit `width` characters, every reason and every exclusion below."""
     names = min(max(NAME[0], *map(len, sheet.names)), NAME[1])
     parts: list = []
-    for block in sheet.blocks(max(1, (width - names - 4) // (CELL + 2))):
-        table = RichTable(box=None, padding=(0, 2, 0, 0), title_justify="left", header_style="", show_edge=False)
+    for block in sheet.blocks(max(1, width - names - GAP), lambda title, cells: _wide(title, cells) + GAP):
+        table = RichTable(box=None, padding=(0, GAP, 0, 0), title_justify="left", header_style="", show_edge=False)
         table.add_column(
             Text(" · ".join(name for name, _ in block.groups), "italic"),
             min_width=NAME[0],
             max_width=names,
             overflow="fold",
         )
-        for title in block.titles:
-            table.add_column(Text(title, "bold"), justify="right", min_width=CELL, max_width=CELL, overflow="fold")
+        for at, title in enumerate(block.titles):
+            wide = _wide(title, [cells[at] for cells in block.cells])
+            table.add_column(Text(title, "bold"), justify="right", min_width=wide, max_width=wide, overflow="fold")
         for name, kind, cells in zip(sheet.names, sheet.kinds, block.cells, strict=True):
             table.add_row(Text(name, "" if kind in MADE else "dim"), *(_shown(cell) for cell in cells))
         parts += [table, Text()]
@@ -187,6 +203,11 @@ def to_terminal(sheet: Sheet, width: int) -> Group:
     parts += [Text(_short(line, 3 * width), "yellow") for line in sheet.counts()]
     parts += [Text(f"{name}: {note}") for name, note in sheet.remarks]
     return Group(*parts, Text(LEGEND.replace("marked", "marked *"), "dim"))
+
+
+def _wide(title: str, cells: list[Cell]) -> int:
+    """Characters of a terminal's column."""
+    return max(min(len(title), TITLE), *(max(len(cell.value) + 1, len(cell.interval)) for cell in cells))
 
 
 def _shown(cell: Cell) -> Text:

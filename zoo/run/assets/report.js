@@ -311,7 +311,8 @@ const named = (pair) => JSON.parse(pair).map((row) => data.rows[row].name).join(
 // two rows that were made are most worth a look
 menu($("#pair"), pairs.map((pair) => [pair, named(pair)]), pairs[both.indexOf(Math.max(...both))], (pair) => {
   const [a, b] = JSON.parse(pair);
-  const rows = data.comparisons.filter((one) => one.a === a && one.b === b && column(one.column)).map((one) => {
+  const lines = data.columns.flatMap(({ key }) => data.comparisons.filter((one) => one.column === key && one.a === a && one.b === b));
+  const rows = lines.map((one) => {
     const { title, digits, better } = column(one.column), good = number(one.difference) > 0 === (better === "higher");
     const known = Number.isFinite(number(one.low)) && Number.isFinite(number(one.high));
     const verdict = !better || number(one.p_holm) >= 0.05 || Number.isNaN(number(one.p_holm)) ? "" : good ? "first is better" : "second is better";
