@@ -20,7 +20,7 @@ STORED = np.load(Path(__file__).parent / "data" / "resnet3d_reference.npz")
 
 
 class Colours(nn.Module):
-    """Called as StyleGAN-V's I3D; its features are the mean colours of a video's first and last frame's centres."""
+    """Called as StyleGAN-V's I3D; its features are the mean colours of a part of a video's first and last frame."""
 
     def forward(self, x: Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> Tensor:
         """(B, 3, F, H, W) -> (B, 6)"""
@@ -29,7 +29,7 @@ class Colours(nn.Module):
         if resize:
             x = F.interpolate(x, size=[x.shape[2], 224, 224], mode="trilinear", align_corners=False)
         assert return_features and x.shape[3] == 224 and x.shape[4] == 224
-        return torch.cat([x[:, :, 0, 56:168, 56:168].mean([2, 3]), x[:, :, -1, 56:168, 56:168].mean([2, 3])], dim=1)
+        return torch.cat([x[:, :, 0, 112:, 56:168].mean([2, 3]), x[:, :, -1, 112:, 56:168].mean([2, 3])], dim=1)
 
 
 class Other(nn.Module):
@@ -96,7 +96,7 @@ def test_what_is_not_square_is_stretched_or_cropped(i3d):
     frames[:, :, 20:40] = 255  # the middle square is white
     values = {square: FVD(i3d, frames=10, square=square).measure(clip(frames)) for square in ("stretch", "crop")}
     assert values["crop"]["features"] == pytest.approx(1)
-    # the middle half of the stretched picture is white in two thirds
+    # of the stretched picture's middle half, two thirds are white
     np.testing.assert_allclose(values["stretch"]["features"], 2 * 2 / 3 - 1, atol=0.02)
 
 
@@ -150,7 +150,7 @@ def test_fid_vid_answers_as_the_public_scorer(public_state, tmp_path):
     frames = (numbers("frames", 32, 96, 120, 3) * 60 + 128).clamp(0, 255).byte().numpy()
     features = metric.measure(clip(frames))["features"]
     assert features.shape == (2, 2048)
-    np.testing.assert_allclose(features[:, ::8], STORED["features"], rtol=1e-3, atol=1e-3 * STORED["features"].std())
+    np.testing.assert_allclose(features[:, ::8], STORED["features"], rtol=1e-4, atol=1e-4 * STORED["features"].std())
     measured = [metric.measure(clip(frames)), metric.measure(clip(frames[::-1].copy()))]
     assert measured[0]["features"].tobytes() == features.tobytes()
     assert metric.combine(measured, measured)["fid_vid"] == pytest.approx(0, abs=1)

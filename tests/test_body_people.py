@@ -1,0 +1,205 @@
+"""People in pictures, against rendered bodies whose joints are known, and in a photograph.
+
+BlazePose's files are in a wheel of mediapipe; it is fetched once into the cache of made and downloaded things.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from zoo.body.blazepose import FILES, MARGIN, Region, _merge
+from zoo.body.camera import camera
+from zoo.body.look import random_look
+from zoo.body.people import TO_JOINTS, PeopleDetector
+from zoo.body.render import render_motion
+from zoo.body.skeleton import JOINTS, STANDING, matrix_from_axis_angle
+from zoo.data.base import cache_root
+
+PHOTO = Path("/usr/share/doc/opencv-doc/examples/data/messi5.jpg")  # of the Debian package opencv-doc
+SIDE = 192  # pixels
+
+
+@pytest.fixture(scope="session")
+def wheel() -> Path:
+    """mediapipe's wheel: where DANCEZOO_PEOPLE says, in the cache, or fetched into it."""
+    if "DANCEZOO_PEOPLE" in os.environ:
+        return Path(os.environ["DANCEZOO_PEOPLE"])
+    folder = cache_root() / "people"
+    if not list(folder.glob("mediapipe-0.10.21-*.whl")):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries=0", "--timeout=5"]
+        kind = ["--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11"]
+        try:
+            command += [*kind, f"--dest={folder}", "mediapipe==0.10.21"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        except subprocess.TimeoutExpired:
+            pytest.skip("mediapipe's wheel could not be fetched within two minutes")
+        if done.returncode:
+            pytest.skip(f"mediapipe's wheel could not be fetched: {done.stderr.strip().splitlines()[-1:]}")
+    return next(folder.glob("mediapipe-0.10.21-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def detector(wheel) -> PeopleDetector:
+    """BlazePose."""
+    return PeopleDetector(wheel)
+
+
+def about_z(degrees: float) -> np.ndarray:
+    """A turn in the rest frame, where the arms lie along X: lifts the left arm and lowers the right."""
+    return matrix_from_axis_angle(torch.tensor([0, 0, np.radians(degrees)])).numpy()
+
+
+def dance(frames: int) -> np.ndarray:
+    """(frames, 24, 3, 3): the left arm swings from the thigh to above the head, the right one hangs, a knee lifts."""
+    rotations = np.tile(np.eye(3, dtype=np.float32), (frames, 24, 1, 1))
+    rotations[:, 0] = STANDING.numpy()
+    for frame, lift in enumerate(np.linspace(0, 1, frames)):
+        rotations[frame, 16], rotations[frame, 17] = about_z(-65 + 120 * lift), about_z(65)
+        rotations[frame, 1] = matrix_from_axis_angle(torch.tensor([-0.8 * lift, 0, 0.2])).numpy()
+        rotations[frame, 4] = matrix_from_axis_angle(torch.tensor([1.2 * lift, 0, 0])).numpy()
+    return rotations
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[dict[str, np.ndarray]]:
+    """Clips of three people, each of another look: rgb, joints2d and parts of 12 frames."""
+    rng = np.random.default_rng(5)
+    root = np.tile(np.array([0, 0, 0.976], np.float32), (12, 1))
+    view = (camera("C01", 0.3), SIDE, SIDE)
+    return [render_motion(random_look(rng, human=True), dance(12), root, *view, need=("rgb", "parts")) for _ in "abc"]
+
+
+def test_joints_and_mask_of_rendered_people(detector, shown):
+    for clip in shown:
+        true = clip["joints2d"]
+        tall = np.ptp(true[0, :, 1])
+        found = detector.detect(clip["rgb"])
+        assert found.joints.shape == true.shape and found.joints.dtype == np.float32
+        error = np.linalg.norm(found.joints - true, axis=-1) / tall
+        assert error.mean() < 0.025, "mean error below 2.5 % of the body's height"
+        assert np.quantile(error, 0.9) < 0.06
+        for name in ("hip", "shoulder", "elbow", "wrist", "knee", "ankle"):
+            left, right = JOINTS.index(f"left_{name}"), JOINTS.index(f"right_{name}")
+            own = np.linalg.norm(found.joints[:, [left, right]] - true[:, [left, right]], axis=-1)
+            others = np.linalg.norm(found.joints[:, [left, right]] - true[:, [right, left]], axis=-1)
+            assert (own < others).all(), f"left and right {name}s are not swapped"
+        true_mask, mask = clip["parts"] > 0, found.mask > 0.5
+        assert mask.shape == true_mask.shape
+        assert (mask & true_mask).sum() / (mask | true_mask).sum() > 0.9
+        assert found.confidence.min() >= 0 and found.confidence.max() <= 1 and found.confidence.mean() > 0.9
+
+
+def test_the_figure_is_followed_lost_and_found_again(detector, shown):
+    rgb, empty = shown[0]["rgb"], np.full((SIDE, SIDE, 3), 128, np.uint8)
+    flipped = np.roll(rgb[0], SIDE // 4, axis=1)  # the figure, elsewhere all of a sudden
+    clip = np.stack([empty, rgb[0], empty, flipped, rgb[0]])
+    found = detector.detect(clip)
+    assert np.isnan(found.joints[[0, 2]]).all() and not found.confidence[[0, 2]].any() and not found.mask[[0, 2]].any()
+    assert np.isfinite(found.joints[[1, 3, 4]]).all()
+    tall = np.ptp(shown[0]["joints2d"][0, :, 1])
+    shift = found.joints[3] - found.joints[1] - [SIDE // 4, 0]
+    assert np.linalg.norm(shift, axis=-1).mean() < 0.02 * tall
+    again = pickle.loads(pickle.dumps(detector)).detect(clip)
+    for name in ("joints", "confidence", "mask"):
+        assert getattr(again, name).tobytes() == getattr(found, name).tobytes(), "the same clip, the same bits"
+
+
+def test_a_clip_of_any_shape(detector, shown):
+    """A wide picture and one twice as large: the same places."""
+    rgb = shown[1]["rgb"][:2]
+    tall = np.ptp(shown[1]["joints2d"][0, :, 1])
+    wide = np.pad(rgb, ((0, 0), (0, 0), (60, 10), (0, 0)), mode="edge")
+    large = rgb.repeat(2, 1).repeat(2, 2)
+    plain, wide, large = (detector.detect(clip) for clip in (rgb, wide, large))
+    assert wide.mask.shape == (2, SIDE, SIDE + 70)
+    for joints in (wide.joints - [60, 0], large.joints / 2):
+        assert np.linalg.norm(joints - plain.joints, axis=-1).mean() < 0.015 * tall
+
+
+def test_how_many_people_there_are(detector, shown):
+    one = shown[0]["rgb"][0]
+    middle, half = SIDE // 2, 40  # arms hang in the first frame: a figure is less than 80 pixels wide
+    row = np.concatenate([clip["rgb"][0, :, middle - half : middle + half] for clip in shown], axis=1)
+    people = detector.find_people(row)
+    assert [int(person.region.centre[0]) // 80 for person in sorted(people, key=lambda each: each.box[0])] == [0, 1, 2]
+    assert [person.score for person in people] == sorted((person.score for person in people), reverse=True)
+    (person,) = detector.find_people(one)
+    x, y = shown[0]["joints2d"][0].T
+    left, top, right, bottom = person.box
+    assert left < x.min() and x.max() < right and top < y.min() and y.max() < bottom
+    head = shown[0]["joints2d"][0, JOINTS.index("head")]
+    assert (person.face[:2] < head).all() and (head < person.face[2:]).all()
+    assert detector.find_people(np.full((90, 120, 3), 200, np.uint8)) == []
+
+
+def test_a_photograph(detector):
+    if not PHOTO.is_file():
+        pytest.skip(f"the Debian package opencv-doc, which has {PHOTO}, is not installed")
+    image = cv2.cvtColor(cv2.imread(str(PHOTO)), cv2.COLOR_BGR2RGB)
+    assert len(detector.find_people(image)) == 1
+    found = detector.detect(image[None])
+    # where they are seen by eye: the player comes towards the camera, his left hand on the picture's right
+    seen = {"head": (240, 110), "left_wrist": (350, 168), "right_wrist": (103, 101), "right_foot": (300, 333)}
+    for name, place in seen.items():
+        assert np.linalg.norm(found.joints[0, JOINTS.index(name)] - place) < 20, name
+    assert found.mask[0, 180, 240] > 0.9 and found.mask[0, 30:60, 400:540].max() < 0.1
+
+
+def test_what_is_not_the_files_is_refused_in_one_line(tmp_path, wheel):
+    empty, wrong, broken = tmp_path / "empty", tmp_path / "wrong.whl", tmp_path / "broken"
+    empty.mkdir()
+    wrong.write_text("no archive")
+    broken.mkdir()
+    for name in FILES:
+        (broken / name).write_bytes(b"TFL3" * 64)
+    for path, message in (
+        (tmp_path / "none.whl", "is not there"), (empty, "has no pose_detection.tflite"),
+        (wrong, "neither a mediapipe wheel nor a folder"), (broken, "damaged or others"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message) as caught:
+            PeopleDetector(path)
+        assert "\n" not in str(caught.value) and "pip download" in str(caught.value)
+    with zipfile.ZipFile(wheel) as archive:
+        members = [next(each for each in archive.namelist() if each.endswith(name)) for name in FILES]
+        for name, member in zip(reversed(FILES), members, strict=True):
+            (broken / name).write_bytes(archive.read(member))  # each under the other's name
+        with pytest.raises(ValueError, match="damaged or others"):
+            PeopleDetector(broken)
+        archive.extractall(tmp_path / "unpacked", members)
+    assert PeopleDetector(tmp_path / "unpacked").name == PeopleDetector(wheel).name
+
+
+def test_a_region_is_upright_for_its_figure():
+    """Half a side less the margin lies between its centre and the middle of its upper edge, whichever way it leans."""
+    for up in ([0.0, -20.0], [20.0, 0.0], [-12.0, 16.0]):
+        matrix = Region(np.array([50.0, 40.0]), np.array(up)).to_picture(256)
+        middle, top, right = (matrix @ [x, y, 1] for x, y in ((128, 128), (128, 0), (256, 128)))
+        np.testing.assert_allclose(middle, [50, 40])
+        np.testing.assert_allclose(top - middle, np.multiply(up, MARGIN))
+        np.testing.assert_allclose(right - middle, MARGIN * np.array([-up[1], up[0]]))
+
+
+def test_overlapping_boxes_are_one_person_weighted_by_score():
+    boxes = np.array([[[0, 0], [10, 10], [5, 5]], [[1, 0], [11, 10], [7, 5]], [[30, 0], [40, 10], [35, 5]]], float)
+    merged = _merge(boxes, np.array([0.6, 0.9, 0.7]))
+    assert [score for score, _ in merged] == [0.9, 0.7]
+    np.testing.assert_allclose(merged[0][1], (0.6 * boxes[0] + 0.9 * boxes[1]) / 1.5)
+    np.testing.assert_allclose(merged[1][1], boxes[2])
+
+
+def test_joints_are_means_of_points():
+    np.testing.assert_allclose(TO_JOINTS.sum(1), 1, atol=1e-12)
+    swapped = {11: 12, 13: 14, 15: 16, 17: 18, 19: 20, 23: 24, 25: 26, 27: 28, 31: 32, 7: 8}
+    order = np.arange(33)
+    for left, right in swapped.items():
+        order[[left, right]] = right, left
+    mirror = [JOINTS.index(name.replace("left", "#").replace("right", "left").replace("#", "right")) for name in JOINTS]
+    np.testing.assert_allclose(TO_JOINTS[mirror][:, order], TO_JOINTS, atol=1e-12)
