@@ -123,6 +123,34 @@ def test_videos_play_together_and_go_round(page):
     assert all(v["paused"] for v in stopped) and len({v["frame"] for v in stopped}) == 1, stopped
 
 
+@pytest.mark.parametrize("by", [0.12, -0.12, 0.9, "stop"])
+def test_a_video_that_falls_out_of_step_is_brought_back(page, by):
+    """Whatever throws one video off the song while all play, it is at the song's time again in the same round."""
+    browser, _ = page
+    browser.script("document.activeElement.blur()")
+    browser.keys("\ue011", " ")  # home
+    browser.until("return player.videos.every((video) => !video.paused && video.currentTime > 0.1)")
+    began = browser.script(
+        """const video = player.videos[2], now = player.clock.currentTime;
+        if (arguments[0] === "stop") video.pause(); else video.currentTime = now + arguments[0];
+        return now;""",
+        by,
+    )
+    seen = []
+    while not seen or seen[-1][0] > began:
+        time.sleep(0.05)
+        seen.append(
+            browser.script(
+                """const now = player.clock.currentTime, [video, song] = [player.videos[2], player.clock.tagName];
+                return [now, Math.abs(video.currentTime - now), video.paused || video.seeking, song];"""
+            )
+        )
+    browser.keys(" ")
+    ready(browser)
+    late = [off for now, off, waits, song in seen if began + 1 < now < FRAMES / FPS - 0.1 and not waits]
+    assert {song for *_, song in seen} == {"AUDIO"} and len(late) >= 3 and max(late[-3:]) <= 1 / FPS, seen
+
+
 @pytest.mark.parametrize("frame", [0, 7, 17, 23])
 def test_seeking_shows_the_very_frame(page, frame):
     """The slider puts every row on exactly this frame, by what the pictures show; the arrows go on from there."""
@@ -198,8 +226,8 @@ def test_phone_does_not_scroll_sideways(page):
     browser.call("/goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=phone)
     browser.until("return document.querySelector('#strip svg').clientWidth < 390")
     wide = browser.script(
-        """const out = (element) => element.getBoundingClientRect().right > 391 && !element.parentElement.closest(".wide");
-        return [...document.querySelectorAll("body *")].filter(out).map((element) => element.outerHTML.slice(0, 90));"""
+        """const out = (one) => one.getBoundingClientRect().right > 391 && !one.parentElement.closest(".wide");
+        return [...document.querySelectorAll("body *")].filter(out).map((one) => one.outerHTML.slice(0, 90));"""
     )
     browser.call("/goog/cdp/execute", cmd="Emulation.clearDeviceMetricsOverride", params={})
     assert wide == []

@@ -2,7 +2,7 @@
 // slowed down until it fits, one that is far off jumps. Without a song the longest video is the clock.
 
 const player = { clip: null, clock: null, videos: [], urls: [], frames: 1, playing: false };
-const frameTime = 1 / data.fps, FAR = 3; // frames
+const frameTime = 1 / data.fps, FAR = 2; // frames
 const shownClips = Object.keys(data.media).map(Number);
 
 // An address for base64 content: some browsers seek in blobs only, not in data addresses.
@@ -183,7 +183,7 @@ if (shownClips.length) {
     if (event.ctrlKey || event.altKey || event.metaKey || !player.clock) return;
     // what has a use for the key itself keeps it
     const own = event.key === " " ? "input, select, button, summary, a" : "input, select, .wide";
-    const move = { " ": () => (player.playing ? pause() : play()), ArrowLeft: () => go(-1), ArrowRight: () => go(1), ArrowUp: () => step(-1), ArrowDown: () => step(1) }[event.key];
+    const move = { " ": () => (player.playing ? pause() : play()), ArrowLeft: () => go(-1), ArrowRight: () => go(1), Home: () => seek(0), ArrowUp: () => step(-1), ArrowDown: () => step(1) }[event.key];
     if (!move || event.target.closest(own)) return;
     event.preventDefault();
     move();
