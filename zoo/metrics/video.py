@@ -1,0 +1,39 @@
+"""What a video is like as a whole, told by a network that ships with the zoo."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zoo.metrics.base import FROZEN, OTHER_SONG, Column, Evidence, Measurement, SetMetric
+from zoo.metrics.frechet import frechet_distance
+from zoo.metrics.judge import WEIGHTS, WINDOW, WorldJudge
+from zoo.nn.pretrained import file_hash
+
+
+class FvdWorld(SetMetric):
+    """The Frechet distance of the world judge's features: a stand-in for FVD that needs no download, and is not FVD.
+
+    64 features of every stretch of 16 frames, of a small network trained on the built-in world (zoo/metrics/judge.py).
+    Its numbers compare with each other within one protocol alone, never with a published FVD. With few clips it is too
+    high, as every Frechet distance is (Chong and Forsyth 2020): the less, the more clips, so compare equally many.
+    """
+
+    columns = {"fvd_world": Column("FVD-world", "lower", digits=2, sees=frozenset({FROZEN, OTHER_SONG}))}
+
+    @property
+    def weights(self) -> str:
+        """Of the judge's file."""
+        return file_hash(WEIGHTS)
+
+    def measure(self, clip: Evidence) -> Measurement:
+        """features: (n, 64) float32. Raises ValueError for a clip of fewer than 16 frames."""
+        if len(clip.frames) < WINDOW:
+            raise ValueError(f"fvd_world needs clips of {WINDOW} frames; here are {len(clip.frames)}")
+        if isinstance(clip.detector, WorldJudge):
+            return {"features": clip.poses.features}  # it has looked, or this look serves the others too
+        return {"features": clip.once("world judge", lambda: WorldJudge().detect(clip.frames)).features}
+
+    def combine(self, row: Sequence[Measurement], truth: Sequence[Measurement]) -> dict[str, float]:
+        """The squared distance; NaN with fewer than two stretches on either side."""
+        row, truth = (np.concatenate([clip["features"] for clip in clips]) for clips in (row, truth))
+        return {"fvd_world": frechet_distance(row, truth)}
