@@ -94,6 +94,7 @@ def test_joints_and_mask_of_rendered_people(detector, shown):
         true_mask, mask = clip["parts"] > 0, found.mask > 0.5
         assert mask.shape == true_mask.shape
         assert (mask & true_mask).sum() / (mask | true_mask).sum() > 0.95
+        assert found.mask.min() >= 0 and found.mask.max() <= 1
         assert found.confidence.min() >= 0 and found.confidence.max() <= 1 and found.confidence.mean() > 0.9
 
 
