@@ -29,18 +29,13 @@ def flow_magnitude(frames: np.ndarray, flow: str = "dis") -> np.ndarray:
         grey = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in grey]
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         dis.setFinestScale(1)  # the default, 2, is meant for large frames
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # DIS cuts the picture into a stripe a thread: the result would depend on the machine
-    try:
-        lengths = []
-        for before, after in zip(grey, grey[1:], strict=False):
-            if flow == "dis":
-                field = dis.calc(before, after, None)
-            else:
-                field = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-            lengths.append(cv2.mean(cv2.magnitude(field[..., 0], field[..., 1]))[0])
-    finally:
-        cv2.setNumThreads(threads)
+    lengths = []
+    for before, after in zip(grey, grey[1:], strict=False):
+        if flow == "dis":
+            field = dis.calc(before, after, None)
+        else:
+            field = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+        lengths.append(cv2.mean(cv2.magnitude(field[..., 0], field[..., 1]))[0])
     return np.array(lengths) * scale
 
 

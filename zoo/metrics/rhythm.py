@@ -21,7 +21,7 @@ from zoo.metrics.base import FROZEN, OTHER_SONG, ClipMetric, Column, Evidence, M
 SIGMA = 3 / 60  # seconds
 SMOOTH = 5 / 60  # seconds
 TOLERANCE = 0.07  # seconds either side: the window in which beats count as the same in music research (mir_eval)
-DEPTH = 0.05  # figure heights a second: a shallower dip in the speed of found joints is the detector's noise
+DEPTH = 0.03  # figure heights a second: a shallower dip in the speed of found joints is the detector's noise
 
 
 def kinematic_beats(joints: np.ndarray, fps: float, smooth: float = SMOOTH, depth: float = 0.0) -> np.ndarray:
