@@ -172,7 +172,7 @@ def test_videos_made_elsewhere(scripts, table, truths, tmp_path):
             shutil.copy(path, hostile / f"{key}.mov")
     (hostile / "notes.txt").write_text("of somebody")
     untouched = {file: file.read_bytes() for file in hostile.iterdir()}
-    found = run(scripts, f"videos=[{perfect},{hostile}]", "metrics=[psnr,ssim,av_align,fvd_world]", f"out={out}")
+    found = run(scripts, f"videos=[{perfect},{hostile}]", "measure=[psnr,ssim,av_align,fvd_world]", f"out={out}")
     truth, same, other = found["rows"][0], *found["rows"][4:]
     assert same["scores"] == truth["scores"] and len(same["clips"]) == 8
     said = {line["clip"]: line["reason"] for line in other["excluded"]}
@@ -208,12 +208,12 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("ckpt_weights=best", "ema or raw"),
         ("videos=assets", "no video named after a clip"),
         ("videos=evaluate.py", "is no folder"),
-        ("metrics=[psnr,beauty]", "no metric beauty"),
-        ("metrics=[]", "leaves nothing"),
+        ("measure=[psnr,beauty]", "no metric beauty"),
+        ("measure=[]", "leaves nothing"),
         ("protocol.split=best", "train val test"),
         ("protocol.clips=1", "protocol.clips"),
         ("protocol.judge=jury", "world people"),
-        ("protocol.metrics={beauty:{a:1}}", "no metric beauty"),
+        ("+protocol.metrics.beauty.a=1", "no metric beauty"),
         ("protocol.frames=0", "protocol.frames"),
         ("protocol=aist-dabfusion", "defined on data=videos"),
         ("sampler.eta=2", "sampler.eta"),

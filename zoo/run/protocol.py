@@ -107,20 +107,20 @@ def _as_published(given: Mapping[str, Any]) -> bool:
 
 
 def read_gauges(config: DictConfig, protocol: Protocol, detector: PoseDetector | None, without: str) -> list[Gauge]:
-    """The metrics that `config.metrics` names, ready to measure, in the order of their names.
+    """The metrics that `config.measure` names, ready to measure, in the order of their names.
 
     without: why there is no detector, where there is none.
 
     Raises ValueError for an unknown name, for a file of the user's that does not fit, and for overrides of no metric.
     """
     files = {path.stem: path for path in sorted((CONF / "metrics").glob("*.yaml"))}
-    asked = list(config.metrics) if isinstance(config.metrics, ListConfig) else [config.metrics]
+    asked = list(config.measure) if isinstance(config.measure, ListConfig) else [config.measure]
     names = list(files) if asked == ["all"] else list(dict.fromkeys(map(str, asked)))
     for name in [*names, *protocol.metrics]:
         if name not in files:
             raise ValueError(f"there is no metric {name}; conf/metrics has {', '.join(files)}")
     if not names:
-        raise ValueError("metrics=[] leaves nothing to measure; use all")
+        raise ValueError("measure=[] leaves nothing to measure; use all")
     gauges = []
     for name in sorted(names):
         metric, arguments = _metric(files[name], config, protocol.metrics.get(name, {}))
