@@ -272,7 +272,7 @@ def test_the_hash_names_what_is_compared():
         "protocol.seed=1",
         "protocol.fps=11",
         "protocol.repeats=4",
-        "protocol.metrics={av_align:{flow:farneback}}",
+        "+protocol.metrics.av_align.flow=farneback",
     )
     assert len({plain, *(hash_of(composed(change)) for change in changes)}) == 5
     assert read_protocol(composed()).id == "world-v1"
