@@ -162,3 +162,23 @@ def test_shards_of_other_hands(cache, tmp_path):
     write_shard(tmp_path / "b.tar", samples[:-1])
     both = [Shards(str(tmp_path / name), str(tmp_path / name)).content("test") for name in ("a.tar", "b.tar")]
     assert len(set(both)) == 2
+
+
+def test_motion_again_is_anothers_at_the_same_seconds(cache, tmp_path):
+    """The next dance by key whose dancer is another and which has those seconds."""
+    frames, sound = np.zeros((12, 32, 32, 3), np.uint8), (np.zeros(6 * 22050, np.float32), 22050)
+    info = {"fps": "12", "frames": 12, "height": 32, "width": 32, "song": "s"}
+    samples = []
+    for number, (key, dancer, start) in enumerate(
+        [("a", "1", 0.0), ("b", "1", 1.0), ("c", "2", 3.0), ("e", "2", 0.5), ("d", "3", 1.0)]
+    ):
+        motion = np.arange(75)[:, None] + np.zeros(151) + 1000 * number
+        labels = {**info, "dancer": dancer, "start": start}
+        samples.append((key, {"info": labels, "sound": sound, "frames": frames, "motion": motion}))
+    write_shard(tmp_path / "a.tar", samples)
+    source = Shards(str(tmp_path / "a.tar"), str(tmp_path / "a.tar"))
+    takes = {take.key: take for take in source.takes("test", Cut(12, 12, 32, 32), Index())}
+    again = {key: take.motion_again for key, take in takes.items()}
+    assert again["a"] is again["c"] is None  # seconds 0 to 1 nobody else has; 3 to 4 only d, whose dance ends at 3.5
+    for key, number, first in (("b", 4, 0), ("d", 3, 15), ("e", 0, 15)):
+        assert again[key][:, 0].tolist() == list(range(1000 * number + first, 1000 * number + first + 30)), key
