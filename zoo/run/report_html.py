@@ -1,6 +1,6 @@
 """report.html: one file that holds everything, styles, script, scores, videos and songs, and needs no network.
 
-What a reader sees without JavaScript is made here; in zoo/run/assets, report.js draws plots and player.js plays videos.
+What a reader sees without JavaScript is made here; the scripts in zoo/run/assets draw plots and play the videos.
 """
 
 import base64
@@ -24,6 +24,7 @@ from zoo.media import Sound, VideoWriter, read_video, write_sound
 from zoo.run.table import LEGEND, MADE, Sheet, grouped, plain
 
 ASSETS = Path(__file__).with_name("assets")
+SCRIPTS = ("tools.js", "plots.js", "tables.js", "player.js")
 CLIPS = 12  # at most, in the page
 PAGE = 15_000_000  # bytes, about; at least one clip is always shown
 LONG_SIDE = 320  # px: larger videos are shown smaller
@@ -36,7 +37,7 @@ def to_html(results: dict[str, Any], sheet: Sheet, out: Path) -> str:
     budget = PAGE - len(str(data))
     data["media"], shown, left_out = _media(results, out, pick_clips(results, CLIPS), budget)
     style = (ASSETS / "report.css").read_text()
-    script = "".join((ASSETS / name).read_text() for name in ("report.js", "player.js"))
+    script = "".join((ASSETS / name).read_text() for name in SCRIPTS)
     world = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     world.filters |= {"plain": plain, "breaks": _breaks}
     return world.get_template("report.html.jinja").render(

@@ -14,7 +14,7 @@ function address(content, type) {
 }
 
 const lastTime = (media) => Math.max(0, (Number.isFinite(media.duration) ? media.duration : 0) - frameTime / 2);
-const media = () => (player.clock && !player.videos.includes(player.clock) ? [player.clock, ...player.videos] : player.videos);
+const media = () => [...new Set([player.clock, ...player.videos])].filter(Boolean);
 // the middle of a frame, so that rounding never shows the one before
 const middle = (frame) => (frame + 0.5) * frameTime;
 const frameNow = () => Math.min(player.frames - 1, Math.max(0, Math.floor(player.clock.currentTime * data.fps + 1e-3)));
@@ -45,14 +45,15 @@ async function choose(clip) {
       picture.src = address(videos[index], "video/mp4");
       player.videos.push(picture);
     }
-    const swatch = make("span", { className: "swatch" });
-    swatch.style.background = looks[index].colour;
-    return make("figure", {}, picture, make("figcaption", { className: "row-name" }, swatch, make("span", {}, row.name)), scores(row, clip));
+    const caption = make("figcaption", { className: "row-name" }, swatch(index), make("span", {}, row.name));
+    return make("figure", {}, picture, caption, scores(row, clip));
   });
   $("#grid").replaceChildren(...figures);
   const { key, labels } = data.clips[clip];
-  $("#clip-name").textContent = [key, ...Object.entries(labels).map(([name, value]) => `${name} ${value}`)].join(" · ");
-  for (const button of document.querySelectorAll("#clips button")) button.setAttribute("aria-pressed", String(Number(button.dataset.clip) === clip));
+  $("#clip-name").textContent = [key, labelled(labels)].filter(Boolean).join(" · ");
+  for (const button of document.querySelectorAll("#clips button")) {
+    button.setAttribute("aria-pressed", String(Number(button.dataset.clip) === clip));
+  }
   let song = null;
   if (sound) {
     song = make("audio", { preload: "auto", muted: $("#mute").checked });
@@ -72,10 +73,11 @@ async function choose(clip) {
 
 function scores(row, clip) {
   const rows = data.columns.filter((one) => data.rows.some((other) => other.clips[one.key])).map((one) => {
-    const line = make("tr", {}, make("th", { scope: "row" }, one.heading), make("td", {}, show(row.clips[one.key]?.[clip], one.digits)));
-    line.dataset.column = one.key;
-    line.classList.toggle("sorted", one.key === $("#sort-column").value);
-    return line;
+    const value = make("td", {}, show(row.clips[one.key]?.[clip], one.digits));
+    const score = make("tr", {}, make("th", { scope: "row" }, one.heading), value);
+    score.dataset.column = one.key;
+    score.classList.toggle("sorted", one.key === $("#sort-column").value);
+    return score;
   });
   return make("table", {}, make("tbody", {}, ...rows));
 }
@@ -145,14 +147,17 @@ function list() {
   const worst = (a, b) => Number.isNaN(value(a)) - Number.isNaN(value(b)) || sign * (value(a) - value(b)) || a - b;
   $("#clips").replaceChildren(...[...shownClips].sort(worst).map((clip) => {
     const { key, labels } = data.clips[clip];
-    const button = make("button", { type: "button" }, make("span", {}, key), make("span", {}, one ? show(value(clip), one.digits) : ""),
-      make("small", {}, Object.entries(labels).map(([name, text]) => `${name} ${text}`).join(" · ")));
+    const figure = make("span", {}, one ? show(value(clip), one.digits) : "");
+    const parts = [make("span", {}, key), figure, make("small", {}, labelled(labels))];
+    const button = make("button", { type: "button" }, ...parts);
     button.dataset.clip = clip;
     button.setAttribute("aria-pressed", String(clip === player.clip));
     button.addEventListener("click", () => choose(clip));
     return make("li", {}, button);
   }));
-  for (const line of document.querySelectorAll("#grid tr")) line.classList.toggle("sorted", line.dataset.column === $("#sort-column").value);
+  for (const score of document.querySelectorAll("#grid tr")) {
+    score.classList.toggle("sorted", score.dataset.column === $("#sort-column").value);
+  }
 }
 
 function step(by) {
@@ -160,10 +165,19 @@ function step(by) {
   choose(order[(order.indexOf(player.clip) + by + order.length) % order.length]);
 }
 
+const KEYS = {
+  " ": () => (player.playing ? pause() : play()),
+  ArrowLeft: () => go(-1),
+  ArrowRight: () => go(1),
+  ArrowUp: () => step(-1),
+  ArrowDown: () => step(1),
+  Home: () => seek(0),
+};
+
 if (shownClips.length) {
   const columns = data.columns.filter((one) => data.rows.some((row) => row.clips[one.key]));
-  const first = Math.max(0, data.rows.findIndex(made));
-  menu($("#sort-row"), data.rows.map((row, index) => [String(index), row.name]), String(first), () => {});
+  const row = String(Math.max(0, data.rows.findIndex(made)));
+  menu($("#sort-row"), data.rows.map(({ name }, index) => [String(index), name]), row, () => {});
   menu($("#sort-column"), headings(columns), data.main, list);
   $("#sort-row").addEventListener("change", list);
   if (!columns.length) list();
@@ -174,7 +188,9 @@ if (shownClips.length) {
     if (player.playing) pause();
     seek(frame);
   });
-  $("#mute").addEventListener("change", (event) => { if (player.clock instanceof HTMLAudioElement) player.clock.muted = event.target.checked; });
+  $("#mute").addEventListener("change", (event) => {
+    if (player.clock instanceof HTMLAudioElement) player.clock.muted = event.target.checked; // videos have no sound
+  });
   document.addEventListener("clip", (event) => {
     choose(event.detail);
     $("#videos").scrollIntoView();
@@ -183,7 +199,7 @@ if (shownClips.length) {
     if (event.ctrlKey || event.altKey || event.metaKey || !player.clock) return;
     // what has a use for the key itself keeps it
     const own = event.key === " " ? "input, select, button, summary, a" : "input, select, .wide";
-    const move = { " ": () => (player.playing ? pause() : play()), ArrowLeft: () => go(-1), ArrowRight: () => go(1), Home: () => seek(0), ArrowUp: () => step(-1), ArrowDown: () => step(1) }[event.key];
+    const move = KEYS[event.key];
     if (!move || event.target.closest(own)) return;
     event.preventDefault();
     move();
