@@ -72,8 +72,8 @@ class Eyes(nn.Module):
         fine, middle, deep = depths
         for conv in self.around:
             deep = deep + conv(_neighbours(deep, batch))
-        deep = self.up_middle(F.interpolate(self.to_middle(deep), scale_factor=2) + middle)
-        deep = self.up_fine(F.interpolate(self.to_fine(deep), scale_factor=2) + fine)
+        deep = self.up_middle(F.interpolate(self.to_middle(deep), scale_factor=2).add_(middle))
+        deep = self.up_fine(F.interpolate(self.to_fine(deep), scale_factor=2).add_(fine))
         mask = F.pixel_shuffle(self.mask(deep), SIDE // CELLS)[:, 0]
         return self.heat(deep).unflatten(0, (batch, -1)), mask.unflatten(0, (batch, -1))
 
@@ -140,10 +140,10 @@ def place_of(heat: Tensor) -> tuple[Tensor, Tensor]:
 
     The mean of each map's softmax; sure is 1 where the map is no wider than it was taught.
     """
-    share = heat.float().flatten(-2).softmax(-1)
+    logits = heat.movedim(-3, -1).flatten(-3, -2).float()  # (..., 1024, 24): as they lie in memory
     at = torch.arange(CELLS, device=heat.device) + 0.5
     x, y = at.repeat(CELLS), at.repeat_interleave(CELLS)
-    found = share @ torch.stack([x, y, x**2 + y**2], 1)  # (..., 24, 3)
+    found = logits.mT.contiguous().softmax(-1) @ torch.stack([x, y, x**2 + y**2], 1)  # (..., 24, 3)
     spread = found[..., 2] - found[..., :2].square().sum(-1)
     return found[..., :2] * (SIDE / CELLS), (2 * SPREAD**2 / spread.clamp(min=1e-6)).clamp(max=1)
 
