@@ -65,10 +65,12 @@ def evaluate(config: DictConfig) -> Path:
     clips, content, skipped = _clips(source, protocol, dancers[0].encoder if dancers else Spectral(), out)
     rows = [truth_row(clips, content), frozen_row(clips, content, protocol, out), other_row(clips, content)]
     rows[0].excluded.update(skipped)
-    rows += [
-        checkpoint_row(dancer, source, clips, content, protocol, sampler, averaged, device, out) for dancer in dancers
-    ]
-    rows += [videos_row(path, name, clips) for name, path in folders.items()]
+    made_elsewhere = [
+        videos_row(path, name, clips) for name, path in folders.items()
+    ]  # what is wrong there comes first
+    for dancer in dancers:
+        rows.append(checkpoint_row(dancer, source, clips, content, protocol, sampler, averaged, device, out))
+    rows += made_elsewhere
     measured = score(config, measurer, rows, clips, content, out)
     results = _results(measurer, source, rows, clips, measured, out)
     write_json(out / "metrics.json", results)
