@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.video.resnet import Bottleneck, Conv3DSimple, VideoResNet
 
-from zoo.metrics.base import FROZEN, OTHER_SONG, Column
+from zoo.metrics.base import FROZEN, Column
 from zoo.metrics.fvd import VideoFrechet
 from zoo.nn.pretrained import file_hash, load_foreign, plain
 
@@ -27,7 +27,7 @@ class FIDVID(VideoFrechet):
     pixels (bicubic), less the mean colour of Kinetics. DisCo takes a window at every frame: stride=1.
     """
 
-    columns = {"fid_vid": Column("FID-VID", "lower", digits=2, sees=frozenset({FROZEN, OTHER_SONG}))}
+    columns = {"fid_vid": Column("FID-VID", "lower", digits=2, sees=frozenset({FROZEN}))}
 
     def __init__(
         self, weights: str | Path | None = None, frames: int | None = 16, stride: int | None = 16, step: int = 1

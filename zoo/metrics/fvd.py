@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zoo.metrics.base import FROZEN, OTHER_SONG, Column, Evidence, Measurement, SetMetric
+from zoo.metrics.base import FROZEN, Column, Evidence, Measurement, SetMetric
 from zoo.metrics.frechet import frechet_distance
 from zoo.nn.pretrained import file_hash
 
@@ -69,7 +69,7 @@ class FVD(VideoFrechet):
     step which of the frames, square whether other shapes are stretched (StyleGAN-V) or cropped (VideoGPT).
     """
 
-    columns = {"fvd": Column("FVD", "lower", digits=1, sees=frozenset({FROZEN, OTHER_SONG}))}
+    columns = {"fvd": Column("FVD", "lower", digits=1, sees=frozenset({FROZEN}))}
 
     def __init__(
         self,

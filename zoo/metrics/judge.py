@@ -140,10 +140,10 @@ def place_of(heat: Tensor) -> tuple[Tensor, Tensor]:
 
     The mean of each map's softmax; sure is 1 where the map is no wider than it was taught.
     """
-    logits = heat.movedim(-3, -1).flatten(-3, -2).float()  # (..., 1024, 24): as they lie in memory
+    share = heat.flatten(-2).float().softmax(-1)
     at = torch.arange(CELLS, device=heat.device) + 0.5
     x, y = at.repeat(CELLS), at.repeat_interleave(CELLS)
-    found = logits.mT.contiguous().softmax(-1) @ torch.stack([x, y, x**2 + y**2], 1)  # (..., 24, 3)
+    found = share @ torch.stack([x, y, x**2 + y**2], 1)  # (..., 24, 3)
     spread = found[..., 2] - found[..., :2].square().sum(-1)
     return found[..., :2] * (SIDE / CELLS), (2 * SPREAD**2 / spread.clamp(min=1e-6)).clamp(max=1)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zoo.metrics.base import FROZEN, OTHER_SONG, Column, Evidence, Measurement, SetMetric
+from zoo.metrics.base import FROZEN, Column, Evidence, Measurement, SetMetric
 from zoo.metrics.frechet import frechet_distance
 from zoo.metrics.judge import WEIGHTS, WINDOW, WorldJudge
 from zoo.nn.pretrained import file_hash
@@ -18,7 +18,7 @@ class FvdWorld(SetMetric):
     high, as every Frechet distance is (Chong and Forsyth 2020): the less, the more clips, so compare equally many.
     """
 
-    columns = {"fvd_world": Column("FVD-world", "lower", digits=2, sees=frozenset({FROZEN, OTHER_SONG}))}
+    columns = {"fvd_world": Column("FVD-world", "lower", digits=2, sees=frozenset({FROZEN}))}
 
     @property
     def weights(self) -> str:
