@@ -269,12 +269,13 @@ def test_the_hash_names_what_is_compared():
     plain = hash_of(composed())
     assert plain == hash_of(composed("out=elsewhere", "workers=5", "ckpt=null", "protocol.description=other words"))
     changes = (
+        "measure=[psnr,ssim]",
         "protocol.seed=1",
         "protocol.fps=11",
         "protocol.repeats=4",
         "+protocol.metrics.av_align.flow=farneback",
     )
-    assert len({plain, *(hash_of(composed(change)) for change in changes)}) == 5
+    assert len({plain, *(hash_of(composed(change)) for change in changes)}) == 6
     assert read_protocol(composed()).id == "world-v1"
 
 

@@ -1,7 +1,15 @@
 """`evaluate.py`: checkpoints and videos made elsewhere, side by side with the ground truth and two baselines.
 
-Nothing that was danced or measured before is done again: see zoo/run/records.py. All that a table needs is written to
-metrics.json; docs/evaluate.md says what stands there.
+Nothing that was danced or measured before is done again: see zoo/run/records.py. metrics.json holds
+
+provenance   command, commit, seed, machine, torch, date
+protocol     id and hash, the content of the data, and every value of conf/protocol; weights: metric -> hash
+columns      column -> metric, heading, title, better, digits, unit, instrument, docs
+rows         name, kind, id, clips, excluded (clip, reason), scores (column -> mean, low, high, n, or reason), per_clip,
+             over_time (column -> a mean a frame), by (camera, style -> value -> column -> mean...), cost, videos, notes
+comparisons  a minus b: difference, low, high, p, p_holm, n, for every two rows and every column that both have
+clips        clip -> labels, sound
+Paths are relative to its folder, no number is NaN (null), and infinity is the text "inf".
 """
 
 import os
@@ -65,9 +73,7 @@ def evaluate(config: DictConfig) -> Path:
     clips, content, skipped = _clips(source, protocol, dancers[0].encoder if dancers else Spectral(), out)
     rows = [truth_row(clips, content), frozen_row(clips, content, protocol, out), other_row(clips, content)]
     rows[0].excluded.update(skipped)
-    made_elsewhere = [
-        videos_row(path, name, clips) for name, path in folders.items()
-    ]  # what is wrong there comes first
+    made_elsewhere = [videos_row(path, name, clips) for name, path in folders.items()]  # first: they may be refused
     for dancer in dancers:
         rows.append(checkpoint_row(dancer, source, clips, content, protocol, sampler, averaged, device, out))
     rows += made_elsewhere

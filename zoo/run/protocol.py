@@ -157,10 +157,7 @@ def read_detector(config: DictConfig, protocol: Protocol) -> tuple[PoseDetector 
         from zoo.metrics.judge import WorldJudge
 
         return WorldJudge(), ""
-    return (
-        None,
-        "nothing here finds people in pictures: give weights.people=FILE (docs/evaluate.md says how to get it)",
-    )
+    return None, "needs weights.people=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files"
 
 
 def protocol_hash(protocol: Protocol, content: str, gauges: list[Gauge]) -> str:
