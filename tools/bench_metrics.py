@@ -38,9 +38,9 @@ def main(folder: Path) -> None:
             spent.clear()
             decoding = 0.0
         began = time.perf_counter()
-        frames = decode_frames((rows[0] / clip.file(".mp4").name).read_bytes())
+        true_frames = decode_frames(clip.file(".mp4").read_bytes())  # of the protocol's size, as a row's are measured
         decoding += time.perf_counter() - began
-        true_frames, kept = decode_frames(clip.file(".mp4").read_bytes()), clip.read()
+        frames, kept = decode_frames((rows[0] / clip.file(".mp4").name).read_bytes()), clip.read()
         if frames.shape != true_frames.shape:  # the rows are brought to the protocol's size before they are measured
             frames = frames[:, :: frames.shape[1] // true_frames.shape[1], :: frames.shape[2] // true_frames.shape[2]]
         joints = joints_of(torch.from_numpy(kept["motion"])).numpy()
