@@ -1,6 +1,6 @@
 """Train the world judge (zoo/metrics/judge.py) from nothing, and measure it on songs and dancers it never saw.
 
-    python tools/train_judge.py
+    PYTHONPATH=. python tools/train_judge.py
 
 It films a world of its own seed (minutes, kept in $DANCEZOO_CACHE), learns on it (half an hour of one core), writes
 zoo/metrics/assets/judge.safetensors, measures that file on the test clips of the protocols' world, and writes the card
@@ -162,7 +162,8 @@ def measure() -> dict[str, str]:
     world, encoder = World(seed=1), Spectral()
     world.prepare(("frames", "parts"), encoder, ["test"])
     clips = world.dataset("test", ("frames", "parts"), Clip(SECONDS, FPS, SIDE, SIDE), encoder)
-    figures = {clip["key"]: clip["parts"].numpy() > 0 for clip in (clips[index] for index in range(len(clips)))}
+    windows = (clips[index] for index in range(len(clips)))  # called KEY@START, and START is 0
+    figures = {clip["key"].rpartition("@")[0]: clip["parts"].numpy() > 0 for clip in windows}
     off, overlap, scores, met = [], [], [], np.zeros(4)
     for take in world.takes("test", Cut(round(SECONDS * FPS), FPS, SIDE, SIDE), encoder):
         poses, figure = WorldJudge().detect(take.frames), figures[take.key]
