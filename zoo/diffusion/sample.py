@@ -12,12 +12,15 @@ RULES = {"ddim": DDIMScheduler, "dpm": DPMSolverMultistepScheduler, "unipc": Uni
 Constrain = Callable[[Tensor, int, int], Tensor]  # (x, t, i) -> x: after step i, x is noised to t
 
 
-def step_rule(schedule: SchedulerMixin, steps: int, name: str = "ddim") -> SchedulerMixin:
+def step_rule(
+    schedule: SchedulerMixin, steps: int, name: str = "ddim", threshold: float | None = None
+) -> SchedulerMixin:
     """A fresh diffusers scheduler that goes from pure noise to x0 in `steps` evaluations.
 
     name: 'ddim' (`eta` 0..1), 'dpm' (DPM-Solver++ 2M) or 'unipc'. Steps are spaced evenly and begin at the last one of
     the schedule: with 1000 and 50 that is 999, 979, ..., 19, EDGE's linspace(-1, 999, 51) reversed.
-    Raises ValueError for an unknown name or a number of steps that the rule cannot do.
+    threshold: dynamic thresholding (Imagen sec. 2.3): x0 is held to this quantile of its sizes, at least 1, and divided
+    by it; the noise is not worked out again. Raises ValueError for an unknown name or a number of steps that the rule cannot do.
     """
     if name not in RULES:
         raise ValueError(f"unknown sampling rule '{name}'; there are: {', '.join(RULES)}")
@@ -26,7 +29,8 @@ def step_rule(schedule: SchedulerMixin, steps: int, name: str = "ddim") -> Sched
     if not 1 <= steps <= most or (name == "ddim" and most % steps):
         nearest = min((n for n in range(1, most + 1) if most % n == 0), key=lambda n: abs(n - steps))
         raise ValueError(f"sampling with '{name}' in {steps} steps: it must divide {most}; the nearest is {nearest}")
-    config = {"timestep_spacing": "trailing", "prediction_type": "sample", "clip_sample": False, "thresholding": False}
+    config = {"timestep_spacing": "trailing", "prediction_type": "sample", "clip_sample": False}
+    config |= {"thresholding": threshold is not None, "dynamic_thresholding_ratio": threshold, "sample_max_value": 1e6}
     rule = RULES[name].from_config(schedule.config, **config)
     rule.set_timesteps(steps)
     if name == "ddim":
@@ -58,8 +62,8 @@ def sample(
         if clamp is not None:
             x0 = x0.clamp(-clamp, clamp)
         last = i + 1 == len(times)
-        if last and isinstance(rule, DDIMScheduler):
-            return x0  # the step to no noise at all, whose factors of noise are 0
+        if last and isinstance(rule, DDIMScheduler):  # the step to no noise at all, whose factors of noise are 0
+            return rule._threshold_sample(x0) if rule.config.thresholding else x0
         options = {"eta": eta, "variance_noise": draw()} if stochastic else {}
         x = rule.step(x0, t, x, **options).prev_sample
         if constrain is not None and not last:

@@ -121,6 +121,14 @@ class Stage(LightningModule, ABC):
         # a ModuleDict's keys hold no dots: 'decoder.blocks' is averaged as 'decoder/blocks'
         return nn.ModuleDict({path.replace(".", "/"): module for path, module in self.trainable().items()})
 
+    def train(self, mode: bool = True) -> "Stage":
+        """As of any module, but what does not learn stays in evaluation: its batch norms and dropouts are settled."""
+        super().train(mode)
+        self.family.eval()
+        for module in self.trainable().values():
+            module.train(mode)
+        return self
+
     # Lightning's side ------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:

@@ -15,10 +15,10 @@ from zoo.diffusion.sample import step_rule
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.families.magicdance import motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
-from zoo.families.magicdance.music_scale import MusicScale
 from zoo.families.magicdance.renderer import MeshRenderer
 from zoo.music.beats import beat_pulse
 from zoo.music.encoder import Music
+from zoo.music.scale import MusicScale
 from zoo.nn.pretrained import Report, load_foreign, plain
 
 GROUP = 4  # windows denoised at a time

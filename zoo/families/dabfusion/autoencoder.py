@@ -1,0 +1,116 @@
+"""The latent-flow autoencoder (DabFusion sec. 3.1): a picture's features, moved by a flow and an occlusion map, decoded.
+
+Module names are LFDM's (`generator`, `region_predictor`, `bg_predictor`), so its public checkpoints load by name.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.families.dabfusion.blocks import DownBlock, ResBlock, SameBlock, UpBlock, warp
+from zoo.families.dabfusion.regions import BackgroundMotion, PixelwiseFlowPredictor, RegionPredictor, Regions
+
+
+class Generator(nn.Module):
+    """Image encoder and decoder after Johnson et al.; every level is warped and blended on the way back."""
+
+    def __init__(self, width: int, most: int, downs: int, bottleneck: int, flow: PixelwiseFlowPredictor):
+        super().__init__()
+        self.pixelwise_flow_predictor = flow
+        widths = [min(most, width * 2**i) for i in range(downs + 1)]
+        self.first = SameBlock(3, width, 7)
+        self.down_blocks = nn.ModuleList(DownBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.bottleneck = nn.Sequential()
+        for index in range(bottleneck):
+            self.bottleneck.add_module(f"r{index}", ResBlock(widths[-1]))
+        self.up_blocks = nn.ModuleList(UpBlock(b, a) for a, b in reversed(list(zip(widths[:-1], widths[1:], strict=True))))
+        self.final = nn.Conv2d(width, 3, 7, padding=3)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> features of every size, the picture first and z (B, C, H/4, W/4) last."""
+        levels = [image, self.first(image)]
+        for block in self.down_blocks:
+            levels.append(block(levels[-1]))
+        return levels
+
+    def decode(self, levels: list[Tensor], flow: Tensor, occlusion: Tensor) -> Tensor:
+        """Levels of `encode`, flow (B, h, w, 2) and occlusion (B, 1, h, w) -> picture (B, 3, H, W) in [0, 1].
+
+        Eq. 1 at the bottom; above it, what is occluded is taken from the decoder instead of from the source.
+        """
+        z = levels[-1]
+        y = self.bottleneck(_seen(z, flow, occlusion))
+        for block, level in zip([*self.up_blocks, None], reversed(levels[1:]), strict=True):
+            visible = _resized(occlusion, level)
+            y = _seen(level, flow, occlusion) + y * (1 - visible)
+            if block is not None:
+                y = block(y)
+        y = torch.sigmoid(self.final(y))
+        return _seen(levels[0], flow, occlusion) + y * (1 - _resized(occlusion, y))
+
+
+def _resized(occlusion: Tensor, like: Tensor) -> Tensor:
+    same = occlusion.shape[2:] == like.shape[2:]
+    return occlusion if same else F.interpolate(occlusion, like.shape[2:], mode="bilinear")
+
+
+def _seen(level: Tensor, flow: Tensor, occlusion: Tensor) -> Tensor:
+    """What of a level is still to be seen after the motion: m * warp(z, f), eq. 1."""
+    return warp(level.float(), flow).to(level.dtype) * _resized(occlusion, level)
+
+
+class FlowAutoencoder(nn.Module):
+    """Generator, region predictor and background motion."""
+
+    def __init__(
+        self,
+        regions: int = 10,
+        width: int = 64,
+        most: int = 512,
+        downs: int = 2,
+        bottleneck: int = 6,
+        region_width: int = 32,
+        flow_width: int = 64,
+        hourglass_most: int = 1024,
+        hourglass_blocks: int = 5,
+        background_width: int = 32,
+    ):
+        """The defaults are LFDM's, at 128x128."""
+        super().__init__()
+        flow = PixelwiseFlowPredictor(regions, flow_width, hourglass_most, hourglass_blocks)
+        self.generator = Generator(width, most, downs, bottleneck, flow)
+        self.region_predictor = RegionPredictor(regions, region_width, hourglass_most, hourglass_blocks)
+        self.bg_predictor = BackgroundMotion(background_width, hourglass_most, hourglass_blocks)
+        self.latent_channels = min(most, width * 2**downs)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """See `Generator.encode`."""
+        return self.generator.encode(image)
+
+    def decode(self, levels: list[Tensor], flow: Tensor, occlusion: Tensor) -> Tensor:
+        """See `Generator.decode`; levels of one picture serve any number of flows."""
+        count = len(flow)
+        return self.generator.decode([level.expand(count, *level.shape[1:]) for level in levels], flow, occlusion)
+
+    def motion(self, source: Tensor, driving: Tensor, here: Regions, there: Regions) -> tuple[Tensor, Tensor]:
+        """Two (B, 3, H, W) and their regions -> flow (B, H/4, W/4, 2) and occlusion (B, 1, H/4, W/4), 1 unoccluded."""
+        return self.generator.pixelwise_flow_predictor(source, here, there, self.bg_predictor(source, driving))
+
+    def forward(self, source: Tensor, driving: Tensor, *others: Tensor) -> "Rebuilt":
+        """source, driving (B, 3, H, W) in [0, 1]; others, of the same shape: pictures whose regions are wanted too."""
+        regions = self.region_predictor(torch.cat([source, driving, *others]))
+        each = [regions.select(slice(first, first + len(source))) for first in range(0, len(regions.shift), len(source))]
+        flow, occlusion = self.motion(source, driving, *each[:2])
+        return Rebuilt(self.decode(self.encode(source), flow, occlusion), flow, occlusion, each)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A driving picture, made of a source picture and the motion between the two."""
+
+    picture: Tensor  # (B, 3, H, W) in [0, 1]
+    flow: Tensor  # (B, h, w, 2)
+    occlusion: Tensor  # (B, 1, h, w), 1 visible
+    regions: list[Regions]  # of source, driving, and the others given

@@ -1,0 +1,187 @@
+"""DabFusion: a song becomes a flow that moves the picture's own latent (DabFusion sec. 3, on LFDM's networks)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
+from zoo.diffusion.sample import sample, step_rule
+from zoo.families.base import Family, Sampler
+from zoo.families.dabfusion.autoencoder import FlowAutoencoder
+from zoo.families.dabfusion.blocks import grid
+from zoo.families.dabfusion.flow_unet import FlowUNet
+from zoo.families.dabfusion.picture import to_square
+from zoo.music.beats import beat_pulse, frame_beats
+from zoo.music.encoder import Music
+from zoo.music.scale import MusicScale
+
+DECODED = 8  # frames decoded at a time
+THRESHOLD = 0.9  # dynamic thresholding holds x0 to this quantile of its size (sec. 4.1)
+
+
+class MusicEmbedding(nn.Module):
+    """What is heard at each frame, in the width that the U-Net listens in: one layer (the paper leaves it open)."""
+
+    def __init__(self, music_dim: int, dim: int):
+        super().__init__()
+        self.project = nn.Linear(music_dim, dim)
+
+    def forward(self, heard: Tensor) -> Tensor:
+        """(B, F, music_dim) -> (B, F, dim)"""
+        return self.project(heard)
+
+
+class DabFusion(Family):
+    """All networks of DabFusion. `autoencoder`, `unet`: arguments of `FlowAutoencoder` and `FlowUNet`."""
+
+    def __init__(
+        self,
+        music_dim: int,
+        autoencoder: Mapping[str, Any],
+        unet: Mapping[str, Any],
+        size: int = 128,
+        frames: int = 40,
+        fps: float = 12,
+        beats: bool = True,
+        prediction: str = "epsilon",
+        residual: float | None = None,
+        steps: int = 100,
+        guidance: float = 1.0,
+        eta: float = 1.0,
+    ):
+        """size: pixels of the square picture; frames: of one denoised window (40 or 80 in the paper), at `fps`.
+
+        beats: join the beats to the music's features, the paper's model e; without, its model b. Joined are each frame's
+        mark (1 on a beat) and the beat's phase; the paper says "beat information". prediction: what the U-Net is taught,
+        as in `cosine_schedule`. residual: None diffuses where each pixel comes from, in [-1, 1], as published; a number
+        diffuses how far it comes, times the number (LFDM's `use_residual_flow`, which does not scale).
+        """
+        super().__init__()
+        self.autoencoder = FlowAutoencoder(**autoencoder)
+        self.unet = FlowUNet(latent_channels=self.autoencoder.latent_channels, **unet)
+        self.music_scale = MusicScale(music_dim)
+        self.beats = 3 if beats else 0
+        self.music_embedding = MusicEmbedding(music_dim + self.beats, self.unet.music_dim)
+        self.size, self.frames, self.fps = size, frames, Fraction(str(fps))
+        self.prediction, self.residual = prediction, residual
+        self.defaults = Sampler(steps, guidance, eta)
+
+    @property
+    def schedule(self):
+        """The noise schedule of the flow diffuser."""
+        return cosine_schedule(self.prediction)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.unet.init_conv.weight.device
+
+    def hear(self, features: Tensor, rate: float, beats: Sequence[np.ndarray], frames: int, start: int = 0) -> Tensor:
+        """What is heard at the own frames start .. start + frames - 1: (B, frames, music_dim + 3 with beats).
+
+        features (B, L, D) at `rate` Hz; beats: the times, in seconds, of each of the B songs' beats.
+        """
+        seconds = (start + np.arange(frames)) / float(self.fps)
+        at = torch.from_numpy(seconds).to(features.device) * rate
+        low = at.floor().long().clamp(0, features.shape[1] - 1)
+        high = (low + 1).clamp(max=features.shape[1] - 1)
+        share = (at - low).clamp(0, 1).to(features.dtype)[:, None]
+        heard = self.music_scale(torch.lerp(features[:, low], features[:, high], share))
+        if not self.beats:
+            return heard
+        marks = np.stack([frame_beats(times - start / float(self.fps), frames, self.fps) for times in beats])
+        pulses = np.stack([beat_pulse(times, seconds) for times in beats])
+        joined = torch.from_numpy(np.concatenate([marks[..., None], pulses], -1))
+        return torch.cat([heard, joined.to(heard)], -1)
+
+    def to_volume(self, flow: Tensor, occlusion: Tensor) -> Tensor:
+        """Flow (..., h, w, 2) and occlusion (..., 1, h, w) -> what is diffused, (..., 3, h, w), within about [-1, 1]."""
+        if self.residual is not None:
+            flow = (flow - grid(*flow.shape[-3:-1], flow)) * self.residual
+        return torch.cat([flow.movedim(-1, -3), 2 * occlusion - 1], -3)
+
+    def from_volume(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """The way back; occlusion is held to [0, 1]."""
+        flow, occlusion = volume[..., :2, :, :].movedim(-3, -1), (volume[..., 2:, :, :] + 1) / 2
+        if self.residual is not None:
+            flow = flow / self.residual + grid(*flow.shape[-3:-1], flow)
+        return flow, occlusion.clamp(0, 1)
+
+    def generate(
+        self,
+        image: Tensor | None,
+        music: Music,
+        prompt: str,
+        frames: int,
+        fps: Fraction,
+        seed: int,
+        sampler: Sampler,
+    ) -> Iterator[Tensor]:
+        """Blocks (F, 3, size, size) uint8: frame 0 is the picture, every later one is it, or its descendant, moved.
+
+        Windows of `frames` flows are denoised one after the other, each from the last frame of the one before (sec. 4.5,
+        Table 7), at the model's own rate; between its frames flows are interpolated in time. The prompt is not read.
+        Raises ValueError without a picture.
+        """
+        if image is None:
+            raise ValueError("dabfusion moves a picture: give image=FILE")
+        reference = to_square(image, self.size).to(self.device).float()[None] / 255
+        last = (frames - 1) * self.fps / fps  # in own frames
+        draw = torch.Generator("cpu").manual_seed(seed)
+        made = 0
+        for window in range(max(1, ceil(last / self.frames))):
+            start = window * self.frames
+            stop = frames if start + self.frames >= last else int((start + self.frames) * fps / self.fps) + 1
+            places = [index * self.fps / fps - start for index in range(made, stop)]
+            if places and places[-1] > 0:
+                levels = self.autoencoder.encode(reference)
+                motion = self._window(levels[-1], music, start, draw, sampler)
+            for first in range(0, len(places), DECODED):
+                group = places[first : first + DECODED]
+                if group[-1] == 0:
+                    pictures = reference
+                else:
+                    pictures = self.autoencoder.decode(levels, *self._between(motion, group))
+                    if group[0] == 0:
+                        pictures = torch.cat([reference, pictures[1:]])
+                yield (pictures * 255).round().clamp(0, 255).to(torch.uint8)
+            made = stop
+            if made < frames:
+                reference = self.autoencoder.decode(levels, *self._between(motion, [Fraction(self.frames)]))
+
+    def _window(self, z0: Tensor, music: Music, start: int, draw: torch.Generator, sampler: Sampler) -> Tensor:
+        """One window's flow and occlusion (1 + frames, 3, h, w) as diffused, the first frame that of no motion."""
+        steps, guidance, eta = (
+            default if asked is None else asked
+            for asked, default in zip(vars(sampler).values(), vars(self.defaults).values(), strict=True)
+        )
+        rule = step_rule(self.schedule, steps, threshold=THRESHOLD)
+        features = music.features[None].to(self.device)
+        heard = self.hear(features, music.rate, [music.beats.times], self.frames, start + 1)
+        condition = self.music_embedding(heard)
+        if guidance != 1:
+            z0, condition = z0.expand(2, *z0.shape[1:]), torch.cat([condition, torch.zeros_like(condition)])
+        prepared = self.unet.prepare(z0, condition)
+        denoiser = Denoiser(lambda x, t: self.unet(x, t, prepared).float(), self.schedule)
+        shape = (1, 3, self.frames, *z0.shape[2:])
+
+        def noise() -> Tensor:
+            return torch.randn(shape, generator=draw).to(self.device)
+
+        guided = denoiser if guidance == 1 else Guided(denoiser, guidance)
+        volume = sample(guided, noise(), rule, noise, eta, clamp=None)[0].movedim(1, 0)
+        still = self.to_volume(grid(*z0.shape[2:], volume)[None], torch.ones_like(volume[:1, :1]))
+        return torch.cat([still, volume])
+
+    def _between(self, motion: Tensor, places: Sequence[Fraction]) -> tuple[Tensor, Tensor]:
+        """Flow and occlusion at these places, own frames after the window's reference."""
+        at = torch.tensor([float(place) for place in places], device=motion.device)
+        low = at.floor().long().clamp(max=len(motion) - 2)
+        share = (at - low).to(motion.dtype)[:, None, None, None]
+        return self.from_volume(torch.lerp(motion[low], motion[low + 1], share))

@@ -1,0 +1,119 @@
+"""Where things are: regions found without supervision, and how each moved between two pictures (MRAA, as LFDM has it)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.families.dabfusion.blocks import Encoder, Hourglass, Shrink, grid, warp
+
+
+@dataclass(frozen=True)
+class Regions:
+    """K soft regions of each of B pictures."""
+
+    shift: Tensor  # (B, K, 2) their centres
+    covar: Tensor  # (B, K, 2, 2) their spread
+    affine: Tensor  # (B, K, 2, 2) a square root of it: the region's own axes and sizes
+    heatmap: Tensor  # (B, K, h, w) each sums to 1
+
+    def select(self, index: slice) -> "Regions":
+        """Those of some of the pictures."""
+        return Regions(self.shift[index], self.covar[index], self.affine[index], self.heatmap[index])
+
+    def expand(self, count: int) -> "Regions":
+        """One picture's, for `count` pictures."""
+        return Regions(*(part.expand(count, *part.shape[1:]) for part in vars(self).values()))
+
+
+class RegionPredictor(nn.Module):
+    """Heat maps by an hourglass on a quarter of the size; a region's frame is the PCA of its heat map (MRAA sec. 3.2)."""
+
+    def __init__(self, regions: int, width: int, most: int, blocks: int, temperature: float = 0.1, factor: int = 4):
+        super().__init__()
+        self.predictor = Hourglass(width, 3, blocks, most)
+        self.regions = nn.Conv2d(self.predictor.channels, regions, 7, padding=3)
+        self.down = Shrink(3, factor)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Regions:
+        """(B, 3, H, W) -> Regions"""
+        maps = self.regions(self.predictor(self.down(x))).float()
+        heat = F.softmax(maps.flatten(2) / self.temperature, 2).view_as(maps)
+        with torch.autocast(x.device.type, enabled=False):  # sums over pixels and inverses of small spreads
+            places = grid(*heat.shape[2:], heat)
+            shift = torch.einsum("bkhw,hwc->bkc", heat, places)
+            apart = places - shift[:, :, None, None]  # (B, K, h, w, 2)
+            covar = torch.einsum("bkhw,bkhwc,bkhwd->bkcd", heat, apart, apart)
+            return Regions(shift, covar, _square_root(covar), heat)
+
+
+def _square_root(covar: Tensor) -> Tensor:
+    """U sqrt(S) of the singular value decomposition. (..., 2, 2) -> (..., 2, 2)"""
+    u, s, _ = torch.linalg.svd(covar.cpu())
+    return (u @ torch.diag_embed(s.sqrt())).to(covar.device)
+
+
+class BackgroundMotion(nn.Module):
+    """One affine motion of everything behind, from both pictures."""
+
+    def __init__(self, width: int, most: int, blocks: int):
+        super().__init__()
+        self.encoder = Encoder(width, 6, blocks, most)
+        self.fc = nn.Linear(min(most, width * 2**blocks), 6)
+        nn.init.zeros_(self.fc.weight)
+        self.fc.bias.data.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+
+    def forward(self, source: Tensor, driving: Tensor) -> Tensor:
+        """Two (B, 3, H, W) -> (B, 2, 3), which takes coordinates of the driving picture to the source's"""
+        return self.fc(self.encoder(torch.cat([source, driving], 1))[-1].mean((2, 3))).unflatten(1, (2, 3))
+
+
+class PixelwiseFlowPredictor(nn.Module):
+    """From the regions' motions to one flow and one occlusion map, on a quarter of the size (MRAA sec. 3.3)."""
+
+    def __init__(self, regions: int, width: int, most: int, blocks: int, factor: int = 4):
+        super().__init__()
+        self.hourglass = Hourglass(width, 4 * (regions + 1), blocks, most)
+        self.mask = nn.Conv2d(self.hourglass.channels, regions + 1, 7, padding=3)
+        self.occlusion = nn.Conv2d(self.hourglass.channels, 1, 7, padding=3)
+        self.down = Shrink(3, factor)
+
+    def forward(self, source: Tensor, here: Regions, there: Regions, background: Tensor) -> tuple[Tensor, Tensor]:
+        """source (B, 3, H, W); its regions `here`, the driving picture's `there`; background (B, 2, 3) ->
+        flow (B, h, w, 2): where in the source each driving pixel comes from; occlusion (B, 1, h, w), 1 visible.
+        """
+        small = self.down(source)
+        with torch.autocast(source.device.type, enabled=False):
+            places = grid(*small.shape[2:], here.shift)
+            candidates = torch.cat([_carry(background.float()[:, None], places), _motions(here, there, places)], 1)
+            hints = _bells(there, places) - _bells(here, places)  # (B, K, h, w)
+            hints = F.pad(hints, (0, 0, 0, 0, 1, 0))[:, :, None]  # the background has none
+            moved = warp(
+                small.float().repeat_interleave(candidates.shape[1], 0), candidates.flatten(0, 1)
+            ).unflatten(0, candidates.shape[:2])
+        guess = self.hourglass(torch.cat([hints, moved], 2).flatten(1, 2))
+        share = F.softmax(self.mask(guess).float(), 1)
+        flow = torch.einsum("bkhw,bkhwc->bhwc", share, candidates)
+        return flow, torch.sigmoid(self.occlusion(guess).float())
+
+
+def _carry(affine: Tensor, places: Tensor) -> Tensor:
+    """(B, K, 2, 3) applied to (h, w, 2) -> (B, K, h, w, 2)"""
+    return torch.einsum("bkcd,hwd->bkhwc", affine[..., :2], places) + affine[:, :, None, None, :, 2]
+
+
+def _motions(here: Regions, there: Regions, places: Tensor) -> Tensor:
+    """Where each pixel comes from if it belongs to region k (MRAA eq. 8). (B, K, h, w, 2)"""
+    turn = here.affine @ torch.linalg.inv(there.affine)
+    # an axis of a region has no sign of its own: the smaller turn is meant
+    turn = turn * torch.sign(turn[:, :, :1, :1])
+    shift = here.shift - torch.einsum("bkcd,bkd->bkc", turn, there.shift)
+    return _carry(torch.cat([turn, shift[..., None]], -1), places)
+
+
+def _bells(regions: Regions, places: Tensor) -> Tensor:
+    """Gaussians of the regions' centres and spreads. (B, K, h, w)"""
+    apart = places - regions.shift[:, :, None, None]
+    return torch.exp(-0.5 * torch.einsum("bkhwc,bkcd,bkhwd->bkhw", apart, torch.linalg.inv(regions.covar), apart))

@@ -1,0 +1,100 @@
+"""How DabFusion is trained: the latent-flow autoencoder (sec. 3.1), then the diffuser of its flows (sec. 3.2)."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from zoo.batch import Batch
+from zoo.diffusion.denoiser import Denoiser
+from zoo.families.base import Stage
+from zoo.families.dabfusion.losses import Bend, Likeness, equivariance
+
+DROP_MUSIC = 0.1  # share of clips that hear nothing, for classifier-free guidance (LFDM's public code)
+EQUIVARIANCE = 10.0  # weight of both equivariance losses (MRAA's and LFDM's public code)
+
+
+class FlowStage(Stage):
+    """Rebuild one frame of a clip from another: perceptual loss at four scales (eq. 2), equivariance of the regions.
+
+    pairs: frame pairs drawn from each clip. vgg: file of torchvision's VGG-19 weights, see `Likeness`.
+    """
+
+    needs = ("frames",)
+
+    def __init__(self, *args, pairs: int = 1, vgg: str | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pairs = pairs
+        self.likeness = Likeness(vgg)
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """Encoder, decoder, region and flow predictors."""
+        return {"autoencoder": self.family.autoencoder}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Likeness of the rebuilt frame, and how far the regions are from following a bend of the picture."""
+        clips = (batch["frames"] + 1) / 2
+        rows = torch.arange(len(clips), device=clips.device).repeat(self.pairs)
+        source, driving = (clips[rows, torch.randint(clips.shape[1], rows.shape, device=clips.device)] for _ in "sd")
+        bend = Bend(len(driving), driving.device)
+        made = self.family.autoencoder(source, driving, bend.picture(driving))
+        with torch.autocast(source.device.type, enabled=False):
+            shift, axes = equivariance(made.regions[1], made.regions[2], bend)
+            return {
+                "likeness": self.likeness(made.picture.float(), driving),
+                "shift": EQUIVARIANCE * shift,
+                "axes": EQUIVARIANCE * axes,
+            }
+
+
+class DiffusionStage(Stage):
+    """Denoise the flows and occlusions between a clip's first frame and its others, while hearing the music (eq. 6).
+
+    The frozen autoencoder gives what is diffused, without decoding a frame: no loss looks at one.
+    """
+
+    needs = ("frames", "music", "music_rate", "beats", "fps")
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """The U-Net and its view of the music."""
+        return {"unet": self.family.unet, "music_embedding": self.family.music_embedding}
+
+    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Fit the music scaling in one pass."""
+        scaling = self.family.music_scale.fitting()
+        for batch in batches():
+            scaling.add(batch["music"])
+        scaling.finish()
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Mean squared error of what the U-Net predicts, at a random step of the schedule."""
+        family = self.family
+        x0, z0 = self._volumes((batch["frames"] + 1) / 2)
+        beats = [row.nonzero()[:, 0].numpy() / float(batch["fps"]) for row in batch["beats"].cpu()]
+        heard = family.hear(batch["music"], batch["music_rate"], beats, x0.shape[2], start=1)
+        t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
+        keep = torch.rand(len(x0), 1, 1, device=x0.device) >= DROP_MUSIC
+        condition = family.music_embedding(heard) * keep
+        noise = torch.randn_like(x0)
+        denoiser = Denoiser(lambda x, t: x, family.schedule)
+        answer = family.unet(denoiser.noised(x0, noise, t), t, (z0, condition))
+        return {"noise": (answer.float() - denoiser.target(x0, noise, t)).square().mean()}
+
+    @torch.no_grad()
+    def _volumes(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Clips (B, 1 + F, 3, H, W) in [0, 1] -> volumes (B, 3, F, h, w) and the first frames' latents (B, C, h, w)."""
+        family, autoencoder = self.family, self.family.autoencoder
+        count = clips.shape[1] - 1
+        if count != family.frames:
+            raise ValueError(
+                f"clips of {count + 1} frames for a model of {family.frames}: fit.diffusion.clip.seconds is to be "
+                f"{(family.frames + 1) / float(family.fps):.4f}"
+            )
+        regions = autoencoder.region_predictor(clips.flatten(0, 1))
+        volumes = []
+        for index, clip in enumerate(clips):
+            first = index * (count + 1)
+            here, there = regions.select(slice(first, first + 1)), regions.select(slice(first + 1, first + count + 1))
+            source = clip[:1].expand(count, -1, -1, -1)
+            volumes.append(family.to_volume(*autoencoder.motion(source, clip[1:], here.expand(count), there)))
+        return torch.stack(volumes).movedim(2, 1).float(), autoencoder.encode(clips[:, 0])[-1].float()
