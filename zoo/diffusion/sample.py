@@ -20,7 +20,8 @@ def step_rule(
     name: 'ddim' (`eta` 0..1), 'dpm' (DPM-Solver++ 2M) or 'unipc'. Steps are spaced evenly and begin at the last one of
     the schedule: with 1000 and 50 that is 999, 979, ..., 19, EDGE's linspace(-1, 999, 51) reversed.
     threshold: dynamic thresholding (Imagen sec. 2.3): x0 is held to this quantile of its sizes, at least 1, and divided
-    by it; the noise is not worked out again. Raises ValueError for an unknown name or a number of steps that the rule cannot do.
+    by it; the noise is not worked out again.
+    Raises ValueError for an unknown name or a number of steps that the rule cannot do.
     """
     if name not in RULES:
         raise ValueError(f"unknown sampling rule '{name}'; there are: {', '.join(RULES)}")

@@ -1,9 +1,10 @@
-"""The latent-flow autoencoder (DabFusion sec. 3.1): a picture's features, moved by a flow and an occlusion map, decoded.
+"""The latent-flow autoencoder (DabFusion sec. 3.1): a picture's features, moved by flow and occlusion map, decoded.
 
 Module names are LFDM's (`generator`, `region_predictor`, `bg_predictor`), so its public checkpoints load by name.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,11 @@ class Generator(nn.Module):
         self.pixelwise_flow_predictor = flow
         widths = [min(most, width * 2**i) for i in range(downs + 1)]
         self.first = SameBlock(3, width, 7)
-        self.down_blocks = nn.ModuleList(DownBlock(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.down_blocks = nn.ModuleList(DownBlock(a, b) for a, b in pairwise(widths))
         self.bottleneck = nn.Sequential()
         for index in range(bottleneck):
             self.bottleneck.add_module(f"r{index}", ResBlock(widths[-1]))
-        self.up_blocks = nn.ModuleList(UpBlock(b, a) for a, b in reversed(list(zip(widths[:-1], widths[1:], strict=True))))
+        self.up_blocks = nn.ModuleList(UpBlock(b, a) for a, b in reversed(list(pairwise(widths))))
         self.final = nn.Conv2d(width, 3, 7, padding=3)
 
     def encode(self, image: Tensor) -> list[Tensor]:
@@ -101,7 +102,9 @@ class FlowAutoencoder(nn.Module):
     def forward(self, source: Tensor, driving: Tensor, *others: Tensor) -> "Rebuilt":
         """source, driving (B, 3, H, W) in [0, 1]; others, of the same shape: pictures whose regions are wanted too."""
         regions = self.region_predictor(torch.cat([source, driving, *others]))
-        each = [regions.select(slice(first, first + len(source))) for first in range(0, len(regions.shift), len(source))]
+        each = [
+            regions.select(slice(first, first + len(source))) for first in range(0, len(regions.shift), len(source))
+        ]
         flow, occlusion = self.motion(source, driving, *each[:2])
         return Rebuilt(self.decode(self.encode(source), flow, occlusion), flow, occlusion, each)
 

@@ -1,6 +1,7 @@
 """Building blocks of the latent-flow autoencoder, named as in the public code of MRAA and LFDM, whose weights load.
 
-Pictures here are (B, C, H, W) in [0, 1]; coordinates are (x, y) in [-1, 1], -1 and 1 the centres of the outermost pixels.
+Pictures here are (B, C, H, W) in [0, 1]; coordinates are (x, y) in [-1, 1], which are
+the centres of the outermost pixels.
 """
 
 import torch

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
@@ -57,9 +56,9 @@ class DabFusion(Family):
     ):
         """size: pixels of the square picture; frames: of one denoised window (40 or 80 in the paper), at `fps`.
 
-        beats: join the beats to the music's features, the paper's model e; without, its model b. Joined are each frame's
-        mark (1 on a beat) and the beat's phase; the paper says "beat information". prediction: what the U-Net is taught,
-        as in `cosine_schedule`. residual: None diffuses where each pixel comes from, in [-1, 1], as published; a number
+        beats: join the beats to the music's features, the paper's model e; without, its model b. Joined are a mark (1
+        on the frame of a beat) and the beat's phase; the paper says "beat information". prediction: what the U-Net is
+        taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes from, in [-1, 1], as published; a number
         diffuses how far it comes, times the number (LFDM's `use_residual_flow`, which does not scale).
         """
         super().__init__()
@@ -101,7 +100,7 @@ class DabFusion(Family):
         return torch.cat([heard, joined.to(heard)], -1)
 
     def to_volume(self, flow: Tensor, occlusion: Tensor) -> Tensor:
-        """Flow (..., h, w, 2) and occlusion (..., 1, h, w) -> what is diffused, (..., 3, h, w), within about [-1, 1]."""
+        """Flow (..., h, w, 2) and occlusion (..., 1, h, w) -> what is diffused, (..., 3, h, w), about in [-1, 1]."""
         if self.residual is not None:
             flow = (flow - grid(*flow.shape[-3:-1], flow)) * self.residual
         return torch.cat([flow.movedim(-1, -3), 2 * occlusion - 1], -3)
@@ -125,8 +124,8 @@ class DabFusion(Family):
     ) -> Iterator[Tensor]:
         """Blocks (F, 3, size, size) uint8: frame 0 is the picture, every later one is it, or its descendant, moved.
 
-        Windows of `frames` flows are denoised one after the other, each from the last frame of the one before (sec. 4.5,
-        Table 7), at the model's own rate; between its frames flows are interpolated in time. The prompt is not read.
+        Windows of `frames` flows are denoised one after the other, each from the last frame of the one before (sec.
+        4.5, Table 7), at the model's own rate; between its frames flows are interpolated in time. The prompt is not read.
         Raises ValueError without a picture.
         """
         if image is None:

@@ -17,7 +17,7 @@ class Likeness(nn.Module):
     """How unlike two pictures are, over the scales (eq. 2): VGG-19 features, each layer's mean difference times 10.
 
     vgg: torchvision's vgg19 weights. Without them, a substitute that needs no file: the pictures themselves and their
-    differences between neighbours take the place of the features. It is blind to texture, of which the world has little.
+    differences between neighbours take the place of the features. It is blind to texture, of which there is little.
     """
 
     def __init__(self, vgg: str | None = None, weight: float = 10.0):
@@ -56,7 +56,7 @@ class Likeness(nn.Module):
 
 
 class Bend:
-    """A random smooth map of the plane for each of B pictures: affine, and a thin-plate spline (FOMM's equivariance)."""
+    """A random smooth map of the plane for each of B pictures: affine and a thin-plate spline (FOMM's equivariance)."""
 
     def __init__(self, count: int, device: torch.device, affine: float = 0.05, spline: float = 0.005, points: int = 5):
         """affine, spline: standard deviations; points: control points to a side."""

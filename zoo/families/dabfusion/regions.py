@@ -1,4 +1,4 @@
-"""Where things are: regions found without supervision, and how each moved between two pictures (MRAA, as LFDM has it)."""
+"""Where things are: regions found without supervision, and how each moved between two pictures (MRAA, as LFDM does)."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.families.dabfusion.blocks import Encoder, Hourglass, Shrink, grid, warp
+
+LEAST = 1e-6  # of a spread, squared: a hundredth of a pixel of a quarter of 128
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Regions:
 
 
 class RegionPredictor(nn.Module):
-    """Heat maps by an hourglass on a quarter of the size; a region's frame is the PCA of its heat map (MRAA sec. 3.2)."""
+    """Heat maps by an hourglass on a smaller picture; a region's frame is the PCA of its heat map (MRAA sec. 3.2)."""
 
     def __init__(self, regions: int, width: int, most: int, blocks: int, temperature: float = 0.1, factor: int = 4):
         super().__init__()
@@ -46,6 +48,8 @@ class RegionPredictor(nn.Module):
             shift = torch.einsum("bkhw,hwc->bkc", heat, places)
             apart = places - shift[:, :, None, None]  # (B, K, h, w, 2)
             covar = torch.einsum("bkhw,bkhwc,bkhwd->bkcd", heat, apart, apart)
+            # a heat map may shrink to one pixel, whose spread has no inverse
+            covar = covar + LEAST * torch.eye(2, device=covar.device)
             return Regions(shift, covar, _square_root(covar), heat)
 
 
@@ -90,9 +94,9 @@ class PixelwiseFlowPredictor(nn.Module):
             candidates = torch.cat([_carry(background.float()[:, None], places), _motions(here, there, places)], 1)
             hints = _bells(there, places) - _bells(here, places)  # (B, K, h, w)
             hints = F.pad(hints, (0, 0, 0, 0, 1, 0))[:, :, None]  # the background has none
-            moved = warp(
-                small.float().repeat_interleave(candidates.shape[1], 0), candidates.flatten(0, 1)
-            ).unflatten(0, candidates.shape[:2])
+            moved = warp(small.float().repeat_interleave(candidates.shape[1], 0), candidates.flatten(0, 1)).unflatten(
+                0, candidates.shape[:2]
+            )
         guess = self.hourglass(torch.cat([hints, moved], 2).flatten(1, 2))
         share = F.softmax(self.mask(guess).float(), 1)
         flow = torch.einsum("bkhw,bkhwc->bhwc", share, candidates)

@@ -1,0 +1,192 @@
+"""DabFusion at tiny widths: what is diffused, heard, decoded, chained and learned."""
+
+from fractions import Fraction
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+from weights import fill_by_name, numbers
+
+from zoo.families.base import Sampler
+from zoo.families.dabfusion.blocks import grid, warp
+from zoo.families.dabfusion.family import DabFusion
+from zoo.families.dabfusion.losses import Bend, Likeness, equivariance
+from zoo.families.dabfusion.picture import to_square
+from zoo.families.dabfusion.stages import DiffusionStage, FlowStage
+from zoo.music.beats import Beats
+from zoo.music.encoder import Music
+
+AUTOENCODER = dict(
+    regions=4, width=8, most=16, bottleneck=1, region_width=8, flow_width=8, hourglass_most=16, hourglass_blocks=2,
+    background_width=8,
+)  # fmt: skip
+UNET = dict(music_dim=16, width=16, multiples=[1, 1, 1, 1], heads=1, patch=2)
+PICTURE = (255 * interpolate(numbers("picture", 1, 3, 8, 8).sigmoid(), 64, mode="bicubic")[0]).clamp(0, 255).byte()
+FEW = Sampler(steps=2, eta=0.0)
+
+
+def song(seconds: float, rate: float = 30.0) -> Music:
+    beats = Beats(np.arange(0.25, seconds, 0.5), 120.0, 0)
+    return Music(numbers("song", int(seconds * rate), 5), rate, beats)
+
+
+def made(frames: int = 10, **changes) -> DabFusion:
+    family = DabFusion(5, AUTOENCODER, UNET, size=64, frames=frames, prediction="v_prediction", residual=4.0, **changes)
+    return fill_by_name(family)
+
+
+def dance(family: DabFusion, frames: int, fps: Fraction, seed: int = 0, image: torch.Tensor = PICTURE) -> list:
+    with torch.no_grad():
+        return list(family.generate(image, song(20), "", frames, fps, seed, FEW))
+
+
+@pytest.mark.parametrize("frames", [1, 2, 11, 12, 25, 31])
+@pytest.mark.parametrize("fps", [Fraction(12), Fraction(30000, 1001), Fraction(5)])
+def test_every_length_comes_in_small_blocks_and_begins_with_the_picture(frames, fps):
+    blocks = dance(made(), frames, fps)
+    assert sum(map(len, blocks)) == frames and max(map(len, blocks)) <= 8
+    assert all(block.dtype == torch.uint8 and block.shape[1:] == (3, 64, 64) for block in blocks)
+    assert torch.equal(blocks[0][0], PICTURE)
+
+
+def test_a_dance_is_its_seeds_and_no_longer_dance_changes_its_beginning():
+    family = made()
+    short, long, other = (torch.cat(dance(family, n, Fraction(12), seed)) for n, seed in ((14, 3), (29, 3), (14, 4)))
+    assert torch.equal(short, long[:14])
+    assert not torch.equal(short, other)
+
+
+def test_a_window_sets_out_from_the_last_frame_of_the_one_before():
+    """Frame 10 is the first window's last: given as the picture, it is danced on as the second window does."""
+    family = made()
+    heard = []
+    family._window, window = lambda z0, *rest: (heard.append(z0), window(z0, *rest))[1], family._window
+    frames = torch.cat(dance(family, 20, Fraction(12)))
+    with torch.no_grad():
+        again = family.autoencoder.encode(frames[10:11].float() / 255)[-1]
+    assert len(heard) == 2
+    assert (heard[1] - again).abs().mean() < 0.03 < 0.1 < (heard[0] - again).abs().mean()  # rounded to whole colours
+
+
+def test_between_its_frames_the_flow_goes_on_evenly():
+    """At twice the rate every other frame is the same, and the ones between come from the mean of two flows."""
+    family = made()
+    slow, fast = (torch.cat(dance(family, n, fps)) for n, fps in ((11, Fraction(12)), (21, Fraction(24))))
+    assert torch.equal(slow, fast[::2])
+    motion = numbers("motion", 4, 3, 16, 16)
+    flow, occlusion = family._between(motion, [Fraction(3, 2)])
+    expected = family.from_volume((motion[1:2] + motion[2:3]) / 2)
+    torch.testing.assert_close((flow, occlusion), expected)
+
+
+@pytest.mark.parametrize("residual", [None, 4.0])
+def test_what_is_diffused_says_all_of_the_motion(residual):
+    family = DabFusion(5, AUTOENCODER, UNET, size=64, residual=residual)
+    flow, occlusion = (
+        grid(16, 16, torch.zeros(1)) + 0.1 * numbers("flow", 2, 16, 16, 2),
+        numbers("o", 2, 1, 16, 16).sigmoid(),
+    )
+    volume = family.to_volume(flow, occlusion)
+    assert volume.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(family.from_volume(volume), (flow, occlusion))
+    if residual is None:  # as published: [x, y, 2 occlusion - 1]
+        torch.testing.assert_close(volume, torch.cat([flow.movedim(-1, 1), 2 * occlusion - 1], 1))
+
+
+def test_what_is_heard_is_of_the_frames_own_time():
+    """A song whose only feature is the time; beats at every half second from 0.25 s on."""
+    family = DabFusion(1, AUTOENCODER, UNET, fps=12)
+    time = torch.arange(300)[None, :, None] / 30
+    heard = family.hear(time, 30.0, [np.arange(0.25, 10, 0.5)], 40, start=5)[0]
+    at = (5 + np.arange(40)) / 12
+    np.testing.assert_allclose(heard[:, 0], at, atol=1e-6)
+    np.testing.assert_array_equal(heard[:, 1], np.isin(5 + np.arange(40), np.arange(3, 120, 6)))
+    np.testing.assert_allclose(heard[:, 2], np.cos(4 * np.pi * (at - 0.25)), atol=1e-5)
+    assert DabFusion(1, AUTOENCODER, UNET, beats=False).hear(time, 30.0, [np.array([])], 40).shape == (1, 40, 1)
+
+
+def test_the_flow_says_where_a_pixel_comes_from():
+    """Backward warp: a flow two of the picture's pixels to the right takes what was there."""
+    x = numbers("x", 1, 2, 32, 32)
+    flow = grid(32, 32, x)[None] * 31 / 32 + torch.tensor([4 / 32, 0.0])  # grid_sample counts from the borders
+    torch.testing.assert_close(warp(x, flow)[..., :-2], x[..., 2:], atol=1e-4, rtol=0)
+
+
+def test_the_unseen_is_painted_and_the_seen_is_kept():
+    """Occlusion 1 and no motion give the source's own pixels; 0 gives nothing of them."""
+    autoencoder = made().autoencoder
+    pictures = torch.stack([PICTURE, PICTURE.flip(-1)]).float() / 255
+    # an identity in the warp's own counting
+    flow = (grid(64, 64, pictures) * 63 / 64).expand(2, -1, -1, -1)
+    with torch.no_grad():
+        levels = autoencoder.encode(pictures)
+        kept = autoencoder.generator.decode(levels, flow, torch.ones(2, 1, 16, 16))
+        torch.testing.assert_close(kept, pictures, atol=1e-3, rtol=0)
+        unseen = autoencoder.generator.decode(levels, flow, torch.zeros(2, 1, 16, 16))
+        torch.testing.assert_close(unseen[0], unseen[1])
+
+
+def test_the_bends_slope_is_its_derivative():
+    torch.manual_seed(0)
+    bend, places = Bend(2, torch.device("cpu"), spline=0.05), numbers("places", 2, 7, 2).tanh()
+    slope = torch.autograd.functional.jacobian(lambda x: bend(x).sum((0, 1)), places)  # (2, B, N, 2)
+    torch.testing.assert_close(bend.slope(places), slope.permute(1, 2, 0, 3), atol=1e-4, rtol=1e-4)
+
+
+def test_equivariance_is_kept_by_what_follows_the_bend():
+    """Regions moved by the very bend lose nothing; regions that stay lose the way they should have gone."""
+    torch.manual_seed(0)
+    bend = Bend(2, torch.device("cpu"))
+    bent = SimpleNamespace(shift=numbers("s", 2, 4, 2).tanh(), affine=torch.eye(2).expand(2, 4, 2, 2))
+    true = SimpleNamespace(shift=bend(bent.shift), affine=bend.slope(bent.shift) @ bent.affine)
+    assert max(float(loss) for loss in equivariance(true, bent, bend)) < 1e-5
+    assert min(float(loss) for loss in equivariance(bent, bent, bend)) > 1e-3
+
+
+def test_likeness_is_zero_for_the_same_and_grows_with_blur():
+    likeness, x = Likeness(), PICTURE[None].float() / 255
+    blurred = [interpolate(interpolate(x, n, mode="area"), 64, mode="bilinear") for n in (32, 16, 8)]
+    losses = [float(likeness(y, x)) for y in (x, *blurred)]
+    assert losses[0] == 0 and losses == sorted(losses)
+
+
+def stage(kind, family: DabFusion):
+    return kind(family, torch.optim.Adam, ema_decay=None, seed=0)
+
+
+def batch(frames: int) -> dict:
+    clips = interpolate(numbers("clips", 2 * frames, 3, 8, 8), 64, mode="bilinear").tanh().unflatten(0, (2, frames))
+    beats = (torch.arange(frames) % 6 == 3).long().expand(2, -1)
+    return {"frames": clips, "music": numbers("music", 2, 40, 5), "music_rate": 30.0, "beats": beats, "fps": 12.0}
+
+
+@pytest.mark.parametrize("kind", [FlowStage, DiffusionStage])
+def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind):
+    family = made()
+    own = stage(kind, family).train()
+    before = {name: value.clone() for name, value in family.state_dict().items()}
+    torch.manual_seed(0)
+    torch.stack(list(own.loss(batch(11)).values())).sum().backward()
+    learning = {name for name, p in family.named_parameters() if p.requires_grad}
+    dead = {name for name in learning if family.get_parameter(name).grad is None}
+    assert learning and not dead
+    roots = tuple(own.trainable())
+    changed = {name for name, value in family.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(name.startswith(roots) for name in changed)  # batch norms of what is frozen keep their counts
+
+
+def test_clips_of_the_wrong_length_are_refused():
+    with pytest.raises(ValueError, match=r"clips of 9 frames for a model of 10: .* 0\.9167"):
+        stage(DiffusionStage, made()).loss(batch(9))
+
+
+def test_a_picture_of_any_shape_is_wholly_in_the_square():
+    tall = torch.zeros(3, 40, 10, dtype=torch.uint8)
+    tall[:, :, 4:6] = 255
+    square = to_square(tall, 40)
+    assert square.shape == (3, 40, 40) and torch.equal(square[:, :, 15:25], tall)
+    assert to_square(numbers("p", 3, 300, 200).byte(), 64).shape == (3, 64, 64)
+    with pytest.raises(ValueError, match="image="):
+        dance(made(), 5, Fraction(12), image=None)
