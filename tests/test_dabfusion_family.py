@@ -12,7 +12,7 @@ from weights import fill_by_name, numbers
 from zoo.families.base import Sampler
 from zoo.families.dabfusion.blocks import grid, warp
 from zoo.families.dabfusion.family import DabFusion
-from zoo.families.dabfusion.losses import Bend, Likeness, equivariance
+from zoo.families.dabfusion.losses import LIMBS, Bend, Likeness, astray, equivariance
 from zoo.families.dabfusion.picture import to_square
 from zoo.families.dabfusion.stages import DiffusionStage, FlowStage
 from zoo.music.beats import Beats
@@ -190,3 +190,19 @@ def test_a_picture_of_any_shape_is_wholly_in_the_square():
     assert to_square(numbers("p", 3, 300, 200).byte(), 64).shape == (3, 64, 64)
     with pytest.raises(ValueError, match="image="):
         dance(made(), 5, Fraction(12), image=None)
+
+
+def test_limbs_in_their_places_are_not_astray():
+    """Heat maps that are the limbs' own lose nothing, and the farther off they lie the more."""
+    joints = torch.rand(2, 24, 2, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
+    flat = SimpleNamespace(heatmap=torch.full((2, 10, 32, 32), 1 / 32**2, requires_grad=True))
+    # at the optimum the gradient of -sum(p log q) is -p / q
+    (slope,) = torch.autograd.grad(astray(flat, joints) * 20, flat.heatmap)
+    own = -slope / 32**2
+    torch.testing.assert_close(own.sum((-1, -2)), torch.ones(2, 10))
+    off = [float(astray(SimpleNamespace(heatmap=own.roll(n, -1)), joints)) for n in (0, 1, 2, 4)]
+    assert abs(off[0]) < 1e-4 and off == sorted(off)
+    places = (torch.arange(32) + 0.5) / 32
+    middle = torch.einsum("bkyx,x->bk", own, places), torch.einsum("bkyx,y->bk", own, places)
+    expected = joints[:, torch.tensor(LIMBS)].mean(2)
+    torch.testing.assert_close(torch.stack(middle, -1), expected, atol=2e-3, rtol=0)

@@ -58,8 +58,8 @@ class DabFusion(Family):
 
         beats: join the beats to the music's features, the paper's model e; without, its model b. Joined are a mark (1
         on the frame of a beat) and the beat's phase; the paper says "beat information". prediction: what the U-Net is
-        taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes from, in [-1, 1], as published; a number
-        diffuses how far it comes, times the number (LFDM's `use_residual_flow`, which does not scale).
+        taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes from, in [-1, 1], as published; a
+        number diffuses how far it comes, times the number (LFDM's `use_residual_flow`, which does not scale).
         """
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)
@@ -125,7 +125,8 @@ class DabFusion(Family):
         """Blocks (F, 3, size, size) uint8: frame 0 is the picture, every later one is it, or its descendant, moved.
 
         Windows of `frames` flows are denoised one after the other, each from the last frame of the one before (sec.
-        4.5, Table 7), at the model's own rate; between its frames flows are interpolated in time. The prompt is not read.
+        4.5, Table 7), at the model's own rate; between its frames flows are interpolated in time. The prompt is not
+        read.
         Raises ValueError without a picture.
         """
         if image is None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
-from zoo.families.dabfusion.losses import Bend, Likeness, equivariance
+from zoo.families.dabfusion.losses import LIMBS, Bend, Likeness, astray, equivariance
 
 DROP_MUSIC = 0.1  # share of clips that hear nothing, for classifier-free guidance (LFDM's public code)
 EQUIVARIANCE = 10.0  # weight of both equivariance losses (MRAA's and LFDM's public code)
@@ -17,15 +17,23 @@ EQUIVARIANCE = 10.0  # weight of both equivariance losses (MRAA's and LFDM's pub
 class FlowStage(Stage):
     """Rebuild one frame of a clip from another: perceptual loss at four scales (eq. 2), equivariance of the regions.
 
-    pairs: frame pairs drawn from each clip. vgg: file of torchvision's VGG-19 weights, see `Likeness`.
+    pairs: frame pairs drawn from each clip. vgg: file of torchvision's VGG-19 weights, see `Likeness`. guide: weight of
+    `astray`, 0 in the paper, which finds its regions without being shown any. That takes days: a tiny autoencoder that
+    has minutes is shown where limbs are, on `shown` frames more for every pair, and its data must say so.
     """
 
     needs = ("frames",)
 
-    def __init__(self, *args, pairs: int = 1, vgg: str | None = None, **kwargs):
+    def __init__(self, *args, pairs: int = 1, vgg: str | None = None, guide: float = 0.0, shown: int = 0, **kwargs):
+        """Raises ValueError when regions are to be guided to limbs of which there are more or fewer."""
         super().__init__(*args, **kwargs)
-        self.pairs = pairs
+        self.pairs, self.guide, self.shown = pairs, guide, shown
         self.likeness = Likeness(vgg)
+        if guide:
+            self.needs = ("frames", "joints2d")
+            count = self.family.autoencoder.region_predictor.regions.out_channels
+            if count != len(LIMBS):
+                raise ValueError(f"model.stages.flow.guide shows {len(LIMBS)} limbs to {count} regions; set it to 0")
 
     def trainable(self) -> dict[str, nn.Module]:
         """Encoder, decoder, region and flow predictors."""
@@ -35,16 +43,22 @@ class FlowStage(Stage):
         """Likeness of the rebuilt frame, and how far the regions are from following a bend of the picture."""
         clips = (batch["frames"] + 1) / 2
         rows = torch.arange(len(clips), device=clips.device).repeat(self.pairs)
-        source, driving = (clips[rows, torch.randint(clips.shape[1], rows.shape, device=clips.device)] for _ in "sd")
+        picks = torch.randint(clips.shape[1], (2 + self.shown, len(rows)), device=clips.device)
+        source, driving, *others = (clips[rows, pick] for pick in picks)
         bend = Bend(len(driving), driving.device)
-        made = self.family.autoencoder(source, driving, bend.picture(driving))
+        made = self.family.autoencoder(source, driving, *others, bend.picture(driving))
         with torch.autocast(source.device.type, enabled=False):
-            shift, axes = equivariance(made.regions[1], made.regions[2], bend)
-            return {
+            shift, axes = equivariance(made.regions[1], made.regions[-1], bend)
+            losses = {
                 "likeness": self.likeness(made.picture.float(), driving),
                 "shift": EQUIVARIANCE * shift,
                 "axes": EQUIVARIANCE * axes,
             }
+            if self.guide:
+                joints = batch["joints2d"][rows, picks] / clips.new_tensor(clips.shape[:-3:-1])  # (.., pairs, 24, 2)
+                found = [astray(regions, its) for regions, its in zip(made.regions, joints, strict=False)]
+                losses["astray"] = self.guide * torch.stack(found).mean()
+            return losses
 
 
 class DiffusionStage(Stage):
