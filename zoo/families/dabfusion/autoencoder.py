@@ -79,7 +79,7 @@ class FlowAutoencoder(nn.Module):
         background_width: int = 32,
         region_factor: int = 4,
     ):
-        """The defaults are LFDM's, at 128x128. region_factor: by which a picture is shrunk where regions are looked for."""
+        """The defaults are LFDM's, at 128x128. region_factor: regions are looked for in a picture so much smaller."""
         super().__init__()
         flow = PixelwiseFlowPredictor(regions, flow_width, hourglass_most, hourglass_blocks)
         self.generator = Generator(width, most, downs, bottleneck, flow)

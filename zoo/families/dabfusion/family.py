@@ -58,8 +58,8 @@ class DabFusion(Family):
 
         beats: join the beats to the music's features, the paper's model e; without, its model b. Joined are a mark (1
         on the frame of a beat) and the beat's phase; the paper says "beat information". prediction: what the U-Net is
-        taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes from, in [-1, 1], as published; a
-        number diffuses how far it comes, times the number (LFDM's `use_residual_flow`, which does not scale).
+        taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes from, in [-1, 1], as published;
+        a number diffuses how far it comes, times the number (LFDM's `use_residual_flow`, which does not scale).
         """
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)
