@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
+from zoo.families.dabfusion.blocks import warp
 from zoo.families.dabfusion.losses import LIMBS, Bend, Likeness, astray, equivariance
 
 DROP_MUSIC = 0.1  # share of clips that hear nothing, for classifier-free guidance (LFDM's public code)
@@ -17,17 +18,29 @@ EQUIVARIANCE = 10.0  # weight of both equivariance losses (MRAA's and LFDM's pub
 class FlowStage(Stage):
     """Rebuild one frame of a clip from another: perceptual loss at four scales (eq. 2), equivariance of the regions.
 
-    pairs: frame pairs drawn from each clip. vgg: file of torchvision's VGG-19 weights, see `Likeness`. guide: weight of
-    `astray`, 0 in the paper, which finds its regions without being shown any. That takes days: a tiny autoencoder that
-    has minutes is shown where limbs are, on `shown` frames more for every pair, and its data must say so.
+    pairs: frame pairs drawn from each clip. vgg: file of torchvision's VGG-19 weights, see `Likeness`.
+
+    Two helps that the paper does without, for a tiny autoencoder, which has minutes where the paper has days. guide:
+    weight of `astray`, which shows the regions where limbs are, on `shown` frames more for every pair; the data must
+    say so. warped: weight of the likeness of the source that is merely warped. In the rebuilt picture whatever is moved
+    wrongly is soon held to be occluded and painted over, and its flow learns no more.
     """
 
     needs = ("frames",)
 
-    def __init__(self, *args, pairs: int = 1, vgg: str | None = None, guide: float = 0.0, shown: int = 0, **kwargs):
+    def __init__(
+        self,
+        *args,
+        pairs: int = 1,
+        vgg: str | None = None,
+        guide: float = 0.0,
+        shown: int = 0,
+        warped: float = 0.0,
+        **kwargs,
+    ):
         """Raises ValueError when regions are to be guided to limbs of which there are more or fewer."""
         super().__init__(*args, **kwargs)
-        self.pairs, self.guide, self.shown = pairs, guide, shown
+        self.pairs, self.guide, self.shown, self.warped = pairs, guide, shown, warped
         self.likeness = Likeness(vgg)
         if guide:
             self.needs = ("frames", "joints2d")
@@ -54,6 +67,8 @@ class FlowStage(Stage):
                 "shift": EQUIVARIANCE * shift,
                 "axes": EQUIVARIANCE * axes,
             }
+            if self.warped:
+                losses["warped"] = self.warped * self.likeness(warp(source, made.flow), driving)
             if self.guide:
                 joints = batch["joints2d"][rows, picks] / clips.new_tensor(clips.shape[:-3:-1])  # (.., pairs, 24, 2)
                 found = [astray(regions, its) for regions, its in zip(made.regions, joints, strict=False)]
