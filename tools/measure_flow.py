@@ -3,7 +3,7 @@
     PYTHONPATH=. python tools/measure_flow.py CKPT [SHEET.png]
 
 On the world's test clips, every fourth frame rebuilt from the first: PSNR beside that of copying the first frame; the
-flow's direction at joints that moved by 4 pixels or more and can be seen in both frames, beside the joints' own; and the
+flow's direction at joints that moved by 4 pixels or more and are seen in both frames, beside the joints' own; and the
 occlusion map where the body has left, beside where nothing was ever hidden. 95% intervals are of the clips' means.
 """
 
