@@ -101,6 +101,7 @@ class Stage(LightningModule, ABC):
         if ema_decay:
             self.ema = AveragedModel(self._learning(), multi_avg_fn=_warmed_average(ema_decay))
             self.ema.requires_grad_(False)  # DDP would wait for its gradients
+        self.train()  # Lightning keeps the modes it finds
 
     @abstractmethod
     def trainable(self) -> dict[str, nn.Module]:
