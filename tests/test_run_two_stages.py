@@ -13,7 +13,8 @@ SMALL = (
     "model=dabfusion data.songs={train:2,val:1,test:1} data.seconds=6 data.dances_per_song=1 data.workers=1 "
     "data.filming.songs={train:2,val:1,test:1} data.filming.height=64 data.filming.width=64 data.filming.seconds=1 "
     "model.tiny.autoencoder={regions:10,width:8,most:16,bottleneck:1,region_width:8,flow_width:8,hourglass_most:16,"
-    "hourglass_blocks:2,background_width:8} model.tiny.unet={music_dim:16,width:16,multiples:[1,1,1,1],heads:1,patch:2} "
+    "hourglass_blocks:2,background_width:8} "
+    "model.tiny.unet={music_dim:16,width:16,multiples:[1,1,1,1],heads:1,patch:2} "
     "model.frames=10 model.family.size=64 model.fit.diffusion.clip={seconds:0.9167,fps:12,height:64,width:64} "
     "model.fit.flow.clip={seconds:1,fps:12,height:64,width:64} fit.batch_size=2 fit.precision=32-true fit.log_every=1 "
     "fit.validate_every=4 fit.validate_batches=1 fit.checkpoint_every=1 fit.max_steps=4 runs=two"
@@ -45,10 +46,8 @@ def test_killed_in_the_second_stage_and_resumed_is_the_uninterrupted_run_and_dan
     song, picture, out = (scripts.folder / name for name in ("two.wav", "two.png", "two.mp4"))
     write_sound(song, np.sin(np.arange(2 * 22050) / 20).astype(np.float32), 22050)
     cv2.imwrite(str(picture), np.full((80, 60, 3), 127, np.uint8))
-    checkpoint = f"ckpt={killed / 'diffusion' / 'last.ckpt'}"
-    done = scripts(
-        "sample", checkpoint, f"music={song}", f"image={picture}", "seconds=2", "sampler.steps=2", f"out={out}"
-    )
+    what = f"ckpt={killed / 'diffusion' / 'last.ckpt'}", f"music={song}", f"image={picture}", f"out={out}"
+    done = scripts("sample", *what, "seconds=2", "sampler.steps=2")
     assert done.returncode == 0, done.stderr
     frames, fps, sound = read_video(out)
     assert frames.shape[1:] == (64, 64, 3) and sound is not None and len(frames) == round(2 * fps)
