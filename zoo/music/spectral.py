@@ -31,8 +31,8 @@ class Spectral(Encoder):
     fixed height (EDGE: the file's highest), chroma takes A = 440 Hz (EDGE: the file's estimated tuning). The beats are
     those of `find_beats`, which are centred on the beat; EDGE's come about a frame late, as librosa finds them.
 
-    rhythm: False leaves out onset envelope, peaks and beats. What stays, 32 values, tells timbre and chords, and so style; a
-    network that follows how loudness (the first MFCC) moves can still guess at the rhythm, but is not told it.
+    rhythm: False leaves out onset envelope, peaks and beats. What stays, 32 values, tells timbre and chords, and so
+    style; a network that follows how loudness (the first MFCC) moves can still guess at the rhythm: it is not told it.
     """
 
     dim, rate, sample_rate = 35, 30.0, RATE

@@ -30,7 +30,7 @@ class TextEncoder(nn.Module, ABC):
 class HashedText(TextEncoder):
     """Which words, pairs of words, and letters (3 and 4 in a row, within a word) a text has, each at a hashed place.
 
-    Texts are near each other as far as they share these, whatever they mean. Needs no weights; it is the same everywhere.
+    Texts are near each other as far as they share these, whatever they mean. Needs no weights; the same everywhere.
     """
 
     def __init__(self, dim: int = SHARED):
