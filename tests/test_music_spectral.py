@@ -51,6 +51,16 @@ def test_equal_wherever_it_is_cut(wave, features, first):
     assert same.max() < 1e-4
 
 
+def test_without_rhythm(wave, features):
+    """MFCC and chroma as they are, without onsets, peaks and beats, under a name of its own."""
+    timbre = Spectral(rhythm=False)
+    piece = torch.from_numpy(wave[None, : 6 * RATE])
+    assert timbre.encode(piece, RATE).shape == (1, 180, timbre.dim) == (1, 180, 32)
+    heard = timbre.encode(piece, RATE, [find_beats(wave, RATE)])[0].numpy()
+    np.testing.assert_array_equal(heard[:100], features[:100, 1:33])
+    assert timbre.identity != Spectral().identity == Spectral(rhythm=True).identity
+
+
 def test_silence_lengths_and_other_rates(wave):
     encoder = Spectral()
     silent = encoder.encode(torch.zeros(2, 44100), 22050)

@@ -1,5 +1,7 @@
 """Weights that need not be stored: every value follows from the name of its parameter."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from zlib import crc32
 
 import torch
@@ -39,3 +41,21 @@ def state_by_name(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]
             base = 1.0 if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1) else 0.0
             state[name] = (base + 0.1 * values).clamp(min=-0.9 if base == 0 else 0.5)
     return state
+
+
+def clap_audio(create_htsat: Callable[[SimpleNamespace], nn.Module], size: str) -> nn.ModuleDict:
+    """The audio half of LAION's CLAP, around laion-clap's HTSAT; what makes the spectrogram is left as it is."""
+    mels = {"sample_rate": 48000, "window_size": 1024, "hop_size": 480, "fmin": 50, "fmax": 14000, "mel_bins": 64}
+    branch = create_htsat(SimpleNamespace(model_name=size, class_num=527, **mels))
+    project = nn.Sequential(nn.Linear(branch.num_features, 512), nn.ReLU(), nn.Linear(512, 512))
+    audio = nn.ModuleDict({"audio_branch": branch, "audio_projection": project})
+    kept = {name: value.clone() for name, value in audio.state_dict().items() if "extractor" in name}
+    fill_by_name(audio).load_state_dict(kept, strict=False)
+    return audio
+
+
+def scale_of_tones(seconds: int, sample_rate: int) -> torch.Tensor:
+    """(S,) a sound whose pitch changes every second, over some noise."""
+    at = torch.arange(seconds * sample_rate, dtype=torch.float64) / sample_rate
+    pitch = 110 * 2 ** (at.floor() * 5 % 13 / 3)
+    return (0.4 * torch.sin(2 * torch.pi * pitch * at) + 0.05 * numbers("hiss", len(at))).float()

@@ -50,7 +50,7 @@ class Features:
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, (reader, sample) in missing.items())
         bar = {"total": len(missing), "description": "listening to songs"}
-        if workers > 1 and not any(True for _ in self.encoder.parameters()):
+        if workers > 1 and not self.encoder.has_weights:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(workers, context, _be_one_thread) as pool:
                 for _ in track(_in_order(pool, self._listen, jobs, ahead=4 * workers), **bar):

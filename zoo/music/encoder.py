@@ -19,7 +19,7 @@ from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
 from zoo.music.beats import RATE, Beats, find_beats
 
-MARGIN = 3  # s heard on either side of what is asked for, so that its edges sound as they do in the whole song
+MARGIN = 3.0  # s heard on either side of what is asked for, so that its edges sound as they do in the whole song
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Encoder(nn.Module, ABC):
     dim: int  # D, values of one token
     rate: float  # Hz, tokens a second
     sample_rate: int  # Hz, what `encode` wants best; it resamples anything else
+    margin: float = MARGIN  # s on either side of a token that it is made of, or nearly so
+    has_weights: bool = False  # then one process encodes a whole corpus: they are held once
     identity: str  # names the encoder, its settings, code and weights: what is cached under it never changes
 
     @abstractmethod
@@ -79,9 +81,10 @@ def listen(
 ) -> Music:
     """Features and beats of `seconds` of a sound from `start` on (None: to its end), or of what there is of them.
 
-    sound: a file, or a mono waveform (S,) float32 at `sample_rate`. Only the part asked for and MARGIN around it is
-    decoded and analysed. Results are kept under $DANCEZOO_CACHE (~/.cache/dancezoo), found by the samples themselves,
-    the encoder's identity and the code that finds beats. Raises ValueError where the sound has ended before `start`.
+    sound: a file, or a mono waveform (S,) float32 at `sample_rate`. Only the part asked for and the encoder's margin
+    around it is decoded and analysed. Results are kept under $DANCEZOO_CACHE (~/.cache/dancezoo), found by the samples
+    themselves, the encoder's identity and the code that finds beats. Raises ValueError where the sound has ended before
+    `start`.
     """
     begin = Fraction(start).limit_denominator(1 << 24)
     if isinstance(sound, Sound):
@@ -95,9 +98,9 @@ def listen(
 
     step = 1 / Fraction(encoder.rate).limit_denominator(1 << 16)
     before = (
-        min(begin, Fraction(MARGIN)) // step
+        min(begin, Fraction(encoder.margin)) // step
     )  # tokens of margin: whole ones, so that the first one asked for is at 0
-    first, last = begin - before * step, min(length, end + MARGIN)
+    first, last = begin - before * step, min(length, end + Fraction(encoder.margin))
     if isinstance(sound, Sound):
         wave, rate = sound.mono(encoder.sample_rate, first, last), encoder.sample_rate
         rhythm, rhythm_rate = (wave if rate == RATE else sound.mono(RATE, first, last)), RATE

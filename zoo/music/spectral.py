@@ -1,4 +1,5 @@
-"""The 35 values a frame that FACT and EDGE call their baseline features, at the motion's 30 Hz; needs no weights."""
+"""The 35 values a frame that FACT and EDGE call their baseline features, at the motion's 30 Hz, or those of them that
+say no rhythm; needs no weights."""
 
 import sys
 from fractions import Fraction
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
-from zoo.music.beats import Beats, find_beats, frame_beats
+from zoo.music.beats import NO_BEATS, Beats, find_beats, frame_beats
 from zoo.music.encoder import Encoder, source_mark, token_count
 from zoo.music.mel import mel_blocks
 
@@ -29,19 +30,29 @@ class Spectral(Encoder):
     Here they do not: loudness has a fixed floor (EDGE: 80 dB below the file's maximum), peaks are measured against a
     fixed height (EDGE: the file's highest), chroma takes A = 440 Hz (EDGE: the file's estimated tuning). The beats are
     those of `find_beats`, which are centred on the beat; EDGE's come about a frame late, as librosa finds them.
+
+    rhythm: False leaves out onset envelope, peaks and beats. What stays, 32 values, tells timbre and chords, and so
+    style; a network that follows how loudness (the first MFCC) moves can still guess at the rhythm: it is not told it.
     """
 
     dim, rate, sample_rate = 35, 30.0, RATE
 
-    def __init__(self):
+    def __init__(self, rhythm: bool = True):
         super().__init__()
-        self.identity = f"spectral-{source_mark(sys.modules[__name__], beats_module, mel_module)}"
+        self.rhythm = rhythm
+        self.dim = 35 if rhythm else MFCC + 12
+        mark = source_mark(sys.modules[__name__], beats_module, mel_module)
+        self.identity = f"{'spectral' if rhythm else 'timbre'}-{mark}"
 
     def encode(self, waveform: Tensor, sample_rate: int, beats: list[Beats] | None = None) -> Tensor:
-        """(B, S) float32 -> (B, L, 35) float32, L = ceil(30 S / sample_rate). Silence gives finite values."""
+        """(B, S) float32 -> (B, L, dim) float32, L = ceil(30 S / sample_rate). Silence gives finite values."""
         rows = waveform.detach().cpu().numpy()
+        if not self.rhythm:
+            beats = [NO_BEATS] * len(rows)
         known = beats if beats is not None else [find_beats(row, sample_rate) for row in rows]
         features = [_features(row, sample_rate, its) for row, its in zip(rows, known, strict=True)]
+        if not self.rhythm:
+            features = [row[:, 1 : 1 + self.dim] for row in features]
         return torch.from_numpy(np.stack(features)).to(waveform.device)
 
 

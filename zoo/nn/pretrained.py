@@ -21,6 +21,14 @@ Translate = Callable[[Any], Mapping[str, Tensor]]
 class Inert:
     """Stands in for an instance of a pickled class: it gets the attributes, and has no code."""
 
+    def __init__(self, *arguments: Any):
+        """What it would have been made of is dropped."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Attributes are kept; what else a class says of itself (numpy's types: a tuple) is dropped."""
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
 
 @dataclass(frozen=True)
 class Report:

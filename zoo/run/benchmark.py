@@ -34,6 +34,7 @@ from zoo.run.report import write_report
 from zoo.run.request import existing, read_sampler, whole
 from zoo.run.results import Numbers, compare_all, describe_columns, describe_row
 from zoo.run.rows import (
+    PROMPTS,
     SUFFIXES,
     TRUTH,
     Row,
@@ -56,6 +57,8 @@ def evaluate(config: DictConfig) -> Path:
     checkpoints, folders = _named(config.ckpt, "ckpt"), _named(config.videos, "videos")
     if config.ckpt_weights not in ("ema", "raw"):
         raise ValueError(f"ckpt_weights={config.ckpt_weights}: use ema or raw")
+    if config.prompt not in PROMPTS:
+        raise ValueError(f"prompt={config.prompt}: use {' or '.join(PROMPTS)}")
     averaged, device = config.ckpt_weights == "ema", pick_device(str(config.device))
     whole(config.workers, "workers", 0)
     sampler = Sampler(**read_sampler(config.sampler))
@@ -75,7 +78,9 @@ def evaluate(config: DictConfig) -> Path:
     rows[0].excluded.update(skipped)
     made_elsewhere = [videos_row(path, name, clips) for name, path in folders.items()]  # first: they may be refused
     for dancer in dancers:
-        rows.append(checkpoint_row(dancer, source, clips, content, protocol, sampler, averaged, device, out))
+        rows.append(
+            checkpoint_row(dancer, source, clips, content, protocol, sampler, averaged, config.prompt, device, out)
+        )
     rows += made_elsewhere
     measured = score(config, measurer, rows, clips, content, out)
     results = _results(measurer, source, rows, clips, measured, out)

@@ -34,6 +34,7 @@ from zoo.run.runs import CONFIG
 
 TRUTH = "ground truth"
 AGAIN = 1 << 20  # added to a clip's seed for its second dance
+PROMPTS = ("caption", "style")  # of a take: what it is said to show, or its label
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 DANCES_CODE = ("families", "nn", "diffusion", "music", "body")  # rooms whose code decides what a checkpoint dances
 
@@ -143,12 +144,12 @@ class Dancer:
     encoder: Encoder
     trained: DictConfig
 
-    def row_id(self, content: str, protocol: Protocol, sampler: Sampler, averaged: bool) -> str:
+    def row_id(self, content: str, protocol: Protocol, sampler: Sampler, averaged: bool, prompt: str) -> str:
         """A hash of everything that decides its dances."""
         files = [self.path / WEIGHTS, self.path / CONFIG] if self.path.is_dir() else [self.path]
         weights = [file_hash(file) for file in files]
         dances = protocol.seed, protocol.repeats
-        return digest(content, dances, weights, averaged, vars(sampler), self.encoder.identity, _code())
+        return digest(content, dances, weights, averaged, prompt, vars(sampler), self.encoder.identity, _code())
 
 
 @cache  # of the code that this process runs, whatever is edited meanwhile
@@ -176,11 +177,15 @@ def checkpoint_row(
     protocol: Protocol,
     sampler: Sampler,
     averaged: bool,
+    prompt: str,
     device: torch.device,
     out: Path,
 ) -> Row:
-    """Dance every clip that was not danced yet, and keep frames without loss, exact motion and cost."""
-    row = Row(dancer.name, "checkpoint", dancer.row_id(content, protocol, sampler, averaged))
+    """Dance every clip that was not danced yet, and keep frames without loss, exact motion and cost.
+
+    prompt: one of PROMPTS. Raises ValueError for data that the model cannot dance to.
+    """
+    row = Row(dancer.name, "checkpoint", dancer.row_id(content, protocol, sampler, averaged, prompt))
     folder = out / f"{file_name(dancer.name)}-{row.id}"
     stems = [folder / file_name(clip.key) for clip in clips]
     missing = [index for index, stem in enumerate(stems) if not with_suffix(stem, ".json").is_file()]
@@ -189,10 +194,15 @@ def checkpoint_row(
             takes = source.takes(protocol.split, protocol.cut, dancer.encoder)
         except ValueError as error:
             raise ValueError(f"ckpt={dancer.name} cannot dance to this data: {error}") from None
+        unnamed = [clip.key for clip in clips if prompt == "style" and "style" not in clip.labels]
+        if unnamed:
+            raise ValueError(f"prompt=style: the data does not say in which style {unnamed[0]} is danced")
         family = dancer.family.to(device)
         for index in tqdm(missing, desc=f"{dancer.name}: dancing", unit="clip", disable=None, dynamic_ncols=True):
             assert takes.keys[index] == clips[index].key, "the clips come in a fixed order"
-            _dance(family, takes[index], index, protocol, sampler, device, stems[index])
+            take = takes[index]
+            words = take.caption if prompt == "caption" else take.labels["style"]
+            _dance(family, take, words, index, protocol, sampler, device, stems[index])
         family.cpu()
     costs = [read_json(with_suffix(stem, ".json")) for stem in stems]
     for clip, stem in zip(clips, stems, strict=True):
@@ -208,7 +218,14 @@ def checkpoint_row(
 
 
 def _dance(
-    family: Family, take: Take, index: int, protocol: Protocol, sampler: Sampler, device: torch.device, stem: Path
+    family: Family,
+    take: Take,
+    words: str,
+    index: int,
+    protocol: Protocol,
+    sampler: Sampler,
+    device: torch.device,
+    stem: Path,
 ) -> None:
     """Make one clip's files; the .json comes last."""
     cut, seed = protocol.cut, protocol.seed + index
@@ -216,7 +233,7 @@ def _dance(
     music = replace(take.music, features=take.music.features.to(device))
     with torch.inference_mode():
         with Meter(device) as meter:
-            blocks = family.generate(picture, music, take.caption, cut.frames, cut.rate, seed, sampler)
+            blocks = family.generate(picture, music, words, cut.frames, cut.rate, seed, sampler)
             frames = torch.cat([block.cpu() for block in blocks])
         assert len(frames) == cut.frames, f"{len(frames)} frames came where {cut.frames} were asked for"
         if isinstance(family, DancesInMotion):

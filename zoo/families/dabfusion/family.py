@@ -19,8 +19,10 @@ from zoo.families.dabfusion.picture import to_square
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
+from zoo.nn.text import TextEncoder
 
 DECODED = 8  # frames decoded at a time
+SAID = " dance music"  # follows a style's name
 THRESHOLD = 0.9  # dynamic thresholding holds x0 to this quantile of its size (sec. 4.1)
 
 
@@ -47,7 +49,9 @@ class DabFusion(Family):
         size: int = 128,
         frames: int = 40,
         fps: float = 12,
-        beats: bool = True,
+        beats: bool | None = None,
+        hears: str = "music",
+        text: TextEncoder | None = None,
         prediction: str = "epsilon",
         residual: float | None = None,
         steps: int = 100,
@@ -56,17 +60,24 @@ class DabFusion(Family):
     ):
         """size: pixels of the square picture; frames: of one denoised window (40 or 80 in the paper), at `fps`.
 
-        beats: join the beats to the music's features, the paper's model e; without, its model b. Joined are a mark (1
-        on the frame of a beat) and the beat's phase; the paper says "beat information". prediction: what the U-Net is
-        taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes from, in [-1, 1], as published;
-        a number diffuses how far it comes, times the number (LFDM's `use_residual_flow`, which does not scale).
+        beats: join the beats to what is heard, the paper's model e; without, its model b. Joined are each frame's mark
+        (1 on a beat) and the beat's phase; the paper says "beat information". None: with music, not with text. hears:
+        'music', or 'text': in the music's place the style that is danced, as `text` encodes it (sec. 4.5, Table 6).
+        prediction: what the U-Net is taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes
+        from, in [-1, 1], as published; a number diffuses how far it comes, times the number (LFDM's
+        `use_residual_flow`, which does not scale). Raises ValueError for other words.
         """
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)
         self.unet = FlowUNet(latent_channels=self.autoencoder.latent_channels, **unet)
-        self.music_scale = MusicScale(music_dim)
-        self.beats = 3 if beats else 0
-        self.music_embedding = MusicEmbedding(music_dim + self.beats, self.unet.music_dim)
+        if hears not in ("music", "text"):
+            raise ValueError(f"model.hears={hears}: use music or text")
+        assert hears == "music" or text is not None, "a model that hears text needs an encoder of texts"
+        self.text = text if hears == "text" else None
+        dim = music_dim if self.text is None else self.text.dim
+        self.music_scale = MusicScale(dim)
+        self.beats = 3 if (beats if beats is not None else self.text is None) else 0
+        self.music_embedding = MusicEmbedding(dim + self.beats, self.unet.music_dim)
         self.size, self.frames, self.fps = size, frames, Fraction(str(fps))
         self.prediction, self.residual = prediction, residual
         self.defaults = Sampler(steps, guidance, eta)
@@ -92,8 +103,21 @@ class DabFusion(Family):
         high = (low + 1).clamp(max=features.shape[1] - 1)
         share = (at - low).clamp(0, 1).to(features.dtype)[:, None]
         heard = self.music_scale(torch.lerp(features[:, low], features[:, high], share))
+        return self._with_beats(heard, beats, frames, start)
+
+    def read(self, styles: Sequence[str], beats: Sequence[np.ndarray], frames: int, start: int = 0) -> Tensor:
+        """What stands for the music where a style's words do, as `hear`: (B, frames, text.dim + 3 with beats)."""
+        words = self.music_scale(self.words(styles).to(self.device))
+        return self._with_beats(words[:, None].expand(-1, frames, -1), beats, frames, start)
+
+    def words(self, styles: Sequence[str]) -> Tensor:
+        """The styles of B dances, said alike to the text encoder in training and sampling: (B, text.dim)."""
+        return self.text.encode([f"{style.strip().removesuffix(SAID)}{SAID}" for style in styles])
+
+    def _with_beats(self, heard: Tensor, beats: Sequence[np.ndarray], frames: int, start: int) -> Tensor:
         if not self.beats:
             return heard
+        seconds = (start + np.arange(frames)) / float(self.fps)
         marks = np.stack([frame_beats(times - start / float(self.fps), frames, self.fps) for times in beats])
         pulses = np.stack([beat_pulse(times, seconds) for times in beats])
         joined = torch.from_numpy(np.concatenate([marks[..., None], pulses], -1))
@@ -125,12 +149,13 @@ class DabFusion(Family):
         """Blocks (F, 3, size, size) uint8: frame 0 is the picture, every later one is it, or its descendant, moved.
 
         Windows of `frames` flows are denoised one after the other, each from the last frame of the one before (sec.
-        4.5, Table 7), at the model's own rate; between its frames flows are interpolated in time. The prompt is not
-        read.
-        Raises ValueError without a picture.
+        4.5, Table 7), at the model's own rate; between its frames flows are interpolated in time. Only a model that hears
+        text reads the prompt, as the name of a style. Raises ValueError without a picture, or such a prompt.
         """
         if image is None:
             raise ValueError("dabfusion moves a picture: give image=FILE")
+        if self.text is not None and not prompt.strip():
+            raise ValueError("this dabfusion hears text and no music: give prompt=STYLE, such as prompt=house")
         reference = to_square(image, self.size).to(self.device).float()[None] / 255
         last = (frames - 1) * self.fps / fps  # in own frames
         draw = torch.Generator("cpu").manual_seed(seed)
@@ -141,7 +166,7 @@ class DabFusion(Family):
             places = [index * self.fps / fps - start for index in range(made, stop)]
             if places and places[-1] > 0:
                 levels = self.autoencoder.encode(reference)
-                motion = self._window(levels[-1], music, start, draw, sampler)
+                motion = self._window(levels[-1], music, prompt, start, draw, sampler)
             for first in range(0, len(places), DECODED):
                 group = places[first : first + DECODED]
                 if group[-1] == 0:
@@ -155,15 +180,20 @@ class DabFusion(Family):
             if made < frames:
                 reference = self.autoencoder.decode(levels, *self._between(motion, [Fraction(self.frames)]))
 
-    def _window(self, z0: Tensor, music: Music, start: int, draw: torch.Generator, sampler: Sampler) -> Tensor:
+    def _window(
+        self, z0: Tensor, music: Music, prompt: str, start: int, draw: torch.Generator, sampler: Sampler
+    ) -> Tensor:
         """One window's flow and occlusion (1 + frames, 3, h, w) as diffused, the first frame that of no motion."""
         steps, guidance, eta = (
             default if asked is None else asked
             for asked, default in zip(vars(sampler).values(), vars(self.defaults).values(), strict=True)
         )
         rule = step_rule(self.schedule, steps, threshold=THRESHOLD)
-        features = music.features[None].to(self.device)
-        heard = self.hear(features, music.rate, [music.beats.times], self.frames, start + 1)
+        place = [music.beats.times], self.frames, start + 1
+        if self.text is None:
+            heard = self.hear(music.features[None].to(self.device), music.rate, *place)
+        else:
+            heard = self.read([prompt], *place)
         condition = self.music_embedding(heard)
         if guidance != 1:
             z0, condition = z0.expand(2, *z0.shape[1:]), torch.cat([condition, torch.zeros_like(condition)])

@@ -99,7 +99,8 @@ class PixelwiseFlowPredictor(nn.Module):
             )
         guess = self.hourglass(torch.cat([hints, moved], 2).flatten(1, 2))
         share = F.softmax(self.mask(guess).float(), 1)
-        flow = torch.einsum("bkhw,bkhwc->bhwc", share, candidates)
+        with torch.autocast(source.device.type, enabled=False):  # half precision is half a pixel
+            flow = torch.einsum("bkhw,bkhwc->bhwc", share, candidates)
         return flow, torch.sigmoid(self.occlusion(guess).float())
 
 

@@ -79,10 +79,16 @@ class FlowStage(Stage):
 class DiffusionStage(Stage):
     """Denoise the flows and occlusions between a clip's first frame and its others, while hearing the music (eq. 6).
 
-    The frozen autoencoder gives what is diffused, without decoding a frame: no loss looks at one.
+    The frozen autoencoder gives what is diffused, without decoding a frame: no loss looks at one. A family that hears
+    text is told the style instead (Table 6).
     """
 
     needs = ("frames", "music", "music_rate", "beats", "fps")
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.family.text is not None:
+            self.needs = ("frames", "style", "fps", *(["beats"] if self.family.beats else []))
 
     def trainable(self) -> dict[str, nn.Module]:
         """The U-Net and its view of the music."""
@@ -92,15 +98,19 @@ class DiffusionStage(Stage):
         """Fit the music scaling in one pass."""
         scaling = self.family.music_scale.fitting()
         for batch in batches():
-            scaling.add(batch["music"])
+            scaling.add(batch["music"] if self.family.text is None else self.family.words(batch["style"]))
         scaling.finish()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of what the U-Net predicts, at a random step of the schedule."""
         family = self.family
         x0, z0 = self._volumes((batch["frames"] + 1) / 2)
-        beats = [row.nonzero()[:, 0].numpy() / float(batch["fps"]) for row in batch["beats"].cpu()]
-        heard = family.hear(batch["music"], batch["music_rate"], beats, x0.shape[2], start=1)
+        marks = batch["beats"].cpu() if "beats" in self.needs else []
+        beats = [row.nonzero()[:, 0].numpy() / float(batch["fps"]) for row in marks]
+        if family.text is None:
+            heard = family.hear(batch["music"], batch["music_rate"], beats, x0.shape[2], start=1)
+        else:
+            heard = family.read(batch["style"], beats, x0.shape[2], start=1)
         t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         keep = torch.rand(len(x0), 1, 1, device=x0.device) >= DROP_MUSIC
         condition = family.music_embedding(heard) * keep

@@ -1,0 +1,124 @@
+"""DabFusion that is told the dance's style in place of the music (sec. 4.5, Table 6): train, sample, evaluate."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from weights import fill_by_name, numbers
+
+from zoo.families.base import Sampler
+from zoo.media import read_frames
+from zoo.music.beats import NO_BEATS
+from zoo.music.encoder import Music
+from zoo.run.build import build_family, build_stage
+from zoo.run.checkpoint import load_family, read_checkpoint
+from zoo.run.errors import CONF
+
+WORLD = (
+    "data.songs={train:4,val:1,test:2} data.seconds=6 data.dances_per_song=1 data.workers=1 data.filming.seconds=2 "
+    "data.filming.height=64 data.filming.width=64"
+).split()
+SMALL = [
+    *WORLD,
+    *(
+        "model=dabfusion model.hears=text model.frames=4 model.family.size=64 model.tiny.steps=2 "
+        "model.tiny.autoencoder={regions:3,width:4,most:16,bottleneck:1,region_width:4,flow_width:4,hourglass_most:16,"
+        "hourglass_blocks:2,background_width:4} model.tiny.unet={music_dim:16,width:8,multiples:[1,2],heads:1,patch:2} "
+        "fit.batch_size=2 fit.precision=32-true fit.validate_batches=1 fit.max_steps=2 "
+        "model.fit.flow.clip={seconds:1,fps:12,height:64,width:64} "
+        "model.fit.diffusion.clip={seconds:0.4167,fps:12,height:64,width:64,stride:0.25}"
+    ).split(),
+]
+ASSETS = Path(__file__).parents[1] / "assets" / "demo"
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", overrides=[*SMALL, *overrides])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(scripts):
+    """A run of both stages, a few steps each."""
+    done = scripts.inside("train", *SMALL, "name=text")
+    assert done.returncode == 0, done.stderr
+    return scripts.folder / "runs" / "dabfusion" / "text" / "diffusion" / "last.ckpt"
+
+
+def test_the_style_is_the_condition(checkpoint):
+    """The scaling is fitted on what the styles are called; one vector for all frames, and no beats unless asked for."""
+    family, _ = load_family(checkpoint)
+    assert family.music_scale.high.isfinite().all() and family.music_scale.mean.shape == (512,)
+    heard = family.read(["house", "break"], [], 4, start=1)
+    assert heard.shape == (2, 4, 512) and torch.equal(heard[:, :1].expand_as(heard), heard)
+    assert torch.equal(family.words(["house"]), family.words([" house dance music"]))
+    assert torch.equal(family.words(["house"]), family.text.encode(["house dance music"]))
+    for beats, needs in (("null", ()), ("true", ("beats",)), ("false", ())):
+        config = composed(f"model.family.beats={beats}")
+        family = build_family(config)
+        assert build_stage(config, "diffusion", family).needs == ("frames", "style", "fps", *needs)
+        assert family.read(["house"], [torch.arange(3).numpy()], 4).shape == (1, 4, 515 if needs else 512)
+
+
+def test_the_prompt_is_danced_and_the_music_is_not_heard():
+    """Another prompt is another dance, another song is not; a model that hears music is the other way round."""
+    for hears, differs in (("text", "prompt"), ("music", "song")):
+        family = fill_by_name(build_family(composed(f"model.hears={hears}", "model.family.beats=false")))
+        dances = []
+        for prompt, song in (("house", "a"), ("break", "a"), ("house", "b")):
+            music = Music(numbers(song, 60, 35), 30.0, NO_BEATS)
+            picture = (numbers("picture", 3, 64, 64) * 40 + 128).clamp(0, 255).to(torch.uint8)
+            with torch.inference_mode():
+                dances.append(torch.cat(list(family.generate(picture, music, prompt, 5, 12, 0, Sampler()))))
+        same, other = (2, 1) if differs == "prompt" else (1, 2)
+        assert torch.equal(dances[0], dances[same]) and not torch.equal(dances[0], dances[other])
+
+
+def test_the_commands_ask_for_what_is_missing(checkpoint, scripts):
+    """sample.py takes the prompt; without one it refuses, as train.py does another sense, in one line."""
+    asked = f"ckpt={checkpoint} image={ASSETS / 'picture.png'} music={ASSETS / 'song.ogg'} seconds=0.5 fps=12".split()
+    done = scripts.inside("sample", *asked, "prompt=house", f"out={scripts.folder}/a.mp4")
+    assert done.returncode == 0 and read_frames(scripts.folder / "a.mp4")[0].shape == (6, 64, 64, 3), done.stderr
+    refused = scripts.inside("sample", *asked, f"out={scripts.folder}/b.mp4")
+    assert refused.returncode == 2 and "give prompt=STYLE" in refused.stderr and refused.stderr.count("\n") == 1
+    assert not (scripts.folder / "b.mp4").exists()
+    refused = scripts.inside("train", *SMALL, "model.hears=smell")
+    assert refused.returncode == 2 and "model.hears=smell: use music or text" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_evaluation_prompts_with_the_style(checkpoint, scripts, tmp_path):
+    """The row's frames are those of the clip's label; with the caption they are a row of their own."""
+    found = read_checkpoint(checkpoint)
+    family = fill_by_name(load_family(checkpoint)[0])  # two steps of training answer to no prompt yet
+    found["state_dict"] = {f"family.{name}": value for name, value in family.state_dict().items()}
+    torch.save(found, tmp_path / "x.ckpt")
+    asked = [
+        *WORLD, f"ckpt={tmp_path / 'x.ckpt'}", "protocol.frames=6", "protocol.height=64", "protocol.width=64",
+        "protocol.clips=2", "protocol.repeats=0", "measure=[ssim]", "workers=0", f"out={tmp_path / 'out'}",
+    ]  # fmt: skip
+    videos = {}
+    for prompt in ("style", "caption"):
+        done = scripts.inside("evaluate", *asked, f"prompt={prompt}")
+        assert done.returncode == 0, done.stderr
+        results = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        row = results["rows"][3]
+        videos[prompt] = [read_frames(tmp_path / "out" / row["videos"][key])[0] for key in row["clips"]]
+    for index, key in enumerate(row["clips"]):
+        clip = next((tmp_path / "out").glob(f"clips-*/{key}.npz"))
+        picture = torch.from_numpy(np.load(clip)["reference"]).movedim(2, 0)
+        style, rate = results["clips"][key]["labels"]["style"], Fraction(results["protocol"]["fps"])
+        seed = results["protocol"]["seed"] + index
+        with torch.inference_mode():
+            blocks = family.generate(
+                picture, Music(torch.empty(0, 35), 30.0, NO_BEATS), style, 6, rate, seed, Sampler()
+            )
+            made = torch.cat(list(blocks)).movedim(1, -1).numpy()
+        assert np.array_equal(videos["style"][index], made)
+        assert not np.array_equal(videos["caption"][index], made)
+    refused = scripts.inside("evaluate", *asked, "prompt=song")
+    assert refused.returncode == 2 and "prompt=song: use caption or style" in refused.stderr

@@ -1,0 +1,79 @@
+"""Encoders of text: hashed words, the same everywhere, and CLAP's text tower, equal to RoBERTa and its projection."""
+
+import json
+
+import pytest
+import torch
+from transformers import RobertaConfig, RobertaModel
+from weights import fill_by_name
+
+from zoo.nn.text import ClapText, HashedText
+
+WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ho", "us", "hous", "house"]
+
+
+def test_hashed_text_is_the_same_everywhere():
+    """Known places and values of a word, and what is alike is near."""
+    encoder = HashedText()
+    word = encoder.encode(["House"])[0]
+    places = word.nonzero()[:, 0].tolist()
+    assert word.shape == (512,) and word.dtype == torch.float32
+    assert places == [32, 57, 198, 315, 316, 323, 334, 355, 370, 422]
+    signs = torch.tensor([1, -1, 1, 1, 1, 1, 3, -1, -1, -1])  # the word itself weighs as much as its nine parts
+    torch.testing.assert_close(word[places], signs / 18**0.5)
+    texts = ["house dance music", "deep house dance music", "break dance music", ""]
+    likeness = encoder.encode(texts) @ encoder.encode(texts).T
+    assert likeness[0, 1] > likeness[0, 2] + 0.1 and likeness[3].abs().max() == 0
+    torch.testing.assert_close(likeness.diagonal(), torch.tensor([1.0, 1, 1, 0]))
+    assert HashedText(16).encode(["a bit", "of text"]).shape == (2, HashedText(16).dim)
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    """RoBERTa's files, with few words."""
+    (tmp_path / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(WORDS)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nh o\nu s\nho us\nhous e\n")
+    return str(tmp_path)
+
+
+@pytest.fixture
+def roberta():
+    """A small one, and the projection behind it."""
+    config = RobertaConfig(
+        vocab_size=len(WORDS), hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96,
+        max_position_embeddings=82, type_vocab_size=1, layer_norm_eps=1e-5,
+    )  # fmt: skip
+    projection = torch.nn.Sequential(torch.nn.Linear(128, 512), torch.nn.ReLU(), torch.nn.Linear(512, 512))
+    return fill_by_name(torch.nn.ModuleDict({"text_branch": RobertaModel(config), "text_projection": projection}))
+
+
+def test_clap_text_is_roberta_and_its_projection(roberta, tokenizer, tmp_path):
+    """Read from LAION's file; texts are padded to 77 tokens there, to the longest here, and a long one is cut alike."""
+    state = {f"module.{name}": value for name, value in roberta.state_dict().items()}
+    state["module.text_branch.embeddings.position_ids"] = torch.arange(82)[None]
+    state |= {"module.audio_branch.bn0.weight": torch.ones(2), "module.logit_scale_a": torch.ones(())}
+    torch.save({"epoch": 1, "state_dict": state}, tmp_path / "clap.pt")
+    encoder = ClapText(str(tmp_path / "clap.pt"), tokenizer)
+    texts = ["house dance", "a", "b " * 60]
+    made = encoder.encode(texts)
+    rows = [[0, 35, 31, 8, 5, 18, 7, 9, 2], [0, 5, 2], [0, *[6, 31] * 60][:76] + [2]]
+    tokens = torch.tensor([row + [1] * (77 - len(row)) for row in rows])
+    with torch.inference_mode():
+        read = roberta.text_branch(input_ids=tokens, attention_mask=(tokens != 1).long()).pooler_output
+        wanted = torch.nn.functional.normalize(roberta.text_projection(read), dim=-1)
+    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
+    assert (made[0] - made[1]).abs().max() > 1e-3
+    assert torch.equal(encoder.encode([texts[1], texts[1]]), made[[1, 1]])
+    assert not encoder.state_dict()
+
+
+def test_clap_text_says_what_it_needs(tokenizer, tmp_path):
+    torch.save({"text_projection.0.weight": torch.ones(2)}, tmp_path / "x.pt")
+    for weights, folder, message in (
+        (None, tokenizer, "weights=FILE, LAION's music_audioset"),
+        (str(tmp_path / "x.pt"), None, "tokenizer=DIR with roberta-base's vocab.json and merges.txt, not None"),
+        (str(tmp_path / "x.pt"), str(tmp_path / "none"), "merges.txt, not .*none"),
+        (str(tmp_path / "x.pt"), tokenizer, "x.pt: it is no CLAP checkpoint"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ClapText(weights, folder).encode(["house"])

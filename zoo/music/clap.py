@@ -1,0 +1,83 @@
+"""CLAP's view of a song: what it is like, second by second, in LAION's checkpoint for music (DabFusion sec. 3.3)."""
+
+import sys
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+import librosa
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.music.beats import Beats
+from zoo.music.encoder import Encoder, source_mark, token_count
+from zoo.nn import laion as laion_module
+from zoo.nn.laion import FILE, RATE, SECONDS, SHARED, AudioTower
+from zoo.nn.pretrained import file_hash
+
+WINDOW = SECONDS * RATE  # samples
+
+
+class Clap(Encoder):
+    """One embedding a second, of the ten seconds around it; its length is 1.
+
+    A window near an end of the sound is moved inwards until it lies within it, so that no silence is heard that is not
+    in the music: a song's first five seconds have one embedding, and its last. A sound of less than ten seconds is
+    repeated as often as it fits in whole, and then silence, as in the public code. So a token is the same wherever a
+    sound is cut, if the cut leaves five seconds on either side of it, and the same sound always gives the same tokens
+    (the public code draws its window at random).
+    """
+
+    dim, rate, sample_rate = SHARED, 1.0, RATE
+    margin, has_weights = SECONDS / 2, True
+
+    def __init__(self, weights: str | None = None):
+        """weights: LAION's file, read when the first sound is encoded."""
+        super().__init__()
+        self.weights = weights
+
+    @cached_property
+    def identity(self) -> str:
+        """Raises ValueError where there are no weights, as `encode` does."""
+        return f"clap-{file_hash(self._file())}-{source_mark(sys.modules[__name__], laion_module)}"
+
+    @cached_property
+    def tower(self) -> AudioTower:
+        """Not a submodule: a family that is built with this encoder's width need not have read the file."""
+        return AudioTower(self._file())
+
+    def encode(self, waveform: Tensor, sample_rate: int, beats: list[Beats] | None = None) -> Tensor:
+        """(B, S) float32 -> (B, L, 512) float32, L = ceil(S / sample_rate), on the waveform's device."""
+        tower = self.tower.to(waveform.device)
+        count = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
+        if sample_rate != RATE:
+            wave = librosa.resample(waveform.cpu().numpy(), orig_sr=sample_rate, target_sr=RATE)
+            waveform = torch.from_numpy(wave).to(waveform.device)
+        waveform = _filled(waveform)
+        last = waveform.shape[1] - WINDOW
+        starts = [min(max(index * RATE - WINDOW // 2, 0), last) for index in range(count)]
+        places, which = np.unique(starts, return_inverse=True)
+        with torch.no_grad():  # one by one: in a batch the last bit of a window depends on its neighbours
+            heard = torch.stack([tower(waveform[:, place : place + WINDOW]) for place in places])
+        return heard[which].movedim(0, 1)
+
+    def _file(self) -> Path:
+        if self.weights is None:
+            raise ValueError(f"music=clap needs music.weights=FILE, LAION's {FILE}; music=spectral needs no file")
+        if not Path(self.weights).is_file():
+            raise ValueError(f"music.weights={self.weights} is no file; music=clap needs LAION's {FILE}")
+        return Path(self.weights)
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "tower"}
+
+
+def _filled(waveform: Tensor) -> Tensor:
+    """(B, S) -> (B, at least WINDOW)"""
+    count = waveform.shape[1]
+    if count >= WINDOW:
+        return waveform
+    waveform = waveform.repeat(1, WINDOW // count)
+    return F.pad(waveform, (0, WINDOW - waveform.shape[1]))
