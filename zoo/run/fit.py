@@ -205,5 +205,6 @@ def _quiet() -> None:
         ".*sync_dist.*",
         ".*LeafSpec.*",
         ".*returned a view tensor.*",
+        ".*in eval mode at the start.*",
     ):
         warnings.filterwarnings("ignore", message=words)

@@ -149,8 +149,8 @@ class DabFusion(Family):
         """Blocks (F, 3, size, size) uint8: frame 0 is the picture, every later one is it, or its descendant, moved.
 
         Windows of `frames` flows are denoised one after the other, each from the last frame of the one before (sec.
-        4.5, Table 7), at the model's own rate; between its frames flows are interpolated in time. Only a model that hears
-        text reads the prompt, as the name of a style. Raises ValueError without a picture, or such a prompt.
+        4.5, Table 7), at the model's own rate; between its frames flows are interpolated in time. Only a model that
+        hears text reads the prompt, as the name of a style. Raises ValueError without a picture, or such a prompt.
         """
         if image is None:
             raise ValueError("dabfusion moves a picture: give image=FILE")
