@@ -20,6 +20,9 @@ BLURS = (0.06, 0.012)  # of the figure's stature: how far away a colour may be f
 CHAIN = 0.852  # ears to ankles along the joints, over a standing human's height (measured on the world's: +- 0.006)
 REACH = 1.4  # the tallest figure, arms up, over its stature; a chain that says less was foreshortened
 SOLE = 0.05  # of the stature: so high above the lowest point is on the floor
+CUT = {"feet": 0.13, "head": 0.09, "side": 0.05}  # of the stature: what is cut there is wider, on photographs cut so
+BEYOND = 0.02  # of the stature: so far a joint may lie beyond the edge
+HEAD, HANDS, FEET = slice(0, 11), slice(15, 23), slice(27, 33)  # BlazePose's points
 STRIDE = 0.2  # of the stature: what is wider on the floor is two feet
 
 
@@ -61,9 +64,9 @@ def cut_out(image: np.ndarray, detector: PeopleDetector) -> Cutout:
         raise ValueError(f"{len(found)} people are in it, none clearly the main one; crop it to one person")
     _, landmarks, mask = found[main]
     mask = _largest_piece(mask)
-    _check_whole(landmarks, mask)
-    alpha = np.clip((mask - SURE[0]) / (SURE[1] - SURE[0]), 0, 1)
     tall = _stature(landmarks.points)
+    _check_whole(landmarks, mask, tall)
+    alpha = np.clip((mask - SURE[0]) / (SURE[1] - SURE[0]), 0, 1)
     height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
     tall = max(tall, height / REACH)
     return _crop(_own_colours(np.float32(image), alpha, tall), alpha, tall)
@@ -117,29 +120,28 @@ def _largest_piece(mask: np.ndarray) -> np.ndarray:
     return mask * (pieces == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])) if count > 1 else mask
 
 
-def _check_whole(landmarks: Landmarks, mask: np.ndarray) -> None:
-    """Raises ValueError for a figure that reaches beyond the picture, or whose feet are hidden."""
-    height, width = mask.shape
+def _check_whole(landmarks: Landmarks, mask: np.ndarray, stature: float) -> None:
+    """Raises ValueError for a figure of which more than a trifle is beyond the picture, and for hidden feet."""
+    width = mask.shape[1]
     inside = mask > 0.5
-    (left, _), (right, low) = landmarks.points.min(0), landmarks.points.max(0)
-    feet = landmarks.visibility[27:]  # ankles, heels and toes
+    top, bottom, *sides = (edge.sum() / stature for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+    lowest = (landmarks.points[FEET, 1].max() - len(mask)) / stature
     whole = "use a picture that shows the whole body"
-    if inside[-1].any() or low > height or feet.max() < 0.5:
+    if bottom > CUT["feet"] or lowest > BEYOND or landmarks.visibility[FEET].max() < 0.5:
         raise ValueError(f"the feet of the person in it are cut off or hidden; {whole}")
-    if inside[0].any() or landmarks.points[:11, 1].min() < 0:
-        raise ValueError(f"the person in it is cut off at the head or a raised hand; {whole}")
-    if inside[:, [0, -1]].any() or left < 0 or right > width:
+    if top > CUT["head"] or landmarks.points[HEAD, 1].min() < 0:
+        raise ValueError(f"the head or a raised hand of the person in it is cut off; {whole}")
+    hands = landmarks.points[HANDS, 0]
+    if max(sides) > CUT["side"] or hands.min() < -BEYOND * stature or hands.max() > width + BEYOND * stature:
         raise ValueError(f"the person in it is cut off at the side; {whole}")
 
 
 def _stature(points: np.ndarray) -> float:
     """Pixels from BlazePose's points (33, 2): raised arms and bent knees do not change it."""
     ears, shoulders, hips = (points[[low, low + 1]].mean(0) for low in (7, 11, 23))
-    legs = (
-        np.linalg.norm(points[[23, 24]] - points[[25, 26]], axis=1),
-        np.linalg.norm(points[[25, 26]] - points[[27, 28]], axis=1),
-    )
-    chain = np.linalg.norm(ears - shoulders) + np.linalg.norm(shoulders - hips) + legs[0].max() + legs[1].max()
+    hip, knee, ankle = points[23:25], points[25:27], points[27:29]
+    legs = [np.linalg.norm(low - high, axis=1).max() for low, high in ((knee, hip), (ankle, knee))]
+    chain = np.linalg.norm(ears - shoulders) + np.linalg.norm(shoulders - hips) + sum(legs)
     return float(chain) / CHAIN
 
 
