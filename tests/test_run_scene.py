@@ -210,6 +210,16 @@ def test_who_is_not_one_whole_person_is_refused(detector):
     assert np.abs(main.alpha.mean() - alone.alpha.mean()) < 0.03
 
 
+def test_a_refusal_is_one_line_with_a_detector_too(scripts, song, wheel, tmp_path):
+    """In a process of its own: the detector's library writes to stderr without asking."""
+    two = np.hstack([standing(body, 300, "C09", 150)["rgb"][:, 80:220] for body in ("man", "curvy")])
+    Image.fromarray(two).save(tmp_path / "two.png")
+    given = {"ckpt": song, "music": song, "image": tmp_path / "two.png", "scene": "world", "weights.people": wheel}
+    done = scripts("sample", *(f"{name}={value}" for name, value in given.items()), f"out={tmp_path / 'out.mp4'}")
+    refused(done, "two.png: 2 people are in it")
+    assert [file.name for file in tmp_path.iterdir()] == ["two.png"]
+
+
 def test_a_photograph(detector):
     """The player without the ball, the grass and the spectators."""
     if not PHOTO.is_file():
