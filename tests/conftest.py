@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from zoo.data.base import cache_root
+
 ROOT = Path(__file__).parents[1]
 # a world of eight short songs and a network of a few thousand values: a step takes a hundredth of a second
 SMALL = (
@@ -79,3 +81,22 @@ def small_run(scripts) -> Path:
 def small_arguments() -> list[str]:
     """The overrides of `small_run`, for runs that are to be compared with it."""
     return list(SMALL)
+
+
+@pytest.fixture(scope="session")
+def wheel() -> Path:
+    """mediapipe's wheel: where DANCEZOO_PEOPLE says, in the cache, or fetched into it."""
+    if "DANCEZOO_PEOPLE" in os.environ:
+        return Path(os.environ["DANCEZOO_PEOPLE"])
+    folder = cache_root() / "people"
+    if not list(folder.glob("mediapipe-0.10.21-*.whl")):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries=0", "--timeout=5"]
+        kind = ["--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11"]
+        try:
+            command += [*kind, f"--dest={folder}", "mediapipe==0.10.21"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        except subprocess.TimeoutExpired:
+            pytest.skip("mediapipe's wheel could not be fetched within two minutes")
+        if done.returncode:
+            pytest.skip(f"mediapipe's wheel could not be fetched: {done.stderr.strip().splitlines()[-1:]}")
+    return next(folder.glob("mediapipe-0.10.21-*.whl"))

@@ -3,10 +3,7 @@
 BlazePose's files are in a wheel of mediapipe; it is fetched once into the cache of made and downloaded things.
 """
 
-import os
 import pickle
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -21,29 +18,9 @@ from zoo.body.look import random_look
 from zoo.body.people import TO_JOINTS, PeopleDetector
 from zoo.body.render import render_motion
 from zoo.body.skeleton import JOINTS, STANDING, matrix_from_axis_angle
-from zoo.data.base import cache_root
 
 PHOTO = Path("/usr/share/doc/opencv-doc/examples/data/messi5.jpg")  # of the Debian package opencv-doc
 SIDE = 192  # pixels
-
-
-@pytest.fixture(scope="session")
-def wheel() -> Path:
-    """mediapipe's wheel: where DANCEZOO_PEOPLE says, in the cache, or fetched into it."""
-    if "DANCEZOO_PEOPLE" in os.environ:
-        return Path(os.environ["DANCEZOO_PEOPLE"])
-    folder = cache_root() / "people"
-    if not list(folder.glob("mediapipe-0.10.21-*.whl")):
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries=0", "--timeout=5"]
-        kind = ["--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11"]
-        try:
-            command += [*kind, f"--dest={folder}", "mediapipe==0.10.21"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        except subprocess.TimeoutExpired:
-            pytest.skip("mediapipe's wheel could not be fetched within two minutes")
-        if done.returncode:
-            pytest.skip(f"mediapipe's wheel could not be fetched: {done.stderr.strip().splitlines()[-1:]}")
-    return next(folder.glob("mediapipe-0.10.21-*.whl"))
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_a_song_shorter_than_asked_for_is_danced_whole(scripts, small_run, song,
     assert "4.00 s" in done.stdout
     averaged = np.load(out)["poses"]
     assert len(averaged) == 120
-    sample(scripts, small_run, song, "seconds=60", f"out={out}", "weights=raw")
+    sample(scripts, small_run, song, "seconds=60", f"out={out}", "ckpt_weights=raw")
     assert not np.array_equal(np.load(out)["poses"], averaged)
     sample(scripts, small_run, song, "seconds=60", f"out={out}")
     assert np.array_equal(np.load(out)["poses"], averaged)

@@ -254,14 +254,19 @@ class _SoundTrack:
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """Any picture as uint8 (H, W, 3), turned as its EXIF says, alpha laid on white. Raises ValueError if it is none."""
+    image = Image.fromarray(read_rgba(path))
+    return np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+
+
+def read_rgba(path: str | os.PathLike) -> np.ndarray:
+    """Any picture as uint8 (H, W, 4), turned as its EXIF says, alpha 255 where it has none. Raises ValueError."""
     path = _existing(path, "picture")
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
                 image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-            image = image.convert("RGBA")
-            return np.array(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+            return np.array(image.convert("RGBA"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a picture ({reason}); give a png or jpg") from None

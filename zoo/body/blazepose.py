@@ -7,7 +7,10 @@ Positions are pixels, x right, y down, the centre of the first pixel at (0.5, 0.
 """
 
 import hashlib
+import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,12 +108,13 @@ class BlazePose:
         shapes = ((len(self._anchors), 12), (len(self._anchors), 1))
         shapes = (shapes, ((5 * POINTS,), (1,), (LANDMARK_SIDE,) * 2 + (1,), (HEAT_SIDE,) * 2 + (POINTS,)))
         try:
-            self._detector, self._landmarker = (Interpreter(model_content=each, num_threads=1) for each in models)
-            for network, wanted in zip((self._detector, self._landmarker), shapes, strict=True):
-                network.allocate_tensors()
-                given = tuple(tuple(each["shape"][1:]) for each in network.get_output_details())
-                if given[: len(wanted)] != wanted:
-                    raise ValueError
+            with _silenced():
+                self._detector, self._landmarker = (Interpreter(model_content=each, num_threads=1) for each in models)
+                for network, wanted in zip((self._detector, self._landmarker), shapes, strict=True):
+                    network.allocate_tensors()
+                    given = tuple(tuple(each["shape"][1:]) for each in network.get_output_details())
+                    if given[: len(wanted)] != wanted:
+                        raise ValueError
         except (ValueError, RuntimeError):
             raise ValueError(f"weights.people={path}: its .tflite files are damaged or others; {HOW_TO_GET}") from None
 
@@ -156,6 +160,19 @@ class BlazePose:
         """The mask of a region, resized and turned into the picture: (height, width) float32, 0 outside the region."""
         matrix = _on_centres(region.to_picture(LANDMARK_SIDE))
         return cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_LINEAR)
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Without what a library writes past Python to stderr: the interpreter greets with a line of its own."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _anchors(cells: int, count: int) -> np.ndarray:

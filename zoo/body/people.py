@@ -21,6 +21,7 @@ SPINE = {"pelvis": 0.07, "spine1": 0.31, "spine2": 0.57, "spine3": 0.68, "neck":
 HIP_UP, HIP_OUT = -0.09, 0.57  # out: in widths of BlazePose's hips
 COLLAR_UP, COLLAR_OUT = 0.91, 0.4  # out: in widths of the shoulders
 HEAD_OVER_EARS = -0.08
+SURE = 0.9  # presence above which one look at a figure is enough
 
 
 def _to_joints() -> np.ndarray:
@@ -80,6 +81,18 @@ class PeopleDetector(PoseDetector):
         Sees figures that fill a quarter of the picture or more. Of three in a row it may miss one, of two hardly any.
         """
         return self._network.find(image)
+
+    def look(self, image: np.ndarray, person: Person) -> tuple[Landmarks, np.ndarray]:
+        """Points and mask (H, W) float32 in [0, 1] of one of the people in an image (H, W, 3) uint8.
+
+        A look that is not sure is followed by another, at where the points of the first one say.
+        """
+        region = person.region
+        found = self._network.look(image, region)
+        if found.presence < SURE:
+            region = found.next_region
+            found = self._network.look(image, region)
+        return found, self._network.paste(found.mask, region, *image.shape[:2])
 
     def detect(self, frames: np.ndarray) -> Poses:
         """The surest person of the first frame that has one, followed through the (F, H, W, 3) uint8 frames.

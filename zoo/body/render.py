@@ -18,10 +18,21 @@ from zoo.body.look import Look, paint
 from zoo.body.mesh import Body
 from zoo.body.wardrobe import dress
 
-__all__ = ["Camera", "camera", "draw_skeleton", "dressed", "heatmaps", "inverse_depth", "render", "render_motion"]
+__all__ = [
+    "Camera",
+    "camera",
+    "draw_skeleton",
+    "dressed",
+    "heatmaps",
+    "inverse_depth",
+    "render",
+    "render_motion",
+    "shade_floor",
+]
 
 MAPS = ("rgb", "depth", "normal", "parts", "semantic")
 LAMP = np.array([0.42, -0.62, 0.66]) / np.linalg.norm([0.42, -0.62, 0.66])  # world direction towards the key light
+SHADING = (0, 7, 8, 10, 11, 20, 21)  # joints whose shadow is on the floor: pelvis, feet and hands
 _SIDE = 2  # rays a pixel, each way
 
 
@@ -120,11 +131,11 @@ def _window(low: np.ndarray, high: np.ndarray, height: int, width: int) -> tuple
     return slice(top, bottom), slice(left, right)
 
 
-def _shade_floor(image: np.ndarray, joints: np.ndarray, camera: Camera) -> None:
-    """Darken the floor under pelvis, feet and hands: the lower they are, the darker and sharper."""
+def shade_floor(image: np.ndarray, points: np.ndarray, camera: Camera) -> None:
+    """Darken the floor in an image (H, W, 3) uint8 under points (N, 3) of a body: the lower, the darker and sharper."""
     height, width = image.shape[:2]
     reach = 2.0
-    centre = joints[0, :2]
+    centre = points[0, :2]
     corners = np.array([[x, y, 0.0] for x in (-reach, reach) for y in (-reach, reach)]) + [*centre, 0]
     flat, depth = camera.project(corners, height, width)
     if (depth < 0.1).any():
@@ -133,7 +144,7 @@ def _shade_floor(image: np.ndarray, joints: np.ndarray, camera: Camera) -> None:
         rows, columns = _window(flat.min(0), flat.max(0), height, width)
     x, y = np.moveaxis(_floor(camera, height, width)[rows, columns], -1, 0)
     light = np.ones(x.shape, np.float32)
-    for at_x, at_y, lift in joints[[0, 7, 8, 10, 11, 20, 21]]:
+    for at_x, at_y, lift in points:
         lift = max(float(lift), 0.0)
         away = np.square(x - at_x) + np.square(y - at_y)
         light *= 1 - 0.34 / (1 + 3 * lift) * np.exp(away * (-0.5 / (0.012 + 0.06 * lift)))
@@ -180,7 +191,7 @@ def _draw(look, body, transforms, joints, camera, height, width, background, sha
         else:
             out["rgb"][:] = background
         if shadow:
-            _shade_floor(out["rgb"], joints, camera)
+            shade_floor(out["rgb"], joints[list(SHADING)], camera)
 
     flat, depth = camera.project(vertices, height, width)
     if depth.min() < 0.05:  # something is beside or behind the eye: its projection bounds nothing

@@ -32,6 +32,8 @@ class Sampler:
 class Family(nn.Module, ABC):
     """One system of the zoo: all its networks, and how to generate with them."""
 
+    size: int = 512  # pixels a side of a square picture that suits `generate`
+
     @abstractmethod
     def generate(
         self,

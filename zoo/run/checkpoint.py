@@ -116,7 +116,7 @@ def load_family(path: str | os.PathLike, averaged: bool = True) -> tuple[Family,
     path = Path(path)
     if path.is_dir() and (path / WEIGHTS).is_file() and (path / CONFIG).is_file():
         if not averaged:
-            raise ValueError(f"weights=raw: {path} is an exported folder, which holds averaged weights only")
+            raise ValueError(f"ckpt_weights=raw: {path} is an exported folder, which holds averaged weights only")
         config = read_config((path / CONFIG).read_text(errors="replace"), path / CONFIG)
         try:
             weights = load_file(path / WEIGHTS)

@@ -19,7 +19,8 @@ from zoo.media import Sound, VideoWriter, read_image
 from zoo.music.encoder import Music, listen
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.run.request import MOTIONS, Request
+from zoo.run.request import MOTIONS, WORLD, Request
+from zoo.run.scene import read_cutout, set_scene
 
 
 def generate(request: Request) -> Path:
@@ -29,13 +30,18 @@ def generate(request: Request) -> Path:
     family that makes no motion.
     """
     sound = Sound(request.music)
-    picture = None if request.image is None else torch.from_numpy(read_image(request.image)).permute(2, 0, 1)
+    cutout = None if request.scene is None else read_cutout(request.image, request.people)
+    picture = None if request.image is None or cutout else read_image(request.image)
+    backdrop = None if request.scene in (None, WORLD) else read_image(request.scene)
     family, config = load_family(request.checkpoint, request.averaged)
     if request.family not in (None, config.model.name):
         raise ValueError(f"ckpt={request.checkpoint} holds a {config.model.name}, not model={request.family}")
     as_motion = request.out.suffix.lower() in MOTIONS
     if as_motion and not isinstance(family, DancesInMotion):
         raise ValueError(f"{config.model.name} makes no body motion, so out= has to be a .mp4 or .gif")
+    if cutout is not None:
+        picture = set_scene(cutout, backdrop, request.seed, family.size)
+    picture = None if picture is None else torch.from_numpy(picture).permute(2, 0, 1)
     device = pick_device(request.device)
     family = family.to(device)
     wanted = Fraction(str(request.seconds))

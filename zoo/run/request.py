@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 VIDEOS, MOTIONS = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
+WORLD = "world"  # scene=world: a place of the built-in world
 NTSC = (24, 30, 48, 60, 120)  # their x1000/1001 rates are usually written with two or three decimals
 
 
@@ -20,6 +21,8 @@ class Request:
     checkpoint: Path
     family: str | None  # the family the checkpoint has to hold
     image: Path | None
+    scene: Path | str | None  # what the picture's figure is set into: a picture, or WORLD
+    people: Path | None  # what finds people in pictures
     music: Path
     prompt: str
     seconds: float
@@ -35,24 +38,31 @@ class Request:
 
 def read_request(config: DictConfig) -> Request:
     """Check conf/sample.yaml's values. Raises ValueError saying which one is wrong and what it may be."""
-    if config.weights not in ("ema", "raw"):
-        raise ValueError(f"weights={config.weights}: use ema or raw")
+    if config.ckpt_weights not in ("ema", "raw"):
+        raise ValueError(f"ckpt_weights={config.ckpt_weights}: use ema or raw")
     if config.music is None:
         raise ValueError("music= needs a sound file")
     seconds, fps = positive(config.seconds, "seconds"), frame_rate(config.fps)
     if seconds * fps < 1:
         raise ValueError(f"seconds={config.seconds} is less than one frame at fps={config.fps}")
+    scene, people = config.scene, config.weights.people
+    if scene is not None and config.image is None:
+        raise ValueError("scene= needs image=FILE, the picture whose figure is set into it")
+    if scene not in (None, WORLD):
+        scene = existing_file(scene, "scene")
     return Request(
         checkpoint=existing(config.ckpt, "ckpt"),
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
+        scene=scene,
+        people=None if people is None else existing(people, "weights.people"),
         music=existing_file(config.music, "music"),
         prompt="" if config.prompt is None else str(config.prompt),
         seconds=seconds,
         fps=fps,
         seed=whole(config.seed, "seed", 0),
         out=writable(config.out),
-        averaged=config.weights == "ema",
+        averaged=config.ckpt_weights == "ema",
         device=str(config.device),
         **read_sampler(config.sampler),
     )
