@@ -77,15 +77,12 @@ class FlowAutoencoder(nn.Module):
         hourglass_most: int = 1024,
         hourglass_blocks: int = 5,
         background_width: int = 32,
-        region_factor: int = 4,
     ):
-        """The defaults are LFDM's, at 128x128. region_factor: regions are looked for in a picture so much smaller."""
+        """The defaults are LFDM's, at 128x128."""
         super().__init__()
         flow = PixelwiseFlowPredictor(regions, flow_width, hourglass_most, hourglass_blocks)
         self.generator = Generator(width, most, downs, bottleneck, flow)
-        self.region_predictor = RegionPredictor(
-            regions, region_width, hourglass_most, hourglass_blocks, factor=region_factor
-        )
+        self.region_predictor = RegionPredictor(regions, region_width, hourglass_most, hourglass_blocks)
         self.bg_predictor = BackgroundMotion(background_width, hourglass_most, hourglass_blocks)
         self.latent_channels = min(most, width * 2**downs)
 

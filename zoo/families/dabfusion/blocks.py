@@ -117,7 +117,9 @@ class Shrink(nn.Module):
         """(B, C, H, W) -> (B, C, H/factor, W/factor)"""
         if self.factor == 1:
             return x
-        return F.conv2d(x, self.weight, stride=self.factor, padding=self.radius, groups=len(self.weight))
+        row = self.weight.sum(2, keepdim=True)  # the kernel is the product of a row and the same column
+        x = F.conv2d(x, row, stride=(1, self.factor), padding=(0, self.radius), groups=len(row))
+        return F.conv2d(x, row.mT, stride=(self.factor, 1), padding=(self.radius, 0), groups=len(row))
 
 
 def grid(height: int, width: int, like: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class Bend:
 
 # pairs of SMPL joints that ten regions may stand for: head, trunk, arms to the hands, legs to the toes
 LIMBS = ((12, 15), (0, 12), (16, 18), (18, 22), (17, 19), (19, 23), (1, 4), (4, 10), (2, 5), (5, 11))
-SPREAD = 1.2  # cells of a heat map: half the width of a limb that stands in it
+SPREAD = 0.8  # cells of a heat map: half the width of a limb that stands in it
 
 
 def astray(regions: Regions, joints: Tensor) -> Tensor:
