@@ -34,7 +34,9 @@ SHARD_SONGS = 8  # songs in one shard of dances
 DANCES_CODE = ("data/world/*.py", "data/fields.py", "body/skeleton.py")
 CLIPS_CODE = (*DANCES_CODE, "body/*.py", "body/assets/*")
 NOT_DANCES = ("make.py", "film.py", "scene.py", "backdrop.py")
-NOT_CLIPS = ("make.py", "formats.py", "bvh.py", "gltf.py", "mocap.py", "retarget.py", "people.py", "blazepose.py")
+NOT_CLIPS = (
+    "make.py", "formats.py", "bvh.py", "gltf.py", "mocap.py", "retarget.py", "people.py", "blazepose.py", "cutout.py",
+)  # fmt: skip
 EVERYTHING = frozenset(Batch.__annotations__)
 
 
