@@ -39,3 +39,12 @@ def state_by_name(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]
             base = 1.0 if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1) else 0.0
             state[name] = (base + 0.1 * values).clamp(min=-0.9 if base == 0 else 0.5)
     return state
+
+
+def filled(module: nn.Module, label: str) -> nn.Module:
+    """A module with its `state_by_name`, in evaluation mode; what no training changes stays."""
+    fixed = [name for name, _ in module.named_buffers(remove_duplicate=False) if "running" not in name]
+    shapes = {f"{label}.{name}": value.shape for name, value in module.state_dict().items() if name not in fixed}
+    state = {name.removeprefix(f"{label}."): value for name, value in state_by_name(shapes).items()}
+    module.load_state_dict(module.state_dict() | state)
+    return module.eval()
