@@ -265,9 +265,13 @@ class FlowUNet(nn.Module):
         up = [block for level in self.ups for block in level[:2]]
         return [*down, self.mid_block1, self.mid_block2, *up]
 
+    def _squares(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C patch^2, H / patch, W / patch), channels last, which every later layer keeps."""
+        return F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
+
     def prepare(self, z0: Tensor, music: Tensor) -> Prepared:
         """z0 (B, C, H, W): the reference's latent; music (B, F, D) or (B, 1, D): one embedding for all frames."""
-        z0 = F.pixel_unshuffle(z0, self.patch)
+        z0 = self._squares(z0)
         reference = F.conv2d(z0, self.init_conv.weight[:, self.flow_channels :], self.init_conv.bias, padding=3)
         return Prepared(reference[:, :, None], [block.music_shift(music) for block in self._blocks()])
 
@@ -276,7 +280,7 @@ class FlowUNet(nn.Module):
         prepared = request if isinstance(request, Prepared) else self.prepare(*request)
         bias = self.time_rel_pos_bias(x.shape[2])
         weight = self.init_conv.weight[:, : self.flow_channels]
-        noisy = within_frames(lambda y: F.conv2d(F.pixel_unshuffle(y, self.patch), weight, padding=3), x)
+        noisy = within_frames(lambda y: F.conv2d(self._squares(y), weight, padding=3), x)
         x = noisy + prepared.reference
         first = x
         x = self.init_temporal_attn(x, bias)
