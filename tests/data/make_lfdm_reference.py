@@ -47,7 +47,8 @@ def parts(small: bool) -> dict[str, torch.nn.Module]:
 
 
 def diffusion(small: bool, steps: int) -> GaussianDiffusion:
-    sizes = {"dim": 16, "channels": 3 + 32, "cond_dim": 24} if small else {"dim": 64, "channels": 3 + 256, "cond_dim": 768}
+    width, latent, heard = (16, 32, 24) if small else (64, 256, 768)
+    sizes = {"dim": width, "channels": 3 + latent, "cond_dim": heard}
     # as FlowDiffusion makes it, but that the text's embedding comes from outside
     network = Unet3D(out_grid_dim=2, out_conf_dim=1, dim_mults=(1, 2, 4, 8), learn_null_cond=True, **sizes)
     del network.null_cond_emb  # a parameter only for a CPU's sake: the public default is zeros on a GPU

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class LfdmScheduler(DDIMScheduler):
-    """DDIM (Song et al. 2021, eq. 12 and 16) at the times int(linspace(0, 1000, steps + 2))[:-1], from the last one down.
+    """DDIM (Song et al. 2021, eq. 12 and 16) at the times int(linspace(0, 1000, steps + 2))[:-1], the last one first.
 
     With 100 steps it begins at 990, and its last step goes from 9 to 0, which stands for no noise at all: the step's
     factors are taken one time earlier than the network's t (the public code reads `alphas_cumprod_prev[t]`). The noise

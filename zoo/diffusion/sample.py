@@ -25,8 +25,8 @@ def step_rule(
     """A fresh diffusers scheduler that goes from pure noise to x0 in `steps` evaluations.
 
     name: 'ddim' (`eta` 0..1), 'lfdm' (DDIM as LFDM has it, see there), 'dpm' (DPM-Solver++ 2M) or 'unipc'. Steps but
-    LFDM's are spaced evenly and begin at the last one of the schedule: with 1000 and 50 that is 999, 979, ..., 19, EDGE's
-    linspace(-1, 999, 51) reversed.
+    LFDM's are spaced evenly and begin at the last one of the schedule: with 1000 and 50 that is 999, 979, ..., 19,
+    EDGE's linspace(-1, 999, 51) reversed.
     threshold: dynamic thresholding (Imagen sec. 2.3): x0 is held to this quantile of its sizes, at least 1, and divided
     by it; the noise is not worked out again. Raises ValueError for an unknown name or a number of steps that the rule
     cannot do.

@@ -89,8 +89,9 @@ class DabFusion(Family):
     def load_public(self, path: str) -> Report:
         """Start from one of LFDM's public checkpoints, the autoencoder's or the diffusion's, or a file of this family.
 
-        What the file does not hold stays as it is: `init=[A,B]` takes both. LFDM's U-Net heard a text; the music embedding
-        has to learn its language. Raises ValueError, with nothing loaded, when anything else is missing or left over.
+        What the file does not hold stays as it is: `init=[A,B]` takes both. LFDM's U-Net heard a text; the music
+        embedding has to learn its language. Raises ValueError, with nothing loaded, when anything else is missing or
+        left over.
         """
         translate, missing = translation(read_weights(path), self.prediction)
         return load_foreign(self, path, translate, allowed_missing=missing)

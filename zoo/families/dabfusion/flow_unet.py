@@ -124,7 +124,7 @@ class Rotary(nn.Module):
         self.register_buffer("freqs", 10_000 ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM))
 
     def forward(self, even: Tensor, odd: Tensor) -> Tensor:
-        """The even and the odd values of heads, (..., HEAD_DIM / 2, T) each -> (..., HEAD_DIM, T), turned, even first."""
+        """Even and odd values of heads, (..., HEAD_DIM / 2, T) each -> (..., HEAD_DIM, T), turned, even ones first."""
         angle = self.freqs[:, None] * torch.arange(even.shape[-1], device=even.device)
         cos, sin = angle.cos().to(even.dtype), angle.sin().to(even.dtype)
         turned = torch.addcmul(even * cos, odd, sin, value=-1), torch.addcmul(odd * cos, even, sin)
@@ -191,7 +191,8 @@ class RelativeBias(nn.Module):
         apart = at[None] - at[:, None]  # query minus key
         half, exact = self.buckets // 2, self.buckets // 4
         size = apart.abs()
-        far = exact + (torch.log(size.clamp(min=1).float() / exact) / math.log(self.most / exact) * (half - exact)).long()
+        share = torch.log(size.clamp(min=1).float() / exact) / math.log(self.most / exact)
+        far = exact + (share * (half - exact)).long()
         bucket = torch.where(size < exact, size, far.clamp(max=half - 1)) + half * (apart < 0)
         return self.relative_attention_bias(bucket).movedim(-1, 0).contiguous()
 
@@ -212,7 +213,7 @@ class TimeEmbedding(nn.Module):
 
 
 class FlowUNet(nn.Module):
-    """Four sizes down and up. Predicts the noise of [flow x, flow y, 2 occlusion - 1], or what its schedule asks for."""
+    """Four sizes down and up. Predicts the noise of [flow x, flow y, 2 occlusion - 1], or what its schedule wants."""
 
     def __init__(
         self,
@@ -225,9 +226,9 @@ class FlowUNet(nn.Module):
     ):
         """The defaults are LFDM's.
 
-        music_dim: D of the music embedding (of LFDM's text); latent_channels: of z0 (the autoencoder's); heads: of every
-        attention, 32 values each; patch: squares of patch x patch pixels become one of the network's, channels for
-        space, which a CPU thanks with time (1: as published).
+        music_dim: D of the music embedding (of LFDM's text); latent_channels: of z0 (the autoencoder's); heads: of
+        every attention, 32 values each; patch: squares of patch x patch pixels become one of the network's, channels
+        for space, which a CPU thanks with time (1: as published).
         """
         super().__init__()
         time = 4 * width
@@ -276,7 +277,7 @@ class FlowUNet(nn.Module):
         return Prepared(reference[:, :, None], [block.music_shift(music) for block in self._blocks()])
 
     def forward(self, x: Tensor, time: Tensor, request: Prepared | tuple[Tensor, Tensor]) -> Tensor:
-        """x (B, 3, F, H, W) noisy; time (B,) steps; request: what `prepare` gave, or what it takes -> (B, 3, F, H, W)"""
+        """x (B, 3, F, H, W) noisy; time (B,) steps; request: of `prepare`, or what it takes -> (B, 3, F, H, W)"""
         prepared = request if isinstance(request, Prepared) else self.prepare(*request)
         bias = self.time_rel_pos_bias(x.shape[2])
         weight = self.init_conv.weight[:, : self.flow_channels]
@@ -301,13 +302,12 @@ class FlowUNet(nn.Module):
             x = within_frames(up, temporal(spatial(x), bias))
         x = torch.cat([x, first], 1)
         heads = (self.final_conv, self.occlusion_map)
-        return torch.cat(
-            [within_frames(lambda y: F.pixel_shuffle(head[1](y), self.patch), head[0](x)) for head in heads], 1
-        )
+        answers = [within_frames(last, block(x)) for block, last in heads]
+        return torch.cat([within_frames(lambda y: F.pixel_shuffle(y, self.patch), answer) for answer in answers], 1)
 
 
 def from_lfdm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The public `denoise_fn.*` state -> this network's names and shapes: wrappers dropped, 3D kernels of depth 1 flat."""
+    """The public `denoise_fn.*` state -> this network's names and shapes: no wrappers, 3D kernels of depth 1 flat."""
     found = {}
     for name, value in state.items():
         if not name.startswith("denoise_fn."):

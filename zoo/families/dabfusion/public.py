@@ -7,7 +7,6 @@ and of the diffusion ('diffusion': buffers of the noise schedule and the U-Net u
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from zoo.diffusion.denoiser import cosine_schedule
@@ -23,8 +22,8 @@ Translation = tuple[Callable[[Any], Mapping[str, Tensor]], tuple[str, ...]]
 def translation(found: Any, prediction: str) -> Translation:
     """By what a file holds: how to read it, and beginnings of the names that it may lack (see `load_foreign`).
 
-    prediction: what this model's U-Net is taught; LFDM's predicts noise. A file that is neither of the two is read as one
-    of this family, whole.
+    prediction: what this model's U-Net is taught; LFDM's predicts noise. A file that is neither of the two is read as
+    one of this family, whole.
     """
     if isinstance(found, Mapping) and "diffusion" in found:
         return lambda held: _unet(held, prediction), ("autoencoder.", *OURS)
@@ -76,8 +75,8 @@ SCHEDULE = (
 def _check_schedule(state: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless the file's noise schedule is ours.
 
-    LFDM holds beta to 0.9999, diffusers to 0.999. That makes a difference at the last step, t = 999, alone: there x keeps
-    1.6e-5 of x0 in LFDM and 4.9e-5 here, noise to any network, and LFDM's own sampler never goes there.
+    LFDM holds beta to 0.9999, diffusers to 0.999. That makes a difference at the last step, t = 999, alone: there x
+    keeps 1.6e-5 of x0 in LFDM and 4.9e-5 here, noise to any network, and LFDM's own sampler never goes there.
     """
     if "betas" not in state:
         raise ValueError("its 'diffusion' holds no betas: its noise schedule is not known")
@@ -87,4 +86,4 @@ def _check_schedule(state: Mapping[str, Tensor]) -> None:
     apart = (theirs - ours).abs() > 1e-5
     apart[-1] = theirs[-1] < ours[-1]
     if apart.any():
-        raise ValueError(f"its noise schedule is another one: its beta differs at {int(torch.sum(apart))} steps")
+        raise ValueError(f"its noise schedule is another one: its beta differs at {int(apart.sum())} steps")
