@@ -102,5 +102,5 @@ def test_constrain_sees_every_step_but_the_last_and_decides():
 def test_refusals():
     with pytest.raises(ValueError, match="in 30 steps: it must divide 1000; the nearest is 25"):
         step_rule(cosine_schedule(), 30)
-    with pytest.raises(ValueError, match="unknown sampling rule 'euler'; there are: ddim, dpm, unipc"):
+    with pytest.raises(ValueError, match="unknown sampling rule 'euler'; there are: ddim, lfdm, dpm, unipc"):
         step_rule(cosine_schedule(), 50, "euler")

@@ -79,6 +79,7 @@ def refused(done, words: str) -> None:
         ("train", ["+model.family.legs=3"], "legs"),
         ("train", ["data=shards", "data.urls=a-{000..003}.tar"], "shard a-000.tar does not exist"),
         ("train", ["init=missing.pt"], "there is no such file"),
+        ("train", ["init=[README.md,missing.pt]"], "init=missing.pt: there is no such file"),
     ],
 )
 def test_a_mistake_gets_one_line(scripts, song, script, arguments, words):

@@ -59,3 +59,12 @@ def scale_of_tones(seconds: int, sample_rate: int) -> torch.Tensor:
     at = torch.arange(seconds * sample_rate, dtype=torch.float64) / sample_rate
     pitch = 110 * 2 ** (at.floor() * 5 % 13 / 3)
     return (0.4 * torch.sin(2 * torch.pi * pitch * at) + 0.05 * numbers("hiss", len(at))).float()
+
+
+def filled(module: nn.Module, label: str) -> nn.Module:
+    """A module with its `state_by_name`, in evaluation mode; what no training changes stays."""
+    fixed = [name for name, _ in module.named_buffers(remove_duplicate=False) if "running" not in name]
+    shapes = {f"{label}.{name}": value.shape for name, value in module.state_dict().items() if name not in fixed}
+    state = {name.removeprefix(f"{label}."): value for name, value in state_by_name(shapes).items()}
+    module.load_state_dict(module.state_dict() | state)
+    return module.eval()

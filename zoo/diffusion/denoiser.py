@@ -17,9 +17,10 @@ Weight = Callable[[Tensor], Tensor]  # t (B,) -> guidance weight (B,)
 
 @cache
 def cosine_schedule(prediction: str = "sample", steps: int = 1000) -> DDPMScheduler:
-    """The cosine noise schedule (Nichol and Dhariwal 2021, eq. 17: s = 0.008, beta <= 0.999), as EDGE and LFDM use it.
+    """The cosine noise schedule (Nichol and Dhariwal 2021, eq. 17: s = 0.008, beta <= 0.999), as EDGE uses it.
 
-    prediction: what the network is taught, 'epsilon', 'sample' (x0) or 'v_prediction'.
+    LFDM's has beta <= 0.9999, which only the last step feels. prediction: what the network is taught, 'epsilon',
+    'sample' (x0) or 'v_prediction'.
     """
     return DDPMScheduler(num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2", prediction_type=prediction)
 

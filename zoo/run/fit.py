@@ -21,7 +21,7 @@ from zoo.run.callbacks import Deadline, Previews, Progress, Saver
 from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_weights, read_checkpoint
 from zoo.run.plan import print_plan
 from zoo.run.request import positive, whole
-from zoo.run.runs import CONFIG, is_first_process, stages
+from zoo.run.runs import CONFIG, init_files, is_first_process, stages
 
 CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
 
@@ -123,8 +123,9 @@ def _fit_stage(
         read_checkpoint(going_on)  # a clear refusal of a damaged or foreign file, before anything is started
     elif start is not None:
         load_weights(family, family_weights(read_checkpoint(start)["state_dict"], averaged=True), start)
-    elif config.init is not None:
-        family.load_public(config.init)
+    else:
+        for path in init_files(config):
+            family.load_public(path)
     stage = build_stage(config, name, family)
     data = DanceData(
         source=instantiate(config.data),

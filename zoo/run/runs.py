@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from zoo.run.request import existing_file
 
@@ -39,9 +39,10 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
         return _resumed(config)
     if config.ckpt is not None and config.export is not None:
         return None, config
-    for name in ("init", "ckpt"):
-        if config[name] is not None:
-            existing_file(config[name], name)
+    for path in init_files(config):
+        existing_file(path, "init")
+    if config.ckpt is not None:
+        existing_file(config.ckpt, "ckpt")
     if config.init is not None and config.ckpt is not None:
         raise ValueError("init= (foreign weights) and ckpt= (this program's) both name weights to start from; give one")
     if config.stage is not None and config.stage not in config.model.stages:
@@ -52,6 +53,13 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
         raise ValueError(f"name={config.name}: {run} has begun already; use resume={run}, or another name")
     os.environ[NAMED] = str(run)
     return run, config
+
+
+def init_files(config: DictConfig) -> list[str]:
+    """The files of foreign weights to start from: init=A, or init=[A,B] for a model published in several."""
+    if config.init is None:
+        return []
+    return list(config.init) if isinstance(config.init, ListConfig) else [config.init]
 
 
 def is_first_process() -> bool:

@@ -16,9 +16,11 @@ from zoo.families.dabfusion.autoencoder import FlowAutoencoder
 from zoo.families.dabfusion.blocks import grid
 from zoo.families.dabfusion.flow_unet import FlowUNet
 from zoo.families.dabfusion.picture import to_square
+from zoo.families.dabfusion.public import translation
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
+from zoo.nn.pretrained import Report, load_foreign, read_weights
 from zoo.nn.text import TextEncoder
 
 DECODED = 8  # frames decoded at a time
@@ -57,6 +59,7 @@ class DabFusion(Family):
         steps: int = 100,
         guidance: float = 1.0,
         eta: float = 1.0,
+        rule: str = "ddim",
     ):
         """size: pixels of the square picture; frames: of one denoised window (40 or 80 in the paper), at `fps`.
 
@@ -65,7 +68,8 @@ class DabFusion(Family):
         'music', or 'text': in the music's place the style that is danced, as `text` encodes it (sec. 4.5, Table 6).
         prediction: what the U-Net is taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes
         from, in [-1, 1], as published; a number diffuses how far it comes, times the number (LFDM's
-        `use_residual_flow`, which does not scale). Raises ValueError for other words.
+        `use_residual_flow`, which does not scale). rule: of sampling, see
+        `step_rule`. Raises ValueError for other words.
         """
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)
@@ -79,7 +83,7 @@ class DabFusion(Family):
         self.beats = 3 if (beats if beats is not None else self.text is None) else 0
         self.music_embedding = MusicEmbedding(dim + self.beats, self.unet.music_dim)
         self.size, self.frames, self.fps = size, frames, Fraction(str(fps))
-        self.prediction, self.residual = prediction, residual
+        self.prediction, self.residual, self.rule = prediction, residual, rule
         self.defaults = Sampler(steps, guidance, eta)
 
     @property
@@ -91,6 +95,16 @@ class DabFusion(Family):
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.unet.init_conv.weight.device
+
+    def load_public(self, path: str) -> Report:
+        """Start from one of LFDM's public checkpoints, the autoencoder's or the diffusion's, or a file of this family.
+
+        What the file does not hold stays as it is: `init=[A,B]` takes both. LFDM's U-Net heard a text; the music
+        embedding has to learn its language. Raises ValueError, with nothing loaded, when anything else is missing or
+        left over.
+        """
+        translate, missing = translation(read_weights(path), self.prediction)
+        return load_foreign(self, path, translate, allowed_missing=missing)
 
     def hear(self, features: Tensor, rate: float, beats: Sequence[np.ndarray], frames: int, start: int = 0) -> Tensor:
         """What is heard at the own frames start .. start + frames - 1: (B, frames, music_dim + 3 with beats).
@@ -188,7 +202,7 @@ class DabFusion(Family):
             default if asked is None else asked
             for asked, default in zip(vars(sampler).values(), vars(self.defaults).values(), strict=True)
         )
-        rule = step_rule(self.schedule, steps, threshold=THRESHOLD)
+        rule = step_rule(self.schedule, steps, self.rule, THRESHOLD)
         place = [music.beats.times], self.frames, start + 1
         if self.text is None:
             heard = self.hear(music.features[None].to(self.device), music.rate, *place)

@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 HEAD_DIM = 32  # of every attention
+PIECE = 2**17  # values
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ def within_frames(layer, x: Tensor) -> Tensor:
     """Apply a 2D layer to every frame. (B, C, F, H, W) -> (B, C', F, H', W')"""
     y = layer(rearrange(x, "b c f h w -> (b f) c h w"))
     return rearrange(y, "(b f) c h w -> b c f h w", b=len(x))
+
+
+def _pieces(y: Tensor) -> Sequence[Tensor]:
+    """Rows (N, ...) in pieces small enough that what an attention makes of one stays in a CPU's cache."""
+    return y.split(max(1, PIECE // y[0].numel())) if y.device.type == "cpu" else [y]
 
 
 class ChannelNorm(nn.Module):
@@ -97,32 +103,40 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, F, H, W) -> the same"""
-        y = self.norm(rearrange(x, "b c f h w -> (b f) (h w) c"))
+        y = rearrange(self.norm(x.movedim(1, -1)), "b f h w c -> (b f) (h w) c")
+        y = torch.cat([self._attend(piece) for piece in _pieces(y)])
+        return x + rearrange(y, "(b f) (h w) c -> b c f h w", b=len(x), h=x.shape[3])
+
+    def _attend(self, y: Tensor) -> Tensor:
+        """(N, pixels, C) -> the same"""
         qkv = F.linear(y, self.to_qkv.weight.flatten(1))
         q, k, v = rearrange(qkv, "n p (three h d) -> three n h p d", three=3, h=self.heads)
-        context = k.softmax(-2).transpose(-1, -2) @ v  # (N, h, d, d)
+        context = k.softmax(-2).mT @ v  # (N, h, d, d)
         y = (q.softmax(-1) * HEAD_DIM**-0.5) @ context
-        y = F.linear(rearrange(y, "n h p d -> n p (h d)"), self.to_out.weight.flatten(1), self.to_out.bias)
-        return x + rearrange(y, "(b f) (h w) c -> b c f h w", b=len(x), h=x.shape[3])
+        return F.linear(rearrange(y, "n h p d -> n p (h d)"), self.to_out.weight.flatten(1), self.to_out.bias)
 
 
 class Rotary(nn.Module):
-    """Rotary positions, interleaved pairs."""
+    """Rotary positions."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer("freqs", 10_000 ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., T, HEAD_DIM), turned."""
-        angle = torch.arange(x.shape[-2], device=x.device)[:, None] * self.freqs
-        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-        even, odd = x[..., 0::2], x[..., 1::2]
-        return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)
+    def forward(self, even: Tensor, odd: Tensor) -> Tensor:
+        """Even and odd values of heads, (..., HEAD_DIM / 2, T) each -> (..., HEAD_DIM, T), turned, even ones first."""
+        angle = self.freqs[:, None] * torch.arange(even.shape[-1], device=even.device)
+        cos, sin = angle.cos().to(even.dtype), angle.sin().to(even.dtype)
+        turned = torch.addcmul(even * cos, odd, sin, value=-1), torch.addcmul(odd * cos, even, sin)
+        return torch.stack(turned, -3).flatten(-3, -2)
 
 
 class TemporalAttention(nn.Module):
-    """Attention of each pixel along its time, or (`along_time=False`) of each frame over its pixels."""
+    """Attention of each pixel along its time, or (`along_time=False`) of each frame over its pixels.
+
+    Its rows are so short (40) that two batched products are several times as fast on a CPU as a fused kernel. Time is
+    kept innermost, (N, heads, HEAD_DIM, T): so no head is ever copied to make a matrix of it.
+    """
 
     def __init__(self, channels: int, heads: int, along_time: bool = True):
         super().__init__()
@@ -133,16 +147,34 @@ class TemporalAttention(nn.Module):
         self.rotary_emb = Rotary() if along_time else None
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, C, F, H, W); bias (heads, F, F) -> the same shape as x"""
+        """x (B, C, F, H, W); bias (heads, F, F) of key and query -> the same shape as x"""
         batch, _, frames, height, _ = x.shape
-        order = "(b h w) f c" if self.rotary_emb is not None else "(b f) (h w) c"
-        sizes = {"b": batch, "f": frames, "h": height}
-        y = self.norm(rearrange(x, f"b c f h w -> {order}"))
-        q, k, v = rearrange(self.to_qkv(y), "n t (three h d) -> three n h t d", three=3, h=self.heads)
+        order = "(b h w) c f" if self.rotary_emb is not None else "(b f) c (h w)"
+        y = rearrange(self.norm(x.movedim(1, -1)), f"b f h w c -> {order}").contiguous()
+        into, out = self._into(), self.to_out.weight
+        y = torch.cat([self._attend(piece, into, out, bias) for piece in _pieces(y)])
+        return x + rearrange(y, f"{order} -> b c f h w", b=batch, f=frames, h=height)
+
+    def _into(self) -> Tensor:
+        """`to_qkv` by heads: (heads * 3 * HEAD_DIM, C). Of q and k the even values come first, q is scaled."""
+        q, k, v = self.to_qkv.weight.unflatten(0, (3, self.heads, HEAD_DIM))
+        q, k = (rearrange(part, "h (d two) c -> h (two d) c", two=2) for part in (q * HEAD_DIM**-0.5, k))
+        return torch.stack([q, k, v], 1).flatten(0, 2)
+
+    def _attend(self, y: Tensor, into: Tensor, out: Tensor, bias: Tensor | None) -> Tensor:
+        """(N, C, T) -> the same"""
+        count, _, time = y.shape
+        qkv = torch.bmm(into.expand(count, -1, -1), y).view(count * self.heads, 3, HEAD_DIM, time)
+        qk, v = qkv.split((2, 1), 1)
         if self.rotary_emb is not None:
-            q, k = self.rotary_emb(q), self.rotary_emb(k)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
-        return x + rearrange(self.to_out(rearrange(y, "n h t d -> n t (h d)")), f"{order} -> b c f h w", **sizes)
+            qk = self.rotary_emb(*qk.unflatten(2, (2, -1)).unbind(2))
+        q, k = qk.unbind(1)
+        scores = torch.bmm(k.mT, q).unflatten(0, (count, self.heads))  # (N, heads, key, query)
+        if bias is not None:
+            scores = scores + bias.to(scores.dtype)
+        share = scores.softmax(-2).flatten(0, 1).to(v.dtype)
+        y = torch.bmm(v.flatten(0, 1), share).unflatten(0, (count, self.heads)).flatten(1, 2)
+        return torch.bmm(out.expand(count, -1, -1), y)
 
 
 class RelativeBias(nn.Module):
@@ -154,14 +186,15 @@ class RelativeBias(nn.Module):
         self.relative_attention_bias = nn.Embedding(buckets, heads)
 
     def forward(self, frames: int) -> Tensor:
-        """(heads, F, F)"""
+        """(heads, F, F), of key and query"""
         at = torch.arange(frames, device=self.relative_attention_bias.weight.device)
-        apart = at[:, None] - at[None]  # query minus key
+        apart = at[None] - at[:, None]  # query minus key
         half, exact = self.buckets // 2, self.buckets // 4
         size = apart.abs()
-        far = exact + (torch.log(size.clamp(min=1).float() / exact) / math.log(self.most / exact) * (half - exact)).long()
+        share = torch.log(size.clamp(min=1).float() / exact) / math.log(self.most / exact)
+        far = exact + (share * (half - exact)).long()
         bucket = torch.where(size < exact, size, far.clamp(max=half - 1)) + half * (apart < 0)
-        return self.relative_attention_bias(bucket).movedim(-1, 0)
+        return self.relative_attention_bias(bucket).movedim(-1, 0).contiguous()
 
 
 class TimeEmbedding(nn.Module):
@@ -180,7 +213,7 @@ class TimeEmbedding(nn.Module):
 
 
 class FlowUNet(nn.Module):
-    """Four sizes down and up. Predicts the noise of [flow x, flow y, 2 occlusion - 1], or what its schedule asks for."""
+    """Four sizes down and up. Predicts the noise of [flow x, flow y, 2 occlusion - 1], or what its schedule wants."""
 
     def __init__(
         self,
@@ -193,9 +226,9 @@ class FlowUNet(nn.Module):
     ):
         """The defaults are LFDM's.
 
-        music_dim: D of the music embedding (of LFDM's text); latent_channels: of z0 (the autoencoder's); heads: of every
-        attention, 32 values each; patch: squares of patch x patch pixels become one of the network's, channels for
-        space, which a CPU thanks with time (1: as published).
+        music_dim: D of the music embedding (of LFDM's text); latent_channels: of z0 (the autoencoder's); heads: of
+        every attention, 32 values each; patch: squares of patch x patch pixels become one of the network's, channels
+        for space, which a CPU thanks with time (1: as published).
         """
         super().__init__()
         time = 4 * width
@@ -233,18 +266,22 @@ class FlowUNet(nn.Module):
         up = [block for level in self.ups for block in level[:2]]
         return [*down, self.mid_block1, self.mid_block2, *up]
 
+    def _squares(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C patch^2, H / patch, W / patch), channels last, which every later layer keeps."""
+        return F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
+
     def prepare(self, z0: Tensor, music: Tensor) -> Prepared:
         """z0 (B, C, H, W): the reference's latent; music (B, F, D) or (B, 1, D): one embedding for all frames."""
-        z0 = F.pixel_unshuffle(z0, self.patch)
+        z0 = self._squares(z0)
         reference = F.conv2d(z0, self.init_conv.weight[:, self.flow_channels :], self.init_conv.bias, padding=3)
         return Prepared(reference[:, :, None], [block.music_shift(music) for block in self._blocks()])
 
     def forward(self, x: Tensor, time: Tensor, request: Prepared | tuple[Tensor, Tensor]) -> Tensor:
-        """x (B, 3, F, H, W) noisy; time (B,) steps; request: what `prepare` gave, or what it takes -> (B, 3, F, H, W)"""
+        """x (B, 3, F, H, W) noisy; time (B,) steps; request: of `prepare`, or what it takes -> (B, 3, F, H, W)"""
         prepared = request if isinstance(request, Prepared) else self.prepare(*request)
         bias = self.time_rel_pos_bias(x.shape[2])
         weight = self.init_conv.weight[:, : self.flow_channels]
-        noisy = within_frames(lambda y: F.conv2d(F.pixel_unshuffle(y, self.patch), weight, padding=3), x)
+        noisy = within_frames(lambda y: F.conv2d(self._squares(y), weight, padding=3), x)
         x = noisy + prepared.reference
         first = x
         x = self.init_temporal_attn(x, bias)
@@ -265,13 +302,12 @@ class FlowUNet(nn.Module):
             x = within_frames(up, temporal(spatial(x), bias))
         x = torch.cat([x, first], 1)
         heads = (self.final_conv, self.occlusion_map)
-        return torch.cat(
-            [within_frames(lambda y: F.pixel_shuffle(head[1](y), self.patch), head[0](x)) for head in heads], 1
-        )
+        answers = [within_frames(last, block(x)) for block, last in heads]
+        return torch.cat([within_frames(lambda y: F.pixel_shuffle(y, self.patch), answer) for answer in answers], 1)
 
 
 def from_lfdm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The public `denoise_fn.*` state -> this network's names and shapes: wrappers dropped, 3D kernels of depth 1 flat."""
+    """The public `denoise_fn.*` state -> this network's names and shapes: no wrappers, 3D kernels of depth 1 flat."""
     found = {}
     for name, value in state.items():
         if not name.startswith("denoise_fn."):

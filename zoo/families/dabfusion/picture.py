@@ -11,7 +11,7 @@ FADE = 0.03  # of the side: so far the border is the picture's mirror image, and
 def to_square(image: Tensor, size: int) -> Tensor:
     """(3, H, W) uint8 -> (3, size, size) uint8: the whole picture, in the middle of a square.
 
-    Beyond its edges it is mirrored, and soon blurred to what its edge pixels are on average: neither streaks nor a second
+    Beyond its edges it is mirrored, and soon blurred to what its edge pixels are on average: no streaks and no second
     figure, which the networks would take for something that moves.
     """
     side = max(image.shape[1:])

@@ -1,0 +1,206 @@
+"""DabFusion against numbers of the public LFDM code (tests/data/make_lfdm_reference.py), and its checkpoint files."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from weights import numbers, state_by_name
+
+from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
+from zoo.diffusion.sample import sample, step_rule
+from zoo.families.dabfusion.family import DabFusion
+from zoo.families.dabfusion.losses import Bend, Likeness, equivariance
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*which is a no-op:UserWarning")  # meta weights
+REFERENCE = np.load(Path(__file__).parent / "data" / "lfdm_reference.npz")
+PARTS = ("generator", "region_predictor", "bg_predictor")
+SMALL = {
+    "autoencoder": {
+        "width": 8, "most": 32, "bottleneck": 2, "region_width": 8, "flow_width": 8, "hourglass_most": 32,
+        "hourglass_blocks": 3, "background_width": 8,
+    },
+    "unet": {"music_dim": 24, "width": 16},
+}  # fmt: skip
+# not weights: the blur before the quarter size, and the rotary frequencies
+FIXED = re.compile(r"down\.weight|\.freqs$|num_batches_tracked$")
+
+
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    found = (line.split(" ", 1) for line in REFERENCE[name])
+    return {key: tuple(int(size) for size in re.findall(r"\d+", shape)) for key, shape in found}
+
+
+def betas(most: float = 0.9999) -> torch.Tensor:
+    """LFDM's schedule by its formula."""
+    kept = torch.cos((torch.linspace(0, 1, 1001, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2) ** 2
+    return (1 - kept[1:] / kept[:-1]).clamp(0, most).float()
+
+
+def lfdm_state(part: str, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A public state dict with weights by name; what is no weight, from our own network."""
+    wanted = shapes(part)
+    label = part.split("_", 1)[1]
+    state = state_by_name({f"{label}.{key}": shape for key, shape in wanted.items() if not FIXED.search(key)})
+    state = {key.removeprefix(f"{label}."): value for key, value in state.items()}
+    for key in wanted.keys() - state.keys():
+        state[key] = own["freqs" if key.endswith("freqs") else key]
+    return state | ({"betas": betas()} if label == "diffusion" else {})
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> DabFusion:
+    """The family with both public files loaded, one behind the other."""
+    family = DabFusion(music_dim=5, **SMALL).eval()
+    folder = tmp_path_factory.mktemp("lfdm")
+    parts = {part: lfdm_state(f"small_{part}", getattr(family.autoencoder, part).state_dict()) for part in PARTS}
+    torch.save({"example": 100, "epoch": 1, **parts, "optimizer": {"state": {}}}, folder / "RegionMM.pth")
+    frequencies = family.unet.init_temporal_attn.rotary_emb.state_dict()
+    diffusion = {"example": 20, "diffusion": lfdm_state("small_diffusion", frequencies), "optimizer_diff": {}}
+    torch.save(diffusion, folder / "flowdiff.pth")
+    for name, rest in (("RegionMM", "unet"), ("flowdiff", "autoencoder")):
+        missing = family.load_public(folder / f"{name}.pth").missing
+        assert {key.split(".")[0] for key in missing} == {rest, "music_scale", "music_embedding"}
+    return family
+
+
+def error(answer: torch.Tensor, name: str) -> float:
+    return float((answer - torch.from_numpy(REFERENCE[name])).abs().max())
+
+
+def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    return numbers("source", 2, 3, 128, 128).sigmoid(), numbers("driving", 2, 3, 128, 128).sigmoid()
+
+
+def lfdm_bend() -> Bend:
+    bend = Bend(2, torch.device("cpu"))
+    bend.theta = torch.eye(2, 3) + 0.05 * numbers("bend", 2, 2, 3)
+    bend.strength = 0.005 * numbers("bend", 2, 1, 25)
+    return bend
+
+
+@torch.no_grad()
+def test_autoencoder_equals_public_code(small):
+    source, driving = pictures()
+    made = small.autoencoder(source, driving)
+    assert error(made.picture[..., ::4, ::4], "picture") < 1e-4
+    assert error(made.flow, "flow") < 1e-4
+    assert error(made.occlusion, "occlusion") < 1e-4
+    assert error(small.autoencoder.encode(source)[-1][..., ::4, ::4], "z") < 1e-4
+
+
+@torch.no_grad()
+def test_losses_equal_public_code(small, tmp_path):
+    source, driving = pictures()
+    bend = lfdm_bend()
+    made = small.autoencoder(source, driving, bend.picture(driving))
+    shift, axes = equivariance(made.regions[1], made.regions[2], bend)
+    assert error(10 * shift, "loss_equivariance_shift") < 1e-4
+    assert error(10 * axes, "loss_equivariance_affine") < 1e-4
+    likeness = Likeness(vgg19_file(tmp_path / "vgg19.pth"))
+    assert error(likeness(made.picture, driving), "loss_perceptual") < 1e-3  # of 61.6
+
+
+def vgg19_file(path: Path) -> str:
+    """Torchvision's VGG-19 with the features by name; its classifier, which nothing uses, takes no room."""
+    widths = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 16: 256, 19: 512}
+    widths |= {layer: 512 for layer in (21, 23, 25, 28, 30, 32, 34)}
+    wanted, before = {}, 3
+    for layer, width in widths.items():
+        wanted |= {f"vgg.{layer}.weight": (width, before, 3, 3), f"vgg.{layer}.bias": (width,)}
+        before = width
+    state = {key.replace("vgg", "features"): value for key, value in state_by_name(wanted).items()}
+    for layer, into, out in ((0, 25088, 4096), (3, 4096, 4096), (6, 4096, 1000)):
+        state |= {f"classifier.{layer}.weight": torch.zeros(()).expand(out, into)}
+        state |= {f"classifier.{layer}.bias": torch.zeros(out)}
+    torch.save(state, path)
+    return str(path)
+
+
+@torch.no_grad()
+def test_unet_equals_public_code(small):
+    x, z, heard = numbers("x", 2, 3, 6, 16, 16), numbers("z", 2, 32, 16, 16), numbers("heard", 2, 24)
+    t = torch.tensor([3, 700])
+    for request in ((z, heard[:, None]), small.unet.prepare(z, heard[:, None])):
+        answer = small.unet(x, t, request)
+        assert error(answer, "answer") < 1e-4  # of values up to 36
+
+
+@torch.no_grad()
+def test_sampling_equals_public_code(small):
+    """LFDM's DDIM in 5 steps with guidance 1.5, noise by noise."""
+    z, heard = numbers("z", 2, 32, 16, 16), numbers("heard", 2, 24)[:, None]
+    prepared = small.unet.prepare(z.repeat(2, 1, 1, 1), torch.cat([heard, torch.zeros_like(heard)]))
+    schedule = cosine_schedule("epsilon")
+    denoiser = Guided(Denoiser(lambda x, t: small.unet(x, t, prepared), schedule), 1.5)
+    noises = iter(numbers("noises", 5, 2, 3, 6, 16, 16))
+    rule = step_rule(schedule, 5, "lfdm", threshold=0.9)
+    assert rule.timesteps.tolist() == [833, 666, 500, 333, 166]
+    made = sample(denoiser, next(noises), rule, lambda: next(noises), eta=1.0, clamp=None)
+    assert error(made, "sampled") < 1e-4
+
+
+def test_lfdm_steps():
+    schedule = cosine_schedule("epsilon")
+    assert step_rule(schedule, 100, "lfdm").timesteps.tolist()[::33] == [990, 663, 336, 9]
+    for steps in (0, 1000):
+        with pytest.raises(ValueError, match="1 to 999"):
+            step_rule(schedule, steps, "lfdm")
+    # without noise of its own: a perfect denoiser's answer is kept through any number of steps
+    x0 = numbers("x0", 1, 3, 2, 4, 4)
+    assert torch.equal(sample(lambda x, t: x0, torch.randn_like(x0), step_rule(schedule, 999, "lfdm"), clamp=None), x0)
+
+
+@pytest.fixture(scope="module")
+def paper() -> DabFusion:
+    with torch.device("meta"):
+        return DabFusion(music_dim=35, autoencoder={}, unet={})
+
+
+def paper_file(path: Path, change: dict | None = None, without: str = "", schedule: torch.Tensor | None = None) -> Path:
+    """The paper's sizes, a byte or so a tensor: every value is the same number."""
+    state = {key: torch.zeros(()).expand(shape) for key, shape in shapes("paper_diffusion").items() if key != without}
+    state |= {"betas": betas() if schedule is None else schedule} | (change or {})
+    torch.save({"diffusion": state, "optimizer_diff": {"param_groups": []}, "example": 1}, path)
+    return path
+
+
+def test_paper_files_fit(paper, tmp_path):
+    """Every name and shape of the published files, at the paper's size; nothing is allocated."""
+    report = paper.load_public(paper_file(tmp_path / "flowdiff.pth"))
+    own = {key for key in paper.state_dict() if key.startswith("unet.")}
+    assert set(report.loaded) == own and not report.left_over
+    parts = {part: {k: torch.zeros(()).expand(s) for k, s in shapes(f"paper_{part}").items()} for part in PARTS}
+    torch.save({"epoch": 1, **parts}, tmp_path / "RegionMM.pth")
+    report = paper.load_public(tmp_path / "RegionMM.pth")
+    assert set(report.loaded) == {key for key in paper.state_dict() if key.startswith("autoencoder.")}
+    del parts["bg_predictor"]
+    torch.save(parts, tmp_path / "RegionMM.pth")
+    with pytest.raises(ValueError, match="RegionMM.pth: it holds no 'bg_predictor'"):
+        paper.load_public(tmp_path / "RegionMM.pth")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"without": "denoise_fn.mid_block1.block1.proj.weight"}, "1 missing \\(unet.mid_block1.block1.proj.weight"),
+        ({"change": {"denoise_fn.more.weight": torch.zeros(1)}}, "1 left over \\(unet.more.weight"),
+        ({"change": {"more": torch.zeros(1)}}, "1 left over \\(more"),
+        ({"change": {"denoise_fn.null_cond_emb": torch.zeros(1, 768)}}, "1 left over \\(unet.null_cond_emb"),
+        ({"change": {"denoise_fn.init_conv.weight": torch.zeros(64, 131, 1, 7, 7)}}, "init_conv.weight is \\(64, 131"),
+        ({"schedule": torch.linspace(1e-4, 0.02, 1000)}, "its beta differs at 1000 steps"),
+        ({"schedule": betas()[:500]}, "has 500 steps, not 1000"),
+        ({"schedule": betas(0.5)}, "its beta differs at 3 steps"),
+    ],
+)
+def test_what_does_not_fit_is_refused(paper, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        paper.load_public(paper_file(tmp_path / "flowdiff.pth", **change))
+
+
+def test_a_unet_that_predicts_something_else_is_refused(tmp_path):
+    with torch.device("meta"):
+        other = DabFusion(music_dim=35, autoencoder={}, unet={}, prediction="v_prediction")
+    with pytest.raises(ValueError, match="it predicts noise, this model v_prediction"):
+        other.load_public(paper_file(tmp_path / "flowdiff.pth"))
