@@ -159,7 +159,14 @@ def stage(kind, family: DabFusion):
 def batch(frames: int) -> dict:
     clips = interpolate(numbers("clips", 2 * frames, 3, 8, 8), 64, mode="bilinear").tanh().unflatten(0, (2, frames))
     beats = (torch.arange(frames) % 6 == 3).long().expand(2, -1)
-    return {"frames": clips, "music": numbers("music", 2, 40, 5), "music_rate": 30.0, "beats": beats, "fps": 12.0}
+    return {
+        "key": ["a", "b"],
+        "frames": clips,
+        "music": numbers("music", 2, 40, 5),
+        "music_rate": 30.0,
+        "beats": beats,
+        "fps": 12.0,
+    }
 
 
 @pytest.mark.parametrize("kind", [FlowStage, DiffusionStage])
@@ -206,3 +213,15 @@ def test_limbs_in_their_places_are_not_astray():
     middle = torch.einsum("bkyx,x->bk", own, places), torch.einsum("bkyx,y->bk", own, places)
     expected = joints[:, torch.tensor(LIMBS)].mean(2)
     torch.testing.assert_close(torch.stack(middle, -1), expected, atol=2e-3, rtol=0)
+
+
+def test_flows_that_are_kept_are_those_worked_out_anew():
+    family = made()
+    losses = []
+    for kept in (0, 1, 9):
+        own = DiffusionStage(family, torch.optim.Adam, kept=kept)
+        for _ in range(2):
+            torch.manual_seed(0)
+            losses.append(own.loss(batch(11))["noise"].item())
+        assert len(own._kept) == min(kept, 2)
+    assert len(set(losses)) == 1

@@ -80,15 +80,17 @@ class DiffusionStage(Stage):
     """Denoise the flows and occlusions between a clip's first frame and its others, while hearing the music (eq. 6).
 
     The frozen autoencoder gives what is diffused, without decoding a frame: no loss looks at one. A family that hears
-    text is told the style instead (Table 6).
+    text is told the style instead (Table 6). kept: clips whose flows are kept in memory (0.4 MB each at 128x128), so
+    that they are worked out once and not every time they come.
     """
 
-    needs = ("frames", "music", "music_rate", "beats", "fps")
+    needs = ("key", "frames", "music", "music_rate", "beats", "fps")
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, kept: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
+        self.kept, self._kept = kept, {}
         if self.family.text is not None:
-            self.needs = ("frames", "style", "fps", *(["beats"] if self.family.beats else []))
+            self.needs = ("key", "frames", "style", "fps", *(["beats"] if self.family.beats else []))
 
     def trainable(self) -> dict[str, nn.Module]:
         """The U-Net and its view of the music."""
@@ -104,7 +106,7 @@ class DiffusionStage(Stage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of what the U-Net predicts, at a random step of the schedule."""
         family = self.family
-        x0, z0 = self._volumes((batch["frames"] + 1) / 2)
+        x0, z0 = self._volumes(batch)
         marks = batch["beats"].cpu() if "beats" in self.needs else []
         beats = [row.nonzero()[:, 0].numpy() / float(batch["fps"]) for row in marks]
         if family.text is None:
@@ -120,20 +122,28 @@ class DiffusionStage(Stage):
         return {"noise": (answer.float() - denoiser.target(x0, noise, t)).square().mean()}
 
     @torch.no_grad()
-    def _volumes(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Clips (B, 1 + F, 3, H, W) in [0, 1] -> volumes (B, 3, F, h, w) and the first frames' latents (B, C, h, w)."""
+    def _volumes(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Volumes (B, 3, F, h, w) of a batch's clips, and the latents (B, C, h, w) of their first frames."""
+        found = []
+        for key, clip in zip(batch["key"], (batch["frames"] + 1) / 2, strict=True):
+            if key not in self._kept:
+                # rounded whether they are kept or not, so that a resumed run computes with the same ones
+                made = [part.half().cpu() for part in self._volume(clip)]
+                if len(self._kept) < self.kept:
+                    self._kept[key] = made
+            found.append(self._kept.get(key) or made)
+        return tuple(torch.stack(parts).to(batch["frames"]) for parts in zip(*found, strict=True))
+
+    def _volume(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """One clip (1 + F, 3, H, W) in [0, 1] -> (3, F, h, w) and (C, h, w)"""
         family, autoencoder = self.family, self.family.autoencoder
-        count = clips.shape[1] - 1
+        count = len(clip) - 1
         if count != family.frames:
             raise ValueError(
                 f"clips of {count + 1} frames for a model of {family.frames}: fit.diffusion.clip.seconds is to be "
                 f"{(family.frames + 1) / float(family.fps):.4f}"
             )
-        regions = autoencoder.region_predictor(clips.flatten(0, 1))
-        volumes = []
-        for index, clip in enumerate(clips):
-            first = index * (count + 1)
-            here, there = regions.select(slice(first, first + 1)), regions.select(slice(first + 1, first + count + 1))
-            source = clip[:1].expand(count, -1, -1, -1)
-            volumes.append(family.to_volume(*autoencoder.motion(source, clip[1:], here.expand(count), there)))
-        return torch.stack(volumes).movedim(2, 1).float(), autoencoder.encode(clips[:, 0])[-1].float()
+        regions = autoencoder.region_predictor(clip)
+        here, there = regions.select(slice(0, 1)).expand(count), regions.select(slice(1, None))
+        motion = autoencoder.motion(clip[:1].expand(count, -1, -1, -1), clip[1:], here, there)
+        return family.to_volume(*motion).movedim(1, 0), autoencoder.encode(clip[:1])[-1][0]
