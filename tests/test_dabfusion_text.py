@@ -60,7 +60,7 @@ def test_the_style_is_the_condition(checkpoint):
     for beats, needs in (("null", ()), ("true", ("beats",)), ("false", ())):
         config = composed(f"model.family.beats={beats}")
         family = build_family(config)
-        assert build_stage(config, "diffusion", family).needs == ("frames", "style", "fps", *needs)
+        assert build_stage(config, "diffusion", family).needs == ("key", "frames", "style", "fps", *needs)
         assert family.read(["house"], [torch.arange(3).numpy()], 4).shape == (1, 4, 515 if needs else 512)
 
 
