@@ -12,6 +12,7 @@ from zoo.families.dabfusion.blocks import warp
 from zoo.families.dabfusion.losses import LIMBS, Bend, Likeness, astray, equivariance
 
 DROP_MUSIC = 0.1  # share of clips that hear nothing, for classifier-free guidance (LFDM's public code)
+SURE = 3.0  # a logit: 95% visible
 EQUIVARIANCE = 10.0  # weight of both equivariance losses (MRAA's and LFDM's public code)
 
 
@@ -20,10 +21,12 @@ class FlowStage(Stage):
 
     pairs: frame pairs drawn from each clip. vgg: file of torchvision's VGG-19 weights, see `Likeness`.
 
-    Two helps that the paper does without, for a tiny autoencoder, which has minutes where the paper has days. guide:
+    Three helps that the paper does without, for a tiny autoencoder, which has minutes where the paper has days. guide:
     weight of `astray`, which shows the regions where limbs are, on `shown` frames more for every pair; the data must
     say so. warped: weight of the likeness of the source that is merely warped. In the rebuilt picture whatever is moved
-    wrongly is soon held to be occluded and painted over, and its flow learns no more.
+    wrongly is soon held to be occluded and painted over, and its flow learns no more. doubt: weight of how far the
+    occlusion map's logits lie above `SURE`. What is painted is worth nothing in the beginning, so that everything is
+    held to be visible, at last so surely that nobody learns to paint.
     """
 
     needs = ("frames",)
@@ -36,11 +39,12 @@ class FlowStage(Stage):
         guide: float = 0.0,
         shown: int = 0,
         warped: float = 0.0,
+        doubt: float = 0.0,
         **kwargs,
     ):
         """Raises ValueError when regions are to be guided to limbs of which there are more or fewer."""
         super().__init__(*args, **kwargs)
-        self.pairs, self.guide, self.shown, self.warped = pairs, guide, shown, warped
+        self.pairs, self.guide, self.shown, self.warped, self.doubt = pairs, guide, shown, warped, doubt
         self.likeness = Likeness(vgg)
         if guide:
             self.needs = ("frames", "joints2d")
@@ -69,6 +73,8 @@ class FlowStage(Stage):
             }
             if self.warped:
                 losses["warped"] = self.warped * self.likeness(warp(source, made.flow), driving)
+            if self.doubt:
+                losses["doubt"] = self.doubt * (made.occlusion.logit(1e-6) - SURE).relu().mean()
             if self.guide:
                 joints = batch["joints2d"][rows, picks] / clips.new_tensor(clips.shape[:-3:-1])  # (.., pairs, 24, 2)
                 found = [astray(regions, its) for regions, its in zip(made.regions, joints, strict=False)]
