@@ -66,6 +66,7 @@ def refused(done, words: str) -> None:
         ("sample", ["mucis=song.mp3"], "there is no option mucis"),
         ("train", ["model=nope"], "magicdance"),
         ("train", ["stage=nope"], "motion"),
+        ("train", ["model=dabfusion", "stage=diffusion"], "goes on from stage flow"),
         ("train", ["fit.max_step=3"], "there is no option fit.max_step"),
         ("train", ["resume=nothing"], "there is no run there"),
         ("train", ["trainer=nope"], "fsdp_32gpu"),

@@ -47,6 +47,9 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
         raise ValueError("init= (foreign weights) and ckpt= (this program's) both name weights to start from; give one")
     if config.stage is not None and config.stage not in config.model.stages:
         raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {', '.join(config.model.stages)}")
+    before = list(config.model.stages)[: list(config.model.stages).index(config.stage)] if config.stage else []
+    if before and config.ckpt is None and config.init is None and not config.plan:
+        raise ValueError(f"stage={config.stage} goes on from stage {before[-1]}: give its last.ckpt as ckpt=, or init=")
     run = Path(os.environ[NAMED]) if NAMED in os.environ else Path(config.runs) / config.model.name / _name(config)
     # the job's other processes may come when the first has made it already
     if (run / CONFIG).exists() and NAMED not in os.environ and is_first_process():
