@@ -43,11 +43,20 @@ def test_killed_in_the_second_stage_and_resumed_is_the_uninterrupted_run_and_dan
     again = read_checkpoint(killed / "diffusion" / "last.ckpt")["state_dict"]
     assert again.keys() == last.keys() and all(torch.equal(again[name], last[name]) for name in last)
 
+    # the second stage alone, to other music: what the first one taught is taken, what hears the music starts anew
+    alone = [*SMALL, "stage=diffusion", f"ckpt={run / 'flow' / 'last.ckpt'}", "music=timbre", "fit.max_steps=1"]
+    done = scripts.inside("train", *alone, "name=timbre")
+    assert done.returncode == 0 and "music_embedding, music_scale of another make" in done.stdout, done.stderr
+    timbre = read_checkpoint(run.with_name("timbre") / "diffusion" / "last.ckpt")["state_dict"]
+    assert all(torch.equal(timbre[name], flow[name]) for name in autoencoder)
+    done = scripts.inside("train", *alone, "name=wide", "model.tiny.autoencoder.width=12")
+    assert done.returncode == 2 and "does not fit DabFusion" in done.stderr
+
     song, picture, out = (scripts.folder / name for name in ("two.wav", "two.png", "two.mp4"))
     write_sound(song, np.sin(np.arange(2 * 22050) / 20).astype(np.float32), 22050)
     cv2.imwrite(str(picture), np.full((80, 60, 3), 127, np.uint8))
     what = f"ckpt={killed / 'diffusion' / 'last.ckpt'}", f"music={song}", f"image={picture}", f"out={out}"
-    done = scripts("sample", *what, "seconds=2", "sampler.steps=2")
+    done = scripts.inside("sample", *what, "seconds=2", "sampler.steps=2")
     assert done.returncode == 0, done.stderr
     frames, fps, sound = read_video(out)
     assert frames.shape[1:] == (64, 64, 3) and sound is not None and len(frames) == round(2 * fps)

@@ -8,7 +8,7 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,28 @@ def load_weights(family: Family, weights: Mapping[str, Tensor], where: str | os.
     if broken:
         raise ValueError(f"{where} holds values that are no numbers ({broken[0]}): its training went wrong")
     family.load_state_dict(weights)
+
+
+def load_start(
+    family: Family, weights: Mapping[str, Tensor], where: str | os.PathLike, learned: Collection[str]
+) -> None:
+    """Put into a family what earlier stages taught it, `learned` (names of its modules), and whatever else fits.
+
+    A later stage may be given other music, or another network, than the checkpoint it goes on from was made with: a
+    module that no earlier stage taught and that does not fit starts anew, and the screen says so. Raises ValueError,
+    naming what does not fit, for the others.
+    """
+    own = family.state_dict()
+    odd = {
+        key
+        for key in own.keys() | weights.keys()
+        if key not in own or key not in weights or own[key].shape != weights[key].shape
+    }
+    anew = {key.partition(".")[0] for key in odd} - set(learned)
+    if anew:
+        print(f"{where}: {', '.join(sorted(anew))} of another make: starting anew")
+    kept = {key: value for key, value in weights.items() if key.partition(".")[0] not in anew}
+    load_weights(family, kept | {key: value for key, value in own.items() if key.partition(".")[0] in anew}, where)
 
 
 def load_family(path: str | os.PathLike, averaged: bool = True) -> tuple[Family, DictConfig]:

@@ -18,7 +18,7 @@ from zoo.data.base import Clip
 from zoo.data.module import DanceData
 from zoo.run.build import build_encoder, build_family, build_stage
 from zoo.run.callbacks import Deadline, Previews, Progress, Saver
-from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_weights, read_checkpoint
+from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_start, load_weights, read_checkpoint
 from zoo.run.plan import print_plan
 from zoo.run.request import positive, whole
 from zoo.run.runs import CONFIG, init_files, is_first_process, stages
@@ -122,7 +122,13 @@ def _fit_stage(
     if going_on is not None:
         read_checkpoint(going_on)  # a clear refusal of a damaged or foreign file, before anything is started
     elif start is not None:
-        load_weights(family, family_weights(read_checkpoint(start)["state_dict"], averaged=True), start)
+        weights = family_weights(read_checkpoint(start)["state_dict"], averaged=True)
+        before = list(config.model.stages)[: list(config.model.stages).index(name)]
+        if before:
+            taught = [path for each in before for path in build_stage(config, each, family).trainable()]
+            load_start(family, weights, start, {path.partition(".")[0] for path in taught})
+        else:
+            load_weights(family, weights, start)
     else:
         for path in init_files(config):
             family.load_public(path)
