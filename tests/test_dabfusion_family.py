@@ -9,10 +9,12 @@ import torch
 from torch.nn.functional import interpolate
 from weights import fill_by_name, numbers
 
+from zoo.body.labels import JOINT_LIMB, PARTS
+from zoo.body.skeleton import JOINTS
 from zoo.families.base import Sampler
 from zoo.families.dabfusion.blocks import grid, warp
 from zoo.families.dabfusion.family import DabFusion
-from zoo.families.dabfusion.losses import LIMBS, Bend, Likeness, astray, equivariance
+from zoo.families.dabfusion.losses import LIMBS, PART_LIMB, Bend, Likeness, astray, equivariance, misplaced
 from zoo.families.dabfusion.picture import to_square
 from zoo.families.dabfusion.stages import DiffusionStage, FlowStage
 from zoo.music.beats import Beats
@@ -225,3 +227,18 @@ def test_flows_that_are_kept_are_those_worked_out_anew():
             losses.append(own.loss(batch(11))["noise"].item())
         assert len(own._kept) == min(kept, 2)
     assert len(set(losses)) == 1
+
+
+def test_parts_belong_to_the_limbs_that_move_them():
+    """Every DensePose part goes to the limb at whose far end is the joint that moves it, on its own side."""
+    for limb in range(2, 8):
+        for left, side in enumerate(("right", "left")):
+            (index,) = {PART_LIMB[part] for part in PARTS[limb][left]}
+            ends = LIMBS[index - 1]
+            assert limb in {JOINT_LIMB[joint] for joint in ends} and JOINTS[ends[1]].startswith(side)
+    assert {PART_LIMB[part] for part in PARTS[:2].flat} == {1, 2} and PART_LIMB[23] == 1 and PART_LIMB[0] == 0
+    parts = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    parts[:, :4] = 23
+    shares = torch.full((1, 11, 4, 4), 1e-6)
+    shares[:, 1, :2], shares[:, 0, 2:] = 1, 1
+    assert misplaced(shares, parts) < 1e-4 < 1 < misplaced(shares.flip(2), parts)

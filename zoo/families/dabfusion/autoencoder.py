@@ -95,8 +95,8 @@ class FlowAutoencoder(nn.Module):
         count = len(flow)
         return self.generator.decode([level.expand(count, *level.shape[1:]) for level in levels], flow, occlusion)
 
-    def motion(self, source: Tensor, driving: Tensor, here: Regions, there: Regions) -> tuple[Tensor, Tensor]:
-        """Two (B, 3, H, W) and their regions -> flow (B, H/4, W/4, 2) and occlusion (B, 1, H/4, W/4), 1 unoccluded."""
+    def motion(self, source: Tensor, driving: Tensor, here: Regions, there: Regions) -> tuple[Tensor, ...]:
+        """Two (B, 3, H, W) and their regions -> what `PixelwiseFlowPredictor` gives, at H/4 x W/4."""
         return self.generator.pixelwise_flow_predictor(source, here, there, self.bg_predictor(source, driving))
 
     def forward(self, source: Tensor, driving: Tensor, *others: Tensor) -> "Rebuilt":
@@ -105,8 +105,8 @@ class FlowAutoencoder(nn.Module):
         each = [
             regions.select(slice(first, first + len(source))) for first in range(0, len(regions.shift), len(source))
         ]
-        flow, occlusion = self.motion(source, driving, *each[:2])
-        return Rebuilt(self.decode(self.encode(source), flow, occlusion), flow, occlusion, each)
+        flow, occlusion, shares = self.motion(source, driving, *each[:2])
+        return Rebuilt(self.decode(self.encode(source), flow, occlusion), flow, occlusion, shares, each)
 
 
 @dataclass(frozen=True)
@@ -116,4 +116,5 @@ class Rebuilt:
     picture: Tensor  # (B, 3, H, W) in [0, 1]
     flow: Tensor  # (B, h, w, 2)
     occlusion: Tensor  # (B, 1, h, w), 1 visible
+    shares: Tensor  # (B, 1 + K, h, w) of background and regions in the flow, summing to 1
     regions: list[Regions]  # of source, driving, and the others given

@@ -84,9 +84,10 @@ class PixelwiseFlowPredictor(nn.Module):
         self.occlusion = nn.Conv2d(self.hourglass.channels, 1, 7, padding=3)
         self.down = Shrink(3, factor)
 
-    def forward(self, source: Tensor, here: Regions, there: Regions, background: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, source: Tensor, here: Regions, there: Regions, background: Tensor) -> tuple[Tensor, ...]:
         """source (B, 3, H, W); its regions `here`, the driving picture's `there`; background (B, 2, 3) ->
-        flow (B, h, w, 2): where in the source each driving pixel comes from; occlusion (B, 1, h, w), 1 visible.
+        flow (B, h, w, 2): where in the source each driving pixel comes from; occlusion (B, 1, h, w), 1 visible;
+        shares (B, 1 + K, h, w) of the background and the regions in each pixel's flow.
         """
         small = self.down(source)
         with torch.autocast(source.device.type, enabled=False):
@@ -101,7 +102,7 @@ class PixelwiseFlowPredictor(nn.Module):
         share = F.softmax(self.mask(guess).float(), 1)
         with torch.autocast(source.device.type, enabled=False):  # half precision is half a pixel
             flow = torch.einsum("bkhw,bkhwc->bhwc", share, candidates)
-        return flow, torch.sigmoid(self.occlusion(guess).float())
+        return flow, torch.sigmoid(self.occlusion(guess).float()), share
 
 
 def _carry(affine: Tensor, places: Tensor) -> Tensor:

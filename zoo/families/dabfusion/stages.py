@@ -9,9 +9,10 @@ from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
 from zoo.families.dabfusion.blocks import warp
-from zoo.families.dabfusion.losses import LIMBS, Bend, Likeness, astray, equivariance
+from zoo.families.dabfusion.losses import LIMBS, Bend, Likeness, astray, equivariance, misplaced
 
 DROP_MUSIC = 0.1  # share of clips that hear nothing, for classifier-free guidance (LFDM's public code)
+MISPLACED = 5.0  # beside `astray`: of a picture mostly background, whose mean is small
 SURE = 3.0  # a logit: 95% visible
 EQUIVARIANCE = 10.0  # weight of both equivariance losses (MRAA's and LFDM's public code)
 
@@ -22,11 +23,12 @@ class FlowStage(Stage):
     pairs: frame pairs drawn from each clip. vgg: file of torchvision's VGG-19 weights, see `Likeness`.
 
     Three helps that the paper does without, for a tiny autoencoder, which has minutes where the paper has days. guide:
-    weight of `astray`, which shows the regions where limbs are, on `shown` frames more for every pair; the data must
-    say so. warped: weight of the likeness of the source that is merely warped. In the rebuilt picture whatever is moved
-    wrongly is soon held to be occluded and painted over, and its flow learns no more. doubt: weight of how far the
-    occlusion map's logits lie above `SURE`. What is painted is worth nothing in the beginning, so that everything is
-    held to be visible, at last so surely that nobody learns to paint.
+    weight of `astray`, which shows the regions where limbs are, on `shown` frames more for every pair, and of
+    `misplaced`, which shows the flow what moves with which of them; the data must say so. warped: weight of the
+    likeness of the source that is merely warped. In the rebuilt picture whatever is moved wrongly is soon held to be
+    occluded and painted over, and its flow learns no more. doubt: weight of how far the occlusion map's logits lie
+    above `SURE`. What is painted is worth nothing in the beginning, so that everything is held to be visible, at last
+    so surely that nobody learns to paint.
     """
 
     needs = ("frames",)
@@ -47,7 +49,7 @@ class FlowStage(Stage):
         self.pairs, self.guide, self.shown, self.warped, self.doubt = pairs, guide, shown, warped, doubt
         self.likeness = Likeness(vgg)
         if guide:
-            self.needs = ("frames", "joints2d")
+            self.needs = ("frames", "joints2d", "parts")
             count = self.family.autoencoder.region_predictor.regions.out_channels
             if count != len(LIMBS):
                 raise ValueError(f"model.stages.flow.guide shows {len(LIMBS)} limbs to {count} regions; set it to 0")
@@ -79,6 +81,7 @@ class FlowStage(Stage):
                 joints = batch["joints2d"][rows, picks] / clips.new_tensor(clips.shape[:-3:-1])  # (.., pairs, 24, 2)
                 found = [astray(regions, its) for regions, its in zip(made.regions, joints, strict=False)]
                 losses["astray"] = self.guide * torch.stack(found).mean()
+                losses["misplaced"] = MISPLACED * self.guide * misplaced(made.shares, batch["parts"][rows, picks[1]])
             return losses
 
 
@@ -151,5 +154,5 @@ class DiffusionStage(Stage):
             )
         regions = autoencoder.region_predictor(clip)
         here, there = regions.select(slice(0, 1)).expand(count), regions.select(slice(1, None))
-        motion = autoencoder.motion(clip[:1].expand(count, -1, -1, -1), clip[1:], here, there)
-        return family.to_volume(*motion).movedim(1, 0), autoencoder.encode(clip[:1])[-1][0]
+        flow, occlusion, _ = autoencoder.motion(clip[:1].expand(count, -1, -1, -1), clip[1:], here, there)
+        return family.to_volume(flow, occlusion).movedim(1, 0), autoencoder.encode(clip[:1])[-1][0]
