@@ -69,35 +69,36 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way back, each level joined with the encoder's; its last level is joined with the input."""
+    """The way back, each level joined with the encoder's, down to the input or `short` halvings before it."""
 
-    def __init__(self, width: int, channels: int, blocks: int, most: int):
+    def __init__(self, width: int, channels: int, blocks: int, most: int, short: int = 0):
         super().__init__()
         self.up_blocks = nn.ModuleList(
             UpBlock((1 if i == blocks - 1 else 2) * min(most, width * 2 ** (i + 1)), min(most, width * 2**i))
-            for i in reversed(range(blocks))
+            for i in reversed(range(short, blocks))
         )
-        self.channels = width + channels
+        last = min(most, width * 2**short)
+        self.channels = last + (last if short else channels)
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """Levels of `Encoder` -> (B, width + channels, H, W)"""
+        """Levels of `Encoder` -> (B, self.channels, H, W), or of that halved `short` times"""
         y = levels[-1]
-        for block, level in zip(self.up_blocks, reversed(levels[:-1]), strict=True):
+        for block, level in zip(self.up_blocks, reversed(levels[-1 - len(self.up_blocks) : -1]), strict=True):
             y = torch.cat([block(y), level], 1)
         return y
 
 
 class Hourglass(nn.Module):
-    """Encoder and decoder. `channels` of its output: width + input channels."""
+    """Encoder and decoder. `channels` of its output: width + input channels, unless it stops `short`."""
 
-    def __init__(self, width: int, channels: int, blocks: int, most: int):
+    def __init__(self, width: int, channels: int, blocks: int, most: int, short: int = 0):
         super().__init__()
         self.encoder = Encoder(width, channels, blocks, most)
-        self.decoder = Decoder(width, channels, blocks, most)
+        self.decoder = Decoder(width, channels, blocks, most, short)
         self.channels = self.decoder.channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, width + C, H, W)"""
+        """(B, C, H, W) -> (B, self.channels, H, W), or of that halved `short` times"""
         return self.decoder(self.encoder(x))
 
 
