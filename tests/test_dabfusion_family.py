@@ -34,8 +34,10 @@ def song(seconds: float, rate: float = 30.0) -> Music:
     return Music(numbers("song", int(seconds * rate), 5), rate, beats)
 
 
-def made(frames: int = 10, **changes) -> DabFusion:
-    family = DabFusion(5, AUTOENCODER, UNET, size=64, frames=frames, prediction="v_prediction", residual=4.0, **changes)
+def made(frames: int = 10, fine: int = 1, **changes) -> DabFusion:
+    autoencoder = AUTOENCODER | {"fine": fine, "sharp": fine - 1}
+    tiny = {"prediction": "v_prediction", "residual": 4.0}
+    family = DabFusion(5, autoencoder, UNET, size=64, frames=frames, **tiny, **changes)
     return fill_by_name(family)
 
 
@@ -74,7 +76,7 @@ def test_a_window_sets_out_from_the_last_frame_of_the_one_before():
 
 def test_between_its_frames_the_flow_goes_on_evenly():
     """At twice the rate every other frame is the same, and the ones between come from the mean of two flows."""
-    family = made()
+    family = made(fine=2)
     slow, fast = (torch.cat(dance(family, n, fps)) for n, fps in ((11, Fraction(12)), (21, Fraction(24))))
     assert torch.equal(slow, fast[::2])
     motion = numbers("motion", 4, 3, 16, 16)
@@ -171,9 +173,10 @@ def batch(frames: int) -> dict:
     }
 
 
+@pytest.mark.parametrize("fine", [1, 2])
 @pytest.mark.parametrize("kind", [FlowStage, DiffusionStage])
-def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind):
-    family = made()
+def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind, fine):
+    family = made(fine=fine)
     own = stage(kind, family).train()
     before = {name: value.clone() for name, value in family.state_dict().items()}
     torch.manual_seed(0)

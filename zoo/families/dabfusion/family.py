@@ -73,7 +73,7 @@ class DabFusion(Family):
         """
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)
-        self.unet = FlowUNet(latent_channels=self.autoencoder.latent_channels, **unet)
+        self.unet = FlowUNet(latent_channels=self.autoencoder.latent_channels, fine=self.autoencoder.fine, **unet)
         if hears not in ("music", "text"):
             raise ValueError(f"model.hears={hears}: use music or text")
         assert hears == "music" or text is not None, "a model that hears text needs an encoder of texts"
@@ -213,14 +213,14 @@ class DabFusion(Family):
             z0, condition = z0.expand(2, *z0.shape[1:]), torch.cat([condition, torch.zeros_like(condition)])
         prepared = self.unet.prepare(z0, condition)
         denoiser = Denoiser(lambda x, t: self.unet(x, t, prepared).float(), self.schedule)
-        shape = (1, 3, self.frames, *z0.shape[2:])
+        shape = (1, 3, self.frames, *(side * self.autoencoder.fine for side in z0.shape[2:]))
 
         def noise() -> Tensor:
             return torch.randn(shape, generator=draw).to(self.device)
 
         guided = denoiser if guidance == 1 else Guided(denoiser, guidance)
         volume = sample(guided, noise(), rule, noise, eta, clamp=None)[0].movedim(1, 0)
-        still = self.to_volume(grid(*z0.shape[2:], volume)[None], torch.ones_like(volume[:1, :1]))
+        still = self.to_volume(grid(*shape[3:], volume)[None], torch.ones_like(volume[:1, :1]))
         return torch.cat([still, volume])
 
     def _between(self, motion: Tensor, places: Sequence[Fraction]) -> tuple[Tensor, Tensor]:

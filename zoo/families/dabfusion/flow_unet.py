@@ -223,18 +223,19 @@ class FlowUNet(nn.Module):
         multiples: Sequence[int] = (1, 2, 4, 8),
         heads: int = 8,
         patch: int = 1,
+        fine: int = 1,
     ):
         """The defaults are LFDM's.
 
         music_dim: D of the music embedding (of LFDM's text); latent_channels: of z0 (the autoencoder's); heads: of
         every attention, 32 values each; patch: squares of patch x patch pixels become one of the network's, channels
-        for space, which a CPU thanks with time (1: as published).
+        for space, which a CPU thanks with time (1: as published); fine: how many times as fine as z0 the flow is.
         """
         super().__init__()
         time = 4 * width
-        self.music_dim, self.patch = music_dim, patch
+        self.music_dim, self.patch, self.squares = music_dim, patch, patch * fine
         self.time_rel_pos_bias = RelativeBias(heads)
-        self.flow_channels = 3 * patch**2
+        self.flow_channels = 3 * self.squares**2
         self.init_conv = nn.Conv2d(self.flow_channels + latent_channels * patch**2, width, 7, padding=3)
         self.init_temporal_attn = TemporalAttention(width, heads)
         self.time_mlp = nn.Sequential(TimeEmbedding(width), nn.Linear(width, time), nn.GELU(), nn.Linear(time, time))
@@ -257,8 +258,8 @@ class FlowUNet(nn.Module):
         for index, (a, b) in enumerate(reversed(pairs)):
             last = index == len(pairs) - 1
             self.ups.append(level(2 * b, a, nn.Identity() if last else nn.ConvTranspose2d(a, a, 4, 2, 1)))
-        self.final_conv = nn.Sequential(ResBlock(2 * width, width), nn.Conv2d(width, 2 * patch**2, 1))
-        self.occlusion_map = nn.Sequential(ResBlock(2 * width, width), nn.Conv2d(width, patch**2, 1))
+        self.final_conv = nn.Sequential(ResBlock(2 * width, width), nn.Conv2d(width, 2 * self.squares**2, 1))
+        self.occlusion_map = nn.Sequential(ResBlock(2 * width, width), nn.Conv2d(width, self.squares**2, 1))
 
     def _blocks(self) -> list[ResBlock]:
         """Those that hear the music, in the order they are used."""
@@ -266,13 +267,14 @@ class FlowUNet(nn.Module):
         up = [block for level in self.ups for block in level[:2]]
         return [*down, self.mid_block1, self.mid_block2, *up]
 
-    def _squares(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C patch^2, H / patch, W / patch), channels last, which every later layer keeps."""
-        return F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last)
+    @staticmethod
+    def _folded(x: Tensor, side: int) -> Tensor:
+        """(B, C, H, W) -> (B, C side^2, H / side, W / side), channels last, which every later layer keeps."""
+        return F.pixel_unshuffle(x, side).contiguous(memory_format=torch.channels_last)
 
     def prepare(self, z0: Tensor, music: Tensor) -> Prepared:
         """z0 (B, C, H, W): the reference's latent; music (B, F, D) or (B, 1, D): one embedding for all frames."""
-        z0 = self._squares(z0)
+        z0 = self._folded(z0, self.patch)
         reference = F.conv2d(z0, self.init_conv.weight[:, self.flow_channels :], self.init_conv.bias, padding=3)
         return Prepared(reference[:, :, None], [block.music_shift(music) for block in self._blocks()])
 
@@ -281,7 +283,7 @@ class FlowUNet(nn.Module):
         prepared = request if isinstance(request, Prepared) else self.prepare(*request)
         bias = self.time_rel_pos_bias(x.shape[2])
         weight = self.init_conv.weight[:, : self.flow_channels]
-        noisy = within_frames(lambda y: F.conv2d(self._squares(y), weight, padding=3), x)
+        noisy = within_frames(lambda y: F.conv2d(self._folded(y, self.squares), weight, padding=3), x)
         x = noisy + prepared.reference
         first = x
         x = self.init_temporal_attn(x, bias)
@@ -303,7 +305,7 @@ class FlowUNet(nn.Module):
         x = torch.cat([x, first], 1)
         heads = (self.final_conv, self.occlusion_map)
         answers = [within_frames(last, block(x)) for block, last in heads]
-        return torch.cat([within_frames(lambda y: F.pixel_shuffle(y, self.patch), answer) for answer in answers], 1)
+        return torch.cat([within_frames(lambda y: F.pixel_shuffle(y, self.squares), answer) for answer in answers], 1)
 
 
 def from_lfdm(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -87,11 +87,13 @@ class BackgroundMotion(nn.Module):
 class PixelwiseFlowPredictor(nn.Module):
     """From the regions' motions to one flow and one occlusion map, on a quarter of the size (MRAA sec. 3.3)."""
 
-    def __init__(self, regions: int, width: int, most: int, blocks: int, factor: int = 4):
+    def __init__(self, regions: int, width: int, most: int, blocks: int, factor: int = 4, fine: int = 1):
+        """fine: what is answered is so many times as fine as a quarter of the size, by sub-pixels (1 as published)."""
         super().__init__()
+        self.fine = fine
         self.hourglass = Hourglass(width, 4 * (regions + 1), blocks, most)
-        self.mask = nn.Conv2d(self.hourglass.channels, regions + 1, 7, padding=3)
-        self.occlusion = nn.Conv2d(self.hourglass.channels, 1, 7, padding=3)
+        self.mask = nn.Conv2d(self.hourglass.channels, (regions + 1) * fine**2, 7, padding=3)
+        self.occlusion = nn.Conv2d(self.hourglass.channels, fine**2, 7, padding=3)
         self.down = Shrink(3, factor)
 
     def forward(self, source: Tensor, here: Regions, there: Regions, background: Tensor) -> tuple[Tensor, ...]:
@@ -102,17 +104,24 @@ class PixelwiseFlowPredictor(nn.Module):
         small = self.down(source)
         with torch.autocast(source.device.type, enabled=False):
             places = grid(*small.shape[2:], here.shift)
-            candidates = torch.cat([_carry(background.float()[:, None], places), _motions(here, there, places)], 1)
+            candidates = _candidates(here, there, background.float(), places)
             hints = _bells(there, places) - _bells(here, places)  # (B, K, h, w)
             hints = F.pad(hints, (0, 0, 0, 0, 1, 0))[:, :, None]  # the background has none
             moved = warp(small.float().repeat_interleave(candidates.shape[1], 0), candidates.flatten(0, 1)).unflatten(
                 0, candidates.shape[:2]
             )
         guess = self.hourglass(torch.cat([hints, moved], 2).flatten(1, 2))
-        share = F.softmax(self.mask(guess).float(), 1)
+        share = F.softmax(F.pixel_shuffle(self.mask(guess).float(), self.fine), 1)
         with torch.autocast(source.device.type, enabled=False):  # half precision is half a pixel
+            if self.fine > 1:
+                candidates = _candidates(here, there, background.float(), grid(*share.shape[2:], here.shift))
             flow = torch.einsum("bkhw,bkhwc->bhwc", share, candidates)
-        return flow, torch.sigmoid(self.occlusion(guess).float()), share
+        return flow, torch.sigmoid(F.pixel_shuffle(self.occlusion(guess).float(), self.fine)), share
+
+
+def _candidates(here: Regions, there: Regions, background: Tensor, places: Tensor) -> Tensor:
+    """Where each pixel comes from, if it belongs to the background and to each region. (B, 1 + K, h, w, 2)"""
+    return torch.cat([_carry(background[:, None], places), _motions(here, there, places)], 1)
 
 
 def _carry(affine: Tensor, places: Tensor) -> Tensor:
