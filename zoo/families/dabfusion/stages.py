@@ -141,7 +141,7 @@ class DiffusionStage(Stage):
                 if len(self._kept) < self.kept:
                     self._kept[key] = made
             found.append(self._kept.get(key) or made)
-        return tuple(torch.stack(parts).to(batch["frames"]) for parts in zip(*found, strict=True))
+        return tuple(torch.stack([one.to(batch["frames"]) for one in parts]) for parts in zip(*found, strict=True))
 
     def _volume(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """One clip (1 + F, 3, H, W) in [0, 1] -> (3, F, h, w) and (C, h, w)"""
