@@ -4,6 +4,7 @@ Times in a sample's .json are seconds of its sound; its motion and frames begin 
 """
 
 import bisect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 
@@ -62,7 +63,7 @@ def pieces_of(reader, samples: list, features: Features) -> Iterator[Piece]:
         )
 
 
-class Windows(Dataset):
+class Windows(Dataset, ABC):
     """What both kinds share: which windows there are, their labels, words, music and beats."""
 
     def __init__(self, reader, samples: list, needs: Iterable[str], clip: Clip, split: str, features: Features):
@@ -81,8 +82,9 @@ class Windows(Dataset):
             self.move_starts.append([move[0] for move in sample.info.get("moves", [])])
             self.windows += [(index, start) for start in clip.starts(duration, split)]
 
+    @abstractmethod
     def _duration(self, sample) -> float:
-        raise NotImplementedError
+        """Seconds of a sample."""
 
     def __len__(self) -> int:
         return len(self.windows)

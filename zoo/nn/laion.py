@@ -5,6 +5,7 @@ when the file is read: the shapes in it say how large they are.
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,7 +30,7 @@ OTHERS = ("audio_transform.", "text_transform.", "logit_scale_a", "logit_scale_t
 NUMBERS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype")
 
 
-class Tower(nn.Module):
+class Tower(nn.Module, ABC):
     """One tower of a file and its projection."""
 
     kept: tuple[str, ...]  # beginnings of the names in the file that are its own
@@ -52,9 +53,9 @@ class Tower(nn.Module):
             raise ValueError(f"it is no CLAP checkpoint of LAION's, such as {FILE}") from None
         return state
 
+    @abstractmethod
     def build(self, state: dict[str, Tensor]) -> None:
         """Make the layers; may take out of `state` what is no weight."""
-        raise NotImplementedError
 
 
 class AudioTower(Tower):
