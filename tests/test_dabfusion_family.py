@@ -35,7 +35,7 @@ def song(seconds: float, rate: float = 30.0) -> Music:
 
 
 def made(frames: int = 10, fine: int = 1, **changes) -> DabFusion:
-    autoencoder = AUTOENCODER | {"fine": fine, "sharp": fine - 1}
+    autoencoder = AUTOENCODER | {"fine": fine}
     tiny = {"prediction": "v_prediction", "residual": 4.0}
     family = DabFusion(5, autoencoder, UNET, size=64, frames=frames, **tiny, **changes)
     return fill_by_name(family)

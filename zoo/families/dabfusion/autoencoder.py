@@ -77,20 +77,16 @@ class FlowAutoencoder(nn.Module):
         hourglass_most: int = 1024,
         hourglass_blocks: int = 5,
         background_width: int = 32,
-        sharp: int = 0,
         fine: int = 1,
     ):
         """The defaults are LFDM's, at 128x128: regions are looked for in a picture of a quarter of the size.
 
-        sharp: in one so many times doubled, of which a narrow network sees more; their heat maps keep their size.
         fine: flow and occlusion are so many times as fine as that quarter.
         """
         super().__init__()
         flow = PixelwiseFlowPredictor(regions, flow_width, hourglass_most, hourglass_blocks, fine=fine)
         self.generator = Generator(width, most, downs, bottleneck, flow)
-        self.region_predictor = RegionPredictor(
-            regions, region_width, hourglass_most, hourglass_blocks, factor=4 // 2**sharp, short=sharp
-        )
+        self.region_predictor = RegionPredictor(regions, region_width, hourglass_most, hourglass_blocks)
         self.bg_predictor = BackgroundMotion(background_width, hourglass_most, hourglass_blocks)
         self.fine = fine
         self.latent_channels = min(most, width * 2**downs)

@@ -69,36 +69,35 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The way back, each level joined with the encoder's, down to the input or `short` halvings before it."""
+    """The way back, each level joined with the encoder's; its last level is joined with the input."""
 
-    def __init__(self, width: int, channels: int, blocks: int, most: int, short: int = 0):
+    def __init__(self, width: int, channels: int, blocks: int, most: int):
         super().__init__()
         self.up_blocks = nn.ModuleList(
             UpBlock((1 if i == blocks - 1 else 2) * min(most, width * 2 ** (i + 1)), min(most, width * 2**i))
-            for i in reversed(range(short, blocks))
+            for i in reversed(range(blocks))
         )
-        last = min(most, width * 2**short)
-        self.channels = last + (last if short else channels)
+        self.channels = width + channels
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """Levels of `Encoder` -> (B, self.channels, H, W), or of that halved `short` times"""
+        """Levels of `Encoder` -> (B, width + channels, H, W)"""
         y = levels[-1]
-        for block, level in zip(self.up_blocks, reversed(levels[-1 - len(self.up_blocks) : -1]), strict=True):
+        for block, level in zip(self.up_blocks, reversed(levels[:-1]), strict=True):
             y = torch.cat([block(y), level], 1)
         return y
 
 
 class Hourglass(nn.Module):
-    """Encoder and decoder. `channels` of its output: width + input channels, unless it stops `short`."""
+    """Encoder and decoder. `channels` of its output: width + input channels."""
 
-    def __init__(self, width: int, channels: int, blocks: int, most: int, short: int = 0):
+    def __init__(self, width: int, channels: int, blocks: int, most: int):
         super().__init__()
         self.encoder = Encoder(width, channels, blocks, most)
-        self.decoder = Decoder(width, channels, blocks, most, short)
+        self.decoder = Decoder(width, channels, blocks, most)
         self.channels = self.decoder.channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, self.channels, H, W), or of that halved `short` times"""
+        """(B, C, H, W) -> (B, width + C, H, W)"""
         return self.decoder(self.encoder(x))
 
 

@@ -68,8 +68,8 @@ class DabFusion(Family):
         'music', or 'text': in the music's place the style that is danced, as `text` encodes it (sec. 4.5, Table 6).
         prediction: what the U-Net is taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes
         from, in [-1, 1], as published; a number diffuses how far it comes, times the number (LFDM's
-        `use_residual_flow`, which does not scale). rule: of sampling, see
-        `step_rule`. Raises ValueError for other words.
+        `use_residual_flow`, which does not scale). rule: of sampling, see `step_rule`.
+        Raises ValueError for other words.
         """
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)

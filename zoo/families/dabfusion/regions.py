@@ -32,19 +32,10 @@ class Regions:
 class RegionPredictor(nn.Module):
     """Heat maps by an hourglass on a smaller picture; a region's frame is the PCA of its heat map (MRAA sec. 3.2)."""
 
-    def __init__(
-        self,
-        regions: int,
-        width: int,
-        most: int,
-        blocks: int,
-        temperature: float = 0.1,
-        factor: int = 4,
-        short: int = 0,
-    ):
-        """factor: by which pictures are shrunk; short: halvings from there to the heat maps (0 as published)."""
+    def __init__(self, regions: int, width: int, most: int, blocks: int, temperature: float = 0.1, factor: int = 4):
+        """factor: by which pictures are shrunk."""
         super().__init__()
-        self.predictor = Hourglass(width, 3, blocks, most, short)
+        self.predictor = Hourglass(width, 3, blocks, most)
         self.regions = nn.Conv2d(self.predictor.channels, regions, 7, padding=3)
         self.down = Shrink(3, factor)
         self.temperature = temperature
