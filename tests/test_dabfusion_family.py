@@ -246,3 +246,13 @@ def test_parts_belong_to_the_limbs_that_move_them():
     shares = torch.full((1, 11, 4, 4), 1e-6)
     shares[:, 1, :2], shares[:, 0, 2:] = 1, 1
     assert misplaced(shares, parts) < 1e-4 < 1 < misplaced(shares.flip(2), parts)
+
+
+def test_every_window_hears_its_own_frames():
+    """Flows lead to the frames after the picture: to a song whose features are the time, 1/12 s on, window after window."""
+    family, heard = made(), []
+    family.hear, hear = lambda *where: (heard.append(hear(*where)), heard[-1])[1], family.hear
+    music = Music((torch.arange(600)[:, None] / 30).expand(-1, 5), 30.0, song(20).beats)
+    with torch.no_grad():
+        list(family.generate(PICTURE, music, "", 21, Fraction(12), 0, FEW))
+    np.testing.assert_allclose(torch.cat(heard, 1)[0, :, 0], np.arange(1, 21) / 12, atol=1e-5)
