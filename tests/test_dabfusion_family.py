@@ -249,7 +249,7 @@ def test_parts_belong_to_the_limbs_that_move_them():
 
 
 def test_every_window_hears_its_own_frames():
-    """Flows lead to the frames after the picture: to a song whose features are the time, 1/12 s on, window after window."""
+    """Flows lead to the frames after the picture: to a song whose features are the time, 1/12 s on, in every window."""
     family, heard = made(), []
     family.hear, hear = lambda *where: (heard.append(hear(*where)), heard[-1])[1], family.hear
     music = Music((torch.arange(600)[:, None] / 30).expand(-1, 5), 30.0, song(20).beats)
