@@ -128,6 +128,17 @@ def test_a_video_that_falls_out_of_step_is_brought_back(page, by):
     """Whatever throws one video off the song while all play, it is at the song's time again in the same round."""
     browser, _ = page
     browser.script("document.activeElement.blur()")
+    for _ in range(6):  # a busy machine may not look often enough in one round, and then has not seen anything
+        seen, late = thrown_off(browser, by)
+        if len(late) >= 3:
+            break
+    assert {song for *_, song in seen} == {"AUDIO"} and len(late) >= 3 and max(late[-3:]) <= 1 / FPS, seen
+
+
+def thrown_off(browser: Browser, by: float | str) -> tuple[list, list[float]]:
+    """One round with one video thrown off: (song's time, how far off, whether it waits, player's clock) of every look,
+    and how far off it is when it has had a second to come back.
+    """
     browser.keys("\ue011", " ")  # home
     browser.until("return player.videos.every((video) => !video.paused && video.currentTime > 0.1)")
     began = browser.script(
@@ -147,8 +158,7 @@ def test_a_video_that_falls_out_of_step_is_brought_back(page, by):
         )
     browser.keys(" ")
     ready(browser)
-    late = [off for now, off, waits, song in seen if began + 1 < now < FRAMES / FPS - 0.1 and not waits]
-    assert {song for *_, song in seen} == {"AUDIO"} and len(late) >= 3 and max(late[-3:]) <= 1 / FPS, seen
+    return seen, [off for now, off, waits, _ in seen if began + 1 < now < FRAMES / FPS - 0.1 and not waits]
 
 
 @pytest.mark.parametrize("frame", [0, 7, 17, 23])
