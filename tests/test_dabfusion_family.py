@@ -14,7 +14,8 @@ from zoo.body.skeleton import JOINTS
 from zoo.families.base import Sampler
 from zoo.families.dabfusion.blocks import grid, warp
 from zoo.families.dabfusion.family import DabFusion
-from zoo.families.dabfusion.losses import LIMBS, PART_LIMB, Bend, Likeness, astray, equivariance, misplaced
+from zoo.families.dabfusion.limbs import AWAY, LIMBS, PART_LIMB, astray, mirrored, misplaced, pointed, uncovered
+from zoo.families.dabfusion.losses import Bend, Likeness, equivariance
 from zoo.families.dabfusion.picture import to_square
 from zoo.families.dabfusion.stages import DiffusionStage, FlowStage
 from zoo.music.beats import Beats
@@ -25,6 +26,8 @@ AUTOENCODER = dict(
     background_width=8,
 )  # fmt: skip
 UNET = dict(music_dim=16, width=16, multiples=[1, 1, 1, 1], heads=1, patch=2)
+HELPED = {"guide": 1.0, "rebuilt": 1, "warped": 1.0}
+LIMBED = {"autoencoder": {"regions": 10, "limbs": True}, "shows_regions": True}
 PICTURE = (255 * interpolate(numbers("picture", 1, 3, 8, 8).sigmoid(), 64, mode="bicubic")[0]).clamp(0, 255).byte()
 FEW = Sampler(steps=2, eta=0.0)
 
@@ -34,9 +37,9 @@ def song(seconds: float, rate: float = 30.0) -> Music:
     return Music(numbers("song", int(seconds * rate), 5), rate, beats)
 
 
-def made(frames: int = 10, fine: int = 1, **changes) -> DabFusion:
-    autoencoder = AUTOENCODER | {"fine": fine}
-    tiny = {"prediction": "v_prediction", "residual": 4.0}
+def made(frames: int = 10, fine: int = 1, autoencoder: dict | None = None, **changes) -> DabFusion:
+    autoencoder = AUTOENCODER | {"fine": fine} | (autoencoder or {})
+    tiny = {"prediction": "sample", "residual": 20.0}
     family = DabFusion(5, autoencoder, UNET, size=64, frames=frames, **tiny, **changes)
     return fill_by_name(family)
 
@@ -62,15 +65,17 @@ def test_a_dance_is_its_seeds_and_no_longer_dance_changes_its_beginning():
     assert not torch.equal(short, other)
 
 
-def test_a_window_sets_out_from_the_last_frame_of_the_one_before():
+@pytest.mark.parametrize(("changes", "shown"), [({}, 16), (LIMBED, 26)])
+def test_a_window_sets_out_from_the_last_frame_of_the_one_before(changes, shown):
     """Frame 10 is the first window's last: given as the picture, it is danced on as the second window does."""
-    family = made()
+    family = made(**changes)
     heard = []
     family._window, window = lambda z0, *rest: (heard.append(z0), window(z0, *rest))[1], family._window
     frames = torch.cat(dance(family, 20, Fraction(12)))
     with torch.no_grad():
-        again = family.autoencoder.encode(frames[10:11].float() / 255)[-1]
-    assert len(heard) == 2
+        last = frames[10:11].float() / 255
+        again = family.shown(last, family.autoencoder.encode(last)[-1])
+    assert len(heard) == 2 and again.shape[1] == shown
     assert (heard[1] - again).abs().mean() < 0.03 < 0.1 < (heard[0] - again).abs().mean()  # rounded to whole colours
 
 
@@ -156,8 +161,8 @@ def test_likeness_is_zero_for_the_same_and_grows_with_blur():
     assert losses[0] == 0 and losses == sorted(losses)
 
 
-def stage(kind, family: DabFusion):
-    return kind(family, torch.optim.Adam, ema_decay=None, seed=0)
+def stage(kind, family: DabFusion, **options):
+    return kind(family, torch.optim.Adam, ema_decay=None, seed=0, **options)
 
 
 def batch(frames: int) -> dict:
@@ -170,14 +175,23 @@ def batch(frames: int) -> dict:
         "music_rate": 30.0,
         "beats": beats,
         "fps": 12.0,
+        "joints2d": 32 + 20 * numbers("joints", 2, frames, 24, 2).tanh(),
+        "parts": (torch.arange(2 * frames * 64 * 64) // 170 % 25).view(2, frames, 64, 64).byte(),
     }
 
 
-@pytest.mark.parametrize("fine", [1, 2])
-@pytest.mark.parametrize("kind", [FlowStage, DiffusionStage])
-def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind, fine):
-    family = made(fine=fine)
-    own = stage(kind, family).train()
+@pytest.mark.parametrize(
+    ("kind", "options", "changes"),
+    [
+        (FlowStage, {}, {}),
+        (FlowStage, HELPED, LIMBED | {"fine": 2}),
+        (DiffusionStage, {}, {}),
+        (DiffusionStage, {}, LIMBED | {"fine": 2}),
+    ],
+)
+def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind, options, changes):
+    family = made(**changes)
+    own = stage(kind, family, **options).train()
     before = {name: value.clone() for name, value in family.state_dict().items()}
     torch.manual_seed(0)
     torch.stack(list(own.loss(batch(11)).values())).sum().backward()
@@ -189,7 +203,28 @@ def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind, fin
     assert all(name.startswith(roots) for name in changed)  # batch norms of what is frozen keep their counts
 
 
-def test_clips_of_the_wrong_length_are_refused():
+def test_limbs_and_what_moves_with_them_are_learned_first():
+    """Alone, regions learn from joints only, the flow from parts; nothing else is even shown a gradient of zero."""
+    family = made(fine=2, **LIMBED)
+    own = stage(FlowStage, family, alone=1, **HELPED).train()
+    losses = own.loss(batch(2))
+    assert set(losses) == {"astray", "misplaced", "uncovered"}
+    regions = list(family.autoencoder.region_predictor.parameters())
+    for name in ("misplaced", "uncovered"):
+        slopes = torch.autograd.grad(losses[name], regions, allow_unused=True, retain_graph=True)
+        assert all(slope is None for slope in slopes)
+    torch.stack(list(losses.values())).sum().backward()
+    own.on_before_optimizer_step(None)
+    found = {name for name, each in family.autoencoder.named_parameters() if each.grad is not None}
+    parts = ("region_predictor.", "generator.pixelwise_flow_predictor.")
+    assert found == {name for name, _ in family.autoencoder.named_parameters() if name.startswith(parts)}
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"guide .* set it to 0"):
+        stage(FlowStage, made(), guide=1.0)
+    with pytest.raises(ValueError, match="4 regions cannot be limbs, of which there are 10"):
+        made(autoencoder={"limbs": True})
     with pytest.raises(ValueError, match=r"clips of 9 frames for a model of 10: .* 0\.9167"):
         stage(DiffusionStage, made()).loss(batch(9))
 
@@ -207,12 +242,12 @@ def test_a_picture_of_any_shape_is_wholly_in_the_square():
 def test_limbs_in_their_places_are_not_astray():
     """Heat maps that are the limbs' own lose nothing, and the farther off they lie the more."""
     joints = torch.rand(2, 24, 2, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
-    flat = SimpleNamespace(heatmap=torch.full((2, 10, 32, 32), 1 / 32**2, requires_grad=True))
+    flat = torch.full((2, 10, 32, 32), 1 / 32**2, requires_grad=True)
     # at the optimum the gradient of -sum(p log q) is -p / q
-    (slope,) = torch.autograd.grad(astray(flat, joints) * 20, flat.heatmap)
+    (slope,) = torch.autograd.grad(astray(flat, joints) * 20, flat)
     own = -slope / 32**2
     torch.testing.assert_close(own.sum((-1, -2)), torch.ones(2, 10))
-    off = [float(astray(SimpleNamespace(heatmap=own.roll(n, -1)), joints)) for n in (0, 1, 2, 4)]
+    off = [float(astray(own.roll(n, -1), joints)) for n in (0, 1, 2, 4)]
     assert abs(off[0]) < 1e-4 and off == sorted(off)
     places = (torch.arange(32) + 0.5) / 32
     middle = torch.einsum("bkyx,x->bk", own, places), torch.einsum("bkyx,y->bk", own, places)
@@ -246,6 +281,53 @@ def test_parts_belong_to_the_limbs_that_move_them():
     shares = torch.full((1, 11, 4, 4), 1e-6)
     shares[:, 1, :2], shares[:, 0, 2:] = 1, 1
     assert misplaced(shares, parts) < 1e-4 < 1 < misplaced(shares.flip(2), parts)
+
+
+def test_the_ends_of_a_limb_are_told_apart():
+    """However the dancer is turned about, and whatever signs PCA gave, axes turn with the dancer and do not mirror."""
+    torch.manual_seed(0)
+    joints = torch.randn(24, 2)
+    turns = torch.linspace(0, 2 * torch.pi, 9)
+    turns = torch.stack([turns.cos(), -turns.sin(), turns.sin(), turns.cos()], -1).view(-1, 2, 2)
+    ends = (turns[:, None, None] @ joints[torch.tensor(LIMBS)][..., None])[..., 0]  # (turns, limbs, ends, 2)
+    shift, long = ends.mean(2), ends[:, :, 1] - ends[:, :, 0]
+    away = ((shift - shift[:, torch.tensor(AWAY)]) * long).sum(-1).sign()
+    axes = torch.stack([long, 0.3 * torch.stack([-long[..., 1], long[..., 0]], -1)], -1)
+    signs = torch.randint(2, (*long.shape[:2], 1, 2)) * 2.0 - 1
+    assert (axes * signs - axes).abs().max() > 1
+    torch.testing.assert_close(pointed(shift, axes * signs), axes * away[..., None, None])
+
+
+def test_in_a_mirror_left_is_right():
+    """Twice is the same again; every left joint and part gets its right one's place, and none its own."""
+    pictures, joints = numbers("pictures", 2, 3, 8, 8), numbers("joints", 2, 24, 2).sigmoid()
+    parts = torch.arange(128).view(2, 8, 8).remainder(25).byte()
+    torch.testing.assert_close(mirrored(*mirrored(pictures, joints, parts)), (pictures, joints, parts))
+    seen, turned, other = mirrored(pictures, joints, parts)
+    assert torch.equal(seen[..., 0], pictures[..., 7])
+    for index, name in enumerate(JOINTS):
+        twin = name.replace("left", "RIGHT").replace("right", "left").replace("RIGHT", "right")
+        torch.testing.assert_close(turned[:, JOINTS.index(twin), 0], 1 - joints[:, index, 0])
+        torch.testing.assert_close(turned[:, JOINTS.index(twin), 1], joints[:, index, 1])
+    swapped = {int(a): int(b) for a, b in zip(parts.flip(-1).flatten(), other.flatten(), strict=True)}
+    assert [swapped[part] for part in (0, 1, 2)] == [0, 1, 2]
+    assert all(swapped[int(left)] == right for left, right in zip(PARTS[1:, 1].flat, PARTS[1:, 0].flat, strict=True))
+
+
+def test_what_a_body_uncovers_is_hidden():
+    """Free cells: hidden where somebody stood, else visible, and half and half by halves; a body's own: anything."""
+    before, after = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
+    before[:, :, 1:4], after[:, 6:] = 2, 3
+    told = torch.tensor([0.5, 0, 1, 1]).expand(1, 1, 4, 4).clone()
+    told[..., 3, :] = torch.tensor([0.1, 0.7, 0.9, 0.5])
+    told.requires_grad_()
+    loss = uncovered(told, before, after)
+    (slope,) = torch.autograd.grad(loss, told)
+    assert slope[..., 3, :].abs().max() == 0 and slope[..., 0].abs().max() < 1e-6
+    wrong = told.detach().clone()
+    for column, value in ((0, 0.6), (1, 0.2), (2, 0.8)):
+        wrong.copy_(told.detach())[..., 0, column] = value
+        assert uncovered(wrong, before, after) > loss + 1e-3
 
 
 def test_every_window_hears_its_own_frames():

@@ -1,5 +1,7 @@
 """Filmed clips: every key of the contract, every map aligned with every other, the reference from outside the clip."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,28 @@ def test_smaller_pictures_and_fewer_frames(world, batch):
     for wrong in ({"fps": 24}, {"height": 64, "width": 96}):
         with pytest.raises(ValueError, match="ask for"):
             DanceData(world, Index(), {"any": KEYS}, 4, clip=Clip(**{"fps": 12, **wrong})).train_dataloader()
+
+
+def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
+    needs = ("frames", "joints2d", "parts")
+    clip = {"seconds": 2, "fps": 12, "height": SIDE, "width": SIDE}
+    whole = world.dataset("train", needs, Clip(**clip), Index())
+    data = DanceData(world, Index(), {"any": needs}, batch_size=1, clip=Clip(**clip, picks=5, kept=1))
+    count, orders = len(whole), {}
+    for batch in itertools.islice(data.train_dataloader(), 2 * count):
+        (key,) = batch["key"]
+        item = next(item for item in whole if item["key"] == key)
+        frames = [int((item["joints2d"] == one).all((1, 2)).nonzero()) for one in batch["joints2d"][0]]
+        assert len(set(frames)) == 5
+        for name in needs:
+            assert torch.equal(batch[name][0], item[name][frames])
+        orders.setdefault(key, []).append(frames)
+    assert len(orders) == count and all(first != second for first, second in orders.values())
+    assert len(data.dataset("train")._kept) == 1
+    once, again = (next(iter(data.train_dataloader())) for _ in range(2))
+    assert torch.equal(once["joints2d"], again["joints2d"])
+    with pytest.raises(ValueError, match=r"clip\.picks=25 of a clip of 24 frames"):
+        Clip(**clip, picks=25)
 
 
 def test_the_shards_serve_as_shards(world):

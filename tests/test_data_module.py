@@ -57,6 +57,8 @@ def test_epochs_are_permutations_and_nothing_is_dropped():
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert places != list(itertools.chain.from_iterable(first(StepSampler(10, 4, seed=4), 15)))
+    draws = itertools.chain.from_iterable(first(StepSampler(10, 4, seed=3, draws=True), 15))
+    assert list(draws) == [place + 10 * (index // 10) for index, place in enumerate(places)]
 
 
 @pytest.mark.parametrize("step", [0, 1, 5, 17])

@@ -24,12 +24,21 @@ class StepSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, start_step: int = 0
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        draws: bool = False,
     ):
-        """length: items of the data set, > 0; start_step: the batch to begin with."""
+        """length: items of the data set, > 0; start_step: the batch to begin with; draws: add length * epoch to an
+        index, for a data set that draws something anew each time.
+        """
         assert length > 0 and batch_size > 0 and 0 <= rank < world_size
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world_size, self.start_step = rank, world_size, start_step
+        self.rank, self.world_size, self.start_step, self.draws = rank, world_size, start_step, draws
         self._epoch, self._order = -1, []
 
     def _permutation(self, epoch: int) -> list[int]:
@@ -43,6 +52,7 @@ class StepSampler(Sampler[list[int]]):
         first = (step * self.world_size + self.rank) * self.batch_size
         return [
             self._permutation(place // self.length)[place % self.length]
+            + (place - place % self.length if self.draws else 0)
             for place in range(first, first + self.batch_size)
         ]
 
@@ -108,7 +118,9 @@ class DanceData(LightningDataModule):
         if start is None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
         dataset = self.dataset("train")
-        return self._loader(dataset, StepSampler(len(dataset), self.batch_size, self.seed, rank, world_size, start))
+        draws = self.clip.picks is not None
+        order = StepSampler(len(dataset), self.batch_size, self.seed, rank, world_size, start, draws)
+        return self._loader(dataset, order)
 
     def val_dataloader(self) -> DataLoader:
         """Finite, always the same: at most `val_items` clips spread over the held-out split, shared by the ranks."""

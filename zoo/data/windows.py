@@ -172,9 +172,13 @@ class MotionWindows(Windows):
 
 
 class ClipWindows(Windows):
-    """Windows of rendered or filmed clips with their maps, decoded when they are asked for."""
+    """Windows of rendered or filmed clips with their maps, decoded when they are asked for.
+
+    Index `draw * len + window` is the window's `draw`-th draw, which matters to `clip.picks` alone.
+    """
 
     def __init__(self, reader, samples, needs, clip, split, features):
+        self._kept: dict[int, dict[str, np.ndarray]] = {}
         for sample in samples:
             absent = [name for name in ("fps", "frames", "height", "width") if name not in sample.info]
             if absent:
@@ -197,17 +201,31 @@ class ClipWindows(Windows):
     def _duration(self, sample) -> float:
         return sample.info["frames"] / float(Fraction(str(sample.info["fps"])))
 
-    def __getitem__(self, window: int) -> dict:
+    def _read(self, index: int, field: str) -> np.ndarray:
+        """All of one field of a sample, decoded once if it is to be kept."""
+        kept = self._kept.get(index)
+        if kept is None:
+            kept = {}
+            if len(self._kept) < self.clip.kept:
+                self._kept[index] = kept
+        if field not in kept:
+            kept[field] = self.reader.read(self.samples[index], field)
+        return kept[field]
+
+    def __getitem__(self, place: int) -> dict:
+        draw, window = divmod(place, len(self))
         index, offset = self.windows[window]
         sample = self.samples[index]
         stored = Fraction(str(sample.info["fps"]))
         first = Fraction(str(offset))
         rows = [round((first + i / self.clip.rate) * stored) for i in range(self.clip.frames)]
         rows = np.minimum(rows, sample.info["frames"] - 1)
+        if self.clip.picks is not None:
+            rows = rows[np.random.default_rng([draw, window]).permutation(len(rows))[: self.clip.picks]]
         item = self.constants() | self.words(window)
         for field, read in _PICTURES.items():
             if field in self.needs:
-                values = self.reader.read(sample, field)
+                values = self._read(index, field)
                 values = values[None] if field == "reference" else values[rows]
                 values = read(
                     values, (self.clip.height, self.clip.width), (sample.info["height"], sample.info["width"])

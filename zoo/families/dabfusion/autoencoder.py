@@ -76,18 +76,22 @@ class FlowAutoencoder(nn.Module):
         flow_width: int = 64,
         hourglass_most: int = 1024,
         hourglass_blocks: int = 5,
-        background_width: int = 32,
+        background_width: int | None = 32,
         fine: int = 1,
+        limbs: bool = False,
+        folded: bool = False,
     ):
         """The defaults are LFDM's, at 128x128: regions are looked for in a picture of a quarter of the size.
 
-        fine: flow and occlusion are so many times as fine as that quarter.
+        fine: flow and occlusion are so many times as fine as that quarter. limbs, folded: see `RegionPredictor`.
+        background_width: None holds that the camera stands still.
         """
         super().__init__()
-        flow = PixelwiseFlowPredictor(regions, flow_width, hourglass_most, hourglass_blocks, fine=fine)
+        hourglass = hourglass_most, hourglass_blocks
+        flow = PixelwiseFlowPredictor(regions, flow_width, *hourglass, fine=fine, signed=limbs)
         self.generator = Generator(width, most, downs, bottleneck, flow)
-        self.region_predictor = RegionPredictor(regions, region_width, hourglass_most, hourglass_blocks)
-        self.bg_predictor = BackgroundMotion(background_width, hourglass_most, hourglass_blocks)
+        self.region_predictor = RegionPredictor(regions, region_width, *hourglass, limbs=limbs, folded=folded)
+        self.bg_predictor = BackgroundMotion(background_width, *hourglass) if background_width else None
         self.fine = fine
         self.latent_channels = min(most, width * 2**downs)
 
@@ -101,17 +105,22 @@ class FlowAutoencoder(nn.Module):
         return self.generator.decode([level.expand(count, *level.shape[1:]) for level in levels], flow, occlusion)
 
     def motion(self, source: Tensor, driving: Tensor, here: Regions, there: Regions) -> tuple[Tensor, ...]:
-        """Two (B, 3, H, W) and their regions -> what `PixelwiseFlowPredictor` gives, at H/4 x W/4."""
-        return self.generator.pixelwise_flow_predictor(source, here, there, self.bg_predictor(source, driving))
+        """Two (B, 3, H, W) and their regions -> what `PixelwiseFlowPredictor` gives, at H/4 x W/4, times `fine`."""
+        if self.bg_predictor is not None:
+            background = self.bg_predictor(source, driving)
+        else:  # of n x n: see `blocks.warp`
+            scale = 1 - 4 / (source.shape[-1] * self.fine)
+            background = scale * torch.eye(2, 3, device=source.device).expand(len(source), -1, -1)
+        return self.generator.pixelwise_flow_predictor(source, here, there, background)
 
-    def forward(self, source: Tensor, driving: Tensor, *others: Tensor) -> "Rebuilt":
-        """source, driving (B, 3, H, W) in [0, 1]; others, of the same shape: pictures whose regions are wanted too."""
-        regions = self.region_predictor(torch.cat([source, driving, *others]))
-        each = [
-            regions.select(slice(first, first + len(source))) for first in range(0, len(regions.shift), len(source))
-        ]
-        flow, occlusion, shares = self.motion(source, driving, *each[:2])
-        return Rebuilt(self.decode(self.encode(source), flow, occlusion), flow, occlusion, shares, each)
+    def forward(self, source: Tensor, driving: Tensor, regions: Regions | None = None) -> "Rebuilt":
+        """source, driving (B, 3, H, W) in [0, 1]; regions: the source's, then the driving picture's, if known."""
+        count = len(source)
+        if regions is None:
+            regions = self.region_predictor(torch.cat([source, driving]))
+        here, there = regions.select(slice(0, count)), regions.select(slice(count, 2 * count))
+        flow, occlusion, shares = self.motion(source, driving, here, there)
+        return Rebuilt(self.decode(self.encode(source), flow, occlusion), flow, occlusion, shares, here, there)
 
 
 @dataclass(frozen=True)
@@ -122,4 +131,5 @@ class Rebuilt:
     flow: Tensor  # (B, h, w, 2)
     occlusion: Tensor  # (B, 1, h, w), 1 visible
     shares: Tensor  # (B, 1 + K, h, w) of background and regions in the flow, summing to 1
-    regions: list[Regions]  # of source, driving, and the others given
+    here: Regions  # of the source
+    there: Regions  # of the driving picture

@@ -17,6 +17,7 @@ from zoo.families.dabfusion.blocks import grid
 from zoo.families.dabfusion.flow_unet import FlowUNet
 from zoo.families.dabfusion.picture import to_square
 from zoo.families.dabfusion.public import translation
+from zoo.families.dabfusion.regions import Regions
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
@@ -25,7 +26,6 @@ from zoo.nn.text import TextEncoder
 
 DECODED = 8  # frames decoded at a time
 SAID = " dance music"  # follows a style's name
-THRESHOLD = 0.9  # dynamic thresholding holds x0 to this quantile of its size (sec. 4.1)
 
 
 class MusicEmbedding(nn.Module):
@@ -56,6 +56,8 @@ class DabFusion(Family):
         text: TextEncoder | None = None,
         prediction: str = "epsilon",
         residual: float | None = None,
+        shows_regions: bool = False,
+        threshold: float | None = 0.9,
         steps: int = 100,
         guidance: float = 1.0,
         eta: float = 1.0,
@@ -68,12 +70,16 @@ class DabFusion(Family):
         'music', or 'text': in the music's place the style that is danced, as `text` encodes it (sec. 4.5, Table 6).
         prediction: what the U-Net is taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes
         from, in [-1, 1], as published; a number diffuses how far it comes, times the number (LFDM's
-        `use_residual_flow`, which does not scale). rule: of sampling, see `step_rule`.
+        `use_residual_flow`, which does not scale). shows_regions: the U-Net sees the picture's regions beside its
+        latent (not in the paper). threshold, rule: of sampling, see `step_rule`.
         Raises ValueError for other words.
         """
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)
-        self.unet = FlowUNet(latent_channels=self.autoencoder.latent_channels, fine=self.autoencoder.fine, **unet)
+        self.shows_regions = shows_regions
+        shown = self.autoencoder.region_predictor.regions.out_channels if shows_regions else 0
+        latent_channels = self.autoencoder.latent_channels + shown
+        self.unet = FlowUNet(latent_channels=latent_channels, fine=self.autoencoder.fine, **unet)
         if hears not in ("music", "text"):
             raise ValueError(f"model.hears={hears}: use music or text")
         assert hears == "music" or text is not None, "a model that hears text needs an encoder of texts"
@@ -83,7 +89,8 @@ class DabFusion(Family):
         self.beats = 3 if (beats if beats is not None else self.text is None) else 0
         self.music_embedding = MusicEmbedding(dim + self.beats, self.unet.music_dim)
         self.size, self.frames, self.fps = size, frames, Fraction(str(fps))
-        self.prediction, self.residual, self.rule = prediction, residual, rule
+        self.prediction, self.residual = prediction, residual
+        self.threshold, self.rule = threshold, rule
         self.defaults = Sampler(steps, guidance, eta)
 
     @property
@@ -137,6 +144,16 @@ class DabFusion(Family):
         joined = torch.from_numpy(np.concatenate([marks[..., None], pulses], -1))
         return torch.cat([heard, joined.to(heard)], -1)
 
+    def shown(self, picture: Tensor, latent: Tensor, regions: Regions | None = None) -> Tensor:
+        """What the U-Net sees of pictures (B, 3, H, W): their latents (B, C, h, w), and their regions if it is to.
+
+        Each region's heat map is a channel more, 1 at its peak; regions: the pictures', if they are known.
+        """
+        if not self.shows_regions:
+            return latent
+        heat = (regions or self.autoencoder.region_predictor(picture)).heatmap
+        return torch.cat([latent, (heat / heat.amax((2, 3), keepdim=True)).to(latent)], 1)
+
     def to_volume(self, flow: Tensor, occlusion: Tensor) -> Tensor:
         """Flow (..., h, w, 2) and occlusion (..., 1, h, w) -> what is diffused, (..., 3, h, w), about in [-1, 1]."""
         if self.residual is not None:
@@ -180,7 +197,7 @@ class DabFusion(Family):
             places = [index * self.fps / fps - start for index in range(made, stop)]
             if places and places[-1] > 0:
                 levels = self.autoencoder.encode(reference)
-                motion = self._window(levels[-1], music, prompt, start, draw, sampler)
+                motion = self._window(self.shown(reference, levels[-1]), music, prompt, start, draw, sampler)
             for first in range(0, len(places), DECODED):
                 group = places[first : first + DECODED]
                 if group[-1] == 0:
@@ -202,7 +219,7 @@ class DabFusion(Family):
             default if asked is None else asked
             for asked, default in zip(vars(sampler).values(), vars(self.defaults).values(), strict=True)
         )
-        rule = step_rule(self.schedule, steps, self.rule, THRESHOLD)
+        rule = step_rule(self.schedule, steps, self.rule, self.threshold)
         place = [music.beats.times], self.frames, start + 1
         if self.text is None:
             heard = self.hear(music.features[None].to(self.device), music.rate, *place)

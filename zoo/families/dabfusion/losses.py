@@ -86,43 +86,6 @@ class Bend:
         return warp(x, bent.unflatten(1, places.shape[:2]), padding="reflection")
 
 
-# pairs of SMPL joints that ten regions may stand for: head, trunk, arms to the hands, legs to the toes
-LIMBS = ((12, 15), (0, 12), (16, 18), (18, 22), (17, 19), (19, 23), (1, 4), (4, 10), (2, 5), (5, 11))
-# the 0 of background and DensePose's 24 parts -> which of background and `LIMBS` they are
-PART_LIMB = (0, 2, 2, 6, 4, 8, 10, 9, 7, 9, 7, 10, 8, 10, 8, 3, 5, 3, 5, 4, 6, 4, 6, 1, 1)
-SPREAD = 0.8  # cells of a heat map: half the width of a limb that stands in it
-
-
-def astray(regions: Regions, joints: Tensor) -> Tensor:
-    """How far heat maps are from showing limbs: their Kullback-Leibler divergence, mean over all. Not in the paper.
-
-    regions: of `LIMBS`, in this order; joints (B, 24, 2) in [0, 1] of the picture's width and height. A limb is a row
-    of five Gaussians from joint to joint, so that place, direction and length of a region (its PCA) are the limb's.
-    """
-    height, width = regions.heatmap.shape[-2:]
-    ends = joints[:, torch.tensor(LIMBS)] * joints.new_tensor([width, height]) - 0.5  # (B, K, 2, 2), cells
-    along = torch.linspace(0, 1, 5, device=joints.device)[:, None]
-    points = ends[:, :, None, 0] * (1 - along) + ends[:, :, None, 1] * along  # (B, K, 5, 2)
-    x, y = (
-        torch.exp(-((torch.arange(size, device=joints.device) - points[..., axis, None]) ** 2) / (2 * SPREAD**2))
-        for axis, size in ((0, width), (1, height))
-    )
-    wanted = torch.einsum("bkpy,bkpx->bkyx", y, x)
-    wanted = wanted / wanted.sum((-1, -2), keepdim=True).clamp(min=1e-6)
-    return (torch.xlogy(wanted, wanted) - wanted * regions.heatmap.clamp(min=1e-8).log()).sum((-1, -2)).mean()
-
-
-def misplaced(shares: Tensor, parts: Tensor) -> Tensor:
-    """How far the flow's shares are from the limbs that are seen: cross entropy, mean over pixels. Not in the paper.
-
-    shares (B, 11, h, w) of background and `LIMBS`; parts (B, H, W) DensePose's of the driving picture.
-    """
-    limbs = torch.tensor(PART_LIMB, device=parts.device)[parts.long()]
-    wanted = F.one_hot(limbs, len(LIMBS) + 1).movedim(-1, 1).to(shares.dtype)
-    wanted = F.adaptive_avg_pool2d(wanted, shares.shape[-2:])
-    return -(wanted * shares.clamp(min=1e-6).log()).sum(1).mean()
-
-
 def equivariance(regions: Regions, bent: Regions, bend: Bend) -> tuple[Tensor, Tensor]:
     """How far the regions of a bent picture are from the bent regions: of centres, and of axes (FOMM eq. 10 and 11)."""
     shift = (regions.shift - bend(bent.shift)).abs().mean()

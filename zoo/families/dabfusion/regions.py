@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.families.dabfusion.blocks import Encoder, Hourglass, Shrink, grid, warp
+from zoo.families.dabfusion.limbs import LIMBS, pointed
 
 LEAST = 1e-6  # of a spread, squared: a hundredth of a pixel of a quarter of 128
 
@@ -28,16 +29,35 @@ class Regions:
         """One picture's, for `count` pictures."""
         return Regions(*(part.expand(count, *part.shape[1:]) for part in vars(self).values()))
 
+    def detach(self) -> "Regions":
+        """The same, through which nothing is learned."""
+        return Regions(*(part.detach() for part in vars(self).values()))
+
 
 class RegionPredictor(nn.Module):
     """Heat maps by an hourglass on a smaller picture; a region's frame is the PCA of its heat map (MRAA sec. 3.2)."""
 
-    def __init__(self, regions: int, width: int, most: int, blocks: int, temperature: float = 0.1, factor: int = 4):
-        """factor: by which pictures are shrunk."""
+    def __init__(
+        self,
+        regions: int,
+        width: int,
+        most: int,
+        blocks: int,
+        temperature: float = 0.1,
+        factor: int = 4,
+        limbs: bool = False,
+        folded: bool = False,
+    ):
+        """factor: by which pictures are shrunk, by blurring, or if `folded` into channels, which loses nothing. limbs:
+        the regions are `LIMBS`, whose ends are known. Raises ValueError when there are more or fewer of them.
+        """
         super().__init__()
-        self.predictor = Hourglass(width, 3, blocks, most)
+        if limbs and regions != len(LIMBS):
+            raise ValueError(f"{regions} regions cannot be limbs, of which there are {len(LIMBS)}")
+        self.limbs = limbs
+        self.predictor = Hourglass(width, 3 * factor**2 if folded else 3, blocks, most)
         self.regions = nn.Conv2d(self.predictor.channels, regions, 7, padding=3)
-        self.down = Shrink(3, factor)
+        self.down = nn.PixelUnshuffle(factor) if folded else Shrink(3, factor)
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> Regions:
@@ -51,7 +71,8 @@ class RegionPredictor(nn.Module):
             covar = torch.einsum("bkhw,bkhwc,bkhwd->bkcd", heat, apart, apart)
             # a heat map may shrink to one pixel, whose spread has no inverse
             covar = covar + LEAST * torch.eye(2, device=covar.device)
-            return Regions(shift, covar, _square_root(covar), heat)
+            affine = _square_root(covar)
+            return Regions(shift, covar, pointed(shift, affine) if self.limbs else affine, heat)
 
 
 def _square_root(covar: Tensor) -> Tensor:
@@ -78,10 +99,22 @@ class BackgroundMotion(nn.Module):
 class PixelwiseFlowPredictor(nn.Module):
     """From the regions' motions to one flow and one occlusion map, on a quarter of the size (MRAA sec. 3.3)."""
 
-    def __init__(self, regions: int, width: int, most: int, blocks: int, factor: int = 4, fine: int = 1):
-        """fine: what is answered is so many times as fine as a quarter of the size, by sub-pixels (1 as published)."""
+    def __init__(
+        self,
+        regions: int,
+        width: int,
+        most: int,
+        blocks: int,
+        factor: int = 4,
+        fine: int = 1,
+        signed: bool = False,
+    ):
+        """fine: what is answered is so many times as fine as a quarter of the size, by sub-pixels (1 as published).
+
+        signed: the regions' axes have signs.
+        """
         super().__init__()
-        self.fine = fine
+        self.fine, self.signed = fine, signed
         self.hourglass = Hourglass(width, 4 * (regions + 1), blocks, most)
         self.mask = nn.Conv2d(self.hourglass.channels, (regions + 1) * fine**2, 7, padding=3)
         self.occlusion = nn.Conv2d(self.hourglass.channels, fine**2, 7, padding=3)
@@ -95,7 +128,7 @@ class PixelwiseFlowPredictor(nn.Module):
         small = self.down(source)
         with torch.autocast(source.device.type, enabled=False):
             places = grid(*small.shape[2:], here.shift)
-            candidates = _candidates(here, there, background.float(), places)
+            candidates = self._candidates(here, there, background.float(), places)
             hints = _bells(there, places) - _bells(here, places)  # (B, K, h, w)
             hints = F.pad(hints, (0, 0, 0, 0, 1, 0))[:, :, None]  # the background has none
             moved = warp(small.float().repeat_interleave(candidates.shape[1], 0), candidates.flatten(0, 1)).unflatten(
@@ -105,14 +138,13 @@ class PixelwiseFlowPredictor(nn.Module):
         share = F.softmax(F.pixel_shuffle(self.mask(guess).float(), self.fine), 1)
         with torch.autocast(source.device.type, enabled=False):  # half precision is half a pixel
             if self.fine > 1:
-                candidates = _candidates(here, there, background.float(), grid(*share.shape[2:], here.shift))
+                candidates = self._candidates(here, there, background.float(), grid(*share.shape[2:], here.shift))
             flow = torch.einsum("bkhw,bkhwc->bhwc", share, candidates)
         return flow, torch.sigmoid(F.pixel_shuffle(self.occlusion(guess).float(), self.fine)), share
 
-
-def _candidates(here: Regions, there: Regions, background: Tensor, places: Tensor) -> Tensor:
-    """Where each pixel comes from, if it belongs to the background and to each region. (B, 1 + K, h, w, 2)"""
-    return torch.cat([_carry(background[:, None], places), _motions(here, there, places)], 1)
+    def _candidates(self, here: Regions, there: Regions, background: Tensor, places: Tensor) -> Tensor:
+        """Where each pixel comes from, if it belongs to the background and to each region. (B, 1 + K, h, w, 2)"""
+        return torch.cat([_carry(background[:, None], places), _motions(here, there, places, self.signed)], 1)
 
 
 def _carry(affine: Tensor, places: Tensor) -> Tensor:
@@ -120,11 +152,11 @@ def _carry(affine: Tensor, places: Tensor) -> Tensor:
     return torch.einsum("bkcd,hwd->bkhwc", affine[..., :2], places) + affine[:, :, None, None, :, 2]
 
 
-def _motions(here: Regions, there: Regions, places: Tensor) -> Tensor:
+def _motions(here: Regions, there: Regions, places: Tensor, signed: bool) -> Tensor:
     """Where each pixel comes from if it belongs to region k (MRAA eq. 8). (B, K, h, w, 2)"""
     turn = here.affine @ torch.linalg.inv(there.affine)
-    # an axis of a region has no sign of its own: the smaller turn is meant
-    turn = turn * torch.sign(turn[:, :, :1, :1])
+    if not signed:  # an axis of a region has no sign of its own: the smaller turn is meant
+        turn = turn * torch.sign(turn[:, :, :1, :1])
     shift = here.shift - torch.einsum("bkcd,bkd->bkc", turn, there.shift)
     return _carry(torch.cat([turn, shift[..., None]], -1), places)
 

@@ -9,26 +9,30 @@ from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
 from zoo.families.dabfusion.blocks import warp
-from zoo.families.dabfusion.losses import LIMBS, Bend, Likeness, astray, equivariance, misplaced
+from zoo.families.dabfusion.limbs import astray, mirrored, misplaced, uncovered
+from zoo.families.dabfusion.losses import Bend, Likeness, equivariance
 
 DROP_MUSIC = 0.1  # share of clips that hear nothing, for classifier-free guidance (LFDM's public code)
-MISPLACED = 5.0  # beside `astray`: of a picture mostly background, whose mean is small
-SURE = 3.0  # a logit: 95% visible
-EQUIVARIANCE = 10.0  # weight of both equivariance losses (MRAA's and LFDM's public code)
+SEEN = 7.5  # weight of `misplaced` and `uncovered` beside `astray`: means over pictures that are mostly background
 
 
 class FlowStage(Stage):
     """Rebuild one frame of a clip from another: perceptual loss at four scales (eq. 2), equivariance of the regions.
 
-    pairs: frame pairs drawn from each clip. vgg: file of torchvision's VGG-19 weights, see `Likeness`.
+    A batch's clips are frames in no order (`clip.picks`): the second is rebuilt from the first. vgg: file of
+    torchvision's VGG-19 weights, see `Likeness`. equivariance: weight of both its losses (10 in MRAA's and LFDM's
+    public code).
 
-    Three helps that the paper does without, for a tiny autoencoder, which has minutes where the paper has days. guide:
-    weight of `astray`, which shows the regions where limbs are, on `shown` frames more for every pair, and of
-    `misplaced`, which shows the flow what moves with which of them; the data must say so. warped: weight of the
-    likeness of the source that is merely warped. In the rebuilt picture whatever is moved wrongly is soon held to be
-    occluded and painted over, and its flow learns no more. doubt: weight of how far the occlusion map's logits lie
-    above `SURE`. What is painted is worth nothing in the beginning, so that everything is held to be visible, at last
-    so surely that nobody learns to paint.
+    Two helps that the paper does without, for a tiny autoencoder. guide: weight of `astray`, which shows the regions
+    where limbs are, of `misplaced`, which shows the flow what moves with which of them, and of `uncovered`, which shows
+    the occlusion map where the body has left; the data must say so. Without it what is painted is worth nothing in the
+    beginning, so that everything is held to be visible, and nothing learns to paint. Guided regions learn nothing from
+    what is rebuilt: it led them astray in a hundred steps. They need many pictures and little time: only the first
+    `rebuilt` clips of a batch are rebuilt (None: all), and in the first `alone` steps none is, since a flow has nothing
+    to learn from regions that lie anywhere. In the first `coloured` steps clips are seen in other colours, for dancers
+    that nobody has met; the rest is for the batch norms, which count in evaluation what they saw last. warped: weight
+    of the likeness of the source that is merely warped. In the rebuilt picture whatever is moved wrongly is soon held
+    to be occluded and painted over, and its flow learns no more.
     """
 
     needs = ("frames",)
@@ -36,53 +40,106 @@ class FlowStage(Stage):
     def __init__(
         self,
         *args,
-        pairs: int = 1,
         vgg: str | None = None,
+        equivariance: float = 10.0,
         guide: float = 0.0,
-        shown: int = 0,
+        rebuilt: int | None = None,
+        alone: int = 0,
+        coloured: int = 0,
         warped: float = 0.0,
-        doubt: float = 0.0,
         **kwargs,
     ):
-        """Raises ValueError when regions are to be guided to limbs of which there are more or fewer."""
+        """Raises ValueError when regions are to be guided to limbs and are not `limbs`."""
         super().__init__(*args, **kwargs)
-        self.pairs, self.guide, self.shown, self.warped, self.doubt = pairs, guide, shown, warped, doubt
+        self.equivariance, self.guide, self.warped = equivariance, guide, warped
+        self.rebuilt, self.alone, self.coloured = rebuilt, alone, coloured
         self.likeness = Likeness(vgg)
         if guide:
             self.needs = ("frames", "joints2d", "parts")
-            count = self.family.autoencoder.region_predictor.regions.out_channels
-            if count != len(LIMBS):
-                raise ValueError(f"model.stages.flow.guide shows {len(LIMBS)} limbs to {count} regions; set it to 0")
+            if not self.family.autoencoder.region_predictor.limbs:
+                raise ValueError("model.stages.flow.guide shows limbs to regions that are none; set it to 0")
 
     def trainable(self) -> dict[str, nn.Module]:
         """Encoder, decoder, region and flow predictors."""
         return {"autoencoder": self.family.autoencoder}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Likeness of the rebuilt frame, and how far the regions are from following a bend of the picture."""
-        clips = (batch["frames"] + 1) / 2
-        rows = torch.arange(len(clips), device=clips.device).repeat(self.pairs)
-        picks = torch.randint(clips.shape[1], (2 + self.shown, len(rows)), device=clips.device)
-        source, driving, *others = (clips[rows, pick] for pick in picks)
-        bend = Bend(len(driving), driving.device)
-        made = self.family.autoencoder(source, driving, *others, bend.picture(driving))
+        """Likeness of the rebuilt frames, and how far the regions are from following a bend of the picture."""
+        autoencoder = self.family.autoencoder
+        clips, joints, parts = self._shown(batch)
+        if self._alone():
+            return self._guided(clips, joints, parts)
+        source, driving = clips[: self.rebuilt, :2].unbind(1)
+        count = len(source)
+        others = clips[count:].flatten(0, 1) if self.guide else clips[:0, 0]
+        bend = Bend(count, driving.device)
+        regions = autoencoder.region_predictor(torch.cat([source, driving, others, bend.picture(driving)]))
+        made = autoencoder(source, driving, regions.detach() if self.guide else regions)
         with torch.autocast(source.device.type, enabled=False):
-            shift, axes = equivariance(made.regions[1], made.regions[-1], bend)
+            there, bent = regions.select(slice(count, 2 * count)), regions.select(slice(-count, None))
+            shift, axes = equivariance(there, bent, bend)
             losses = {
                 "likeness": self.likeness(made.picture.float(), driving),
-                "shift": EQUIVARIANCE * shift,
-                "axes": EQUIVARIANCE * axes,
+                "shift": self.equivariance * shift,
+                "axes": self.equivariance * axes,
             }
             if self.warped:
                 losses["warped"] = self.warped * self.likeness(warp(source, made.flow), driving)
-            if self.doubt:
-                losses["doubt"] = self.doubt * (made.occlusion.logit(1e-6) - SURE).relu().mean()
             if self.guide:
-                joints = batch["joints2d"][rows, picks] / clips.new_tensor(clips.shape[:-3:-1])  # (.., pairs, 24, 2)
-                found = [astray(regions, its) for regions, its in zip(made.regions, joints, strict=False)]
-                losses["astray"] = self.guide * torch.stack(found).mean()
-                losses["misplaced"] = MISPLACED * self.guide * misplaced(made.shares, batch["parts"][rows, picks[1]])
+                true = torch.cat([joints[:count, 0], joints[:count, 1], joints[count:].flatten(0, 1)])
+                before, after = parts[:count, :2].unbind(1)
+                losses["astray"] = self.guide * astray(regions.heatmap[: len(true)], true)
+                losses["misplaced"] = SEEN * self.guide * misplaced(made.shares, after)
+                losses["uncovered"] = SEEN * self.guide * uncovered(made.occlusion, before, after)
             return losses
+
+    def _guided(self, clips: Tensor, joints: Tensor, parts: Tensor) -> dict[str, Tensor]:
+        """Of all clips: where limbs are, what moves with them, what they uncover."""
+        autoencoder, (source, driving), where = self.family.autoencoder, clips[:, :2].unbind(1), joints[:, :2]
+        regions = autoencoder.region_predictor(torch.cat([source, driving]))
+        here, there = regions.detach().select(slice(0, len(clips))), regions.detach().select(slice(len(clips), None))
+        _, occlusion, shares = autoencoder.motion(source, driving, here, there)
+        idle = sum(each.sum() for each in autoencoder.parameters())  # DDP waits for everybody's gradient ...
+        with torch.autocast(source.device.type, enabled=False):
+            return {
+                "astray": self.guide * astray(regions.heatmap, where.transpose(0, 1).flatten(0, 1)) + 0 * idle,
+                "misplaced": SEEN * self.guide * misplaced(shares, parts[:, 1]),
+                "uncovered": SEEN * self.guide * uncovered(occlusion, *parts[:, :2].unbind(1)),
+            }
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """... but Adam would take so many zeros for small gradients, and the first true one would move it far."""
+        if self._alone():
+            guided = ("region_predictor.", "generator.pixelwise_flow_predictor.")
+            for name, each in self.family.autoencoder.named_parameters():
+                if not name.startswith(guided):
+                    each.grad = None
+
+    def _alone(self) -> bool:
+        return bool(self.guide) and self.global_step < self.alone
+
+    def _shown(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Pictures in [0, 1]; with a guide joints in [0, 1] and parts too.
+
+        In training guided clips are seen in other colours, see `coloured`, and every other one, by chance, in a mirror.
+        """
+        clips = (batch["frames"] + 1) / 2
+        if not self.guide:
+            return clips, None, None
+        joints, parts = batch["joints2d"] / clips.new_tensor(clips.shape[:-3:-1]), batch["parts"]
+        if not self.training:
+            return clips, joints, parts
+        chance = torch.rand(len(clips), 10, device=clips.device)
+        if self.global_step < self.coloured:
+            order, gain, lift = chance[:, :3].argsort(1), 0.7 + 0.6 * chance[:, 3:6], 0.2 * chance[:, 6:9] - 0.1
+            order, gain, lift = (each[:, None, :, None, None] for each in (order, gain, lift))
+            clips = (clips.gather(2, order.expand_as(clips)) * gain + lift).clamp(0, 1)
+        given = clips, joints, parts
+        turned = chance[:, 9] < 0.5
+        return tuple(
+            torch.where(turned.view(-1, *[1] * (one.ndim - 1)), other, one)
+            for one, other in zip(given, mirrored(*given), strict=True)
+        )
 
 
 class DiffusionStage(Stage):
@@ -132,7 +189,7 @@ class DiffusionStage(Stage):
 
     @torch.no_grad()
     def _volumes(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Volumes (B, 3, F, h, w) of a batch's clips, and the latents (B, C, h, w) of their first frames."""
+        """Volumes (B, 3, F, h, w) of a batch's clips, and what is shown of their first frames (B, C, h, w)."""
         found = []
         for key, clip in zip(batch["key"], (batch["frames"] + 1) / 2, strict=True):
             if key not in self._kept:
@@ -153,6 +210,8 @@ class DiffusionStage(Stage):
                 f"{(family.frames + 1) / float(family.fps):.4f}"
             )
         regions = autoencoder.region_predictor(clip)
-        here, there = regions.select(slice(0, 1)).expand(count), regions.select(slice(1, None))
-        flow, occlusion, _ = autoencoder.motion(clip[:1].expand(count, -1, -1, -1), clip[1:], here, there)
-        return family.to_volume(flow, occlusion).movedim(1, 0), autoencoder.encode(clip[:1])[-1][0]
+        here, there = regions.select(slice(0, 1)), regions.select(slice(1, None))
+        source = clip[:1].expand(count, -1, -1, -1)
+        flow, occlusion, _ = autoencoder.motion(source, clip[1:], here.expand(count), there)
+        shown = family.shown(clip[:1], autoencoder.encode(clip[:1])[-1], here)
+        return family.to_volume(flow, occlusion).movedim(1, 0), shown[0]
