@@ -146,8 +146,8 @@ class DiffusionStage(Stage):
     """Denoise the flows and occlusions between a clip's first frame and its others, while hearing the music (eq. 6).
 
     The frozen autoencoder gives what is diffused, without decoding a frame: no loss looks at one. A family that hears
-    text is told the style instead (Table 6). kept: clips whose flows are kept in memory (1.1 MB each at 128x128 and `fine` 2), so
-    that they are worked out once and not every time they come.
+    text is told the style instead (Table 6). kept: clips whose flows are kept in memory (1.1 MB each at 128x128 and
+    `fine` 2), so that they are worked out once and not every time they come.
     """
 
     needs = ("key", "frames", "music", "music_rate", "beats", "fps")
