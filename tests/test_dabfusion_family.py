@@ -12,7 +12,7 @@ from weights import fill_by_name, numbers
 from zoo.body.labels import JOINT_LIMB, PARTS
 from zoo.body.skeleton import JOINTS
 from zoo.families.base import Sampler
-from zoo.families.dabfusion.blocks import grid, warp
+from zoo.families.dabfusion.blocks import grid, still, warp
 from zoo.families.dabfusion.family import DabFusion
 from zoo.families.dabfusion.limbs import AWAY, LIMBS, PART_LIMB, astray, mirrored, misplaced, pointed, uncovered
 from zoo.families.dabfusion.losses import Bend, Likeness, equivariance
@@ -40,7 +40,7 @@ def song(seconds: float, rate: float = 30.0) -> Music:
 def made(frames: int = 10, fine: int = 1, autoencoder: dict | None = None, **changes) -> DabFusion:
     autoencoder = AUTOENCODER | {"fine": fine} | (autoencoder or {})
     tiny = {"prediction": "sample", "residual": 20.0}
-    family = DabFusion(5, autoencoder, UNET, size=64, frames=frames, **tiny, **changes)
+    family = DabFusion(5, autoencoder, UNET, size=64, frames=frames, **tiny | changes)
     return fill_by_name(family)
 
 
@@ -104,16 +104,44 @@ def test_what_is_diffused_says_all_of_the_motion(residual):
         torch.testing.assert_close(volume, torch.cat([flow.movedim(-1, 1), 2 * occlusion - 1], 1))
 
 
+def test_a_pooled_flow_moves_the_picture_as_the_fine_one_does():
+    """Where nothing moves nothing is diffused, at either size; a shift of everything is the same shift."""
+    fine, pooled = made(fine=2), made(fine=2, pooled=2)
+    flow = still(32, 32, torch.zeros(1))[None] + torch.tensor([8 / 64, 0.0])
+    occlusion, picture = torch.ones(1, 1, 32, 32), PICTURE[None].float() / 255
+    volumes = [family.to_volume(flow, occlusion) for family in (fine, pooled)]
+    assert [volume.shape[-1] for volume in volumes] == [32, 16]
+    for family, volume in zip((fine, pooled), volumes, strict=True):
+        torch.testing.assert_close(volume[:, :2], torch.tensor([2.5, 0.0])[:, None, None].expand_as(volume[:, :2]))
+        moved = warp(picture, family.from_volume(volume)[0])
+        torch.testing.assert_close(moved[..., 4:-4, 8:-8], picture[..., 4:-4, 12:-4], atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="2 times as fine as the latent cannot be pooled by 4"):
+        made(fine=2, pooled=4)
+
+
+def test_the_velocity_loss_sees_what_flickers_and_nothing_else():
+    """An answer that is off by a constant has none; one that is off by +-1 from frame to frame has all."""
+    family = made()
+    own, losses = stage(DiffusionStage, family, velocity=3.0), []
+    x0 = torch.stack([own._volume((clip + 1) / 2)[0] for clip in batch(11)["frames"]])
+    for off in (torch.full((10,), 0.5), torch.arange(10) % 2 * 2.0 - 1):
+        family.unet = torch.nn.Module()
+        family.unet.forward = lambda x, t, request, off=off: x0.half().float() + off[:, None, None]
+        losses.append({name: float(value) for name, value in own.loss(batch(11)).items()})
+    assert losses[0] == pytest.approx({"noise": 0.25, "velocity": 0.0}, abs=1e-4)
+    assert losses[1] == pytest.approx({"noise": 1.0, "velocity": 3 * 4.0}, rel=1e-3)
+
+
 def test_what_is_heard_is_of_the_frames_own_time():
     """A song whose only feature is the time; beats at every half second from 0.25 s on."""
     family = DabFusion(1, AUTOENCODER, UNET, fps=12)
     time = torch.arange(300)[None, :, None] / 30
-    heard = family.hear(time, 30.0, [np.arange(0.25, 10, 0.5)], 40, start=5)[0]
+    heard = family.hear(time, 30.0, family.beats_at(np.arange(0.25, 10, 0.5), 40, start=5), 40, start=5)[0]
     at = (5 + np.arange(40)) / 12
     np.testing.assert_allclose(heard[:, 0], at, atol=1e-6)
     np.testing.assert_array_equal(heard[:, 1], np.isin(5 + np.arange(40), np.arange(3, 120, 6)))
     np.testing.assert_allclose(heard[:, 2], np.cos(4 * np.pi * (at - 0.25)), atol=1e-5)
-    assert DabFusion(1, AUTOENCODER, UNET, beats=False).hear(time, 30.0, [np.array([])], 40).shape == (1, 40, 1)
+    assert DabFusion(1, AUTOENCODER, UNET, beats=False).hear(time, 30.0, None, 40).shape == (1, 40, 1)
 
 
 def test_the_flow_says_where_a_pixel_comes_from():
@@ -174,7 +202,7 @@ def batch(frames: int) -> dict:
         "music": numbers("music", 2, 40, 5),
         "music_rate": 30.0,
         "beats": beats,
-        "fps": 12.0,
+        "pulse": numbers("pulse", 2, frames, 2),
         "joints2d": 32 + 20 * numbers("joints", 2, frames, 24, 2).tanh(),
         "parts": (torch.arange(2 * frames * 64 * 64) // 170 % 25).view(2, frames, 64, 64).byte(),
     }
@@ -186,7 +214,7 @@ def batch(frames: int) -> dict:
         (FlowStage, {}, {}),
         (FlowStage, HELPED, LIMBED | {"fine": 2}),
         (DiffusionStage, {}, {}),
-        (DiffusionStage, {}, LIMBED | {"fine": 2}),
+        (DiffusionStage, {"velocity": 1.0}, LIMBED | {"fine": 2, "pooled": 2}),
     ],
 )
 def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind, options, changes):

@@ -54,15 +54,15 @@ def test_the_style_is_the_condition(checkpoint):
     """The scaling is fitted on what the styles are called; one vector for all frames, and no beats unless asked for."""
     family, _ = load_family(checkpoint)
     assert family.music_scale.high.isfinite().all() and family.music_scale.mean.shape == (512,)
-    heard = family.read(["house", "break"], [], 4, start=1)
+    heard = family.read(["house", "break"], None, 4)
     assert heard.shape == (2, 4, 512) and torch.equal(heard[:, :1].expand_as(heard), heard)
     assert torch.equal(family.words(["house"]), family.words([" house dance music"]))
     assert torch.equal(family.words(["house"]), family.text.encode(["house dance music"]))
-    for beats, needs in (("null", ()), ("true", ("beats",)), ("false", ())):
+    for beats, needs in (("null", ()), ("true", ("beats", "pulse")), ("false", ())):
         config = composed(f"model.family.beats={beats}")
         family = build_family(config)
-        assert build_stage(config, "diffusion", family).needs == ("key", "frames", "style", "fps", *needs)
-        assert family.read(["house"], [torch.arange(3).numpy()], 4).shape == (1, 4, 515 if needs else 512)
+        assert build_stage(config, "diffusion", family).needs == ("key", "frames", "style", *needs)
+        assert family.read(["house"], family.beats_at(np.arange(3.0), 4), 4).shape == (1, 4, 515 if needs else 512)
 
 
 def test_the_prompt_is_danced_and_the_music_is_not_heard():

@@ -58,6 +58,7 @@ def test_every_key_of_the_contract_with_its_shape_and_range(batch):
         "frames": (B, F, 3, H, W),
         "music": (B, 60, 1),
         "beats": (B, F),
+        "pulse": (B, F, 2),
         "motion": (B, 60, 151),
         "parts": (B, F, H, W),
         "semantic": (B, F, H, W),
@@ -149,6 +150,9 @@ def test_sound_motion_and_frames_tell_the_same_time(world, batch):
         assert batch["music"][clip, :, 0].tolist() == list(range(first, first + 60))
         beats = [round((time - info["start"]) * 12) for time in info["beats"]]
         assert torch.nonzero(batch["beats"][clip])[:, 0].tolist() == [beat for beat in beats if 0 <= beat < FRAMES]
+        at = info["start"] + np.arange(FRAMES) / 12
+        turns = 2 * np.pi * np.interp(at, info["beats"], np.arange(len(info["beats"])))
+        np.testing.assert_allclose(batch["pulse"][clip], np.stack([np.cos(turns), np.sin(turns)], 1), atol=1e-5)
         dances = world._reader("train", False)
         whole = {one.key: one for one in dances.samples}[name.rsplit("-", 1)[0]]
         assert torch.equal(batch["motion"][clip], torch.from_numpy(dances.read(whole, "motion")[first : first + 60]))

@@ -40,6 +40,15 @@ def test_guidance_ramp_is_edges():
     np.testing.assert_allclose(weights[:, 0], expected[[0, 10, 49]], atol=1e-6)
 
 
+def test_a_noisier_schedule_has_that_much_more_noise_at_every_step():
+    """Also for the rules that sample, which read the schedule's configuration."""
+    plain, noisier = cosine_schedule("epsilon"), cosine_schedule("epsilon", noisier=3.0)
+    for kept in (noisier.alphas_cumprod, step_rule(noisier, 50).alphas_cumprod.float()):
+        noise, before = ((1 / one[:990] - 1).sqrt() for one in (kept, plain.alphas_cumprod))
+        torch.testing.assert_close(noise, 3 * before, rtol=2e-3, atol=1e-4)
+    assert noisier.config.prediction_type == "epsilon" and noisier.alphas_cumprod[-1] < 1e-4
+
+
 @torch.no_grad()
 def test_ddim_trajectory_is_edges():
     network = fill_by_name(DanceDecoder(35, dim=64, ff_dim=96, layers=2, heads=2))

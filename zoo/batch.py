@@ -39,6 +39,7 @@ class Batch(TypedDict, total=False):
     music: Tensor  # (B, L, D) float32: features of the configured music encoder, over exactly the clip's time
     music_rate: float  # Hz, tokens a second of `music`
     beats: Tensor  # (B, F) int64, 1 on the frame that a beat falls on (round to nearest), else 0
+    pulse: Tensor  # (B, F, 2) float32: cos and sin of a turn a beat, (1, 0) on it, of the exact beats
 
     caption: list[str]  # B lines of text that say the motion and nothing of looks
     motion: Tensor  # (B, T, 151) float32, not normalised: contacts, root in metres, rotations (zoo.body.skeleton)

@@ -19,7 +19,7 @@ from zoo.body.skeleton import joints_of, resample
 from zoo.data.base import PICTURES, Clip, Piece
 from zoo.data.captions import caption
 from zoo.data.features import Features
-from zoo.music.beats import frame_beats
+from zoo.music.beats import beat_pulse, frame_beats
 
 LABELS = ("song", "dancer", "style", "camera")
 
@@ -35,7 +35,7 @@ def provided_by(sample) -> frozenset[str]:
     if "motion" in sample.places:
         keys |= {"joints3d"}
     if "sound" in sample.places:
-        keys |= {"music", "music_rate", "beats"}
+        keys |= {"music", "music_rate", "beats", "pulse"}
     if "moves" in sample.info:
         keys |= {"caption", "move"}
     return frozenset(keys)
@@ -72,7 +72,7 @@ class Windows(Dataset, ABC):
         self.windows: list[tuple[int, float]] = []  # (sample, seconds from its start)
         self.beat_times: list[np.ndarray] = []
         self.move_starts: list[list[float]] = []
-        hears = bool(self.needs & {"music", "beats"})
+        hears = bool(self.needs & {"music", "beats", "pulse"})
         for index, sample in enumerate(samples):
             duration = self._duration(sample)
             if hears:
@@ -114,9 +114,16 @@ class Windows(Dataset, ABC):
 
     def beats(self, window: int) -> np.ndarray:
         """(F,) int64, 1 on the frames that a beat falls on."""
+        return frame_beats(self._beat_times(window), self.clip.frames, self.clip.rate)
+
+    def pulse(self, window: int) -> np.ndarray:
+        """(F, 2) float32: where between two beats each frame lies."""
+        return beat_pulse(self._beat_times(window), np.arange(self.clip.frames) / float(self.clip.rate))
+
+    def _beat_times(self, window: int) -> np.ndarray:
+        """Seconds from the window's start."""
         index, offset = self.windows[window]
-        times = self.beat_times[index] - (self.samples[index].info.get("start", 0.0) + offset)
-        return frame_beats(times, self.clip.frames, self.clip.rate)
+        return self.beat_times[index] - (self.samples[index].info.get("start", 0.0) + offset)
 
     def constants(self) -> dict[str, float]:
         """Values that are the same for every window."""
@@ -168,6 +175,8 @@ class MotionWindows(Windows):
             batch["music"] = torch.from_numpy(np.stack([self.music(window) for window in windows]))
         if "beats" in self.needs:
             batch["beats"] = torch.from_numpy(np.stack([self.beats(window) for window in windows]))
+        if "pulse" in self.needs:
+            batch["pulse"] = torch.from_numpy(np.stack([self.pulse(window) for window in windows]))
         return batch
 
 
@@ -242,6 +251,8 @@ class ClipWindows(Windows):
             item["music"] = torch.from_numpy(np.array(self.music(window)))
         if "beats" in self.needs:
             item["beats"] = torch.from_numpy(self.beats(window))
+        if "pulse" in self.needs:
+            item["pulse"] = torch.from_numpy(self.pulse(window))
         return item
 
 

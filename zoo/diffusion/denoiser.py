@@ -16,13 +16,22 @@ Weight = Callable[[Tensor], Tensor]  # t (B,) -> guidance weight (B,)
 
 
 @cache
-def cosine_schedule(prediction: str = "sample", steps: int = 1000) -> DDPMScheduler:
+def cosine_schedule(prediction: str = "sample", steps: int = 1000, noisier: float = 1.0) -> DDPMScheduler:
     """The cosine noise schedule (Nichol and Dhariwal 2021, eq. 17: s = 0.008, beta <= 0.999), as EDGE uses it.
 
     LFDM's has beta <= 0.9999, which only the last step feels. prediction: what the network is taught, 'epsilon',
-    'sample' (x0) or 'v_prediction'.
+    'sample' (x0) or 'v_prediction'. noisier: at each step the noise is so many times as large beside the signal as the
+    cosine has it (Hoogeboom et al. 2023, "simple diffusion", eq. 3): what is smooth over n pixels is seen through white
+    noise sqrt(n) times as well, and all that matters would be decided in the first few steps.
     """
-    return DDPMScheduler(num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2", prediction_type=prediction)
+    kind = {"num_train_timesteps": steps, "prediction_type": prediction}
+    cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2", **kind)
+    if noisier == 1:
+        return cosine
+    kept = cosine.alphas_cumprod.double()
+    kept = kept / (kept + noisier**2 * (1 - kept))
+    betas = 1 - kept / torch.cat([kept.new_ones(1), kept[:-1]])
+    return DDPMScheduler(trained_betas=betas.clamp(max=0.999).tolist(), **kind)
 
 
 def _per_row(value: Tensor, x: Tensor) -> Tensor:

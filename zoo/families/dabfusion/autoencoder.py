@@ -108,7 +108,7 @@ class FlowAutoencoder(nn.Module):
         """Two (B, 3, H, W) and their regions -> what `PixelwiseFlowPredictor` gives, at H/4 x W/4, times `fine`."""
         if self.bg_predictor is not None:
             background = self.bg_predictor(source, driving)
-        else:  # of n x n: see `blocks.warp`
+        else:  # of n x n: see `blocks.still`
             scale = 1 - 4 / (source.shape[-1] * self.fine)
             background = scale * torch.eye(2, 3, device=source.device).expand(len(source), -1, -1)
         return self.generator.pixelwise_flow_predictor(source, here, there, background)

@@ -129,11 +129,17 @@ def grid(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
+def still(height: int, width: int, like: Tensor) -> Tensor:
+    """(H, W, 2): the flow that `warp` moves nothing by."""
+    return grid(height, width, like) * like.new_tensor([1 - 1 / width, 1 - 1 / height])
+
+
 def warp(x: Tensor, flow: Tensor, padding: str = "zeros") -> Tensor:
     """Backward warp: pixel p of the result is x at flow[p], bilinear. x (B, C, H, W), flow (B, h, w, 2) -> (B, C, H, W)
 
     As in the public code the flow counts from pixel centres (-1 is the first one's) and sampling from pixel borders: an
-    identity flow shrinks the picture by (n - 1) / n about its centre. Networks are trained with it and allow for it.
+    identity flow shrinks the picture by (n - 1) / n about its centre. Networks are trained with it and allow for it;
+    `still` is the flow of no motion.
     """
     if flow.shape[1:3] != x.shape[2:]:
         flow = F.interpolate(flow.movedim(-1, 1), x.shape[2:], mode="bilinear").movedim(1, -1)

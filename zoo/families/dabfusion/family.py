@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.base import Family, Sampler
 from zoo.families.dabfusion.autoencoder import FlowAutoencoder
-from zoo.families.dabfusion.blocks import grid
+from zoo.families.dabfusion.blocks import still
 from zoo.families.dabfusion.flow_unet import FlowUNet
 from zoo.families.dabfusion.picture import to_square
 from zoo.families.dabfusion.public import translation
@@ -57,6 +58,8 @@ class DabFusion(Family):
         prediction: str = "epsilon",
         residual: float | None = None,
         shows_regions: bool = False,
+        pooled: int = 1,
+        noisier: float = 1.0,
         threshold: float | None = 0.9,
         steps: int = 100,
         guidance: float = 1.0,
@@ -71,7 +74,8 @@ class DabFusion(Family):
         prediction: what the U-Net is taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes
         from, in [-1, 1], as published; a number diffuses how far it comes, times the number (LFDM's
         `use_residual_flow`, which does not scale). shows_regions: the U-Net sees the picture's regions beside its
-        latent (not in the paper). threshold, rule: of sampling, see `step_rule`.
+        latent (not in the paper). pooled: what is diffused is the mean over squares of so many of the autoencoder's
+        pixels (1 as published). noisier: see `cosine_schedule`. threshold, rule: of sampling, see `step_rule`.
         Raises ValueError for other words.
         """
         super().__init__()
@@ -79,7 +83,10 @@ class DabFusion(Family):
         self.shows_regions = shows_regions
         shown = self.autoencoder.region_predictor.regions.out_channels if shows_regions else 0
         latent_channels = self.autoencoder.latent_channels + shown
-        self.unet = FlowUNet(latent_channels=latent_channels, fine=self.autoencoder.fine, **unet)
+        if self.autoencoder.fine % pooled:
+            raise ValueError(f"a flow {self.autoencoder.fine} times as fine as the latent cannot be pooled by {pooled}")
+        self.fine, self.pooled = self.autoencoder.fine // pooled, pooled
+        self.unet = FlowUNet(latent_channels=latent_channels, fine=self.fine, **unet)
         if hears not in ("music", "text"):
             raise ValueError(f"model.hears={hears}: use music or text")
         assert hears == "music" or text is not None, "a model that hears text needs an encoder of texts"
@@ -89,14 +96,14 @@ class DabFusion(Family):
         self.beats = 3 if (beats if beats is not None else self.text is None) else 0
         self.music_embedding = MusicEmbedding(dim + self.beats, self.unet.music_dim)
         self.size, self.frames, self.fps = size, frames, Fraction(str(fps))
-        self.prediction, self.residual = prediction, residual
+        self.prediction, self.residual, self.noisier = prediction, residual, noisier
         self.threshold, self.rule = threshold, rule
         self.defaults = Sampler(steps, guidance, eta)
 
     @property
     def schedule(self):
         """The noise schedule of the flow diffuser."""
-        return cosine_schedule(self.prediction)
+        return cosine_schedule(self.prediction, noisier=self.noisier)
 
     @property
     def device(self) -> torch.device:
@@ -113,36 +120,35 @@ class DabFusion(Family):
         translate, missing = translation(read_weights(path), self.prediction)
         return load_foreign(self, path, translate, allowed_missing=missing)
 
-    def hear(self, features: Tensor, rate: float, beats: Sequence[np.ndarray], frames: int, start: int = 0) -> Tensor:
+    def hear(self, features: Tensor, rate: float, beats: Tensor | None, frames: int, start: int = 0) -> Tensor:
         """What is heard at the own frames start .. start + frames - 1: (B, frames, music_dim + 3 with beats).
 
-        features (B, L, D) at `rate` Hz; beats: the times, in seconds, of each of the B songs' beats.
+        features (B, L, D) at `rate` Hz; beats (B, frames, 3) of `beats_at`, which a model without beats ignores.
         """
         seconds = (start + np.arange(frames)) / float(self.fps)
         at = torch.from_numpy(seconds).to(features.device) * rate
         low = at.floor().long().clamp(0, features.shape[1] - 1)
         high = (low + 1).clamp(max=features.shape[1] - 1)
         share = (at - low).clamp(0, 1).to(features.dtype)[:, None]
-        heard = self.music_scale(torch.lerp(features[:, low], features[:, high], share))
-        return self._with_beats(heard, beats, frames, start)
+        return self._with_beats(self.music_scale(torch.lerp(features[:, low], features[:, high], share)), beats)
 
-    def read(self, styles: Sequence[str], beats: Sequence[np.ndarray], frames: int, start: int = 0) -> Tensor:
+    def read(self, styles: Sequence[str], beats: Tensor | None, frames: int) -> Tensor:
         """What stands for the music where a style's words do, as `hear`: (B, frames, text.dim + 3 with beats)."""
         words = self.music_scale(self.words(styles).to(self.device))
-        return self._with_beats(words[:, None].expand(-1, frames, -1), beats, frames, start)
+        return self._with_beats(words[:, None].expand(-1, frames, -1), beats)
 
     def words(self, styles: Sequence[str]) -> Tensor:
         """The styles of B dances, said alike to the text encoder in training and sampling: (B, text.dim)."""
         return self.text.encode([f"{style.strip().removesuffix(SAID)}{SAID}" for style in styles])
 
-    def _with_beats(self, heard: Tensor, beats: Sequence[np.ndarray], frames: int, start: int) -> Tensor:
-        if not self.beats:
-            return heard
-        seconds = (start + np.arange(frames)) / float(self.fps)
-        marks = np.stack([frame_beats(times - start / float(self.fps), frames, self.fps) for times in beats])
-        pulses = np.stack([beat_pulse(times, seconds) for times in beats])
-        joined = torch.from_numpy(np.concatenate([marks[..., None], pulses], -1))
-        return torch.cat([heard, joined.to(heard)], -1)
+    def beats_at(self, times: np.ndarray, frames: int, start: int = 0) -> Tensor:
+        """Mark and pulse of each own frame from `start` on, of beats at these seconds: (1, frames, 3)."""
+        marks = frame_beats(times - start / float(self.fps), frames, self.fps)
+        pulse = beat_pulse(times, (start + np.arange(frames)) / float(self.fps))
+        return torch.from_numpy(np.concatenate([marks[:, None], pulse], -1))[None]
+
+    def _with_beats(self, heard: Tensor, beats: Tensor | None) -> Tensor:
+        return torch.cat([heard, beats.to(heard)], -1) if self.beats else heard
 
     def shown(self, picture: Tensor, latent: Tensor, regions: Regions | None = None) -> Tensor:
         """What the U-Net sees of pictures (B, 3, H, W): their latents (B, C, h, w), and their regions if it is to.
@@ -157,14 +163,15 @@ class DabFusion(Family):
     def to_volume(self, flow: Tensor, occlusion: Tensor) -> Tensor:
         """Flow (..., h, w, 2) and occlusion (..., 1, h, w) -> what is diffused, (..., 3, h, w), about in [-1, 1]."""
         if self.residual is not None:
-            flow = (flow - grid(*flow.shape[-3:-1], flow)) * self.residual
-        return torch.cat([flow.movedim(-1, -3), 2 * occlusion - 1], -3)
+            flow = (flow - still(*flow.shape[-3:-1], flow)) * self.residual
+        volume = torch.cat([flow.movedim(-1, -3), 2 * occlusion - 1], -3)
+        return F.avg_pool2d(volume.flatten(0, -4), self.pooled).unflatten(0, volume.shape[:-3])
 
     def from_volume(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """The way back; occlusion is held to [0, 1]."""
         flow, occlusion = volume[..., :2, :, :].movedim(-3, -1), (volume[..., 2:, :, :] + 1) / 2
         if self.residual is not None:
-            flow = flow / self.residual + grid(*flow.shape[-3:-1], flow)
+            flow = flow / self.residual + still(*flow.shape[-3:-1], flow)
         return flow, occlusion.clamp(0, 1)
 
     def generate(
@@ -220,25 +227,26 @@ class DabFusion(Family):
             for asked, default in zip(vars(sampler).values(), vars(self.defaults).values(), strict=True)
         )
         rule = step_rule(self.schedule, steps, self.rule, self.threshold)
-        place = [music.beats.times], self.frames, start + 1
+        beats = self.beats_at(music.beats.times, self.frames, start + 1)
         if self.text is None:
-            heard = self.hear(music.features[None].to(self.device), music.rate, *place)
+            heard = self.hear(music.features[None].to(self.device), music.rate, beats, self.frames, start + 1)
         else:
-            heard = self.read([prompt], *place)
+            heard = self.read([prompt], beats, self.frames)
         condition = self.music_embedding(heard)
         if guidance != 1:
             z0, condition = z0.expand(2, *z0.shape[1:]), torch.cat([condition, torch.zeros_like(condition)])
         prepared = self.unet.prepare(z0, condition)
         denoiser = Denoiser(lambda x, t: self.unet(x, t, prepared).float(), self.schedule)
-        shape = (1, 3, self.frames, *(side * self.autoencoder.fine for side in z0.shape[2:]))
+        shape = (1, 3, self.frames, *(side * self.fine for side in z0.shape[2:]))
 
         def noise() -> Tensor:
             return torch.randn(shape, generator=draw).to(self.device)
 
         guided = denoiser if guidance == 1 else Guided(denoiser, guidance)
         volume = sample(guided, noise(), rule, noise, eta, clamp=None)[0].movedim(1, 0)
-        still = self.to_volume(grid(*shape[3:], volume)[None], torch.ones_like(volume[:1, :1]))
-        return torch.cat([still, volume])
+        size = [side * self.pooled for side in shape[3:]]
+        idle = self.to_volume(still(*size, volume)[None], volume.new_ones(1, 1, *size))
+        return torch.cat([idle, volume])
 
     def _between(self, motion: Tensor, places: Sequence[Fraction]) -> tuple[Tensor, Tensor]:
         """Flow and occlusion at these places, own frames after the window's reference."""

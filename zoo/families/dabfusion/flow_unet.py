@@ -184,6 +184,10 @@ class RelativeBias(nn.Module):
         super().__init__()
         self.buckets, self.most = buckets, most
         self.relative_attention_bias = nn.Embedding(buckets, heads)
+        # begins with ALiBi's slopes 1, 1/2, 1/4 ..: that near frames are alike takes long to be found out
+        at, half, exact = torch.arange(buckets) % (buckets // 2), buckets // 2, buckets // 4
+        apart = torch.where(at < exact, at.float(), exact * (most / exact) ** ((at - exact) / (half - exact)))
+        self.relative_attention_bias.weight.data = -apart[:, None] * 0.5 ** torch.arange(heads)
 
     def forward(self, frames: int) -> Tensor:
         """(heads, F, F), of key and query"""
@@ -260,6 +264,9 @@ class FlowUNet(nn.Module):
             self.ups.append(level(2 * b, a, nn.Identity() if last else nn.ConvTranspose2d(a, a, 4, 2, 1)))
         self.final_conv = nn.Sequential(ResBlock(2 * width, width), nn.Conv2d(width, 2 * self.squares**2, 1))
         self.occlusion_map = nn.Sequential(ResBlock(2 * width, width), nn.Conv2d(width, self.squares**2, 1))
+        for head in (self.final_conv, self.occlusion_map):  # to answer 0 is a better beginning than to answer the noise
+            nn.init.zeros_(head[1].weight)
+            nn.init.zeros_(head[1].bias)
 
     def _blocks(self) -> list[ResBlock]:
         """Those that hear the music, in the order they are used."""
