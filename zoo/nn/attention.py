@@ -1,12 +1,25 @@
-"""Multi-head attention with the parameter names of `nn.MultiheadAttention`, its projections callable one by one.
+"""Multi-head attention with its projections callable one by one: keys and values once a request, queries once a step.
 
-Splitting the projections lets a caller compute keys and values once a request and queries once a step.
+Two of them, for the two ways that published weights name and hold their projections.
 """
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]  # (B, heads, S, dim / heads) each
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """Scaled dot product of (B, heads, T, d) queries with (B, heads, S, d) keys, of values -> (B, T, heads d)."""
+    if q.device.type == "cpu":
+        # bf16 attention is slower than float32's on CPUs, 2.5 times backwards; the projections stay in bf16
+        with torch.autocast("cpu", enabled=False):
+            y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), dropout_p=dropout)
+    else:
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    return rearrange(y, "b h t d -> b t (h d)")
 
 
 class Attention(nn.Module):
@@ -52,11 +65,35 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with projected (B, heads, T, d) queries to (B, heads, S, d) keys and values -> (B, T, dim)."""
-        dropout = self.dropout if self.training else 0.0
-        if q.device.type == "cpu":
-            # bf16 attention is slower than float32's on CPUs, 2.5 times backwards; the projections stay in bf16
-            with torch.autocast("cpu", enabled=False):
-                y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), dropout_p=dropout)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        return self.out_proj(rearrange(y, "b h t d -> b t (h d)"))
+        return self.out_proj(attend(q, k, v, self.dropout if self.training else 0.0))
+
+
+class CrossAttention(nn.Module):
+    """Attention of (B, T, dim) to a context (B, S, context_dim), or to itself; diffusers' parameter names.
+
+    to_q, to_k, to_v without bias, to_out.0 with one, as in Stable Diffusion and AnimateDiff.
+    """
+
+    def __init__(self, dim: int, heads: int, context_dim: int | None = None, dropout: float = 0.0):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"attention: dim {dim} is not a multiple of heads {heads}")
+        self.heads, context_dim = heads, context_dim or dim
+        self.to_q = nn.Linear(dim, dim, bias=False)
+        self.to_k = nn.Linear(context_dim, dim, bias=False)
+        self.to_v = nn.Linear(context_dim, dim, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim), nn.Dropout(dropout)])
+
+    def _by_heads(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b t (h d) -> b h t d", h=self.heads)
+
+    def keys_values(self, context: Tensor) -> KeysValues:
+        """(B, S, context_dim) -> keys and values"""
+        return self._by_heads(self.to_k(context)), self._by_heads(self.to_v(context))
+
+    def forward(self, x: Tensor, known: KeysValues) -> Tensor:
+        """x (B, T, dim) attends to known keys and values -> (B, T, dim)"""
+        keys, values = known
+        alone = keys.shape[2] == 1  # there is nothing to choose: everybody gets the one value
+        y = rearrange(values, "b h t d -> b t (h d)") if alone else attend(self._by_heads(self.to_q(x)), keys, values)
+        return self.to_out[1](self.to_out[0](y).expand(-1, x.shape[1], -1))

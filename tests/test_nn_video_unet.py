@@ -1,0 +1,140 @@
+"""The video U-Net beside diffusers' and the public ones: the same weights and inputs, the same answers."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from weights import filled, numbers
+
+from zoo.nn.temporal import positions
+from zoo.nn.video_public import reference_net, video_unet
+from zoo.nn.video_unet import VideoUNet
+
+REFERENCE = np.load(Path(__file__).parent / "data" / "video_unet_reference.npz")
+SIZE = {"channels": (32, 64, 64, 64), "text_dim": 24}
+FRAMES, HEIGHT, WIDTH = 3, 12, 8
+LATENTS = numbers("latents", 2, 4, FRAMES, HEIGHT, WIDTH).flip(0)  # ours come with the conditions first
+PICTURE = numbers("picture", 1, 4, HEIGHT, WIDTH)
+
+
+def close(made: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(made, expected, atol=1e-4, rtol=0)
+    assert expected.std() > 0.1
+
+
+@torch.no_grad()
+def test_moores_networks_are_answered_alike():
+    """ReferenceNet, reference attention in the conditional half, one text token, motion modules, a pose's guidance."""
+    text, time = numbers("text", 2, 1, 24).flip(0), torch.tensor([321, 321])
+    reference_net = filled(VideoUNet(**SIZE, features_only=True), "reference_net")
+    unet = filled(VideoUNet(**SIZE, motion=True, motion_middle=True), "denoising_unet")
+    features = reference_net.features(PICTURE, text=text[:1])
+    guidance = numbers("guidance", 1, 32, FRAMES, HEIGHT, WIDTH).expand(2, -1, -1, -1, -1)
+    made = unet(LATENTS, time, unet.prepare(text, features), guidance)
+    close(made.flip(0), torch.from_numpy(REFERENCE["moore"]))
+
+
+@torch.no_grad()
+def test_magic_animates_networks_are_answered_alike():
+    """Appearance encoder at the video's own step, norms over all frames, no motion in the middle, a ControlNet."""
+    text, time = numbers("text", 2, 5, 24).flip(0), torch.tensor([321, 321])
+    encoder = filled(VideoUNet(**SIZE, features_only=True), "appearance_encoder")
+    unet = filled(VideoUNet(**SIZE, motion=True, jointly=True), "unet")
+    features = encoder.features(PICTURE, time[:1], text[:1])
+    skips = [(32, 12, 8)] * 3 + [(32, 6, 4)] + [(64, 6, 4)] * 2 + [(64, 3, 2)] * 3 + [(64, 2, 1)] * 4
+    aside = [numbers(f"aside {i}", 2, c, FRAMES, h, w).flip(0) for i, (c, h, w) in enumerate(skips)]
+    made = unet(LATENTS, time, unet.prepare(text, features), residuals=aside)
+    close(made.flip(0), torch.from_numpy(REFERENCE["magic"]))
+
+
+@torch.no_grad()
+def test_stable_diffusions_network_is_answered_alike():
+    """Frame by frame, with the weights of diffusers' network under their own names."""
+    theirs = filled(
+        UNet2DConditionModel(block_out_channels=(32, 64, 64, 64), cross_attention_dim=24, attention_head_dim=8), "sd"
+    )
+    ours = VideoUNet(**SIZE).eval()
+    ours.load_state_dict(theirs.state_dict())
+    text, time = numbers("text", 2, 7, 24), torch.tensor([5, 800])
+    made = ours(LATENTS, time, ours.prepare(text))
+    for frame in range(FRAMES):
+        close(made[:, :, frame], theirs(LATENTS[:, :, frame], time, text).sample)
+
+
+@torch.no_grad()
+def test_diffusers_motion_modules_mean_the_same():
+    """Of one frame: there diffusers' networks norm all frames at once, unlike AnimateDiff, whose code Moore's is."""
+    adapter = MotionAdapter(block_out_channels=(32, 64, 64, 64), motion_num_attention_heads=8)
+    plain = UNet2DConditionModel(block_out_channels=(32, 64, 64, 64), cross_attention_dim=24, attention_head_dim=8)
+    theirs = filled(UNetMotionModel.from_unet2d(plain, adapter), "animate")
+    ours = VideoUNet(**SIZE, motion=True, motion_middle=True).eval()
+    ours.load_state_dict(video_unet(theirs.state_dict()))
+    x, text, time = numbers("one", 1, 4, 1, 16, 16), numbers("text", 1, 7, 24), torch.tensor([321])
+    close(ours(x, time, ours.prepare(text)), theirs(x, time, text).sample)
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters", "digest"),
+    [
+        ({}, 859_520_964, "5159ace1d6e6"),  # Stable Diffusion 1.5
+        ({"features_only": True}, 857_066_560, "e3bafa98e520"),  # MagicAnimate's encoder; Moore's and Champ's, used
+        ({"motion": True, "motion_middle": True}, 1_312_730_244, "f330dd0a5193"),  # Moore's and Champ's UNet3D
+        ({"motion": True}, 1_276_658_564, "7646ff9ce64e"),  # MagicAnimate's
+    ],
+)
+def test_the_paper_size_has_the_published_names_and_shapes(options, parameters, digest):
+    """The digests are of the sorted names and shapes of the public files, without their tables of positions."""
+    with torch.device("meta"):
+        unet = VideoUNet(**options)
+    assert sum(one.numel() for one in unet.parameters()) == parameters
+    rows = sorted(f"{name} {tuple(value.shape)}" for name, value in unet.state_dict().items())
+    assert hashlib.sha256("\n".join(rows).encode()).hexdigest()[:12] == digest
+
+
+def test_what_public_files_hold_besides_is_known():
+    """Tables of positions are checked and left out, of a ReferenceNet what nobody uses; other positions are refused."""
+    with torch.device("meta"):
+        net, whole = VideoUNet(features_only=True), VideoUNet()
+    assert set(reference_net(whole.state_dict())) == set(net.state_dict())
+    name = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
+    right = positions(torch.arange(24), 320)[None]
+    assert video_unet({name: right, "conv_in.bias": right}) == {"conv_in.bias": right}
+    with pytest.raises(ValueError, match="other positions than sines"):
+        video_unet({name: right.flip(1)})
+
+
+@torch.no_grad()
+def test_what_is_prepared_or_left_out_changes_nothing():
+    """A reference of the first sample alone, a song that new modules do not yet hear, a past, one frame or many."""
+    songs = {"music": 12, "beats": 8}
+    unet = filled(VideoUNet(**SIZE, motion=True, motion_middle=True, songs=songs), "danced")
+    net = filled(VideoUNet(**SIZE, features_only=True), "reference_net")
+    text, time, seen = numbers("text", 2, 7, 24), torch.tensor([321, 321]), net.features(PICTURE)
+    tokens = {name: numbers(name, 2, 9, size) for name, size in songs.items()}
+    past = [one.unflatten(0, (2, 2)) for one in net.features(numbers("before", 4, 4, HEIGHT, WIDTH))]
+    whole = unet(LATENTS, time, unet.prepare(text, seen, past, tokens))
+    for row, mine in ((slice(0, 1), seen), (slice(1, 2), ())):
+        heard = {name: value[row] for name, value in tokens.items()}
+        alone = unet.prepare(text[row], mine, [one[row] for one in past], heard)
+        torch.testing.assert_close(unet(LATENTS[row], time[row], alone), whole[row], atol=1e-4, rtol=0)
+    for without in ({"past": ()}, {"songs": {"music": tokens["music"]}}, {"reference": ()}, {"text": None}):
+        given = {"text": text, "reference": seen, "past": past, "songs": tokens} | without
+        assert (unet(LATENTS, time, unet.prepare(**given)) - whole).abs().max() > 1e-2
+
+
+def test_new_modules_begin_by_changing_nothing():
+    """A video U-Net that starts from Stable Diffusion's weights answers as it does, until it has learned."""
+    torch.manual_seed(0)
+    plain = VideoUNet(**SIZE).eval()
+    danced = VideoUNet(**SIZE, motion=True, motion_middle=True, songs={"music": 12}).eval()
+    danced.load_state_dict(plain.state_dict(), strict=False)
+    time, text, music = torch.tensor([321, 321]), numbers("text", 2, 7, 24), numbers("music", 2, 9, 12)
+    with torch.no_grad():
+        answers = (
+            plain(LATENTS, time, plain.prepare(text)),
+            danced(LATENTS, time, danced.prepare(text, songs={"music": music})),
+        )
+    torch.testing.assert_close(*answers)

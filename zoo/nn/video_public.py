@@ -1,0 +1,47 @@
+"""Public weights of video U-Nets under this zoo's names. Each function takes a file's state dict, for `load_foreign`.
+
+Stable Diffusion 1.x in diffusers' layout, Moore-AnimateAnyone's, Champ's and MagicAnimate's UNet3D and ReferenceNets
+(appearance encoder), AnimateDiff's motion modules v1, v2 and v3, its own files and diffusers' `MotionAdapter` folders.
+"""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from zoo.nn.temporal import without_positions
+
+# of a ReferenceNet: what stands behind the last feature and is never used
+UNUSED = re.compile(
+    r"conv_norm_out\.|conv_out\.|up_blocks\.3\.attentions\.2\.(proj_out\.|transformer_blocks\.0\.(attn|ff\.|norm2|norm3))"
+)
+# diffusers' names of the parts of a motion module's block -> AnimateDiff's
+PARTS = {"attn1": "attention_blocks.0", "attn2": "attention_blocks.1", "norm1": "norms.0", "norm2": "norms.1"}
+PARTS |= {"norm3": "ff_norm"}
+DIFFUSERS = re.compile(r"(.*motion_modules\.\d+)\.(?!temporal_transformer)(.*)")
+
+
+def reference_net(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A ReferenceNet's or Stable Diffusion's weights for a `VideoUNet` of features only, without what it never uses."""
+    return {name: value for name, value in state.items() if not UNUSED.match(name)}
+
+
+def video_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A UNet3D's weights, or a motion module's file: without tables of positions, names as AnimateDiff has them.
+
+    Raises ValueError for other positions than sines.
+    """
+    state = {name.replace("pos_embed.pe", "attn1.pos_encoder.pe"): value for name, value in state.items()}
+    return {_renamed(name): value for name, value in without_positions(state).items()}
+
+
+def _renamed(name: str) -> str:
+    found = DIFFUSERS.fullmatch(name)
+    if not found:
+        return name
+    module, rest = found.groups()
+    block, part = "transformer_blocks.0.", ""
+    if rest.startswith(block):
+        part, _, rest = rest.removeprefix(block).partition(".")
+        rest = f"{block}{PARTS.get(part, part)}.{rest}"
+    return f"{module}.temporal_transformer.{rest}"

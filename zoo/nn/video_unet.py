@@ -1,0 +1,369 @@
+"""The video U-Net: Stable Diffusion's (1.x), frame by frame, with modules between its layers that look along time.
+
+Parameters are named as in diffusers' `UNet2DConditionModel`, and motion modules as in AnimateDiff and in the public
+UNet3D of Moore-AnimateAnyone, Champ and MagicAnimate, so that all of them load by name. What a ReferenceNet saw comes
+as an argument, one tensor a place; nothing is kept on modules between calls, and no number of frames is built in.
+What depends on the request alone (keys and values of text, reference and song) is computed once by `prepare`.
+
+A *place* is a spatial transformer, counted in the order of the forward pass; a song's modules stand right behind one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import FeedForward
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from einops import rearrange
+from torch import Tensor, nn
+
+from zoo.nn.attention import CrossAttention, KeysValues
+from zoo.nn.temporal import MotionModule, SongModule
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the network needs to know of a request, by places. B: samples, guided pairs included, conditional ones first.
+
+    A list may be empty: then there is no such thing at any place.
+    """
+
+    text: Sequence[KeysValues] = ()  # (B, heads, L, d) each
+    reference: Sequence[KeysValues | None] = ()  # (R, heads, H W, d): of the first R <= B samples, the others have none
+    past: Sequence[Tensor] = ()  # (B, M, H W, C): hidden states of M frames before
+    songs: Mapping[str, Sequence[KeysValues]] = field(default_factory=dict)  # (B, heads, L, d) each
+
+
+@dataclass
+class _Pass:
+    """One forward pass: what is given, and what is found on the way."""
+
+    frames: int
+    time: Tensor  # (B, time_dim), after SiLU
+    request: Request
+    features: list[Tensor] | None  # of every place, if they are wanted
+
+
+class FrameNorm(nn.GroupNorm):
+    """Group norm of (B F, C, H, W): each frame by itself, or (`jointly`) all frames of a video at once."""
+
+    def __init__(self, groups: int, channels: int, eps: float, jointly: bool):
+        super().__init__(groups, channels, eps)
+        self.jointly = jointly
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """(B F, C, H, W) -> the same"""
+        if not self.jointly or frames == 1:
+            return super().forward(x)
+        y = super().forward(rearrange(x, "(b f) c h w -> b c f h w", f=frames))
+        return rearrange(y, "b c f h w -> (b f) c h w")
+
+
+class Residual(ResnetBlock2D):
+    """diffusers' residual block for frames of videos: a video's time is embedded once, and norms may span its frames."""
+
+    def __init__(self, channels: int, out: int, time_dim: int, groups: int, dropout: float, jointly: bool):
+        options = {"temb_channels": time_dim, "groups": groups, "dropout": dropout, "eps": 1e-5}
+        super().__init__(in_channels=channels, out_channels=out, **options)
+        self.norm1, self.norm2 = (FrameNorm(groups, width, 1e-5, jointly) for width in (channels, out))
+
+    def forward(self, x: Tensor, run: _Pass) -> Tensor:
+        """(B F, C, H, W) -> (B F, out, H, W)"""
+        y = self.conv1(F.silu(self.norm1(x, run.frames)))
+        time = self.time_emb_proj(run.time).repeat_interleave(run.frames, 0)
+        y = F.silu(self.norm2(y + time[:, :, None, None], run.frames))
+        y = self.conv2(self.dropout(y))
+        return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+
+
+class SpatialBlock(nn.Module):
+    """Attention within a frame, and to a reference; to a text; a feed-forward layer. Each beside the identity."""
+
+    def __init__(self, dim: int, heads: int, text_dim: int, dropout: float):
+        super().__init__()
+        self.norm1, self.attn1 = nn.LayerNorm(dim), CrossAttention(dim, heads, dropout=dropout)
+        self.norm2, self.attn2 = nn.LayerNorm(dim), CrossAttention(dim, heads, text_dim, dropout)
+        self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim, dropout=dropout)
+
+    def look(self, x: Tensor, reference: KeysValues | None, frames: int) -> Tensor:
+        """Self-attention of normed x (N, T, C); of the first samples' frames jointly with a reference's tokens.
+
+        This is the paper's joining of both along the width, of which the first half is kept (MuseDance sec. 3.2): only
+        queries of the frame itself are ever asked.
+        """
+        own = self.attn1.keys_values(x)
+        if reference is None:
+            return self.attn1(x, own)
+        rows = len(reference[0]) * frames
+        both = [
+            torch.cat([mine[:rows], other.to(mine.dtype).repeat_interleave(frames, 0)], 2)
+            for mine, other in zip(own, reference, strict=True)
+        ]
+        seen = self.attn1(x[:rows], tuple(both))
+        return seen if rows == len(x) else torch.cat([seen, self.attn1(x[rows:], tuple(mine[rows:] for mine in own))])
+
+    def forward(self, y: Tensor, place: int, run: _Pass) -> Tensor:
+        """(N, T, C) -> the same"""
+        seen = self.norm1(y)
+        if run.features is not None:
+            run.features.append(seen)
+        y = y + self.look(seen, run.request.reference[place] if run.request.reference else None, run.frames)
+        if run.request.text:
+            asked = self.norm2(y).unflatten(0, (-1, run.frames)).flatten(1, 2)  # (B, F T, C): one text for all frames
+            y = y + self.attn2(asked, run.request.text[place]).unflatten(1, (run.frames, -1)).flatten(0, 1)
+        return y + self.ff(self.norm3(y))
+
+
+class SpatialTransformer(nn.Module):
+    """Norm and 1x1 convolutions about a block."""
+
+    def __init__(self, dim: int, heads: int, groups: int, text_dim: int, dropout: float, place: int):
+        super().__init__()
+        self.place = place
+        self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
+        self.proj_in = nn.Conv2d(dim, dim, 1)
+        self.transformer_blocks = nn.ModuleList([SpatialBlock(dim, heads, text_dim, dropout)])
+        self.proj_out = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor, run: _Pass) -> Tensor:
+        """(N, C, H, W) -> the same"""
+        height = x.shape[2]
+        y = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
+        y = self.transformer_blocks[0](y, self.place, run)
+        return x + self.proj_out(rearrange(y, "n (h w) c -> n c h w", h=height))
+
+
+class LastLook(nn.Module):
+    """What is left of the last spatial transformer of a network whose features alone are wanted."""
+
+    def __init__(self, dim: int, groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
+        self.proj_in = nn.Conv2d(dim, dim, 1)
+        self.transformer_blocks = nn.ModuleList([nn.ModuleDict({"norm1": nn.LayerNorm(dim)})])
+
+    def forward(self, x: Tensor, run: _Pass) -> Tensor:
+        """(N, C, H, W) -> the same; the feature is found"""
+        y = rearrange(self.proj_in(self.norm(x)), "n c h w -> n (h w) c")
+        run.features.append(self.transformer_blocks[0]["norm1"](y))
+        return x
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is alike in all levels."""
+
+    time_dim: int
+    text_dim: int
+    heads: int
+    groups: int
+    dropout: float
+    jointly: bool
+    songs: Mapping[str, int]
+    places: Iterator[int] = field(default_factory=count)
+
+    def residual(self, channels: int, out: int) -> Residual:
+        """A residual block."""
+        return Residual(channels, out, self.time_dim, self.groups, self.dropout, self.jointly)
+
+
+class Level(nn.Module):
+    """Layers at one size: a residual block, then maybe a spatial transformer, a song's modules, a motion module."""
+
+    def __init__(self, widths: Sequence[tuple[int, int]], attends: bool, moves: bool, plan: _Plan):
+        """widths: channels in and out of each layer; moves: it has motion modules."""
+        super().__init__()
+        dim = widths[0][1]
+        sizes = dim, plan.heads, plan.groups
+        self.resnets = nn.ModuleList(plan.residual(*width) for width in widths)
+        self.attentions = self.motion_modules = self.downsamplers = self.upsamplers = None
+        self.songs = nn.ModuleDict()
+        if attends:
+            self.attentions = nn.ModuleList(
+                SpatialTransformer(*sizes, plan.text_dim, plan.dropout, next(plan.places)) for _ in widths
+            )
+            for name, token_dim in plan.songs.items():
+                self.songs[name] = nn.ModuleList(SongModule(*sizes, token_dim, plan.dropout) for _ in widths)
+        if moves:
+            self.motion_modules = nn.ModuleList(MotionModule(*sizes, plan.dropout) for _ in widths)
+
+    def layer(self, index: int, x: Tensor, run: _Pass) -> Tensor:
+        """(N, C, H, W) -> (N, out, H, W)"""
+        x, request, past = self.resnets[index](x, run), run.request, None
+        if self.attentions is not None:
+            transformer = self.attentions[index]
+            x = transformer(x, run)
+            past = request.past[transformer.place] if request.past else None
+            for name, heard in request.songs.items():
+                x = self.songs[name][index](x, run.frames, heard[transformer.place])
+        if self.motion_modules is not None:
+            x = self.motion_modules[index](x, run.frames, past)
+        return x
+
+
+class VideoUNet(nn.Module):
+    """Four sizes down and up. Of video and time to what its schedule wants; or a ReferenceNet, to its features."""
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (320, 640, 1280, 1280),
+        attends: Sequence[bool] = (True, True, True, False),
+        layers: int = 2,
+        heads: int = 8,
+        text_dim: int = 768,
+        latent_channels: int = 4,
+        groups: int = 32,
+        dropout: float = 0.0,
+        motion: bool = False,
+        motion_middle: bool = False,
+        songs: Mapping[str, int] | None = None,
+        jointly: bool = False,
+        features_only: bool = False,
+    ):
+        """The defaults are Stable Diffusion 1.5's.
+
+        attends: which levels have spatial transformers; heads: of every attention, dim / heads values each. motion:
+        motion modules behind every layer, those of the middle only with `motion_middle` (AnimateDiff v2, Moore, Champ).
+        songs: names of modules that listen, in order, and the width of the tokens each hears. jointly: residual blocks
+        norm all frames of a video at once (AnimateDiff v1, MagicAnimate). features_only: a ReferenceNet. It ends where
+        its last feature is found, as MagicAnimate's appearance encoder does; Moore's and Champ's files hold the unused
+        rest too, see `from_reference_net`.
+        """
+        super().__init__()
+        self.features_only = features_only
+        first, last, time_dim = channels[0], channels[-1], 4 * channels[0]
+        plan = _Plan(time_dim, text_dim, heads, groups, dropout, jointly, songs or {})
+        self.conv_in = nn.Conv2d(latent_channels, first, 3, padding=1)
+        self.time_proj = Timesteps(first, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(first, time_dim)
+        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
+        skips, before = [first], first
+        for index, (dim, attending) in enumerate(zip(channels, attends, strict=True)):
+            widths = [(before if layer == 0 else dim, dim) for layer in range(layers)]
+            level = Level(widths, attending, motion, plan)
+            skips += [dim] * layers
+            if index < len(channels) - 1:
+                level.downsamplers = nn.ModuleList([Downsample2D(dim, use_conv=True, name="op")])
+                skips.append(dim)
+            self.down_blocks.append(level)
+            before = dim
+        self.mid_block = Level([(last, last)], True, motion and motion_middle, plan)
+        self.mid_block.resnets.append(plan.residual(last, last))
+        for index, (dim, attending) in enumerate(zip(reversed(channels), reversed(attends), strict=True)):
+            widths = [((before if layer == 0 else dim) + skips.pop(), dim) for layer in range(layers + 1)]
+            level = Level(widths, attending, motion, plan)
+            if index < len(channels) - 1:
+                level.upsamplers = nn.ModuleList([Upsample2D(dim, use_conv=True)])
+            self.up_blocks.append(level)
+            before = dim
+        if features_only:
+            assert attends[0], "a ReferenceNet's last level must have something to find"
+            self.up_blocks[-1].attentions[-1] = LastLook(first, groups)
+        else:
+            self.conv_norm_out = FrameNorm(groups, first, 1e-5, jointly)
+            self.conv_out = nn.Conv2d(first, latent_channels, 3, padding=1)
+
+    def _levels(self) -> list[Level]:
+        return [*self.down_blocks, self.mid_block, *self.up_blocks]
+
+    def transformers(self) -> list[SpatialTransformer]:
+        """All of them, by places."""
+        return [one for level in self._levels() for one in level.attentions or ()]
+
+    def prepare(
+        self,
+        text: Tensor | None = None,
+        reference: Sequence[Tensor | None] = (),
+        past: Sequence[Tensor] = (),
+        songs: Mapping[str, Tensor] | None = None,
+    ) -> Request:
+        """Keys and values of what a request says, once.
+
+        text (B, L, text_dim); reference: `features` of R <= B pictures, those of the first samples, None at a place
+        that is not to see it; past: `features` of M frames a sample, (B, M, H W, C) a place; songs: tokens
+        (B, L, token_dim) by the modules' names; a module that is not named here stays silent.
+        """
+        blocks, levels = [one.transformer_blocks[0] for one in self.transformers()], self._levels()
+        seen = zip(blocks, reference, strict=True) if reference else ()
+        heard = {
+            name: [
+                one.listen.keys_values(tokens) for level in levels if name in level.songs for one in level.songs[name]
+            ]
+            for name, tokens in (songs or {}).items()
+        }
+        return Request(
+            text=[] if text is None else [block.attn2.keys_values(text) for block in blocks],
+            reference=[None if one is None else block.attn1.keys_values(one) for block, one in seen],
+            past=past,
+            songs=heard,
+        )
+
+    def forward(
+        self,
+        x: Tensor,
+        time: Tensor,
+        request: Request = Request(),  # noqa: B008 (frozen)
+        guidance: Tensor | None = None,
+        residuals: Sequence[Tensor] = (),
+    ) -> Tensor:
+        """x (B, latent_channels, F, H, W) noisy; time (B,) steps -> the same shape.
+
+        guidance (B, channels[0], F, H, W) is added to the first convolution, as pose guiders do; residuals, a
+        ControlNet's: one (B, C, F, h, w) for every skip connection, then one for the middle.
+        """
+        assert not self.features_only, "a ReferenceNet answers with features"
+        frames = x.shape[2]
+        y, run = self._run(x, time, request, guidance, residuals, None)
+        y = self.conv_out(F.silu(self.conv_norm_out(y, frames)))
+        return rearrange(y, "(b f) c h w -> b c f h w", f=frames)
+
+    def features(self, x: Tensor, time: Tensor | None = None, text: Tensor | None = None) -> list[Tensor]:
+        """Of pictures' latents (B, latent_channels, H, W) what is seen at each place: (B, H W, C). time: 0 if None."""
+        time = torch.zeros(len(x), dtype=torch.long, device=x.device) if time is None else time
+        request = Request()
+        if text is not None:
+            blocks = [one.transformer_blocks[0] for one in self.transformers() if isinstance(one, SpatialTransformer)]
+            request = Request(text=[block.attn2.keys_values(text) for block in blocks])
+        found: list[Tensor] = []
+        self._run(x[:, :, None], time, request, None, (), found)
+        return found
+
+    def _run(self, x, time, request, guidance, residuals, features) -> tuple[Tensor, _Pass]:
+        """(B, C, F, H, W) -> (B F, channels[0], H, W)"""
+        frames = x.shape[2]
+
+        def flat(y: Tensor) -> Tensor:
+            y = rearrange(y, "b c f h w -> (b f) c h w")
+            return y.contiguous(memory_format=torch.channels_last)
+
+        embedded = self.time_embedding(self.time_proj(time).to(self.conv_in.weight.dtype))
+        run = _Pass(frames, F.silu(embedded), request, features)
+        x = self.conv_in(flat(x))
+        if guidance is not None:
+            x = x + flat(guidance)
+        skips = [x]
+        for level in self.down_blocks:
+            for index in range(len(level.resnets)):
+                x = level.layer(index, x, run)
+                skips.append(x)
+            if level.downsamplers is not None:
+                x = level.downsamplers[0](x)
+                skips.append(x)
+        x = self.mid_block.layer(0, x, run)
+        x = self.mid_block.resnets[1](x, run)
+        if residuals:
+            *aside, middle = residuals
+            skips = [skip + flat(one) for skip, one in zip(skips, aside, strict=True)]
+            x = x + flat(middle)
+        for level in self.up_blocks:
+            for index in range(len(level.resnets)):
+                x = level.layer(index, torch.cat([x, skips.pop()], 1), run)
+            if level.upsamplers is not None:
+                # to the size of what it meets: an odd one was rounded up on the way down
+                x = level.upsamplers[0].conv(F.interpolate(x, skips[-1].shape[2:], mode="nearest"))
+        return x, run
