@@ -8,7 +8,7 @@ What depends on the request alone (keys and values of text, reference and song) 
 A *place* is a spatial transformer, counted in the order of the forward pass; a song's modules stand right behind one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -28,7 +28,7 @@ from zoo.nn.temporal import MotionModule, SongModule
 
 @dataclass(frozen=True)
 class Request:
-    """What the network needs to know of a request, by places. B: samples, guided pairs included, conditional ones first.
+    """What the network needs of a request, by places. B: its samples, of guided pairs the conditional ones first.
 
     A list may be empty: then there is no such thing at any place.
     """
@@ -65,7 +65,7 @@ class FrameNorm(nn.GroupNorm):
 
 
 class Residual(ResnetBlock2D):
-    """diffusers' residual block for frames of videos: a video's time is embedded once, and norms may span its frames."""
+    """diffusers' residual block, for videos: time is embedded once for all frames, which norms may span."""
 
     def __init__(self, channels: int, out: int, time_dim: int, groups: int, dropout: float, jointly: bool):
         options = {"temb_channels": time_dim, "groups": groups, "dropout": dropout, "eps": 1e-5}
@@ -192,6 +192,10 @@ class Level(nn.Module):
         if moves:
             self.motion_modules = nn.ModuleList(MotionModule(*sizes, plan.dropout) for _ in widths)
 
+    def listeners(self, name: str) -> Iterable[SongModule]:
+        """The modules here that hear this part of the song."""
+        return self.songs[name] if name in self.songs else ()
+
     def layer(self, index: int, x: Tensor, run: _Pass) -> Tensor:
         """(N, C, H, W) -> (N, out, H, W)"""
         x, request, past = self.resnets[index](x, run), run.request, None
@@ -291,9 +295,7 @@ class VideoUNet(nn.Module):
         blocks, levels = [one.transformer_blocks[0] for one in self.transformers()], self._levels()
         seen = zip(blocks, reference, strict=True) if reference else ()
         heard = {
-            name: [
-                one.listen.keys_values(tokens) for level in levels if name in level.songs for one in level.songs[name]
-            ]
+            name: [one.listen.keys_values(tokens) for level in levels for one in level.listeners(name)]
             for name, tokens in (songs or {}).items()
         }
         return Request(
