@@ -11,7 +11,7 @@ from weights import filled, numbers
 
 from zoo.nn.temporal import positions
 from zoo.nn.video_public import reference_net, video_unet
-from zoo.nn.video_unet import VideoUNet
+from zoo.nn.video_unet import ReferenceNet, VideoUNet
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "video_unet_reference.npz")
 SIZE = {"channels": (32, 64, 64, 64), "text_dim": 24}
@@ -29,9 +29,9 @@ def close(made: torch.Tensor, expected: torch.Tensor) -> None:
 def test_moores_networks_are_answered_alike():
     """ReferenceNet, reference attention in the conditional half, one text token, motion modules, a pose's guidance."""
     text, time = numbers("text", 2, 1, 24).flip(0), torch.tensor([321, 321])
-    reference_net = filled(VideoUNet(**SIZE, features_only=True), "reference_net")
+    reference_net = filled(ReferenceNet(**SIZE), "reference_net")
     unet = filled(VideoUNet(**SIZE, motion=True, motion_middle=True), "denoising_unet")
-    features = reference_net.features(PICTURE, text=text[:1])
+    features = reference_net(PICTURE, text=text[:1])
     guidance = numbers("guidance", 1, 32, FRAMES, HEIGHT, WIDTH).expand(2, -1, -1, -1, -1)
     made = unet(LATENTS, time, unet.prepare(text, features), guidance)
     close(made.flip(0), torch.from_numpy(REFERENCE["moore"]))
@@ -41,9 +41,9 @@ def test_moores_networks_are_answered_alike():
 def test_magic_animates_networks_are_answered_alike():
     """Appearance encoder at the video's own step, norms over all frames, no motion in the middle, a ControlNet."""
     text, time = numbers("text", 2, 5, 24).flip(0), torch.tensor([321, 321])
-    encoder = filled(VideoUNet(**SIZE, features_only=True), "appearance_encoder")
+    encoder = filled(ReferenceNet(**SIZE), "appearance_encoder")
     unet = filled(VideoUNet(**SIZE, motion=True, jointly=True), "unet")
-    features = encoder.features(PICTURE, time[:1], text[:1])
+    features = encoder(PICTURE, time[:1], text[:1])
     skips = [(32, 12, 8)] * 3 + [(32, 6, 4)] + [(64, 6, 4)] * 2 + [(64, 3, 2)] * 3 + [(64, 2, 1)] * 4
     aside = [numbers(f"aside {i}", 2, c, FRAMES, h, w).flip(0) for i, (c, h, w) in enumerate(skips)]
     made = unet(LATENTS, time, unet.prepare(text, features), residuals=aside)
@@ -80,7 +80,11 @@ def test_diffusers_motion_modules_mean_the_same():
     ("options", "parameters", "digest"),
     [
         ({}, 859_520_964, "5159ace1d6e6"),  # Stable Diffusion 1.5
-        ({"features_only": True}, 857_066_560, "e3bafa98e520"),  # MagicAnimate's encoder; Moore's and Champ's, used
+        (
+            None,
+            857_066_560,
+            "e3bafa98e520",
+        ),  # MagicAnimate's encoder; what is used of Moore's
         ({"motion": True, "motion_middle": True}, 1_312_730_244, "f330dd0a5193"),  # Moore's and Champ's UNet3D
         ({"motion": True}, 1_276_658_564, "7646ff9ce64e"),  # MagicAnimate's
     ],
@@ -88,7 +92,7 @@ def test_diffusers_motion_modules_mean_the_same():
 def test_the_paper_size_has_the_published_names_and_shapes(options, parameters, digest):
     """The digests are of the sorted names and shapes of the public files, without their tables of positions."""
     with torch.device("meta"):
-        unet = VideoUNet(**options)
+        unet = ReferenceNet() if options is None else VideoUNet(**options)
     assert sum(one.numel() for one in unet.parameters()) == parameters
     rows = sorted(f"{name} {tuple(value.shape)}" for name, value in unet.state_dict().items())
     assert hashlib.sha256("\n".join(rows).encode()).hexdigest()[:12] == digest
@@ -97,7 +101,7 @@ def test_the_paper_size_has_the_published_names_and_shapes(options, parameters, 
 def test_what_public_files_hold_besides_is_known():
     """Tables of positions are checked and left out, of a ReferenceNet what nobody uses; other positions are refused."""
     with torch.device("meta"):
-        net, whole = VideoUNet(features_only=True), VideoUNet()
+        net, whole = ReferenceNet(), VideoUNet()
     assert set(reference_net(whole.state_dict())) == set(net.state_dict())
     name = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
     right = positions(torch.arange(24), 320)[None]
@@ -111,10 +115,10 @@ def test_what_is_prepared_or_left_out_changes_nothing():
     """A reference of the first sample alone, a song that new modules do not yet hear, a past, one frame or many."""
     songs = {"music": 12, "beats": 8}
     unet = filled(VideoUNet(**SIZE, motion=True, motion_middle=True, songs=songs), "danced")
-    net = filled(VideoUNet(**SIZE, features_only=True), "reference_net")
-    text, time, seen = numbers("text", 2, 7, 24), torch.tensor([321, 321]), net.features(PICTURE)
+    net = filled(ReferenceNet(**SIZE), "reference_net")
+    text, time, seen = numbers("text", 2, 7, 24), torch.tensor([321, 321]), net(PICTURE)
     tokens = {name: numbers(name, 2, 9, size) for name, size in songs.items()}
-    past = [one.unflatten(0, (2, 2)) for one in net.features(numbers("before", 4, 4, HEIGHT, WIDTH))]
+    past = [one.unflatten(0, (2, 2)) for one in net(numbers("before", 4, 4, HEIGHT, WIDTH))]
     whole = unet(LATENTS, time, unet.prepare(text, seen, past, tokens))
     for row, mine in ((slice(0, 1), seen), (slice(1, 2), ())):
         heard = {name: value[row] for name, value in tokens.items()}

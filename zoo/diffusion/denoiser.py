@@ -34,6 +34,18 @@ def cosine_schedule(prediction: str = "sample", steps: int = 1000, noisier: floa
     return DDPMScheduler(trained_betas=betas.clamp(max=0.999).tolist(), **kind)
 
 
+@cache
+def stable_diffusion_schedule(prediction: str = "epsilon", steps: int = 1000) -> DDPMScheduler:
+    """Stable Diffusion's noise schedule: the roots of beta rise evenly from that of 0.00085 to that of 0.012."""
+    return DDPMScheduler(
+        num_train_timesteps=steps,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction,
+    )
+
+
 def _per_row(value: Tensor, x: Tensor) -> Tensor:
     """(B,) -> (B, 1, ...), to multiply x (B, ...)."""
     return value.view(-1, *[1] * (x.ndim - 1))

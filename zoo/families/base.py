@@ -143,20 +143,18 @@ class Stage(LightningModule, ABC):
         """Shard under `ModelParallelStrategy` (FSDP2): each block of a ModuleList is a unit, then each learning module.
 
         Frozen modules stay whole on every process. Weights gather when a unit's `forward` runs, so a stage calls the
-        modules it names in `trainable()`, never their children.
+        modules it names in `trainable()`, or the methods these list as `also_called`, never their children.
         """
         mesh = getattr(self, "_device_mesh", None)
         if mesh is None or getattr(self, "_sharded", False):
             return
-        from torch.distributed.fsdp import fully_shard
-
         averaged = self.ema.module.values() if self.ema is not None else []
         for root in [*self.trainable().values(), *averaged]:
             for module in list(root.modules()):
                 if isinstance(module, nn.ModuleList):
                     for block in module:
-                        fully_shard(block, mesh=mesh["data_parallel"])
-            fully_shard(root, mesh=mesh["data_parallel"])
+                        _shard(block, mesh)
+            _shard(root, mesh)
         self._sharded = True
 
     def configure_optimizers(self):
@@ -194,6 +192,14 @@ class Stage(LightningModule, ABC):
             losses = self.loss(batch)
         losses["loss"] = torch.stack(list(losses.values())).sum()
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=1, sync_dist=True)
+
+
+def _shard(module: nn.Module, mesh) -> None:
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    fully_shard(module, mesh=mesh["data_parallel"])
+    for method in getattr(module, "also_called", ()):
+        register_fsdp_forward_method(module, method)
 
 
 def _warmed_average(decay: float) -> Callable[..., None]:

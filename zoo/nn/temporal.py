@@ -102,6 +102,8 @@ class SongModule(nn.Module):
     begins at 0, as in AnimateDiff; frames carry their positions to the tokens, which carry theirs.
     """
 
+    also_called = ("prepare",)  # from outside, beside forward
+
     def __init__(self, dim: int, heads: int, groups: int, token_dim: int, dropout: float = 0.0):
         super().__init__()
         self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
@@ -114,8 +116,12 @@ class SongModule(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
+    def prepare(self, tokens: Tensor) -> KeysValues:
+        """What is heard of tokens (B, L, token_dim), which carry their positions, once a request."""
+        return self.listen.keys_values(tokens)
+
     def forward(self, x: Tensor, frames: int, song: KeysValues) -> Tensor:
-        """x (B F, C, H, W); song: of `listen.keys_values` -> like x"""
+        """x (B F, C, H, W); song: of `prepare` -> like x"""
         batch, height = len(x) // frames, x.shape[2]
         y = self.proj_in(rearrange(self.norm(x), "(b f) c h w -> b f (h w) c", f=frames))
         at = positions(torch.arange(frames, device=x.device), y.shape[3]).to(y.dtype)

@@ -1,9 +1,11 @@
-"""What a line of text is to a network: one vector."""
+"""What a line of text is to a network: one vector, or one a word."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 
 from zoo.nn.laion import FILE, SHARED, TextTower
 
-LONGEST = 77  # tokens that CLAP was trained to read
+LONGEST = 77  # tokens that CLAP and CLIP were trained to read
+WORD = re.compile(r"[\w']+")
 TOKENIZER = ("vocab.json", "merges.txt")
 
 
@@ -90,3 +93,66 @@ class ClapText(TextEncoder):
                 read = self.tower(tokens["input_ids"], tokens["attention_mask"])
             self.known |= {text: vector for text, vector in zip(new, read, strict=True)}
         return torch.stack([self.known[text] for text in texts])
+
+
+class WordEncoder(nn.Module, ABC):
+    """Texts -> a vector a word, for networks that attend to words."""
+
+    dim: int  # D
+
+    @abstractmethod
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """B texts -> (B, L, D), L the same for all texts"""
+
+
+class HashedWords(WordEncoder):
+    """A learned vector for each word, at a hashed place of a table, with its position; learns with what reads it."""
+
+    def __init__(self, dim: int = 64, words: int = 1024, longest: int = 24):
+        """words: places of the table, 0 for no word; longest: L, words beyond it are not read."""
+        super().__init__()
+        self.dim, self.longest = dim, longest
+        self.table = nn.Embedding(words, dim)
+        self.place = nn.Parameter(0.02 * torch.randn(longest, dim))
+
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """See `WordEncoder`."""
+        count = self.table.num_embeddings - 1
+        rows = [[1 + crc32(word.encode()) % count for word in WORD.findall(text.lower())] for text in texts]
+        rows = [row[: self.longest] + [0] * (self.longest - len(row)) for row in rows]
+        return self.table(torch.tensor(rows, device=self.place.device)) + self.place
+
+
+class ClipWords(WordEncoder):
+    """Stable Diffusion's text encoder: CLIP ViT-L/14's last hidden states, 77 of 768 values. Frozen."""
+
+    dim = 768
+
+    def __init__(self, weights: str | None = None):
+        """weights: a folder of Stable Diffusion 1.5 with its `tokenizer` and `text_encoder`, read at the first text."""
+        super().__init__()
+        self.weights = weights
+
+    @cached_property
+    def parts(self) -> tuple:
+        """Tokenizer and network; no submodule: a checkpoint need not hold what never learns."""
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        folder = Path(self.weights or "")
+        if self.weights is None or not all((folder / name).is_dir() for name in ("tokenizer", "text_encoder")):
+            raise ValueError(
+                "Stable Diffusion's text encoder needs model.texts.clip.weights=DIR, a folder with its tokenizer/ and "
+                f"text_encoder/, not {self.weights}"
+            )
+        network = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
+        return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True), network.eval()
+
+    @torch.no_grad()
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """See `WordEncoder`; what is beyond 77 tokens is not read."""
+        tokenizer, network = self.parts
+        tokens = tokenizer(list(texts), padding="max_length", truncation=True, max_length=LONGEST, return_tensors="pt")
+        return network(tokens["input_ids"]).last_hidden_state
+
+    def __getstate__(self):
+        return {name: value for name, value in self.__dict__.items() if name != "parts"}

@@ -122,6 +122,8 @@ class SpatialBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Norm and 1x1 convolutions about a block."""
 
+    also_called = ("of_text", "of_reference")  # from outside, beside forward
+
     def __init__(self, dim: int, heads: int, groups: int, text_dim: int, dropout: float, place: int):
         super().__init__()
         self.place = place
@@ -129,6 +131,14 @@ class SpatialTransformer(nn.Module):
         self.proj_in = nn.Conv2d(dim, dim, 1)
         self.transformer_blocks = nn.ModuleList([SpatialBlock(dim, heads, text_dim, dropout)])
         self.proj_out = nn.Conv2d(dim, dim, 1)
+
+    def of_text(self, text: Tensor) -> KeysValues:
+        """(B, L, text_dim) -> keys and values"""
+        return self.transformer_blocks[0].attn2.keys_values(text)
+
+    def of_reference(self, feature: Tensor) -> KeysValues:
+        """A reference's feature here (R, H W, C) -> keys and values"""
+        return self.transformer_blocks[0].attn1.keys_values(feature)
 
     def forward(self, x: Tensor, run: _Pass) -> Tensor:
         """(N, C, H, W) -> the same"""
@@ -211,7 +221,7 @@ class Level(nn.Module):
 
 
 class VideoUNet(nn.Module):
-    """Four sizes down and up. Of video and time to what its schedule wants; or a ReferenceNet, to its features."""
+    """Four sizes down and up, of video and time to what its schedule wants."""
 
     def __init__(
         self,
@@ -227,19 +237,15 @@ class VideoUNet(nn.Module):
         motion_middle: bool = False,
         songs: Mapping[str, int] | None = None,
         jointly: bool = False,
-        features_only: bool = False,
     ):
         """The defaults are Stable Diffusion 1.5's.
 
         attends: which levels have spatial transformers; heads: of every attention, dim / heads values each. motion:
         motion modules behind every layer, those of the middle only with `motion_middle` (AnimateDiff v2, Moore, Champ).
         songs: names of modules that listen, in order, and the width of the tokens each hears. jointly: residual blocks
-        norm all frames of a video at once (AnimateDiff v1, MagicAnimate). features_only: a ReferenceNet. It ends where
-        its last feature is found, as MagicAnimate's appearance encoder does; Moore's and Champ's files hold the unused
-        rest too, see `from_reference_net`.
+        norm all frames of a video at once (AnimateDiff v1, MagicAnimate).
         """
         super().__init__()
-        self.features_only = features_only
         first, last, time_dim = channels[0], channels[-1], 4 * channels[0]
         plan = _Plan(time_dim, text_dim, heads, groups, dropout, jointly, songs or {})
         self.conv_in = nn.Conv2d(latent_channels, first, 3, padding=1)
@@ -265,19 +271,25 @@ class VideoUNet(nn.Module):
                 level.upsamplers = nn.ModuleList([Upsample2D(dim, use_conv=True)])
             self.up_blocks.append(level)
             before = dim
-        if features_only:
-            assert attends[0], "a ReferenceNet's last level must have something to find"
-            self.up_blocks[-1].attentions[-1] = LastLook(first, groups)
-        else:
-            self.conv_norm_out = FrameNorm(groups, first, 1e-5, jointly)
-            self.conv_out = nn.Conv2d(first, latent_channels, 3, padding=1)
+        self.conv_norm_out = FrameNorm(groups, first, 1e-5, jointly)
+        self.conv_out = nn.Conv2d(first, latent_channels, 3, padding=1)
 
     def _levels(self) -> list[Level]:
         return [*self.down_blocks, self.mid_block, *self.up_blocks]
 
     def transformers(self) -> list[SpatialTransformer]:
         """All of them, by places."""
-        return [one for level in self._levels() for one in level.attentions or ()]
+        found = [one for level in self._levels() for one in level.attentions or ()]
+        return [one for one in found if isinstance(one, SpatialTransformer)]
+
+    def temporal(self) -> dict[str, nn.Module]:
+        """The modules that look along time, by their paths."""
+        return {path: one for path, one in _parts(self) if isinstance(one, MotionModule | SongModule)}
+
+    def spatial(self) -> dict[str, nn.Module]:
+        """All other modules that have weights."""
+        along = self.temporal()
+        return {path: one for path, one in _parts(self) if path not in along and any(True for _ in one.parameters())}
 
     def prepare(
         self,
@@ -292,17 +304,16 @@ class VideoUNet(nn.Module):
         that is not to see it; past: `features` of M frames a sample, (B, M, H W, C) a place; songs: tokens
         (B, L, token_dim) by the modules' names; a module that is not named here stays silent.
         """
-        blocks, levels = [one.transformer_blocks[0] for one in self.transformers()], self._levels()
-        seen = zip(blocks, reference, strict=True) if reference else ()
-        heard = {
-            name: [one.listen.keys_values(tokens) for level in levels for one in level.listeners(name)]
-            for name, tokens in (songs or {}).items()
-        }
+        places, levels = self.transformers(), self._levels()
+        seen = zip(places, reference, strict=True) if reference else ()
         return Request(
-            text=[] if text is None else [block.attn2.keys_values(text) for block in blocks],
-            reference=[None if one is None else block.attn1.keys_values(one) for block, one in seen],
+            text=[] if text is None else [place.of_text(text) for place in places],
+            reference=[None if feature is None else place.of_reference(feature) for place, feature in seen],
             past=past,
-            songs=heard,
+            songs={
+                name: [one.prepare(tokens) for level in levels for one in level.listeners(name)]
+                for name, tokens in (songs or {}).items()
+            },
         )
 
     def forward(
@@ -318,22 +329,10 @@ class VideoUNet(nn.Module):
         guidance (B, channels[0], F, H, W) is added to the first convolution, as pose guiders do; residuals, a
         ControlNet's: one (B, C, F, h, w) for every skip connection, then one for the middle.
         """
-        assert not self.features_only, "a ReferenceNet answers with features"
         frames = x.shape[2]
         y, run = self._run(x, time, request, guidance, residuals, None)
         y = self.conv_out(F.silu(self.conv_norm_out(y, frames)))
         return rearrange(y, "(b f) c h w -> b c f h w", f=frames)
-
-    def features(self, x: Tensor, time: Tensor | None = None, text: Tensor | None = None) -> list[Tensor]:
-        """Of pictures' latents (B, latent_channels, H, W) what is seen at each place: (B, H W, C). time: 0 if None."""
-        time = torch.zeros(len(x), dtype=torch.long, device=x.device) if time is None else time
-        request = Request()
-        if text is not None:
-            blocks = [one.transformer_blocks[0] for one in self.transformers() if isinstance(one, SpatialTransformer)]
-            request = Request(text=[block.attn2.keys_values(text) for block in blocks])
-        found: list[Tensor] = []
-        self._run(x[:, :, None], time, request, None, (), found)
-        return found
 
     def _run(self, x, time, request, guidance, residuals, features) -> tuple[Tensor, _Pass]:
         """(B, C, F, H, W) -> (B F, channels[0], H, W)"""
@@ -369,3 +368,35 @@ class VideoUNet(nn.Module):
                 # to the size of what it meets: an odd one was rounded up on the way down
                 x = level.upsamplers[0].conv(F.interpolate(x, skips[-1].shape[2:], mode="nearest"))
         return x, run
+
+
+class ReferenceNet(VideoUNet):
+    """The same network for a picture, of which the features that spatial attention sees are wanted, and nothing else.
+
+    It ends where the last of them is found, as MagicAnimate's appearance encoder does. Moore's and Champ's files hold
+    the rest too, which they never use: see `zoo.nn.video_public.reference_net`.
+    """
+
+    def __init__(self, **sizes):
+        """sizes: as of `VideoUNet`."""
+        super().__init__(**sizes)
+        del self.conv_norm_out, self.conv_out
+        norm = self.up_blocks[-1].attentions[-1].norm
+        self.up_blocks[-1].attentions[-1] = LastLook(norm.num_channels, norm.num_groups)
+
+    def forward(self, x: Tensor, time: Tensor | None = None, text: Tensor | None = None) -> list[Tensor]:
+        """Latents (B, latent_channels, H, W), at step `time` (B,) or 0 -> what is seen at each place, (B, H W, C)."""
+        time = torch.zeros(len(x), dtype=torch.long, device=x.device) if time is None else time
+        text = [] if text is None else [place.of_text(text) for place in self.transformers()]
+        found: list[Tensor] = []
+        self._run(x[:, :, None], time, Request(text=text), None, (), found)
+        return found
+
+
+def _parts(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The modules whose `forward` runs in a pass, outermost ones, with their paths."""
+    for name, child in module.named_children():
+        if isinstance(child, Level | nn.ModuleList | nn.ModuleDict | Upsample2D):
+            yield from _parts(child, f"{path}{name}.")
+        else:
+            yield path + name, child

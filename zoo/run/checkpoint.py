@@ -110,11 +110,12 @@ def load_weights(family: Family, weights: Mapping[str, Tensor], where: str | os.
 def load_start(
     family: Family, weights: Mapping[str, Tensor], where: str | os.PathLike, learned: Collection[str]
 ) -> None:
-    """Put into a family what earlier stages taught it, `learned` (names of its modules), and whatever else fits.
+    """Put into a family what earlier stages taught it, `learned` (paths in it), and whatever else fits.
 
     A later stage may be given other music, or another network, than the checkpoint it goes on from was made with: a
-    module that no earlier stage taught and that does not fit starts anew, and the screen says so. Raises ValueError,
-    naming what does not fit, for the others.
+    module of the family that no earlier stage taught and that does not fit starts anew, and the screen says so; of one
+    that was taught in part, what does not fit outside of that. Raises ValueError, naming what does not fit, for the
+    others.
     """
     own = family.state_dict()
     odd = {
@@ -122,11 +123,14 @@ def load_start(
         for key in own.keys() | weights.keys()
         if key not in own or key not in weights or own[key].shape != weights[key].shape
     }
-    anew = {key.partition(".")[0] for key in odd} - set(learned)
+    in_part = {path.partition(".")[0] for path in learned}
+    odd = {key for key in odd if not key.startswith(tuple(f"{path}." for path in learned))}
+    whole = {key.partition(".")[0] for key in odd} - in_part
+    anew = odd | {key for key in own.keys() | weights.keys() if key.partition(".")[0] in whole}
     if anew:
-        print(f"{where}: {', '.join(sorted(anew))} of another make: starting anew")
-    kept = {key: value for key, value in weights.items() if key.partition(".")[0] not in anew}
-    load_weights(family, kept | {key: value for key, value in own.items() if key.partition(".")[0] in anew}, where)
+        print(f"{where}: {', '.join(sorted({key.partition('.')[0] for key in anew}))} of another make: starting anew")
+    kept = {key: value for key, value in weights.items() if key not in anew}
+    load_weights(family, kept | {key: value for key, value in own.items() if key in anew}, where)
 
 
 def load_family(path: str | os.PathLike, averaged: bool = True) -> tuple[Family, DictConfig]:

@@ -21,7 +21,7 @@ from zoo.run.callbacks import Deadline, Previews, Progress, Saver
 from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_start, load_weights, read_checkpoint
 from zoo.run.plan import print_plan
 from zoo.run.request import positive, whole
-from zoo.run.runs import CONFIG, init_files, is_first_process, stages
+from zoo.run.runs import CONFIG, earlier, init_files, is_first_process, stages
 
 CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
 
@@ -123,10 +123,10 @@ def _fit_stage(
         read_checkpoint(going_on)  # a clear refusal of a damaged or foreign file, before anything is started
     elif start is not None:
         weights = family_weights(read_checkpoint(start)["state_dict"], averaged=True)
-        before = list(config.model.stages)[: list(config.model.stages).index(name)]
+        before = earlier(config, name)
         if before:
             taught = [path for each in before for path in build_stage(config, each, family).trainable()]
-            load_start(family, weights, start, {path.partition(".")[0] for path in taught})
+            load_start(family, weights, start, taught)
         else:
             load_weights(family, weights, start)
     else:

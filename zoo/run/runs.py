@@ -47,7 +47,10 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
         raise ValueError("init= (foreign weights) and ckpt= (this program's) both name weights to start from; give one")
     if config.stage is not None and config.stage not in config.model.stages:
         raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {', '.join(config.model.stages)}")
-    before = list(config.model.stages)[: list(config.model.stages).index(config.stage)] if config.stage else []
+    before = earlier(config, config.stage) if config.stage else []
+    starts = config.model.get("starts")
+    if starts and config.ckpt is None and config.init is None and not config.plan:
+        raise ValueError(f"model={config.model.name} size={config.size.name} starts from {starts}: give init=")
     if before and config.ckpt is None and config.init is None and not config.plan:
         raise ValueError(f"stage={config.stage} goes on from stage {before[-1]}: give its last.ckpt as ckpt=, or init=")
     run = Path(os.environ[NAMED]) if NAMED in os.environ else Path(config.runs) / config.model.name / _name(config)
@@ -78,7 +81,19 @@ def check_new_folder(folder: Path) -> None:
 
 def stages(config: DictConfig) -> list[str]:
     """The stages this run trains, in the recipe's order."""
-    return list(config.model.stages) if config.stage is None else [config.stage]
+    if config.stage is not None:
+        return [config.stage]
+    return _recipe(config)
+
+
+def earlier(config: DictConfig, stage: str) -> list[str]:
+    """The stages of the recipe that come before one."""
+    names = _recipe(config)
+    return names[: names.index(stage)] if stage in names else []
+
+
+def _recipe(config: DictConfig) -> list[str]:
+    return list(config.model.get("recipe", config.model.stages))  # a size may leave stages out
 
 
 def read_config(text: str, where: Path) -> DictConfig:

@@ -101,27 +101,6 @@ class Hourglass(nn.Module):
         return self.decoder(self.encoder(x))
 
 
-class Shrink(nn.Module):
-    """Blur by a Gaussian and keep every `factor`-th pixel."""
-
-    def __init__(self, channels: int, factor: int):
-        super().__init__()
-        sigma = (factor - 1) / 2
-        radius = round(sigma * 4)
-        bell = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2)) if sigma else torch.ones(1)
-        kernel = torch.outer(bell, bell)
-        self.register_buffer("weight", (kernel / kernel.sum()).repeat(channels, 1, 1, 1))
-        self.factor, self.radius = factor, radius
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H/factor, W/factor)"""
-        if self.factor == 1:
-            return x
-        row = self.weight.sum(2, keepdim=True)  # the kernel is the product of a row and the same column
-        x = F.conv2d(x, row, stride=(1, self.factor), padding=(0, self.radius), groups=len(row))
-        return F.conv2d(x, row.mT, stride=(self.factor, 1), padding=(self.radius, 0), groups=len(row))
-
-
 def grid(height: int, width: int, like: Tensor) -> Tensor:
     """(H, W, 2): the coordinates (x, y) of the pixels."""
     x = torch.linspace(-1, 1, width, dtype=like.dtype, device=like.device)

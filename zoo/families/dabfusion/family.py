@@ -16,12 +16,12 @@ from zoo.families.base import Family, Sampler
 from zoo.families.dabfusion.autoencoder import FlowAutoencoder
 from zoo.families.dabfusion.blocks import still
 from zoo.families.dabfusion.flow_unet import FlowUNet
-from zoo.families.dabfusion.picture import to_square
 from zoo.families.dabfusion.public import translation
 from zoo.families.dabfusion.regions import Regions
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
+from zoo.nn.picture import to_square
 from zoo.nn.pretrained import Report, load_foreign, read_weights
 from zoo.nn.text import TextEncoder
 

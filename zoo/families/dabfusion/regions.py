@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.families.dabfusion.blocks import Encoder, Hourglass, Shrink, grid, warp
+from zoo.families.dabfusion.blocks import Encoder, Hourglass, grid, warp
 from zoo.families.dabfusion.limbs import LIMBS, pointed
+from zoo.nn.likeness import Shrink
 
 LEAST = 1e-6  # of a spread, squared: a hundredth of a pixel of a quarter of 128
 

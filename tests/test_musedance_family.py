@@ -1,0 +1,148 @@
+"""MuseDance at tiny widths: what is heard, chained, shown and learned."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import interpolate
+from weights import fill_by_name, numbers
+
+from zoo.families.base import Sampler
+from zoo.families.musedance.family import MuseDance
+from zoo.families.musedance.stages import AppearanceStage, AutoencoderStage, DynamicsStage
+from zoo.music.beats import Beats
+from zoo.music.encoder import Music
+from zoo.nn.text import HashedWords
+
+BLOCKS = 4
+VAE = {
+    "block_out_channels": [8] * BLOCKS, "latent_channels": 4, "norm_num_groups": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * BLOCKS, "up_block_types": ["UpDecoderBlock2D"] * BLOCKS,
+}  # fmt: skip
+UNET = {"channels": [16, 32], "attends": [True, True], "layers": 1, "heads": 1, "groups": 8}
+PICTURE = (255 * interpolate(numbers("picture", 1, 3, 8, 8).sigmoid(), 64, mode="bicubic")[0]).clamp(0, 255).byte()
+FEW = Sampler(steps=2)
+
+
+def made(**changes) -> MuseDance:
+    sizes = {"song_dim": 16, "mask_channels": [8, 8, 8, 8], "size": 64, "frames": 6, "schedule": "cosine"}
+    family = MuseDance(5, HashedWords(16), VAE, UNET, **sizes | {"prediction": "v_prediction"} | changes)
+    return fill_by_name(family)
+
+
+def song(seconds: float, rate: float = 30.0, name: str = "song") -> Music:
+    return Music(numbers(name, int(seconds * rate), 5), rate, Beats(np.arange(0.25, seconds, 0.5), 120.0, 0))
+
+
+def dance(family: MuseDance, frames: int, fps=Fraction(12), seed: int = 0, prompt: str = "", music=None, **sampler):
+    with torch.no_grad():
+        asked = Sampler(**{"steps": 2} | sampler)
+        return list(family.generate(PICTURE, music or song(20), prompt, frames, fps, seed, asked))
+
+
+@pytest.mark.parametrize("frames", [1, 6, 7, 13])
+@pytest.mark.parametrize("fps", [Fraction(12), Fraction(30000, 1001), Fraction(5)])
+def test_every_length_comes_in_small_blocks(frames, fps):
+    blocks = dance(made(), frames, fps)
+    assert sum(map(len, blocks)) == frames and max(map(len, blocks)) <= 4
+    assert all(block.dtype == torch.uint8 and block.shape[1:] == (3, 64, 64) for block in blocks)
+
+
+def test_at_another_rate_each_moment_shows_the_nearest_frame():
+    slow, fast = (torch.cat(dance(made(), n, fps)).int() for n, fps in ((13, Fraction(12)), (31, Fraction(30))))
+    for index in range(31):
+        nearest = {int(np.floor(index * 12 / 30 + 0.5)), int(np.ceil(index * 12 / 30 - 0.5))}  # a tie may go either way
+        # decoded in other company, a value may be rounded otherwise
+        assert min((fast[index] - slow[each]).abs().max() for each in nearest) <= 1
+
+
+def test_a_dance_is_its_inputs_and_no_longer_dance_changes_its_beginning():
+    family = made()
+    short, long = (torch.cat(dance(family, n, seed=3)) for n in (7, 20))
+    assert torch.equal(short, long[:7])
+    for other in ({"seed": 4}, {"prompt": "jumps"}, {"music": song(20, name="other")}, {"guidance": 2.0}):
+        assert not torch.equal(torch.cat(dance(family, 7, **{"seed": 3} | other)), short)
+
+
+def test_a_window_sees_the_last_frames_of_the_one_before():
+    """And its own music: tokens and beats of the second window's time."""
+    family, asked, windows = made(frames=5), [], []
+    request, window = family._request, family._window
+    family._request = lambda *given: (asked.append(given), request(*given))[1]
+    family._window = lambda *given: (windows.append(window(*given)), windows[-1])[1]
+    dance(family, 11)
+    assert [given[2] is None for given in asked] == [True, False, False]
+    torch.testing.assert_close(asked[1][2], windows[0][-2:])
+    again = family._song(song(20), 5)
+    torch.testing.assert_close(asked[1][3]["music"], again["music"])
+    assert not torch.equal(asked[0][3]["beats"], again["beats"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "heard"),
+    [({}, {"music", "beats"}), ({"listens": ["beats"]}, {"beats"}), ({"listens": [], "moves": False}, set())],
+)
+def test_modules_that_are_switched_off_are_not_there(changes, heard):
+    family = made(**changes)
+    assert set(family._song(song(2), 0)) == heard
+    names = " ".join(family.unet.temporal())
+    assert {name for name in ("music", "beats") if f"songs.{name}" in names} == heard
+    assert ("motion_modules" in names) == changes.get("moves", True)
+    assert sum(map(len, dance(family, 8))) == 8
+
+
+def batch(frames: int, picks: bool = False) -> dict:
+    clips = interpolate(numbers("clips", 2 * frames, 3, 8, 8), 64, mode="bilinear").tanh().unflatten(0, (2, frames))
+    return {
+        "key": ["a", "b"],
+        "frames": clips,
+        "reference": clips[:, 0].flip(-1),
+        "music": numbers("music", 2, 30, 5),
+        "music_rate": 30.0,
+        "beats": (torch.arange(frames) % 6 == 3).long().expand(2, -1),
+        "pulse": numbers("pulse", 2, frames, 2),
+        "parts": (torch.arange(2 * frames * 64 * 64) // 170 % 25).view(2, frames, 64, 64).byte(),
+        "caption": ["a dancer jumps", "a dancer turns"],
+        "fps": 12.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames", "options"),
+    [
+        (AutoencoderStage, 2, {}),
+        (AppearanceStage, 2, {}),
+        (DynamicsStage, 8, {"begins": 0.0, "velocity": 1.0}),
+        (DynamicsStage, 8, {"spatial": True, "begins": 1.0}),
+    ],
+)
+def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frames, options):
+    family = made(pulse=True)
+    own = kind(family, torch.optim.Adam, ema_decay=None, seed=0, **options).train()
+    before = {name: value.clone() for name, value in family.state_dict().items()}
+    torch.manual_seed(1)
+    total = torch.stack(list(own.loss(batch(frames)).values())).sum()
+    total.backward()
+    learning = {name for name, p in family.named_parameters() if p.requires_grad}
+    dead = {name for name in learning if family.get_parameter(name).grad is None}
+    assert learning and not dead and total.isfinite()
+    assert all(name.startswith(tuple(own.trainable())) for name in learning)
+    assert all(torch.equal(value, before[name]) for name, value in family.state_dict().items())
+
+
+def test_latents_are_made_as_large_as_the_noise():
+    family = made()
+    own = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0, measures=True)
+    own.prepare(lambda: iter([batch(2)] * 3))
+    with torch.no_grad():
+        assert family.encode(batch(2)["frames"][:, 0]).std() == pytest.approx(1, rel=1e-3)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="music or to beats"):
+        made(listens=["words"])
+    with pytest.raises(ValueError, match="musedance moves a picture: give image=FILE"):
+        next(made().generate(None, song(2), "", 5, Fraction(12), 0, FEW))
+    with pytest.raises(ValueError, match=r"clips of 7 frames for windows of 6 and 2 before: .* 0\.6667"):
+        DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0).loss(batch(7))

@@ -1,0 +1,250 @@
+"""MuseDance: a picture, a song and a line of text become a dance, in the latents of an autoencoder (its sec. 3)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+from einops import rearrange
+from torch import Tensor, nn
+
+from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, stable_diffusion_schedule
+from zoo.diffusion.sample import sample, step_rule
+from zoo.families.base import Family, Sampler
+from zoo.families.musedance.public import translation
+from zoo.music.beats import beat_pulse, frame_beats
+from zoo.music.encoder import Music
+from zoo.music.scale import MusicScale
+from zoo.nn.picture import to_square
+from zoo.nn.pretrained import Report, load_foreign, read_weights
+from zoo.nn.temporal import positions
+from zoo.nn.text import WordEncoder
+from zoo.nn.video_unet import ReferenceNet, Request, VideoUNet
+
+DECODED = 4  # pictures encoded or decoded at a time
+PARTS = 24  # of DensePose
+
+
+class SongTokens(nn.Module):
+    """What the song's modules hear: tokens of the music and of the beats, each with its place in time (sec. 3.3).
+
+    Beats are one of two learned vectors a frame, as in the paper. Tokens carry sines of their time, counted in frames
+    of the window: the paper leaves open how an attention over them knows when they sound.
+    """
+
+    def __init__(self, music_dim: int, dim: int, pulse: bool):
+        """pulse: a beat's vector also says where between two beats its frame lies (not in the paper)."""
+        super().__init__()
+        self.music = nn.Linear(music_dim, dim)
+        self.beats = nn.Embedding(2, dim)
+        self.pulse = nn.Linear(2, dim, bias=False) if pulse else None
+
+    def forward(self, music: Tensor, places: Tensor, beats: Tensor, pulse: Tensor) -> dict[str, Tensor]:
+        """music (B, L, music_dim) at places (L,), in frames; beats (B, F) 0 or 1; pulse (B, F, 2) -> (B, _, dim)"""
+        heard, struck = self.music(music), self.beats(beats.long())
+        if self.pulse is not None:
+            struck = struck + self.pulse(pulse.to(struck.dtype))
+        frames = torch.arange(beats.shape[1], device=beats.device)
+        return {
+            "music": heard + positions(places, heard.shape[2]).to(heard.dtype),
+            "beats": struck + positions(frames, struck.shape[2]).to(struck.dtype),
+        }
+
+
+class MuseDance(Family):
+    """All networks of MuseDance."""
+
+    def __init__(
+        self,
+        music_dim: int,
+        words: WordEncoder,
+        vae: Mapping[str, Any],
+        unet: Mapping[str, Any],
+        song_dim: int = 768,
+        mask_channels: Sequence[int] = (16, 32, 96, 256),
+        listens: Sequence[str] = ("music", "beats"),
+        moves: bool = True,
+        past: int = 2,
+        pulse: bool = False,
+        size: int = 640,
+        frames: int = 48,
+        fps: float = 12,
+        schedule: str = "stable_diffusion",
+        noisier: float = 1.0,
+        prediction: str = "epsilon",
+        steps: int = 25,
+        guidance: float = 1.0,
+        eta: float = 0.0,
+        rule: str = "ddim",
+    ):
+        """words: reads the prompt. vae, unet: arguments of diffusers' `AutoencoderKL` and of `VideoUNet`.
+
+        song_dim: width of the song's tokens. mask_channels: of the convolutions on a DensePose mask (eq. 1).
+        listens: which of the music and the beat modules there are, moves: whether there are motion modules (Table 3);
+        past: M, frames that a motion module sees of the window before. size: pixels of the square picture; frames: K of
+        a window, at `fps`. schedule: 'stable_diffusion' or 'cosine', `noisier` as in `cosine_schedule`.
+        Raises ValueError for other words.
+        """
+        super().__init__()
+        for name in listens:
+            if name not in ("music", "beats"):
+                raise ValueError(f"model.listens={list(listens)}: a module listens to music or to beats")
+        if schedule not in ("stable_diffusion", "cosine"):
+            raise ValueError(f"schedule={schedule}: use stable_diffusion or cosine")
+        self.words = words
+        self.vae = AutoencoderKL(**vae)
+        latent = self.vae.config.latent_channels
+        shared = dict(unet) | {"latent_channels": latent, "text_dim": words.dim}
+        # a reference is what it is: nothing is dropped of it
+        self.reference_net = ReferenceNet(**shared | {"dropout": 0.0})
+        songs = {name: song_dim for name in ("music", "beats") if name in listens}
+        self.unet = VideoUNet(**shared, motion=moves, motion_middle=True, songs=songs)
+        self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
+        self.music_scale = MusicScale(music_dim)
+        self.song_tokens = SongTokens(music_dim, song_dim, pulse)
+        # times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured
+        self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
+        self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
+        self.kind, self.noisier, self.prediction, self.rule = schedule, noisier, prediction, rule
+        self.defaults = Sampler(steps, guidance, eta)
+
+    @property
+    def schedule(self):
+        """The noise schedule of the video diffuser."""
+        if self.kind == "cosine":
+            return cosine_schedule(self.prediction, noisier=self.noisier)
+        return stable_diffusion_schedule(self.prediction)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.latent_scale.device
+
+    def load_public(self, path: str) -> Report:
+        """Start from Stable Diffusion's U-Net or autoencoder, AnimateDiff's motion module, Moore's or Champ's nets.
+
+        What a file does not hold stays as it is: `init=[A,B,C]` takes several. Raises ValueError, with nothing loaded,
+        when anything else is missing or left over.
+        """
+        translate, missing = translation(read_weights(path), self.state_dict())
+        return load_foreign(self, path, translate, allowed_missing=missing)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] -> latents (N, C, h, w), about as large as the noise. No noise of the VAE's own."""
+        pieces = [self.vae.encode(piece).latent_dist.mode() for piece in pictures.split(DECODED)]
+        return torch.cat(pieces) * self.latent_scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, 3, H, W) uint8"""
+        made = torch.cat([self.vae.decode(piece / self.latent_scale).sample for piece in latents.split(DECODED)])
+        return ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    def masked(self, latents: Tensor, parts: Tensor | None) -> Tensor:
+        """Eq. 1: a reference's latents (N, C, h, w), and what the mask encoder sees in its DensePose parts (N, H, W).
+
+        Two channels are seen: whether there is a body, and which part. Without parts the latents stay as they are; the
+        paper always has a detector.
+        """
+        if parts is None:
+            return latents
+        mask = torch.stack([(parts > 0).to(latents.dtype), parts.to(latents.dtype) / PARTS], 1)
+        return latents + self.mask_encoder(mask)
+
+    def tokens(self, music: Tensor, rate: float, beats: Tensor, pulse: Tensor) -> dict[str, Tensor]:
+        """A window's tokens by the names of the modules there are.
+
+        music (B, L, D) at `rate` Hz from the window's first frame on; beats (B, F), pulse (B, F, 2).
+        """
+        places = torch.arange(music.shape[1], device=music.device) * (float(self.fps) / rate)
+        heard = self.song_tokens(self.music_scale(music), places, beats, pulse)
+        return {name: heard[name] for name in heard if any(f".songs.{name}." in path for path in self.unet.temporal())}
+
+    def generate(
+        self,
+        image: Tensor | None,
+        music: Music,
+        prompt: str,
+        frames: int,
+        fps: Fraction,
+        seed: int,
+        sampler: Sampler,
+    ) -> Iterator[Tensor]:
+        """Blocks (F, 3, size, size) uint8 of a dance of the pictured figure, window after window (sec. 3.3).
+
+        Each window sees the last `past` frames of the one before. Its frames are `fps` of the model's own apart; asked
+        for at another rate, each moment shows the nearest of them. Raises ValueError without a picture.
+        """
+        if image is None:
+            raise ValueError("musedance moves a picture: give image=FILE")
+        picture = to_square(image, self.size).to(self.device).float()[None] / 127.5 - 1
+        latents = self.encode(picture)
+        text = self.words([prompt]).to(self.device)
+        reference = self.reference_net(latents, text=text)
+        draw, before, made, window = torch.Generator("cpu").manual_seed(seed), None, 0, 0
+        while made < frames:
+            start = window * self.frames
+            heard = self._song(music, start)
+            request, weight = self._request(text, reference, before, heard, sampler)
+            latent = self._window(request, weight, latents.shape[1:], draw, sampler)
+            before = latent[-self.past :] if self.past else None
+            # the moments nearest to this window's frames
+            last = (start + self.frames - Fraction(1, 2)) * fps / self.fps
+            stop = min(frames, ceil(last))
+            nearest = [round(index * self.fps / fps) - start for index in range(made, stop)]
+            shown = [min(max(each, 0), self.frames - 1) for each in nearest]  # a tie may be rounded out of the window
+            for first in range(0, len(shown), DECODED):
+                group = shown[first : first + DECODED]
+                distinct = sorted(set(group))
+                pictures = self.decode(latent[distinct])
+                yield pictures[[distinct.index(each) for each in group]]
+            made, window = stop, window + 1
+
+    def _song(self, music: Music, start: int) -> dict[str, Tensor]:
+        """The tokens of the window that begins at own frame `start`."""
+        rate, fps = float(music.rate), float(self.fps)
+        count = ceil(self.frames / fps * rate)
+        rows = (torch.arange(count) + round(start / fps * rate)).clamp(max=len(music.features) - 1)
+        seconds = (start + np.arange(self.frames)) / fps
+        marks = frame_beats(music.beats.times - start / fps, self.frames, self.fps)
+        beats, pulse = torch.from_numpy(marks), torch.from_numpy(beat_pulse(music.beats.times, seconds))
+        features = music.features[rows.to(music.features.device)].to(self.device)
+        return self.tokens(features[None], rate, beats[None].to(self.device), pulse[None].to(self.device))
+
+    def _request(
+        self,
+        text: Tensor,
+        reference: Sequence[Tensor],
+        before: Tensor | None,
+        heard: Mapping[str, Tensor],
+        sampler: Sampler,
+    ) -> tuple[Request, float]:
+        """What the U-Net needs, and the guidance weight; guided, the second sample reads and hears nothing."""
+        weight = self.defaults.guidance if sampler.guidance is None else sampler.guidance
+        past: list[Tensor] = []
+        if before is not None:
+            past = [one[None] for one in self.reference_net(before, text=text.expand(len(before), -1, -1))]
+        if weight != 1:
+            text = torch.cat([text, self.words([""]).to(text)])
+            heard = {name: torch.cat([tokens, torch.zeros_like(tokens)]) for name, tokens in heard.items()}
+            reference, past = ([one.expand(2, *one.shape[1:]) for one in known] for known in (reference, past))
+        return self.unet.prepare(text, reference, past, heard), weight
+
+    def _window(
+        self, request: Request, weight: float, shape: Sequence[int], draw: torch.Generator, sampler: Sampler
+    ) -> Tensor:
+        """Latents (K, C, h, w) of one window."""
+        steps = self.defaults.steps if sampler.steps is None else sampler.steps
+        eta = self.defaults.eta if sampler.eta is None else sampler.eta
+        rule = step_rule(self.schedule, steps, self.rule)
+        channels, height, width = shape
+        denoiser = Denoiser(lambda x, t: self.unet(x, t, request).float(), self.schedule)
+
+        def noise() -> Tensor:
+            return torch.randn(1, channels, self.frames, height, width, generator=draw).to(self.device)
+
+        guided = denoiser if weight == 1 else Guided(denoiser, weight)
+        return rearrange(sample(guided, noise(), rule, noise, eta, clamp=None)[0], "c f h w -> f c h w")

@@ -1,0 +1,188 @@
+"""How MuseDance is trained: single frames first (sec. 3.2), then videos to their music (sec. 3.3).
+
+Before both, at tiny size, the autoencoder in whose latents they work; at the paper's it is Stable Diffusion's, and is
+never trained.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from zoo.batch import Batch
+from zoo.diffusion.denoiser import Denoiser
+from zoo.families.base import Stage
+from zoo.nn.likeness import Likeness
+from zoo.nn.video_unet import Request
+
+DROP = 0.1  # share of samples that read and hear nothing, for classifier-free guidance (the paper gives none)
+
+
+class AutoencoderStage(Stage):
+    """Teach the autoencoder single frames (`clip.picks`): likeness at four scales, and latents held near the normal.
+
+    vgg: file of torchvision's VGG-19 weights, see `Likeness`; kl: weight of the Kullback-Leibler divergence, the mean
+    over pictures of the sum over values (latent diffusion: 1e-6).
+    """
+
+    needs = ("frames",)
+
+    def __init__(self, *args, vgg: str | None = None, kl: float = 1e-6, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.likeness, self.kl = Likeness(vgg), kl
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """Encoder, decoder and what is between them."""
+        parts = ("encoder", "quant_conv", "post_quant_conv", "decoder")
+        return {f"vae.{part}": getattr(self.family.vae, part) for part in parts}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Likeness of the decoded frames, and the divergence."""
+        pictures = batch["frames"].flatten(0, 1)
+        found = self.family.vae.encode(pictures).latent_dist
+        made = self.family.vae.decode(found.sample()).sample
+        with torch.autocast(pictures.device.type, enabled=False):
+            likeness = self.likeness((made.float() + 1) / 2, (pictures + 1) / 2)
+        return {"likeness": likeness, "kl": self.kl * found.kl().float().mean()}
+
+
+class _Denoising(Stage):
+    """What both stages of the paper share. velocity: weight of the error of what changes from frame to frame."""
+
+    def __init__(self, *args, velocity: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.velocity = velocity
+
+    def denoised(self, x0: Tensor, request: Request) -> dict[str, Tensor]:
+        """The U-Net's error at a random step of the schedule. x0 (B, C, F, h, w)"""
+        family = self.family
+        t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
+        noise = torch.randn_like(x0)
+        denoiser = Denoiser(lambda x, t: answer, family.schedule)
+        x = denoiser.noised(x0, noise, t)
+        answer = family.unet(x, t, request).float()
+        losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
+        if self.velocity:
+            losses["velocity"] = self.velocity * (denoiser(x, t) - x0).diff(dim=2).square().mean()
+        return losses
+
+    def read(self, captions: list[str], keep: Tensor) -> Tensor:
+        """Their words (B, L, D); those that are not kept are empty."""
+        kept = [line if one else "" for line, one in zip(captions, keep.tolist(), strict=True)]
+        return self.family.words(kept).to(self.device)
+
+
+class AppearanceStage(_Denoising):
+    """One frame of a clip from another (sec. 3.2): a batch's clips are two frames in no order (`clip.picks`).
+
+    The DensePose mask of the reference is shown of half the samples, so that a picture without one will do (the paper's
+    always has one). `measures`: the latents' scale is measured before, as of an autoencoder that was just trained.
+    """
+
+    needs = ("frames", "parts", "caption")
+
+    def __init__(self, *args, measures: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.measures = measures
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """ReferenceNet, mask encoder, words that learn, and the denoising U-Net but for what looks along time."""
+        family = self.family
+        learning = {"reference_net": family.reference_net, "mask_encoder": family.mask_encoder}
+        if any(True for _ in family.words.parameters()):
+            learning["words"] = family.words
+        return learning | {f"unet.{path}": module for path, module in family.unet.spatial().items()}
+
+    @torch.no_grad()
+    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Make the latents about as large as the noise, by the first batches."""
+        if not self.measures:
+            return
+        self.family.latent_scale.fill_(1.0)
+        found = [self.family.encode(batch["frames"][:, 0]) for _, batch in zip(range(8), batches(), strict=False)]
+        self.family.latent_scale.fill_(1 / torch.cat(found).std().item())
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The error of the second frame's noise, given the first."""
+        family, (source, target) = self.family, batch["frames"].unbind(1)
+        chance = torch.rand(len(source), 2, device=source.device)
+        with torch.no_grad():
+            latents = family.encode(torch.cat([source, target]))
+            before, x0 = latents.float().chunk(2)
+        shown = (chance[:, 0] < 0.5).view(-1, 1, 1, 1)
+        seen = torch.where(shown, family.masked(before, batch["parts"][:, 0]), before)
+        text = self.read(batch["caption"], chance[:, 1] >= DROP)
+        reference = family.reference_net(seen, text=text)
+        return self.denoised(x0[:, :, None], family.unet.prepare(text, reference))
+
+
+class DynamicsStage(_Denoising):
+    """A clip of a dance from a picture of the dancer, its caption and its music (sec. 3.3); see `trainable`.
+
+    Clips are `past` frames longer than a window: these are what the window before would have ended with. kept: clips
+    whose latents are kept in memory. begins: share of windows that begin a video, and have no past.
+    """
+
+    needs = ("key", "frames", "reference", "music", "music_rate", "beats", "pulse", "fps", "caption")
+
+    def __init__(self, *args, kept: int = 0, begins: float = 0.25, spatial: bool = False, **kwargs):
+        """spatial: the layers that look at single frames go on learning too (the paper freezes their attention)."""
+        self.spatial = spatial
+        super().__init__(*args, **kwargs)
+        self.kept, self.begins, self._kept = kept, begins, {}
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """The modules that look along time, and what they hear."""
+        family = self.family
+        learning = family.unet.temporal() | (family.unet.spatial() if self.spatial else {})
+        return {"song_tokens": family.song_tokens} | {f"unet.{path}": module for path, module in learning.items()}
+
+    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Fit the music scaling in one pass."""
+        scaling = self.family.music_scale.fitting()
+        for batch in batches():
+            scaling.add(batch["music"])
+        scaling.finish()
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The error of the window's noise."""
+        family, count = self.family, self.family.past
+        latents, references = self._latents(batch)
+        x0, before = latents[:, :, count:], latents[:, :, :count]
+        if x0.shape[2] != family.frames:
+            wanted = (family.frames + count) / float(family.fps)
+            raise ValueError(
+                f"clips of {latents.shape[2]} frames for windows of {family.frames} and {count} before: "
+                f"model.fit.dynamics.clip.seconds is to be {wanted:.4f}"
+            )
+        chance = torch.rand(len(x0), 2, device=x0.device)
+        keep = chance[:, 0] >= DROP
+        text = self.read(batch["caption"], keep)
+        with torch.no_grad():
+            reference = family.reference_net(references, text=text)
+        rate, late = batch["music_rate"], count / float(family.fps)
+        music = batch["music"][:, round(late * rate) :]
+        heard = family.tokens(music, rate, batch["beats"][:, count:], batch["pulse"][:, count:])
+        heard = {name: tokens * keep[:, None, None] for name, tokens in heard.items()}
+        if count and torch.rand(()) >= self.begins:
+            with torch.no_grad():
+                flat = before.movedim(2, 1).flatten(0, 1)
+                found = family.reference_net(flat, text=text.repeat_interleave(count, 0))
+            past = [one.unflatten(0, (-1, count)) for one in found]
+        else:
+            past = []
+        return self.denoised(x0, family.unet.prepare(text, reference, past, heard))
+
+    @torch.no_grad()
+    def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w)."""
+        found = []
+        for key, clip, reference in zip(batch["key"], batch["frames"], batch["reference"], strict=True):
+            if key not in self._kept:
+                # rounded whether they are kept or not, so that a resumed run computes with the same ones
+                made = self.family.encode(torch.cat([clip, reference[None]])).half().cpu()
+                if len(self._kept) < self.kept:
+                    self._kept[key] = made
+            found.append(self._kept.get(key) if key in self._kept else made)
+        latents = torch.stack(found).to(batch["frames"])
+        return latents[:, :-1].movedim(1, 2), latents[:, -1]
