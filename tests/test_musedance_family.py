@@ -5,6 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch.nn.functional import interpolate
 from weights import fill_by_name, numbers
 
@@ -14,6 +15,10 @@ from zoo.families.musedance.stages import AppearanceStage, AutoencoderStage, Dyn
 from zoo.music.beats import Beats
 from zoo.music.encoder import Music
 from zoo.nn.text import HashedWords
+from zoo.run.build import build_family
+from zoo.run.errors import CONF
+from zoo.run.fit import recipe
+from zoo.run.runs import stages
 
 BLOCKS = 4
 VAE = {
@@ -146,3 +151,36 @@ def test_what_does_not_fit_is_refused():
         next(made().generate(None, song(2), "", 5, Fraction(12), 0, FEW))
     with pytest.raises(ValueError, match=r"clips of 7 frames for windows of 6 and 2 before: .* 0\.6667"):
         DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0).loss(batch(7))
+
+
+def test_the_papers_size_has_the_papers_numbers():
+    """Parameters part by part, and 48 frames of 640x640 after two others through all networks; nothing is allocated."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", overrides=["model=musedance", "size=paper", "music=ast"])
+    with torch.device("meta"):
+        family = build_family(config)
+        counted = {name: sum(p.numel() for p in part.parameters()) for name, part in family.named_children()}
+        assert counted["vae"] == 83_653_863 and counted["reference_net"] == 857_066_560
+        songs = sum(p.numel() for name, p in family.unet.named_parameters() if ".songs." in name)
+        assert counted["unet"] - songs == 1_312_730_244  # Moore's: Stable Diffusion's and AnimateDiff's
+        latents = family.vae.encode(torch.empty(1, 3, 640, 640)).latent_dist.mode()
+        assert (
+            latents.shape == (1, 4, 80, 80) and family.masked(latents, torch.empty(1, 640, 640)).shape == latents.shape
+        )
+        text = torch.empty(2, 77, 768)
+        reference = family.reference_net(latents, text=text[:1])
+        assert {one.shape for one in reference} == {
+            (1, 80**2, 320),
+            (1, 40**2, 640),
+            (1, 20**2, 1280),
+            (1, 10**2, 1280),
+        }
+        past = [one[:, None].expand(2, 2, -1, -1) for one in reference]
+        heard = family.tokens(torch.empty(2, 40, 768), 10.0, torch.zeros(2, 48), torch.empty(2, 48, 2))
+        request = family.unet.prepare(text, reference, past, heard)
+        x = torch.empty(2, 4, 48, 80, 80)
+        assert family.unet(x, torch.zeros(2), request).shape == x.shape
+    recipes = {name: recipe(config, name) for name in stages(config)}
+    assert {name: (each.max_steps, each.batch_size) for name, each in recipes.items()} == {
+        "appearance": (30_000, 12), "dynamics": (30_000, 2),
+    }  # fmt: skip

@@ -150,7 +150,7 @@ class Stage(LightningModule, ABC):
             return
         averaged = self.ema.module.values() if self.ema is not None else []
         for root in [*self.trainable().values(), *averaged]:
-            for module in list(root.modules()):
+            for module in reversed(list(root.modules())):  # inner lists first: what is sharded already is left out
                 if isinstance(module, nn.ModuleList):
                     for block in module:
                         _shard(block, mesh)

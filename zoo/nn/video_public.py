@@ -11,10 +11,9 @@ from torch import Tensor
 
 from zoo.nn.temporal import without_positions
 
-# of a ReferenceNet: what stands behind the last feature and is never used
-UNUSED = re.compile(
-    r"conv_norm_out\.|conv_out\.|up_blocks\.3\.attentions\.2\.(proj_out\.|transformer_blocks\.0\.(attn|ff\.|norm2|norm3))"
-)
+TRANSFORMER = re.compile(r"up_blocks\.(\d+)\.attentions\.(\d+)\.(.*)")
+# of a ReferenceNet's last transformer: what stands behind the last feature and is never used
+UNUSED = ("proj_out.", *(f"transformer_blocks.0.{part}" for part in ("attn", "ff.", "norm2", "norm3")))
 # diffusers' names of the parts of a motion module's block -> AnimateDiff's
 PARTS = {"attn1": "attention_blocks.0", "attn2": "attention_blocks.1", "norm1": "norms.0", "norm2": "norms.1"}
 PARTS |= {"norm3": "ff_norm"}
@@ -23,7 +22,17 @@ DIFFUSERS = re.compile(r"(.*motion_modules\.\d+)\.(?!temporal_transformer)(.*)")
 
 def reference_net(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A ReferenceNet's or Stable Diffusion's weights for a `VideoUNet` of features only, without what it never uses."""
-    return {name: value for name, value in state.items() if not UNUSED.match(name)}
+    found = {name: TRANSFORMER.fullmatch(name) for name in state}
+    last = max(
+        (match.groups()[:2] for match in found.values() if match), key=lambda at: tuple(map(int, at)), default=()
+    )
+
+    def unused(name: str) -> bool:
+        match = found[name]
+        behind = match is not None and match.groups()[:2] == last and match[3].startswith(UNUSED)
+        return behind or name.startswith(("conv_norm_out.", "conv_out."))
+
+    return {name: value for name, value in state.items() if not unused(name)}
 
 
 def video_unet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -84,11 +84,21 @@ class Residual(ResnetBlock2D):
 class SpatialBlock(nn.Module):
     """Attention within a frame, and to a reference; to a text; a feed-forward layer. Each beside the identity."""
 
+    also_called = ("of_text", "of_reference")  # from outside, beside forward
+
     def __init__(self, dim: int, heads: int, text_dim: int, dropout: float):
         super().__init__()
         self.norm1, self.attn1 = nn.LayerNorm(dim), CrossAttention(dim, heads, dropout=dropout)
         self.norm2, self.attn2 = nn.LayerNorm(dim), CrossAttention(dim, heads, text_dim, dropout)
         self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim, dropout=dropout)
+
+    def of_text(self, text: Tensor) -> KeysValues:
+        """(B, L, text_dim) -> keys and values"""
+        return self.attn2.keys_values(text)
+
+    def of_reference(self, feature: Tensor) -> KeysValues:
+        """A reference's feature here (R, H W, C) -> keys and values"""
+        return self.attn1.keys_values(feature)
 
     def look(self, x: Tensor, reference: KeysValues | None, frames: int) -> Tensor:
         """Self-attention of normed x (N, T, C); of the first samples' frames jointly with a reference's tokens.
@@ -134,11 +144,11 @@ class SpatialTransformer(nn.Module):
 
     def of_text(self, text: Tensor) -> KeysValues:
         """(B, L, text_dim) -> keys and values"""
-        return self.transformer_blocks[0].attn2.keys_values(text)
+        return self.transformer_blocks[0].of_text(text)
 
     def of_reference(self, feature: Tensor) -> KeysValues:
         """A reference's feature here (R, H W, C) -> keys and values"""
-        return self.transformer_blocks[0].attn1.keys_values(feature)
+        return self.transformer_blocks[0].of_reference(feature)
 
     def forward(self, x: Tensor, run: _Pass) -> Tensor:
         """(N, C, H, W) -> the same"""
@@ -213,8 +223,9 @@ class Level(nn.Module):
             transformer = self.attentions[index]
             x = transformer(x, run)
             past = request.past[transformer.place] if request.past else None
-            for name, heard in request.songs.items():
-                x = self.songs[name][index](x, run.frames, heard[transformer.place])
+            for name, modules in self.songs.items():
+                if name in request.songs:
+                    x = modules[index](x, run.frames, request.songs[name][transformer.place])
         if self.motion_modules is not None:
             x = self.motion_modules[index](x, run.frames, past)
         return x
@@ -305,6 +316,7 @@ class VideoUNet(nn.Module):
         (B, L, token_dim) by the modules' names; a module that is not named here stays silent.
         """
         places, levels = self.transformers(), self._levels()
+        assert all(any(name in level.songs for level in levels) for name in songs or {}), f"nobody hears {list(songs)}"
         seen = zip(places, reference, strict=True) if reference else ()
         return Request(
             text=[] if text is None else [place.of_text(text) for place in places],

@@ -36,23 +36,31 @@ class SongTokens(nn.Module):
     of the window: the paper leaves open how an attention over them knows when they sound.
     """
 
-    def __init__(self, music_dim: int, dim: int, pulse: bool):
-        """pulse: a beat's vector also says where between two beats its frame lies (not in the paper)."""
+    def __init__(self, music_dim: int, dim: int, listens: Sequence[str], pulse: bool):
+        """listens: which of 'music' and 'beats' are heard. pulse: a beat's vector also says where between two beats its
+        frame lies (not in the paper).
+        """
         super().__init__()
-        self.music = nn.Linear(music_dim, dim)
-        self.beats = nn.Embedding(2, dim)
-        self.pulse = nn.Linear(2, dim, bias=False) if pulse else None
+        self.music = nn.Linear(music_dim, dim) if "music" in listens else None
+        self.beats = nn.Embedding(2, dim) if "beats" in listens else None
+        self.pulse = nn.Linear(2, dim, bias=False) if pulse and "beats" in listens else None
 
     def forward(self, music: Tensor, places: Tensor, beats: Tensor, pulse: Tensor) -> dict[str, Tensor]:
         """music (B, L, music_dim) at places (L,), in frames; beats (B, F) 0 or 1; pulse (B, F, 2) -> (B, _, dim)"""
-        heard, struck = self.music(music), self.beats(beats.long())
-        if self.pulse is not None:
-            struck = struck + self.pulse(pulse.to(struck.dtype))
-        frames = torch.arange(beats.shape[1], device=beats.device)
-        return {
-            "music": heard + positions(places, heard.shape[2]).to(heard.dtype),
-            "beats": struck + positions(frames, struck.shape[2]).to(struck.dtype),
-        }
+        heard = {}
+        if self.music is not None:
+            heard["music"] = _placed(self.music(music), places)
+        if self.beats is not None:
+            struck = self.beats(beats.long())
+            if self.pulse is not None:
+                struck = struck + self.pulse(pulse.to(struck.dtype))
+            heard["beats"] = _placed(struck, torch.arange(beats.shape[1], device=beats.device))
+        return heard
+
+
+def _placed(tokens: Tensor, places: Tensor) -> Tensor:
+    """Tokens (B, L, dim) with the sines of their places (L,)."""
+    return tokens + positions(places, tokens.shape[2]).to(tokens.dtype)
 
 
 class MuseDance(Family):
@@ -105,7 +113,7 @@ class MuseDance(Family):
         self.unet = VideoUNet(**shared, motion=moves, motion_middle=True, songs=songs)
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
         self.music_scale = MusicScale(music_dim)
-        self.song_tokens = SongTokens(music_dim, song_dim, pulse)
+        self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
         # times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured
         self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
@@ -155,13 +163,12 @@ class MuseDance(Family):
         return latents + self.mask_encoder(mask)
 
     def tokens(self, music: Tensor, rate: float, beats: Tensor, pulse: Tensor) -> dict[str, Tensor]:
-        """A window's tokens by the names of the modules there are.
+        """A window's tokens by the names of the modules that hear them.
 
         music (B, L, D) at `rate` Hz from the window's first frame on; beats (B, F), pulse (B, F, 2).
         """
         places = torch.arange(music.shape[1], device=music.device) * (float(self.fps) / rate)
-        heard = self.song_tokens(self.music_scale(music), places, beats, pulse)
-        return {name: heard[name] for name in heard if any(f".songs.{name}." in path for path in self.unet.temporal())}
+        return self.song_tokens(self.music_scale(music), places, beats, pulse)
 
     def generate(
         self,

@@ -134,8 +134,13 @@ class DynamicsStage(_Denoising):
     def trainable(self) -> dict[str, nn.Module]:
         """The modules that look along time, and what they hear."""
         family = self.family
-        learning = family.unet.temporal() | (family.unet.spatial() if self.spatial else {})
-        return {"song_tokens": family.song_tokens} | {f"unet.{path}": module for path, module in learning.items()}
+        along = family.unet.temporal() | (family.unet.spatial() if self.spatial else {})
+        learning = {f"unet.{path}": module for path, module in along.items()}
+        if any(True for _ in family.song_tokens.parameters()):
+            learning["song_tokens"] = family.song_tokens
+        if not learning:
+            raise ValueError("model.listens=[] and model.moves=false leave nothing that learns in stage dynamics")
+        return learning
 
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Fit the music scaling in one pass."""
@@ -146,15 +151,16 @@ class DynamicsStage(_Denoising):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the window's noise."""
-        family, count = self.family, self.family.past
+        family, past = self.family, self.family.past
         latents, references = self._latents(batch)
-        x0, before = latents[:, :, count:], latents[:, :, :count]
-        if x0.shape[2] != family.frames:
-            wanted = (family.frames + count) / float(family.fps)
+        count = latents.shape[2] - family.frames  # before the window; a family that sees no past may be given some
+        if count < past:
+            wanted = (family.frames + past) / float(family.fps)
             raise ValueError(
-                f"clips of {latents.shape[2]} frames for windows of {family.frames} and {count} before: "
+                f"clips of {latents.shape[2]} frames for windows of {family.frames} and {past} before: "
                 f"model.fit.dynamics.clip.seconds is to be {wanted:.4f}"
             )
+        x0, before = latents[:, :, count:], latents[:, :, count - past : count]
         chance = torch.rand(len(x0), 2, device=x0.device)
         keep = chance[:, 0] >= DROP
         text = self.read(batch["caption"], keep)
@@ -164,14 +170,14 @@ class DynamicsStage(_Denoising):
         music = batch["music"][:, round(late * rate) :]
         heard = family.tokens(music, rate, batch["beats"][:, count:], batch["pulse"][:, count:])
         heard = {name: tokens * keep[:, None, None] for name, tokens in heard.items()}
-        if count and torch.rand(()) >= self.begins:
+        if past and torch.rand(()) >= self.begins:
             with torch.no_grad():
                 flat = before.movedim(2, 1).flatten(0, 1)
-                found = family.reference_net(flat, text=text.repeat_interleave(count, 0))
-            past = [one.unflatten(0, (-1, count)) for one in found]
+                found = family.reference_net(flat, text=text.repeat_interleave(past, 0))
+            seen = [one.unflatten(0, (-1, past)) for one in found]
         else:
-            past = []
-        return self.denoised(x0, family.unet.prepare(text, reference, past, heard))
+            seen = []
+        return self.denoised(x0, family.unet.prepare(text, reference, seen, heard))
 
     @torch.no_grad()
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,83 @@
+"""MuseDance by the commands: three stages, two processes, modules switched off, a picture that dances to a line."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from zoo.media import read_video, write_sound
+from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
+
+SMALL = (
+    "model=musedance data.songs={train:2,val:1,test:1} data.seconds=6 data.dances_per_song=1 data.workers=1 "
+    "data.filming.songs={train:2,val:1,test:1} data.filming.height=64 data.filming.width=64 data.filming.seconds=2 "
+    "model.tiny.vae={block_out_channels:[8,8,8,8],latent_channels:4,norm_num_groups:4} model.tiny.size=64 "
+    "model.tiny.unet={channels:[16,32],attends:[true,true],layers:1,heads:1,groups:8,dropout:0.0} "
+    "model.tiny.song_dim=16 model.tiny.mask_channels=[8,8,8,8] model.tiny.frames=6 "
+    "model.tiny.dynamics.seconds=0.6667 model.tiny.seconds=2 fit.batch_size=2 fit.precision=32-true fit.log_every=1 "
+    "fit.validate_every=4 fit.validate_batches=1 fit.checkpoint_every=2 fit.max_steps=2 runs=muse"
+).split()
+
+
+@pytest.fixture(scope="module")
+def run(scripts):
+    """All three stages, two steps each."""
+    done = scripts("train", *SMALL, "name=whole")
+    assert done.returncode == 0, done.stderr
+    return scripts.folder / "muse" / "musedance" / "whole"
+
+
+def test_each_stage_goes_on_from_the_one_before(run):
+    first, second, third = (
+        family_weights(read_checkpoint(run / name / "last.ckpt")["state_dict"], averaged=True)
+        for name in ("autoencoder", "appearance", "dynamics")
+    )
+    assert all(torch.equal(first[name], third[name]) for name in first if name.startswith("vae."))
+    assert second["latent_scale"] != first["latent_scale"]
+    assert second["latent_scale"] == third["latent_scale"]
+    still = [name for name in second if name.startswith("reference_net.")]
+    assert still and all(torch.equal(second[name], third[name]) for name in still)
+    assert any(not torch.equal(second[n], third[n]) for n in third if ".songs." in n or ".motion_modules." in n)
+
+
+def test_modules_can_be_switched_off_from_one_appearance(run, scripts):
+    """Table 3: from the same second stage, with other modules along time; what they are is kept in the checkpoint."""
+    alone = [*SMALL, "stage=dynamics", f"ckpt={run / 'appearance' / 'last.ckpt'}"]
+    for name, *options in (("beats", "model.listens=[beats]"), ("none", "model.listens=[]", "model.moves=false")):
+        if name == "none":
+            options.append("model.tiny.spatial=true")
+        done = scripts.inside("train", *alone, f"name={name}", *options)
+        assert done.returncode == 0, done.stderr
+        family, _ = load_family(run.with_name(name) / "dynamics" / "last.ckpt")
+        assert (family.song_tokens.music is None) and (family.song_tokens.beats is None) == (name == "none")
+        assert any("motion_modules" in path for path in family.unet.temporal()) == (name != "none")
+
+
+def test_two_processes_train_alike_whole_and_sharded(run, scripts):
+    states = []
+    for trainer in ("ddp_cpu", "fsdp_cpu"):
+        alone = [*SMALL, "stage=dynamics", f"ckpt={run / 'appearance' / 'last.ckpt'}", f"trainer={trainer}"]
+        done = scripts("train", *alone, f"name={trainer}", "fit.batch_size=1")
+        assert done.returncode == 0, done.stderr
+        states.append(read_checkpoint(run.with_name(trainer) / "dynamics" / "last.ckpt")["state_dict"])
+    whole, sharded = states
+    assert whole.keys() == sharded.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(sharded[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_a_picture_dances_to_a_song_and_a_line(run, scripts):
+    song, picture, out = (scripts.folder / name for name in ("muse.wav", "muse.png", "muse.mp4"))
+    write_sound(song, np.sin(np.arange(2 * 22050) / 20).astype(np.float32), 22050)
+    cv2.imwrite(str(picture), np.full((80, 60, 4), 127, np.uint8))
+    what = [f"ckpt={run / 'dynamics' / 'last.ckpt'}", f"music={song}", f"image={picture}", f"out={out}", "fps=12"]
+    done = scripts.inside("sample", *what, "seconds=2", "sampler.steps=2", "prompt=" + "jumps and turns " * 300)
+    assert done.returncode == 0, done.stderr
+    frames, fps, sound = read_video(out)
+    assert frames.shape == (24, 64, 64, 3) and fps == 12 and abs(float(sound.duration) - 2) < 0.1
+
+
+def test_the_papers_size_wants_its_weights(scripts):
+    done = scripts.inside("train", "model=musedance", "size=paper", "trainer=cpu", "name=paper")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "starts from Stable Diffusion 1.5" in done.stderr and "give init=" in done.stderr
