@@ -137,6 +137,7 @@ def test_shards_made_by_other_hands_need_little(tmp_path):
         "music",
         "music_rate",
         "beats",
+        "pulse",
     }
     assert reader.samples[0].info["sound_id"] == json.loads(files["json"])["sound_id"]
     clip = Clip(seconds=0.5, stride=0.1)
