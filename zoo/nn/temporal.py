@@ -73,14 +73,14 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, frames: int, past: Tensor | None) -> Tensor:
         """See `MotionModule`."""
-        size = {"f": frames, "h": x.shape[2]}
-        y = self.proj_in(rearrange(self.norm(x), "(b f) c h w -> (b h w) f c", **size))
+        height, width = x.shape[2:]
+        y = self.proj_in(rearrange(self.norm(x), "(b f) c h w -> (b h w) f c", f=frames))
         if past is not None:
             # a reference's features are normalised already
             before = self.proj_in(rearrange(past.to(y.dtype), "b m p c -> (b p) m c"))
             y = torch.cat([before, y], 1)
         y = self.proj_out(self.transformer_blocks[0](y)[:, -frames:])
-        return x + rearrange(y, "(b h w) f c -> (b f) c h w", h=size["h"], w=x.shape[3])
+        return x + rearrange(y, "(b h w) f c -> (b f) c h w", h=height, w=width)
 
 
 class MotionModule(nn.Module):

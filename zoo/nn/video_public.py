@@ -21,7 +21,7 @@ DIFFUSERS = re.compile(r"(.*motion_modules\.\d+)\.(?!temporal_transformer)(.*)")
 
 
 def reference_net(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A ReferenceNet's or Stable Diffusion's weights for a `VideoUNet` of features only, without what it never uses."""
+    """A ReferenceNet's or Stable Diffusion's weights for `zoo.nn.video_unet.ReferenceNet`: not what is never used."""
     found = {name: TRANSFORMER.fullmatch(name) for name in state}
     last = max(
         (match.groups()[:2] for match in found.values() if match), key=lambda at: tuple(map(int, at)), default=()

@@ -161,7 +161,10 @@ class DabFusion(Family):
         return torch.cat([latent, (heat / heat.amax((2, 3), keepdim=True)).to(latent)], 1)
 
     def to_volume(self, flow: Tensor, occlusion: Tensor) -> Tensor:
-        """Flow (..., h, w, 2) and occlusion (..., 1, h, w) -> what is diffused, (..., 3, h, w), about in [-1, 1]."""
+        """Flow (..., h, w, 2) and occlusion (..., 1, h, w) -> what is diffused, about in [-1, 1].
+
+        (..., 3, h / pooled, w / pooled)
+        """
         if self.residual is not None:
             flow = (flow - still(*flow.shape[-3:-1], flow)) * self.residual
         volume = torch.cat([flow.movedim(-1, -3), 2 * occlusion - 1], -3)

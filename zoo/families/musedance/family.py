@@ -87,7 +87,6 @@ class MuseDance(Family):
         steps: int = 25,
         guidance: float = 1.0,
         eta: float = 0.0,
-        rule: str = "ddim",
     ):
         """words: reads the prompt. vae, unet: arguments of diffusers' `AutoencoderKL` and of `VideoUNet`.
 
@@ -117,7 +116,7 @@ class MuseDance(Family):
         # times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured
         self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
-        self.kind, self.noisier, self.prediction, self.rule = schedule, noisier, prediction, rule
+        self.kind, self.noisier, self.prediction = schedule, noisier, prediction
         self.defaults = Sampler(steps, guidance, eta)
 
     @property
@@ -246,7 +245,7 @@ class MuseDance(Family):
         """Latents (K, C, h, w) of one window."""
         steps = self.defaults.steps if sampler.steps is None else sampler.steps
         eta = self.defaults.eta if sampler.eta is None else sampler.eta
-        rule = step_rule(self.schedule, steps, self.rule)
+        rule = step_rule(self.schedule, steps)
         channels, height, width = shape
         denoiser = Denoiser(lambda x, t: self.unet(x, t, request).float(), self.schedule)
 
