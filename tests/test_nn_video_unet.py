@@ -9,7 +9,7 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from weights import filled, numbers
 
-from zoo.nn.temporal import positions
+from zoo.nn.temporal import MotionModule, positions
 from zoo.nn.video_public import reference_net, video_unet
 from zoo.nn.video_unet import ReferenceNet, VideoUNet
 
@@ -142,3 +142,14 @@ def test_new_modules_begin_by_changing_nothing():
             danced(LATENTS, time, danced.prepare(text, songs={"music": music})),
         )
     torch.testing.assert_close(*answers)
+
+
+@torch.no_grad()
+def test_of_the_frames_joined_in_time_the_last_are_kept():
+    """MuseDance sec. 3.3: where no frame looks at another, those before change nothing; else they change every one."""
+    module = filled(MotionModule(32, heads=2), "motion")
+    x, past = numbers("x", 6, 32, 4, 2), numbers("past", 2, 2, 8, 32)  # 2 samples of 3 frames, 2 before each
+    assert ((module(x, 3, past) - module(x, 3)).abs().amax((1, 2, 3)) > 1e-3).all()
+    for attention in module.temporal_transformer.transformer_blocks[0].attention_blocks:
+        attention.to_out[0].weight.zero_()
+    torch.testing.assert_close(module(x, 3, past), module(x, 3))
