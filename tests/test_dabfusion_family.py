@@ -80,6 +80,46 @@ def test_a_window_sets_out_from_the_last_frame_of_the_one_before(changes, shown)
     assert (heard[1] - again).abs().mean() < 0.03 < 0.1 < (heard[0] - again).abs().mean()  # rounded to whole colours
 
 
+def test_overlapping_windows_move_the_picture_itself_and_go_on_from_each_other():
+    """Every window is shown the picture; what it is held to is not drawn anew, whatever its frames are heard to be."""
+    family = made(overlap=7)
+    made_of, heard = [], []
+    family._window, window = (
+        lambda z0, *rest: (made_of.append((z0, rest[3])), heard.append(window(z0, *rest)))[1] or heard[-1],
+        family._window,
+    )
+    frames = torch.cat(dance(family, 17, Fraction(12)))
+    assert len(heard) == 3  # 10 flows, and twice 3 more
+    for (z0, known), before, after in zip(made_of[1:], heard[:-1], heard[1:], strict=True):
+        assert torch.equal(z0, made_of[0][0])
+        assert torch.equal(known, before[-7:]) and torch.equal(after[:7], before[-7:])
+        assert not torch.equal(after[7:], before[7:])
+    flows = torch.cat([heard[0], heard[1][7:], heard[2][7:]])
+    with torch.no_grad():
+        levels = family.autoencoder.encode(PICTURE[None].float() / 255)
+        pictures = family.autoencoder.decode(levels, *family.from_volume(flows))
+    torch.testing.assert_close(frames[1:].float(), (pictures * 255).round().clamp(0, 255), atol=1, rtol=0)
+    with pytest.raises(ValueError, match="an overlap of 10 for windows of 10"):
+        made(overlap=10)
+
+
+def test_a_held_beginning_steers_what_follows():
+    torch.manual_seed(0)
+    family, draw = (
+        DabFusion(5, AUTOENCODER, UNET, size=64, frames=10, overlap=7, threshold=None).eval(),
+        torch.Generator,
+    )
+    for head in (family.unet.final_conv, family.unet.occlusion_map):
+        torch.nn.init.normal_(head[1].weight, std=0.1)
+    z0 = family.shown(PICTURE[None] / 255, family.autoencoder.encode(PICTURE[None] / 255)[-1])
+    with torch.no_grad():
+        ends = [
+            family._window(z0, song(20), "", 10, known, draw().manual_seed(1), FEW)[7:]
+            for known in (torch.zeros(7, 3, 16, 16), torch.ones(7, 3, 16, 16))
+        ]
+    assert (ends[0] - ends[1]).abs().mean() > 1e-2
+
+
 def test_between_its_frames_the_flow_goes_on_evenly():
     """At twice the rate every other frame is the same, and the ones between come from the mean of two flows."""
     family = made(fine=2)
@@ -359,11 +399,14 @@ def test_what_a_body_uncovers_is_hidden():
         assert uncovered(wrong, before, after) > loss + 1e-3
 
 
-def test_every_window_hears_its_own_frames():
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_every_window_hears_its_own_frames(overlap):
     """Flows lead to the frames after the picture: to a song whose features are the time, 1/12 s on, in every window."""
-    family, heard = made(), []
+    family, heard = made(overlap=overlap), []
     family.hear, hear = lambda *where: (heard.append(hear(*where)), heard[-1])[1], family.hear
     music = Music((torch.arange(600)[:, None] / 30).expand(-1, 5), 30.0, song(20).beats)
     with torch.no_grad():
         list(family.generate(PICTURE, music, "", 21, Fraction(12), 0, FEW))
-    np.testing.assert_allclose(torch.cat(heard, 1)[0, :, 0], np.arange(1, 21) / 12, atol=1e-5)
+    starts = [1, 11] if not overlap else [1, 7, 13]
+    for window, start in zip(heard, starts, strict=True):
+        np.testing.assert_allclose(window[0, :, 0], (start + np.arange(10)) / 12, atol=1e-5)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -65,6 +64,7 @@ class DabFusion(Family):
         guidance: float = 1.0,
         eta: float = 1.0,
         rule: str = "ddim",
+        overlap: int = 0,
     ):
         """size: pixels of the square picture; frames: of one denoised window (40 or 80 in the paper), at `fps`.
 
@@ -76,7 +76,10 @@ class DabFusion(Family):
         `use_residual_flow`, which does not scale). shows_regions: the U-Net sees the picture's regions beside its
         latent (not in the paper). pooled: what is diffused is the mean over squares of so many of the autoencoder's
         pixels (1 as published). noisier: see `cosine_schedule`. threshold, rule: of sampling, see `step_rule`.
-        Raises ValueError for other words.
+        overlap: 0, each window moves the last frame of the one before (sec. 4.5), and its blur with it. K: every window
+        moves the picture itself; its first K flows are held to the last K of the one before while the rest is denoised,
+        so that a long dance is as sharp as a short one (not in the paper). Raises ValueError for other words, and for a
+        window that would add nothing.
         """
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)
@@ -98,6 +101,9 @@ class DabFusion(Family):
         self.size, self.frames, self.fps = size, frames, Fraction(str(fps))
         self.prediction, self.residual, self.noisier = prediction, residual, noisier
         self.threshold, self.rule = threshold, rule
+        if not 0 <= overlap < frames:
+            raise ValueError(f"an overlap of {overlap} for windows of {frames} frames; use 0 to {frames - 1}")
+        self.overlap = overlap
         self.defaults = Sampler(steps, guidance, eta)
 
     @property
@@ -189,42 +195,55 @@ class DabFusion(Family):
     ) -> Iterator[Tensor]:
         """Blocks (F, 3, size, size) uint8: frame 0 is the picture, every later one is it, or its descendant, moved.
 
-        Windows of `frames` flows are denoised one after the other, each from the last frame of the one before (sec.
-        4.5, Table 7), at the model's own rate; between its frames flows are interpolated in time. Only a model that
-        hears text reads the prompt, as the name of a style. Raises ValueError without a picture, or such a prompt.
+        Windows of `frames` flows are denoised one after the other, at the model's own rate, as `overlap` has it (sec.
+        4.5, Table 7); between its frames flows are interpolated in time. Only a model that hears text reads the prompt,
+        as the name of a style. Raises ValueError without a picture, or such a prompt.
         """
         if image is None:
             raise ValueError("dabfusion moves a picture: give image=FILE")
         if self.text is not None and not prompt.strip():
             raise ValueError("this dabfusion hears text and no music: give prompt=STYLE, such as prompt=house")
         reference = to_square(image, self.size).to(self.device).float()[None] / 255
+        yield (reference * 255).round().to(torch.uint8)
         last = (frames - 1) * self.fps / fps  # in own frames
         draw = torch.Generator("cpu").manual_seed(seed)
-        made = 0
-        for window in range(max(1, ceil(last / self.frames))):
-            start = window * self.frames
-            stop = frames if start + self.frames >= last else int((start + self.frames) * fps / self.fps) + 1
-            places = [index * self.fps / fps - start for index in range(made, stop)]
-            if places and places[-1] > 0:
+        made, start, levels, known = 1, 0, None, None
+        while made < frames:
+            if levels is None or not self.overlap:
                 levels = self.autoencoder.encode(reference)
-                motion = self._window(self.shown(reference, levels[-1]), music, prompt, start, draw, sampler)
+                z0, idle = self.shown(reference, levels[-1]), self._idle(levels[-1])
+            count = 0 if known is None else len(known)
+            volume = self._window(z0, music, prompt, start - count, known, draw, sampler)
+            motion = torch.cat([idle if known is None else known[-1:], volume[count:]])
+            end = start + len(motion) - 1
+            stop = frames if end >= last else int(end * fps / self.fps) + 1
+            places = [index * self.fps / fps - start for index in range(made, stop)]
             for first in range(0, len(places), DECODED):
-                group = places[first : first + DECODED]
-                if group[-1] == 0:
-                    pictures = reference
-                else:
-                    pictures = self.autoencoder.decode(levels, *self._between(motion, group))
-                    if group[0] == 0:
-                        pictures = torch.cat([reference, pictures[1:]])
+                pictures = self.autoencoder.decode(levels, *self._between(motion, places[first : first + DECODED]))
                 yield (pictures * 255).round().clamp(0, 255).to(torch.uint8)
-            made = stop
-            if made < frames:
+            if stop < frames and not self.overlap:
                 reference = self.autoencoder.decode(levels, *self._between(motion, [Fraction(self.frames)]))
+            made, start, known = stop, end, volume[-self.overlap :] if self.overlap else None
+
+    def _idle(self, latent: Tensor) -> Tensor:
+        """What is diffused of a frame in which nothing moves: (1, 3, h, w)."""
+        size = [side * self.fine * self.pooled for side in latent.shape[2:]]
+        return self.to_volume(still(*size, latent)[None], latent.new_ones(1, 1, *size))
 
     def _window(
-        self, z0: Tensor, music: Music, prompt: str, start: int, draw: torch.Generator, sampler: Sampler
+        self,
+        z0: Tensor,
+        music: Music,
+        prompt: str,
+        start: int,
+        known: Tensor | None,
+        draw: torch.Generator,
+        sampler: Sampler,
     ) -> Tensor:
-        """One window's flow and occlusion (1 + frames, 3, h, w) as diffused, the first frame that of no motion."""
+        """Flow and occlusion (frames, 3, h, w) as diffused, of the frames that follow own frame `start`.
+
+        The first of them are `known` (K, 3, h, w), or none is.
+        """
         steps, guidance, eta = (
             default if asked is None else asked
             for asked, default in zip(vars(sampler).values(), vars(self.defaults).values(), strict=True)
@@ -246,10 +265,18 @@ class DabFusion(Family):
             return torch.randn(shape, generator=draw).to(self.device)
 
         guided = denoiser if guidance == 1 else Guided(denoiser, guidance)
-        volume = sample(guided, noise(), rule, noise, eta, clamp=None)[0].movedim(1, 0)
-        size = [side * self.pooled for side in shape[3:]]
-        idle = self.to_volume(still(*size, volume)[None], volume.new_ones(1, 1, *size))
-        return torch.cat([idle, volume])
+        x = noise()
+        if known is None:
+            return sample(guided, x, rule, noise, eta, clamp=None)[0].movedim(1, 0)
+        truth, own = known.movedim(0, 1)[None], x[:, :, : len(known)]
+
+        def hold(x: Tensor, t: int, i: int) -> Tensor:
+            at_t = denoiser.noised(truth, own, torch.full((1,), t, device=x.device))
+            return torch.cat([at_t, x[:, :, len(known) :]], 2)
+
+        x = hold(x, int(rule.timesteps[0]), -1)
+        made = sample(guided, x, rule, noise, eta, hold, clamp=None)[0].movedim(1, 0)
+        return torch.cat([known, made[len(known) :]])
 
     def _between(self, motion: Tensor, places: Sequence[Fraction]) -> tuple[Tensor, Tensor]:
         """Flow and occlusion at these places, own frames after the window's reference."""
