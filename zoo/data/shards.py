@@ -10,6 +10,7 @@ import tarfile
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -88,13 +89,26 @@ class ShardReader:
 
 
 def expand(urls: str | Iterable[str]) -> list[Path]:
-    """'a-{000..099}.tar' (or a list of such) to paths, in order. Raises ValueError for addresses that are not local."""
+    """'a-{000..099}.tar' or 'a-*.tar' (or a list of such) to paths, in order.
+
+    Raises ValueError for addresses that are not local, and where a * stands for nothing.
+    """
     texts = [urls] if isinstance(urls, str) else list(urls)
     paths = [one for text in texts for one in braceexpand(str(text))]
     for path in paths:
         if "://" in path or path.startswith("pipe:"):
             raise ValueError(f"shard {path} is not on this machine: download it and name the local file in data.urls")
-    return [Path(path).expanduser() for path in paths]
+    return [one for path in paths for one in _there(path)]
+
+
+def _there(path: str) -> list[Path]:
+    """The files that 'a*.tar' stands for, in order of their names; a name without * is itself."""
+    if "*" not in path:
+        return [Path(path).expanduser()]
+    found = sorted(glob(os.path.expanduser(path)))
+    if not found:
+        raise ValueError(f"no shard is called {path}; data.urls names them")
+    return [Path(one) for one in found]
 
 
 def _index(path: Path) -> list[Sample]:

@@ -38,6 +38,8 @@ def provided_by(sample) -> frozenset[str]:
         keys |= {"music", "music_rate", "beats", "pulse"}
     if "moves" in sample.info:
         keys |= {"caption", "move"}
+    if "caption" in sample.info:
+        keys |= {"caption"}
     return frozenset(keys)
 
 
@@ -100,7 +102,9 @@ class Windows(Dataset, ABC):
             at = bisect.bisect_right(self.move_starts[index], start + self.clip.seconds / 2) - 1
             texts["move"] = sample.info["moves"][max(at, 0)][2]
         if "caption" in self.needs:
-            texts["caption"] = caption(sample.info["moves"], start, start + self.clip.seconds, texts["key"])
+            moves = sample.info.get("moves")  # without them, the line that came with the clip
+            made = moves and caption(moves, start, start + self.clip.seconds, texts["key"])
+            texts["caption"] = made or sample.info["caption"]
         return texts
 
     def music(self, window: int) -> np.ndarray:
