@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zoo.media import write_sound
 from zoo.run.build import check_targets
@@ -100,7 +101,7 @@ def test_a_mistake_gets_one_line(scripts, song, script, arguments, words):
     "kind, words",
     [("text", "text.mp3"), ("short", "short.wav"), ("harm", "nothing was run"), ("directory", "is a directory"),
      ("other", "not model=musedance"), ("flipped", "it is damaged"), ("diverged", "no numbers"),
-     ("weights", "no checkpoint of this program"), ("song", "no checkpoint")],
+     ("weights", "no checkpoint of this program"), ("song", "no checkpoint"), ("blank", "all of it is of one colour")],
 )  # fmt: skip
 def test_a_file_of_no_use_gets_one_line(scripts, song, small_run, tmp_path, kind, words):
     """Files that are not what they are called: nothing of theirs runs, and an older result stays."""
@@ -136,6 +137,9 @@ def test_a_file_of_no_use_gets_one_line(scripts, song, small_run, tmp_path, kind
                    given["ckpt"])  # fmt: skip
     elif kind == "song":
         given["ckpt"] = song
+    elif kind == "blank":
+        given["image"] = tmp_path / "blank.png"
+        Image.new("RGBA", (80, 60), (9, 9, 9, 0)).save(given["image"])
     done = scripts.inside("sample", *(f"{key}={value}" for key, value in given.items()))
     refused(done, words)
     assert out.read_bytes() == b"precious" and not (tmp_path / "ran").exists()

@@ -217,7 +217,11 @@ def test_a_refusal_is_one_line_with_a_detector_too(scripts, song, wheel, tmp_pat
     given = {"ckpt": song, "music": song, "image": tmp_path / "two.png", "scene": "world", "weights.people": wheel}
     done = scripts("sample", *(f"{name}={value}" for name, value in given.items()), f"out={tmp_path / 'out.mp4'}")
     refused(done, "two.png: 2 people are in it")
-    assert [file.name for file in tmp_path.iterdir()] == ["two.png"]
+    Image.fromarray(np.tile(np.arange(96, dtype=np.uint8)[:, None, None], (1, 96, 3))).save(tmp_path / "sky.png")
+    given |= {"scene": "null", "image": tmp_path / "sky.png"}
+    done = scripts("sample", *(f"{name}={value}" for name, value in given.items()), f"out={tmp_path / 'out.mp4'}")
+    refused(done, "sky.png shows no person")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["sky.png", "two.png"]
 
 
 def test_a_photograph(detector):

@@ -52,6 +52,10 @@ class Family(nn.Module, ABC):
         arguments give the same frames.
         """
 
+    def unread(self, prompt: str) -> str:
+        """The end of a prompt that is too long for the family to read. Here nothing is: not every family reads it."""
+        return ""
+
     def load_public(self, path: str) -> Report:
         """Start from published weights (`init=`), strictly. A family whose paper's files have other names overrides it.
 

@@ -104,6 +104,10 @@ class WordEncoder(nn.Module, ABC):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """B texts -> (B, L, D), L the same for all texts"""
 
+    @abstractmethod
+    def unread(self, text: str) -> str:
+        """The end of a text that is too long to be read, empty where all of it is."""
+
 
 class HashedWords(WordEncoder):
     """A learned vector for each word, at a hashed place of a table, with its position; learns with what reads it."""
@@ -121,6 +125,11 @@ class HashedWords(WordEncoder):
         rows = [[1 + crc32(word.encode()) % count for word in WORD.findall(text.lower())] for text in texts]
         rows = [row[: self.longest] + [0] * (self.longest - len(row)) for row in rows]
         return self.table(torch.tensor(rows, device=self.place.device)) + self.place
+
+    def unread(self, text: str) -> str:
+        """See `WordEncoder`."""
+        beyond = list(WORD.finditer(text))[self.longest :]
+        return text[beyond[0].start() :] if beyond else ""
 
 
 class ClipWords(WordEncoder):
@@ -153,6 +162,11 @@ class ClipWords(WordEncoder):
         tokenizer, network = self.parts
         tokens = tokenizer(list(texts), padding="max_length", truncation=True, max_length=LONGEST, return_tensors="pt")
         return network(tokens["input_ids"]).last_hidden_state
+
+    def unread(self, text: str) -> str:
+        """See `WordEncoder`; the tokens beyond the 77, of which two are the beginning and the end."""
+        tokenizer = self.parts[0]
+        return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][LONGEST - 2 :])
 
     def __getstate__(self):
         return {name: value for name, value in self.__dict__.items() if name != "parts"}

@@ -6,7 +6,9 @@ from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
+from textwrap import shorten
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -14,6 +16,7 @@ from tqdm import tqdm
 from zoo.batch import MOTION_FPS
 from zoo.body.formats import write_motion
 from zoo.body.look import look_from_picture
+from zoo.body.people import PeopleDetector
 from zoo.families.base import DancesInMotion, Sampler
 from zoo.media import Sound, VideoWriter, read_image
 from zoo.music.encoder import Music, listen
@@ -31,7 +34,7 @@ def generate(request: Request) -> Path:
     """
     sound = Sound(request.music)
     cutout = None if request.scene is None else read_cutout(request.image, request.people)
-    picture = None if request.image is None or cutout else read_image(request.image)
+    picture = None if request.image is None or cutout else _with_figure(request)
     backdrop = None if request.scene in (None, WORLD) else read_image(request.scene)
     family, config = load_family(request.checkpoint, request.averaged)
     if request.family not in (None, config.model.name):
@@ -48,6 +51,9 @@ def generate(request: Request) -> Path:
     music = listen(sound, build_encoder(config), wanted)
     heard = min(sound.duration, Fraction(music.seconds))  # a cut-off file holds less than its header says
     frames = count_frames(wanted, request.fps, heard)
+    unread = family.unread(request.prompt)
+    if unread:
+        print(f"the prompt is too long: nothing is read from '{shorten(unread, 40, placeholder='...')}' on")
     seconds = Fraction(frames) / request.fps
     if wanted > heard + 1 / request.fps:
         print(f"the song lasts {float(heard):.2f} s: so long will the dance be")
@@ -65,6 +71,17 @@ def generate(request: Request) -> Path:
     took = time.monotonic() - began
     print(f"{request.out}: {float(seconds):.2f} s of dance in {took:.1f} s, {float(seconds) / took:.1f}x real time")
     return request.out
+
+
+def _with_figure(request: Request) -> np.ndarray:
+    """The picture (H, W, 3) uint8. Raises ValueError where there is nothing, or nobody whom weights.people finds."""
+    picture = read_image(request.image)
+    if np.ptp(picture, (0, 1)).max() == 0:
+        raise ValueError(f"image={request.image} shows nothing: all of it is of one colour")
+    if request.people is not None and not PeopleDetector(request.people).find_people(picture):
+        what = "without weights.people= any figure is danced with"
+        raise ValueError(f"image={request.image} shows no person that weights.people finds; {what}")
+    return picture
 
 
 def count_frames(seconds: Fraction, fps: Fraction, duration: Fraction) -> int:

@@ -169,6 +169,10 @@ class MuseDance(Family):
         places = torch.arange(music.shape[1], device=music.device) * (float(self.fps) / rate)
         return self.song_tokens(self.music_scale(music), places, beats, pulse)
 
+    def unread(self, prompt: str) -> str:
+        """See `Family`."""
+        return self.words.unread(prompt)
+
     def generate(
         self,
         image: Tensor | None,

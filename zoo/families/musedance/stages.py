@@ -190,5 +190,5 @@ class DynamicsStage(_Denoising):
                 if len(self._kept) < self.kept:
                     self._kept[key] = made
             found.append(self._kept.get(key) if key in self._kept else made)
-        latents = torch.stack(found).to(batch["frames"])
+        latents = torch.stack([one.to(batch["frames"]) for one in found])  # autocast of a CPU refuses half numbers
         return latents[:, :-1].movedim(1, 2), latents[:, -1]
