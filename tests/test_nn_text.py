@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from transformers import RobertaConfig, RobertaModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, RobertaConfig, RobertaModel
 from weights import fill_by_name
 
-from zoo.nn.text import ClapText, HashedText
+from zoo.nn.text import ClapText, ClipWords, HashedText, HashedWords
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ho", "us", "hous", "house"]
 
@@ -77,3 +77,39 @@ def test_clap_text_says_what_it_needs(tokenizer, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             ClapText(weights, folder).encode(["house"])
+
+
+def test_a_learned_word_has_its_place_and_no_more_are_read_than_fit():
+    words = HashedWords(8, longest=4)
+    few, many, again, none = words(["a dancer", "a dancer turns to the left", "A DANCER, turns to!", ""])
+    assert few.shape == (4, 8) and torch.equal(many, again) and torch.equal(few[:2], many[:2])
+    torch.testing.assert_close(none, words.table(torch.zeros(4, dtype=int)) + words.place)
+    assert words.unread("a dancer turns to the left") == "the left" and words.unread("a dancer turns to") == ""
+
+
+def test_clips_words_are_its_last_hidden_states(tmp_path):
+    """A folder of Stable Diffusion's layout, with few words; beyond 77 tokens, two of them its own, nothing is read."""
+    letters = [f"{letter}{end}" for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
+    vocabulary = [*letters, "da", "n" + "ce</w>", "<|startoftext|>", "<|endoftext|>"]
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(vocabulary)}))
+    (tmp_path / "tokenizer" / "merges.txt").write_text("#version: 0.2\nd a\n")
+    CLIPTokenizer.from_pretrained(tmp_path / "tokenizer").save_pretrained(tmp_path / "tokenizer")
+    config = CLIPTextConfig(
+        vocab_size=len(vocabulary), hidden_size=768, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        bos_token_id=len(vocabulary) - 2, eos_token_id=len(vocabulary) - 1, pad_token_id=len(vocabulary) - 1,
+    )  # fmt: skip
+    network = fill_by_name(CLIPTextModel(config))
+    network.save_pretrained(tmp_path / "text_encoder")
+    clip = ClipWords(str(tmp_path))
+    found = clip(["da b", "", "b " * 100])
+    start, end = len(vocabulary) - 2, len(vocabulary) - 1
+    b, da_open = vocabulary.index("b</w>"), [vocabulary.index("d"), vocabulary.index("a</w>")]
+    tokens = [[start, *da_open, b], [start], [start, *[b] * 75]]
+    rows = torch.tensor([row + [end] * (77 - len(row)) for row in tokens])
+    with torch.no_grad():
+        torch.testing.assert_close(found, network(rows).last_hidden_state)
+    assert found.shape == (3, 77, 768) and not clip.state_dict()
+    assert clip.unread("b " * 75) == "" and clip.unread("b " * 75 + "a b") == "a b"
+    with pytest.raises(ValueError, match="a folder with its tokenizer/ and text_encoder/, not None"):
+        ClipWords()(["b"])
