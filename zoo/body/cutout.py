@@ -46,12 +46,30 @@ def from_alpha(rgba: np.ndarray) -> Cutout:
     return _crop(np.float32(rgba[..., :3]), alpha, float(rows[-1] + 1 - rows[0]))
 
 
+@dataclass(frozen=True)
+class Figure:
+    """A person found in a picture (H, W), of which all is to be seen."""
+
+    rgb: np.ndarray  # (H, W, 3) float32 in [0, 255], the person's own colours, also where it is half transparent
+    alpha: np.ndarray  # (H, W) float32 in [0, 1]
+    image: np.ndarray  # (H, W, 3) uint8: the picture
+    landmarks: Landmarks
+    stature: float  # pixels: how tall it would be standing upright
+
+
 def cut_out(image: np.ndarray, detector: PeopleDetector) -> Cutout:
+    """The one person in (H, W, 3) uint8, see `find_figure`."""
+    figure = find_figure(image, detector)
+    return _crop(figure.rgb, figure.alpha, figure.stature)
+
+
+def find_figure(image: np.ndarray, detector: PeopleDetector, longest: int = LONGEST) -> Figure:
     """The one person in (H, W, 3) uint8, or the main one: `MAIN` times as large as any other.
 
-    Raises ValueError, one line without the picture's name, for nobody, for several, and for one who is cut off.
+    longest: pixels of the picture's longer side, to which it is shrunk first. Raises ValueError, one line without the
+    picture's name, for nobody, for several, and for one who is cut off.
     """
-    image = _shrunk(image)
+    image = _shrunk(image, longest)
     found = [(person, *detector.look(image, person)) for person in detector.find_people(image)]
     found = [each for each in found if each[1].presence >= MIN_SCORE]
     if not found:
@@ -70,7 +88,7 @@ def cut_out(image: np.ndarray, detector: PeopleDetector) -> Cutout:
     alpha = np.clip((mask - SURE[0]) / (SURE[1] - SURE[0]), 0, 1)
     height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
     tall = max(tall, height / REACH)
-    return _crop(_own_colours(np.float32(image), alpha, tall), alpha, tall)
+    return Figure(_own_colours(np.float32(image), alpha, tall), alpha, image, landmarks, tall)
 
 
 def place(cutout: Cutout, side: int, foot: np.ndarray, stature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -109,9 +127,9 @@ def soles(alpha: np.ndarray, stature: float) -> list[float]:
     return columns
 
 
-def _shrunk(image: np.ndarray) -> np.ndarray:
-    """At most `LONGEST` pixels a side."""
-    scale = LONGEST / max(image.shape[:2])
+def _shrunk(image: np.ndarray, longest: int = LONGEST) -> np.ndarray:
+    """At most `longest` pixels a side."""
+    scale = longest / max(image.shape[:2])
     return image if scale >= 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
 
 

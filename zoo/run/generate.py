@@ -18,6 +18,8 @@ from zoo.body.formats import write_motion
 from zoo.body.look import look_from_picture
 from zoo.body.people import PeopleDetector
 from zoo.families.base import DancesInMotion, Sampler
+from zoo.families.magicdance.family import MagicDance
+from zoo.families.magicdance.renderer import WarpRenderer
 from zoo.media import Sound, VideoWriter, read_image
 from zoo.music.encoder import Music, listen
 from zoo.run.build import build_encoder
@@ -39,12 +41,20 @@ def generate(request: Request) -> Path:
     family, config = load_family(request.checkpoint, request.averaged)
     if request.family not in (None, config.model.name):
         raise ValueError(f"ckpt={request.checkpoint} holds a {config.model.name}, not model={request.family}")
+    if request.renderer is not None and not isinstance(family, MagicDance):
+        raise ValueError(f"renderer= is magicdance's; {config.model.name} draws its frames by itself")
     as_motion = request.out.suffix.lower() in MOTIONS
     if as_motion and not isinstance(family, DancesInMotion):
         raise ValueError(f"{config.model.name} makes no body motion, so out= has to be a .mp4 or .gif")
     if cutout is not None:
         picture = set_scene(cutout, backdrop, request.seed, family.size)
     picture = None if picture is None else torch.from_numpy(picture).permute(2, 0, 1)
+    if request.renderer == "warp":
+        try:
+            family.renderer = WarpRenderer(picture, PeopleDetector(request.people))
+        except ValueError as error:
+            raise ValueError(f"image={request.image} does not do for renderer=warp: {error}") from None
+        print(f"the person of the picture fits by {family.renderer.puppet.fit:.2f} of 1")
     device = pick_device(request.device)
     family = family.to(device)
     wanted = Fraction(str(request.seconds))
@@ -78,7 +88,11 @@ def _with_figure(request: Request) -> np.ndarray:
     picture = read_image(request.image)
     if np.ptp(picture, (0, 1)).max() == 0:
         raise ValueError(f"image={request.image} shows nothing: all of it is of one colour")
-    if request.people is not None and not PeopleDetector(request.people).find_people(picture):
+    if (
+        request.people is not None
+        and request.renderer != "warp"
+        and not PeopleDetector(request.people).find_people(picture)
+    ):
         what = "without weights.people= any figure is danced with"
         raise ValueError(f"image={request.image} shows no person that weights.people finds; {what}")
     return picture

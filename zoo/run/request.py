@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+RENDERERS = ("mesh", "warp")
 VIDEOS, MOTIONS = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
 WORLD = "world"  # scene=world: a place of the built-in world
 NTSC = (24, 30, 48, 60, 120)  # their x1000/1001 rates are usually written with two or three decimals
@@ -21,6 +22,7 @@ class Request:
     checkpoint: Path
     family: str | None  # the family the checkpoint has to hold
     image: Path | None
+    renderer: str | None  # one of RENDERERS
     scene: Path | str | None  # what the picture's figure is set into: a picture, or WORLD
     people: Path | None  # what finds people in pictures
     music: Path
@@ -48,12 +50,23 @@ def read_request(config: DictConfig) -> Request:
     scene, people = config.scene, config.weights.people
     if scene is not None and config.image is None:
         raise ValueError("scene= needs image=FILE, the picture whose figure is set into it")
+    if config.renderer not in (None, *RENDERERS):
+        raise ValueError(f"renderer={config.renderer}: use {' or '.join(RENDERERS)}")
+    if config.renderer == "warp" and config.image is None:
+        raise ValueError("renderer=warp moves the person of a picture: give image=FILE")
+    if people is None and (scene is not None or config.renderer == "warp"):
+        kept = Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo").expanduser() / "people"
+        people = next(iter(sorted(kept.glob("mediapipe-0.10.21-*.whl"))), None)
+        if people is None and config.renderer == "warp":
+            how = f"`pip download --no-deps mediapipe==0.10.21 -d {kept}` gets it to where it is found"
+            raise ValueError(f"renderer=warp needs weights.people=FILE, the mediapipe 0.10.21 wheel: {how}")
     if scene not in (None, WORLD):
         scene = existing_file(scene, "scene")
     return Request(
         checkpoint=existing(config.ckpt, "ckpt"),
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
+        renderer=config.renderer,
         scene=scene,
         people=None if people is None else existing(people, "weights.people"),
         music=existing_file(config.music, "music"),

@@ -1,4 +1,4 @@
-"""The plain renderer: a mesh body that dances in a studio, in the looks of the given picture."""
+"""Motion made into frames: by a mesh body in the looks of the picture, or by the pictured person as a puppet."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -9,10 +9,13 @@ from torch import Tensor
 
 from zoo.body.camera import camera
 from zoo.body.look import Look, look_from_picture, random_look
+from zoo.body.people import PeopleDetector
+from zoo.body.puppet import Puppet, Stage2D, make_puppet
 from zoo.body.render import render_motion
 from zoo.body.skeleton import unpack
 
 ROOM = 0.45  # metres the dancer may be off the middle of the picture before the camera follows
+LEAST_FIT = 0.5
 SECONDS = 0.7  # in which the camera makes up for most of what is more
 
 
@@ -54,3 +57,32 @@ class Shot:
             views.append(self.camera.moved(*self.at))
         drawn = render_motion(self.look, rotations.numpy(), root.numpy(), views, self.height, self.width, need=("rgb",))
         return torch.from_numpy(drawn["rgb"]).permute(0, 3, 1, 2)
+
+
+class WarpRenderer:
+    """Cuts the person of one picture into limbs and moves these (`zoo.body.puppet`): no weights but the detector's."""
+
+    def __init__(self, image: Tensor, people: PeopleDetector):
+        """image: (3, H, W) uint8 of one whole person. Raises ValueError, one line, that says what is wrong with it."""
+        self.puppet = make_puppet(image.permute(1, 2, 0).cpu().numpy(), people)
+        if self.puppet.fit < LEAST_FIT:
+            raise ValueError(
+                f"the person in it is hard to make out (it fits by {self.puppet.fit:.2f}, {LEAST_FIT} is needed); "
+                "use one that shows arms and legs apart from each other"
+            )
+
+    def start(self, image: Tensor | None, fps: Fraction, seed: int) -> Callable[[Tensor], Tensor]:
+        """As `MeshRenderer.start`, of the picture that there is; frames have its proportions."""
+        return PuppetShot(self.puppet, fps)
+
+
+class PuppetShot:
+    """One take of a puppet."""
+
+    def __init__(self, puppet: Puppet, fps: Fraction):
+        self.stage = Stage2D(puppet, float(fps))
+
+    def __call__(self, motion: Tensor) -> Tensor:
+        """(F, 151) -> (F, 3, H, W) uint8"""
+        _, root, rotations = unpack(motion.cpu())
+        return torch.from_numpy(self.stage.draw(*self.stage.joints(rotations, root))).permute(0, 3, 1, 2)

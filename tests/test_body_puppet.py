@@ -1,0 +1,157 @@
+"""A pictured person as a puppet: whole at rest, seen where it is meant to be, before a background that stands still."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from test_run_request import refused
+from test_run_scene import standing
+from weights import numbers
+
+from zoo.body.people import PeopleDetector
+from zoo.body.puppet import SIDEWAYS, J, Puppet, Stage2D, _turned, drawing_order, make_puppet, moved
+from zoo.body.skeleton import STANDING, matrix_from_axis_angle
+from zoo.media import read_video, write_sound
+
+PHOTO = Path("/usr/share/doc/opencv-doc/examples/data/messi5.jpg")  # of the Debian package opencv-doc
+FPS = 12.0
+
+
+def dance(frames: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotations and root: arms that swing, a bow to the side, knees that bend, a body that turns and travels."""
+    phase = torch.arange(frames) * (2 * np.pi / 24)
+    turns = torch.zeros(frames, 24, 3)
+    for side, sign in (("left", 1), ("right", -1)):
+        turns[:, J[f"{side}_shoulder"], 2] = sign * (-0.6 + 0.7 * torch.sin(phase))
+        turns[:, J[f"{side}_elbow"], 2] = sign * (0.5 + 0.5 * torch.sin(phase / 2))
+        turns[:, J[f"{side}_hip"], 0] = -0.3 * (1 - torch.cos(phase))
+        turns[:, J[f"{side}_knee"], 0] = 0.6 * (1 - torch.cos(phase))
+    turns[:, J["spine2"], 2] = 0.15 * torch.sin(phase)
+    rotations = matrix_from_axis_angle(turns)
+    yaw = matrix_from_axis_angle(torch.stack([0 * phase, 0 * phase, 0.8 * torch.sin(phase / 2)], -1))
+    rotations[:, 0] = yaw @ STANDING
+    return rotations, torch.stack([0.3 * torch.sin(phase / 2), 0 * phase, 0.95 - 0.05 * (1 - torch.cos(phase))], -1)
+
+
+@pytest.fixture(scope="module")
+def detector(wheel) -> PeopleDetector:
+    return PeopleDetector(wheel)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    """Somebody before a wall that is nowhere the same."""
+    wall = cv2.GaussianBlur((np.random.default_rng(0).random((360, 360, 3)) * 255).astype(np.float32), (0, 0), 8)
+    wall = ((wall - wall.min()) / np.ptp(wall) * 160 + 60).astype(np.uint8)
+    return standing("man", 360, "C09", wall, 50)["rgb"]
+
+
+@pytest.fixture(scope="module")
+def puppet(picture, detector) -> Puppet:
+    return make_puppet(picture, detector)
+
+
+def test_at_rest_it_is_the_picture(puppet, picture):
+    """Its limbs, put together where they were, leave no gap; away from it nothing of the picture is changed."""
+    moves = moved(puppet, puppet.joints)
+    for name, move in moves.items():
+        np.testing.assert_allclose(move, np.eye(2, 3), atol=1e-4, err_msg=name)
+    frame = Stage2D(puppet, FPS).draw(puppet.joints[None], np.zeros((1, 24)))[0]
+    apart = np.abs(frame.astype(int) - picture).max(-1)
+    assert apart.mean() < 1.2 and (apart > 40).mean() < 0.005  # but for what is made up between the legs
+    bare = np.abs(puppet.background.astype(int) - picture).max(-1)
+    assert (bare > 40).mean() > 0.04  # the person is gone
+    assert puppet.fit > 0.9
+
+
+def test_it_is_seen_where_the_dance_is_meant_to_be(puppet, picture, detector):
+    """By a detector that was not asked: joints within 4% of the stature; its colours stay, and what is behind."""
+    stage = Stage2D(puppet, FPS)
+    joints, depth = stage.joints(*dance())
+    frames = stage.draw(joints, depth)
+    found = detector.detect(frames)
+    error = np.linalg.norm(found.joints - joints, axis=-1) / puppet.stature
+    assert error.mean() < 0.04 and np.ptp(joints[:, J["left_wrist"], 1]) > 0.2 * puppet.stature
+    still = cv2.dilate(np.uint8(found.mask.max(0) > 0.01), np.ones((31, 31))) == 0
+    assert still.mean() > 0.4 and np.ptp(frames[:, still].astype(int), axis=0).max() == 0
+    assert np.array_equal(frames[0], stage.draw(joints[:1], depth[:1])[0])
+    # colours: of the whole, as many of each as the picture has
+    one, all_ = (
+        np.histogramdd(pixels.reshape(-1, 3), bins=4, range=[(0, 256)] * 3, density=False)[0] / pixels[..., 0].size
+        for pixels in (picture, frames)
+    )
+    assert np.abs(one - all_).sum() / 2 < 0.05
+
+
+def test_it_sets_out_from_the_pictured_pose_and_goes_on_where_it_was(puppet):
+    """A dance in pieces is the dance in one."""
+    rotations, root = dance()
+    whole, far = Stage2D(puppet, FPS).joints(rotations, root)
+    np.testing.assert_allclose(whole[0], puppet.joints, atol=1e-3)
+    stage = Stage2D(puppet, FPS)
+    pieces = [stage.joints(rotations[cut], root[cut]) for cut in (slice(0, 5), slice(5, 6), slice(6, None))]
+    np.testing.assert_allclose(np.concatenate([one for one, _ in pieces]), whole, atol=1e-3)
+    np.testing.assert_allclose(np.concatenate([one for _, one in pieces]), far, atol=1e-3)
+    lowest = whole[12:, [J["left_ankle"], J["right_ankle"]], 1].max(1)
+    assert np.abs(lowest - puppet.joints[[J["left_ankle"], J["right_ankle"]], 1].max()).max() < 0.08 * puppet.stature
+
+
+def test_the_side_that_is_pictured_is_shown():
+    """However the dancer turns: a quarter turn becomes SIDEWAYS, a half turn none; the rest of a rotation is kept."""
+    standing = STANDING.double()
+    lean = matrix_from_axis_angle(torch.tensor([[0.3, 0.0, 0.2]], dtype=torch.float64)) @ standing
+    for turn, expected in ((0.0, 0.0), (np.pi / 2, SIDEWAYS), (np.pi, 0.0), (-np.pi / 2, -SIDEWAYS)):
+        angles = torch.tensor([[0.0, 0.0, turn], [0.0, 0.0, expected]], dtype=torch.float64)
+        spin, wanted = matrix_from_axis_angle(angles)
+        torch.testing.assert_close(_turned((spin @ standing)[None], False)[0], wanted @ standing, atol=1e-6, rtol=0)
+    behind = _turned(standing[None], True)[0]
+    torch.testing.assert_close(behind, torch.diag(torch.tensor([-1.0, -1.0, 1.0]).double()) @ standing)
+    torch.testing.assert_close(_turned(lean, False)[0, 2], lean[0, 2])  # as upright as it was
+
+
+def test_what_is_nearer_is_drawn_later(puppet):
+    depth = np.zeros(24)
+    depth[[J["left_wrist"], J["left_elbow"]]], depth[[J["right_wrist"], J["right_elbow"]]] = 50, -50
+    order = drawing_order(puppet.joints, depth)
+    assert order.index("left_forearm") < order.index("torso") < order.index("right_forearm")
+    assert sorted(order) == sorted({"torso", *puppet.sprites} | set(order)) and len(order) == 12
+
+
+def test_limbs_hang_together(puppet):
+    """Whatever is asked of them: where one limb ends the next begins, also where they may not stretch as far."""
+    wild = puppet.joints + 120 * numbers("wild", 24, 2).numpy()
+    moves = moved(puppet, wild)
+    for upper, lower, joint in (
+        ("left_thigh", "left_shin", "left_knee"),
+        ("right_upper_arm", "right_forearm", "right_elbow"),
+    ):
+        at = np.append(puppet.joints[J[joint]], 1)
+        np.testing.assert_allclose(moves[upper] @ at, moves[lower] @ at, atol=1e-3)
+
+
+def test_the_command_makes_a_photograph_dance(scripts, wheel, picture, tmp_path):
+    write_sound(tmp_path / "song.wav", np.sin(np.arange(3 * 22050) / 20).astype(np.float32), 22050)
+    cv2.imwrite(str(tmp_path / "me.png"), picture[:351, :353, ::-1])  # of odd sides
+    what = [f"image={tmp_path / 'me.png'}", f"music={tmp_path / 'song.wav'}", f"out={tmp_path / 'me.mp4'}"]
+    given = [*what, "seconds=2", "fps=12", f"weights.people={wheel}", "sampler.steps=2", "renderer=warp"]
+    done = scripts("sample", *given)
+    assert done.returncode == 0 and "the person of the picture fits by " in done.stdout, done.stderr
+    frames, _, _ = read_video(tmp_path / "me.mp4")
+    assert frames.shape == (24, 350, 352, 3) and np.ptp(frames.astype(int), axis=0).max() > 100
+    cv2.imwrite(str(tmp_path / "me.png"), picture[:250, :, ::-1])
+    refused(scripts("sample", *given), "me.png does not do for renderer=warp: the feet of the person in it")
+    for bad, words in (("renderer=cartoon", "use mesh or warp"), ("image=null", "give image=FILE")):
+        refused(scripts.inside("sample", *given, bad), words)
+
+
+def test_a_real_photograph(detector):
+    """A player in full stride: seen where he is meant to be, within 8% of his height."""
+    if not PHOTO.is_file():
+        pytest.skip(f"the Debian package opencv-doc, which has {PHOTO}, is not installed")
+    puppet = make_puppet(cv2.cvtColor(cv2.imread(str(PHOTO)), cv2.COLOR_BGR2RGB), detector)
+    stage = Stage2D(puppet, FPS)
+    joints, depth = stage.joints(*dance(24))
+    found = detector.detect(stage.draw(joints, depth))
+    assert (np.linalg.norm(found.joints - joints, axis=-1) / puppet.stature).mean() < 0.08
