@@ -14,6 +14,7 @@ from zoo.body.people import PeopleDetector
 from zoo.body.puppet import SIDEWAYS, J, Puppet, Stage2D, _turned, drawing_order, make_puppet, moved
 from zoo.body.skeleton import STANDING, matrix_from_axis_angle
 from zoo.media import read_video, write_sound
+from zoo.metrics.judge import WorldJudge
 
 PHOTO = Path("/usr/share/doc/opencv-doc/examples/data/messi5.jpg")  # of the Debian package opencv-doc
 FPS = 12.0
@@ -137,13 +138,31 @@ def test_the_command_makes_a_photograph_dance(scripts, wheel, picture, tmp_path)
     what = [f"image={tmp_path / 'me.png'}", f"music={tmp_path / 'song.wav'}", f"out={tmp_path / 'me.mp4'}"]
     given = [*what, "seconds=2", "fps=12", f"weights.people={wheel}", "sampler.steps=2", "renderer=warp"]
     done = scripts("sample", *given)
-    assert done.returncode == 0 and "the person of the picture fits by " in done.stdout, done.stderr
+    assert done.returncode == 0 and "the figure of the picture fits by " in done.stdout, done.stderr
     frames, _, _ = read_video(tmp_path / "me.mp4")
     assert frames.shape == (24, 350, 352, 3) and np.ptp(frames.astype(int), axis=0).max() > 100
     cv2.imwrite(str(tmp_path / "me.png"), picture[:250, :, ::-1])
-    refused(scripts("sample", *given), "me.png does not do for renderer=warp: the feet of the person in it")
+    refused(scripts("sample", *given), "me.png does not do: the feet of the person in it are cut off")
     for bad, words in (("renderer=cartoon", "use mesh or warp"), ("image=null", "give image=FILE")):
         refused(scripts.inside("sample", *given, bad), words)
+
+
+@pytest.mark.parametrize("body", ["woman", "robot"])
+def test_a_figure_of_the_world_needs_no_file(body):
+    """Its own judge sees it, and finer than in the 128 pixels that it looks at; it sees nobody in a wall."""
+    wall = np.full((256, 256, 3), (120, 130, 140), np.uint8)
+    drawn = standing(body, 256, "C09", wall, 50)
+    puppet = make_puppet(drawn["rgb"], WorldJudge())
+    frame = Stage2D(puppet, FPS).draw(puppet.joints[None], np.zeros((1, 24)))[0]
+    assert np.abs(frame.astype(int) - drawn["rgb"]).mean() < 2.5
+    outline = (np.abs(puppet.background.astype(int) - drawn["rgb"]).max(-1) > 12) & (drawn["parts"] > 0)
+    assert outline.sum() > 0.9 * (drawn["parts"] > 0).sum()
+    stage = Stage2D(puppet, FPS)
+    joints, depth = stage.joints(*dance())
+    found = WorldJudge().detect(stage.draw(joints, depth)[..., :])
+    assert np.nanmean(np.linalg.norm(found.joints - joints, axis=-1)) < 0.06 * puppet.stature
+    with pytest.raises(ValueError, match="sees no figure in it"):
+        make_puppet(wall, WorldJudge())
 
 
 def test_a_real_photograph(detector):

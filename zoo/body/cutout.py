@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from zoo.body.blazepose import MIN_SCORE, Landmarks
-from zoo.body.people import PeopleDetector
+from zoo.body.people import EARS, TO_JOINTS, PeopleDetector, PoseDetector
 
 MAIN = 1.5  # times as large as the next person: then it is the one who is meant
 LONGEST = 2048  # pixels; a figure is drawn far smaller
@@ -24,6 +24,11 @@ SOLE = 0.05  # of the stature: so high above the lowest point is on the floor
 CUT = {"feet": 0.13, "head": 0.09, "side": 0.05}  # of the stature: what is cut there is wider, on photographs cut so
 BEYOND = 0.02  # of the stature: so far a joint may lie beyond the edge
 HEAD, HANDS, FEET = slice(0, 11), slice(15, 23), slice(27, 33)  # BlazePose's points
+EYES, LIMBS = (2, 5), [*range(11, 17), *range(23, 29)]
+NECK_JOINT, HEAD_JOINT = 12, 15  # of SMPL's
+UP, LEGS = ((0, 12), (12, 15)), ((1, 4), (4, 7))  # SMPL's joints from pelvis to head; hip, knee and ankle, left ones
+JOINT_CHAIN = 0.875  # their lengths over the stature, in SMPL's mean body
+COARSE = 192  # pixels: an outline that is found in 128 is too coarse for a larger picture
 STRIDE = 0.2  # of the stature: what is wider on the floor is two feet
 
 
@@ -53,7 +58,8 @@ class Figure:
     rgb: np.ndarray  # (H, W, 3) float32 in [0, 255], the person's own colours, also where it is half transparent
     alpha: np.ndarray  # (H, W) float32 in [0, 1]
     image: np.ndarray  # (H, W, 3) uint8: the picture
-    landmarks: Landmarks
+    joints: np.ndarray  # (24, 2) pixels
+    sure: float  # in [0, 1]: how surely arms and legs are seen
     stature: float  # pixels: how tall it would be standing upright
 
 
@@ -88,7 +94,31 @@ def find_figure(image: np.ndarray, detector: PeopleDetector, longest: int = LONG
     alpha = np.clip((mask - SURE[0]) / (SURE[1] - SURE[0]), 0, 1)
     height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
     tall = max(tall, height / REACH)
-    return Figure(_own_colours(np.float32(image), alpha, tall), alpha, image, landmarks, tall)
+    joints = (TO_JOINTS @ landmarks.points).astype(np.float32)
+    joints[HEAD_JOINT] = _upright(landmarks.points, *joints[[NECK_JOINT, HEAD_JOINT]], tall)
+    sure = float(landmarks.visibility[LIMBS].mean())
+    return Figure(_own_colours(np.float32(image), alpha, tall), alpha, image, joints, sure, tall)
+
+
+def seen_figure(image: np.ndarray, detector: PoseDetector, longest: int = LONGEST, sure: float = 0.0) -> Figure:
+    """The one figure that any detector sees in (H, W, 3) uint8, its outline made finer where the detector's is coarse.
+
+    Raises ValueError where it sees none, is less sure of its joints than `sure` in the mean, or sees feet cut off.
+    """
+    image = _shrunk(image, longest)
+    found = detector.detect(image[None])
+    joints, mask = found.joints[0], _largest_piece(found.mask[0])
+    if not np.isfinite(joints).all() or found.confidence[0].mean() < sure:
+        raise ValueError(f"{detector.name} sees no figure in it")
+    if max(image.shape[:2]) > COARSE:
+        mask = _finer(image, mask)
+    chain = [np.linalg.norm(joints[a] - joints[b]) for a, b in UP]
+    legs = [max(np.linalg.norm(joints[a + side] - joints[b + side]) for side in (0, 1)) for a, b in LEGS]
+    tall = float(sum(chain) + sum(legs)) / JOINT_CHAIN
+    if (mask[-1] > 0.5).sum() > CUT["feet"] * tall:
+        raise ValueError("the feet of the figure in it are cut off; use a picture that shows the whole body")
+    alpha = np.clip((mask - SURE[0]) / (SURE[1] - SURE[0]), 0, 1)
+    return Figure(_own_colours(np.float32(image), alpha, tall), alpha, image, joints, 1.0, tall)
 
 
 def place(cutout: Cutout, side: int, foot: np.ndarray, stature: float) -> tuple[np.ndarray, np.ndarray]:
@@ -137,6 +167,32 @@ def _largest_piece(mask: np.ndarray) -> np.ndarray:
     """A mask without what hangs together with the figure nowhere: a ball, somebody behind."""
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(np.uint8(mask > SURE[0]))
     return mask * (pieces == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])) if count > 1 else mask
+
+
+def _finer(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A mask whose edge follows the picture's (Rother et al. 2004, "GrabCut"), within where it was unsure."""
+    kinds = np.where(mask > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    reach = 2 * max(1, round(max(mask.shape) / COARSE)) + 1
+    around = np.ones((reach, reach), np.uint8)
+    kinds[cv2.erode(np.uint8(mask > 0.9), around) > 0] = cv2.GC_FGD
+    kinds[cv2.dilate(np.uint8(mask > 0.1), around) == 0] = cv2.GC_BGD
+    if (kinds == cv2.GC_FGD).any():
+        cv2.grabCut(
+            image[..., ::-1].copy(), kinds, None, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_MASK
+        )
+    return cv2.GaussianBlur(np.float32(np.isin(kinds, (cv2.GC_FGD, cv2.GC_PR_FGD))), (3, 3), 0)
+
+
+def _upright(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature: float) -> np.ndarray:
+    """The head's place, over the neck at right angles to the line of BlazePose's eyes and ears, where these are apart.
+
+    Else `head`. So a head that is held upright over a leaning trunk is taken to be upright.
+    """
+    line = points[EYES[0]] - points[EYES[1]] + points[EARS[0]] - points[EARS[1]]
+    if np.linalg.norm(line) < 0.06 * stature:
+        return head
+    up = np.array([line[1], -line[0]]) / np.linalg.norm(line)
+    return neck + np.linalg.norm(head - neck) * (up if up[1] < 0 else -up)
 
 
 def _check_whole(landmarks: Landmarks, mask: np.ndarray, stature: float) -> None:

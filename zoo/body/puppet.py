@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import torch
 
-from zoo.body.cutout import Figure, find_figure
-from zoo.body.people import EARS, TO_JOINTS, PeopleDetector
+from zoo.body.cutout import Figure, find_figure, seen_figure
+from zoo.body.people import PeopleDetector, PoseDetector
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, OFFSETS, PARENTS, STANDING, forward_kinematics
 
 J = {name: index for index, name in enumerate(JOINTS)}
-EYES = (2, 5)  # BlazePose's
+SEES = 0.2  # the world's judge is so sure of the joints of a figure of the world; of photographs it is 0.05
 LONGEST = 720  # pixels of the longer side of what is drawn
 SMPL_STATURE = 1.66  # m, of a body of OFFSETS, from the soles to the top of the head
 TORSO = ("left_shoulder", "right_shoulder", "right_hip", "left_hip")
@@ -70,21 +70,19 @@ class Puppet:
     fit: float  # in [0, 1]: how surely all limbs are seen, and how near their lengths are to a person's
 
 
-def make_puppet(image: np.ndarray, detector: PeopleDetector, longest: int = LONGEST) -> Puppet:
-    """From a picture (H, W, 3) uint8 of one whole person. Sides of what is drawn are even.
+def make_puppet(image: np.ndarray, detector: PoseDetector, longest: int = LONGEST) -> Puppet:
+    """From a picture (H, W, 3) uint8 of one whole figure. Sides of what is drawn are even.
 
-    Raises ValueError, one line without the picture's name, as `find_figure`.
+    Raises ValueError, one line without the picture's name, as `find_figure` and, of other detectors, `seen_figure`.
     """
-    figure = find_figure(image, detector, longest)
+    real = isinstance(detector, PeopleDetector)
+    figure = find_figure(image, detector, longest) if real else seen_figure(image, detector, longest, SEES)
     height, width = (side // 2 * 2 for side in figure.alpha.shape)
-    points = figure.landmarks.points
-    joints, stature = (TO_JOINTS @ points).astype(np.float32), figure.stature
-    joints[J["head"]] = _upright(points, joints[J["neck"]], joints[J["head"]], stature)
+    joints, stature = figure.joints, figure.stature
     regions = _regions(figure.alpha, joints, stature)
     sprites = {name: _sprite(figure, region) for name, region in regions.items()}
     offsets, believed = _offsets(joints, stature)
     feet = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
-    seen = float(figure.landmarks.visibility[11:17].mean() + figure.landmarks.visibility[23:29].mean()) / 2
     return Puppet(
         _without(figure)[:height, :width],
         {name: sprite for name, sprite in sprites.items() if sprite is not None},
@@ -92,7 +90,7 @@ def make_puppet(image: np.ndarray, detector: PeopleDetector, longest: int = LONG
         stature,
         float(feet.max()),
         offsets,
-        seen * believed,
+        figure.sure * believed,
     )
 
 
@@ -283,15 +281,6 @@ def _offsets(joints: np.ndarray, stature: float) -> tuple[torch.Tensor, float]:
             shares.append(np.exp(-max(0.0, abs(np.log(share)) - 0.25)))
             offsets[child] = offsets[child] * float(np.clip(share, *LENGTHS))
     return offsets, float(np.mean(shares))
-
-
-def _upright(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature: float) -> np.ndarray:
-    """The head's place, over the neck at right angles to the line of eyes and ears, where these are apart."""
-    line = points[EYES[0]] - points[EYES[1]] + points[EARS[0]] - points[EARS[1]]
-    if np.linalg.norm(line) < 0.06 * stature:
-        return head
-    up = np.array([line[1], -line[0]]) / np.linalg.norm(line)
-    return neck + np.linalg.norm(head - neck) * (up if up[1] < 0 else -up)
 
 
 def _turned(root: torch.Tensor, from_behind: bool) -> torch.Tensor:

@@ -31,7 +31,7 @@ from zoo.run.protocol import Protocol, digest, protocol_hash
 from zoo.run.provenance import provenance
 from zoo.run.records import Facts, Measurements, keep_take, open_folder, read_index, write_index, write_json
 from zoo.run.report import write_report
-from zoo.run.request import existing, read_sampler, whole
+from zoo.run.request import RENDERERS, existing, read_sampler, whole
 from zoo.run.results import Numbers, compare_all, describe_columns, describe_row
 from zoo.run.rows import (
     PROMPTS,
@@ -77,7 +77,13 @@ def evaluate(config: DictConfig) -> Path:
     rows = [truth_row(clips, content), frozen_row(clips, content, protocol, out), other_row(clips, content)]
     rows[0].excluded.update(skipped)
     made_elsewhere = [videos_row(path, name, clips) for name, path in folders.items()]  # first: they may be refused
+    if config.renderer not in (None, *RENDERERS):
+        raise ValueError(f"renderer={config.renderer}: use {' or '.join(RENDERERS)}")
     for dancer in dancers:
+        if config.renderer is not None:
+            if config.renderer == "warp" and measurer.detector is None:
+                raise ValueError("renderer=warp needs what finds the figure in a picture: give weights.people=FILE")
+            dancer.draws_with(config.renderer, measurer.detector)
         rows.append(
             checkpoint_row(dancer, source, clips, content, protocol, sampler, averaged, config.prompt, device, out)
         )

@@ -14,13 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
+from zoo.body.blazepose import HOW_TO_GET
 from zoo.body.formats import write_motion
 from zoo.body.look import look_from_picture
-from zoo.body.people import PeopleDetector
-from zoo.families.base import DancesInMotion, Sampler
+from zoo.body.people import PeopleDetector, PoseDetector
+from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.families.magicdance.family import MagicDance
-from zoo.families.magicdance.renderer import WarpRenderer
+from zoo.families.magicdance.renderer import MeshRenderer, WarpRenderer
 from zoo.media import Sound, VideoWriter, read_image
+from zoo.metrics.judge import WorldJudge
 from zoo.music.encoder import Music, listen
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
@@ -41,20 +43,15 @@ def generate(request: Request) -> Path:
     family, config = load_family(request.checkpoint, request.averaged)
     if request.family not in (None, config.model.name):
         raise ValueError(f"ckpt={request.checkpoint} holds a {config.model.name}, not model={request.family}")
-    if request.renderer is not None and not isinstance(family, MagicDance):
-        raise ValueError(f"renderer= is magicdance's; {config.model.name} draws its frames by itself")
+    if request.renderer is not None:
+        detector = WorldJudge() if request.people is None else PeopleDetector(request.people)
+        set_renderer(family, config.model.name, request.renderer, detector)
     as_motion = request.out.suffix.lower() in MOTIONS
     if as_motion and not isinstance(family, DancesInMotion):
         raise ValueError(f"{config.model.name} makes no body motion, so out= has to be a .mp4 or .gif")
     if cutout is not None:
         picture = set_scene(cutout, backdrop, request.seed, family.size)
     picture = None if picture is None else torch.from_numpy(picture).permute(2, 0, 1)
-    if request.renderer == "warp":
-        try:
-            family.renderer = WarpRenderer(picture, PeopleDetector(request.people))
-        except ValueError as error:
-            raise ValueError(f"image={request.image} does not do for renderer=warp: {error}") from None
-        print(f"the person of the picture fits by {family.renderer.puppet.fit:.2f} of 1")
     device = pick_device(request.device)
     family = family.to(device)
     wanted = Fraction(str(request.seconds))
@@ -76,11 +73,33 @@ def generate(request: Request) -> Path:
             _write_motion(family, picture, music, seconds, request, sampler)
         else:
             picture = None if picture is None else picture.to(device)
-            blocks = family.generate(picture, music, request.prompt, frames, request.fps, request.seed, sampler)
+            try:
+                blocks = family.generate(picture, music, request.prompt, frames, request.fps, request.seed, sampler)
+            except ValueError as error:
+                raise ValueError(f"image={request.image} does not do: {error}{_how(request)}") from None
+            if request.renderer == "warp":
+                print(f"the figure of the picture fits by {family.renderer.fit:.2f} of 1")
             _write_video(blocks, frames, sound, request)
     took = time.monotonic() - began
     print(f"{request.out}: {float(seconds):.2f} s of dance in {took:.1f} s, {float(seconds) / took:.1f}x real time")
     return request.out
+
+
+def set_renderer(
+    family: Family, name: str, renderer: str, detector: PoseDetector, instead: MeshRenderer | None = None
+) -> None:
+    """Draw with one of RENDERERS; `warp` finds the figure with the detector. Raises ValueError for other families."""
+    if not isinstance(family, MagicDance):
+        raise ValueError(f"renderer= is magicdance's; {name} draws its frames by itself")
+    if renderer == "warp":
+        family.renderer = WarpRenderer(detector, instead)
+
+
+def _how(request: Request) -> str:
+    """What else a user who wants a photograph to dance may want to know."""
+    if request.renderer != "warp" or request.people is not None:
+        return ""
+    return f"; the person of a photograph is found with weights.people=FILE, mediapipe's wheel: {HOW_TO_GET}"
 
 
 def _with_figure(request: Request) -> np.ndarray:

@@ -57,9 +57,6 @@ def read_request(config: DictConfig) -> Request:
     if people is None and (scene is not None or config.renderer == "warp"):
         kept = Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo").expanduser() / "people"
         people = next(iter(sorted(kept.glob("mediapipe-0.10.21-*.whl"))), None)
-        if people is None and config.renderer == "warp":
-            how = f"`pip download --no-deps mediapipe==0.10.21 -d {kept}` gets it to where it is found"
-            raise ValueError(f"renderer=warp needs weights.people=FILE, the mediapipe 0.10.21 wheel: {how}")
     if scene not in (None, WORLD):
         scene = existing_file(scene, "scene")
     return Request(

@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
+from zoo.body.people import PoseDetector
 from zoo.data.base import DataSource, Take
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.media import encode_frames
@@ -28,6 +29,7 @@ from zoo.music.encoder import Encoder
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import WEIGHTS, load_family
 from zoo.run.cost import Meter
+from zoo.run.generate import set_renderer
 from zoo.run.protocol import Protocol, digest
 from zoo.run.records import Facts, file_name, read_json, with_suffix, write_arrays, write_atomic, write_json
 from zoo.run.runs import CONFIG
@@ -143,12 +145,19 @@ class Dancer:
     family: Family
     encoder: Encoder
     trained: DictConfig
+    renderer: str | None = None  # of magicdance; None is its own
+
+    def draws_with(self, renderer: str, detector: PoseDetector | None) -> None:
+        """Draw with one of RENDERERS; where a figure is not found, with the own one. Raises ValueError."""
+        own = getattr(self.family, "renderer", None)
+        set_renderer(self.family, self.trained.model.name, renderer, detector, own)
+        self.renderer = renderer
 
     def row_id(self, content: str, protocol: Protocol, sampler: Sampler, averaged: bool, prompt: str) -> str:
         """A hash of everything that decides its dances."""
         files = [self.path / WEIGHTS, self.path / CONFIG] if self.path.is_dir() else [self.path]
         weights = [file_hash(file) for file in files]
-        dances = protocol.seed, protocol.repeats
+        dances = protocol.seed, protocol.repeats, *([self.renderer] if self.renderer else [])
         return digest(content, dances, weights, averaged, prompt, vars(sampler), self.encoder.identity, _code())
 
 

@@ -166,8 +166,13 @@ class MagicDance(Family, DancesInMotion):
         seed: int,
         sampler: Sampler,
     ) -> Iterator[Tensor]:
-        """Blocks (F, 3, H, W) uint8 of the mesh dancer; the picture gives its looks. The prompt is not read."""
-        draw = self.renderer.start(image, fps, seed)
+        """Blocks (F, 3, H, W) uint8 as the renderer draws them; the prompt is not read.
+
+        What is wrong with the picture is said at once, before the first block is asked for.
+        """
+        return self._drawn(self.renderer.start(image, fps, seed), music, frames, fps, seed, sampler)
+
+    def _drawn(self, draw, music: Music, frames: int, fps: Fraction, seed: int, sampler: Sampler) -> Iterator[Tensor]:
         motion_frames = -(-(frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
         for block in at_frame_times(self.dance(music, motion_frames, seed, sampler), frames, fps):
             yield draw(block)

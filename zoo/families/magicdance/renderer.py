@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.body.camera import camera
 from zoo.body.look import Look, look_from_picture, random_look
-from zoo.body.people import PeopleDetector
+from zoo.body.people import PoseDetector
 from zoo.body.puppet import Puppet, Stage2D, make_puppet
 from zoo.body.render import render_motion
 from zoo.body.skeleton import unpack
@@ -60,20 +60,36 @@ class Shot:
 
 
 class WarpRenderer:
-    """Cuts the person of one picture into limbs and moves these (`zoo.body.puppet`): no weights but the detector's."""
+    """Cuts the pictured figure into limbs and moves these (`zoo.body.puppet`): no weights but the detector's."""
 
-    def __init__(self, image: Tensor, people: PeopleDetector):
-        """image: (3, H, W) uint8 of one whole person. Raises ValueError, one line, that says what is wrong with it."""
-        self.puppet = make_puppet(image.permute(1, 2, 0).cpu().numpy(), people)
-        if self.puppet.fit < LEAST_FIT:
-            raise ValueError(
-                f"the person in it is hard to make out (it fits by {self.puppet.fit:.2f}, {LEAST_FIT} is needed); "
-                "use one that shows arms and legs apart from each other"
-            )
+    def __init__(self, detector: PoseDetector, instead: MeshRenderer | None = None):
+        """instead: what draws where a picture does not do; None raises."""
+        self.detector, self.instead = detector, instead
+        self.fit: float | None = None  # of the last picture that did, in [0, 1]
 
     def start(self, image: Tensor | None, fps: Fraction, seed: int) -> Callable[[Tensor], Tensor]:
-        """As `MeshRenderer.start`, of the picture that there is; frames have its proportions."""
-        return PuppetShot(self.puppet, fps)
+        """As `MeshRenderer.start`; frames have the picture's proportions.
+
+        Raises ValueError without a picture, and for one of not one whole figure, saying what is wrong with it.
+        """
+        try:
+            return PuppetShot(self._puppet(image), fps)
+        except ValueError:
+            if self.instead is None:
+                raise
+            return self.instead.start(image, fps, seed)
+
+    def _puppet(self, image: Tensor | None) -> Puppet:
+        if image is None:
+            raise ValueError("renderer=warp moves the figure of a picture: give image=FILE")
+        puppet = make_puppet(image.permute(1, 2, 0).cpu().numpy(), self.detector)
+        if puppet.fit < LEAST_FIT:
+            raise ValueError(
+                f"the figure in it is hard to make out (it fits by {puppet.fit:.2f}, {LEAST_FIT} is needed); use one "
+                "that shows arms and legs apart from each other"
+            )
+        self.fit = puppet.fit
+        return puppet
 
 
 class PuppetShot:
