@@ -219,6 +219,7 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("sampler.eta=2", "sampler.eta"),
         ("device=best", "auto, cpu or cuda"),
         ("workers=-1", "workers"),
+        ("renderer=cartoon", "use mesh or warp"),
         ("weights=raw", "weights.lpips="),
         ("weights.people=nowhere", "no such file"),
     ],
@@ -228,6 +229,18 @@ def test_mistakes_are_one_line(scripts, tmp_path, wrong, words):
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists() or wrong == "videos=assets"
+
+
+def test_a_pictured_figure_dances_the_same_dance(scripts, table, tmp_path):
+    """renderer=warp: other pictures of the same motion, and more like the figure's own."""
+    out = shutil.copytree(table[0], tmp_path / "out")
+    warped = run(scripts, f"out={out}", "renderer=warp", "measure=[psnr]")["rows"][-1]
+    meshed = table[1]["rows"][-1]
+    one, other = (next(out.glob(f"*-{row['id']}")) for row in (warped, meshed))
+    assert one != other and len(list(one.glob("*.npz"))) == 8
+    for file in one.glob("*.npz"):
+        np.testing.assert_array_equal(np.load(file)["motion"], np.load(other / file.name)["motion"])
+    assert float(warped["scores"]["psnr"]["mean"]) > float(meshed["scores"]["psnr"]["mean"]) + 3
 
 
 def test_nobody_elses_files_are_touched(scripts, tmp_path):

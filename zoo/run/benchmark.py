@@ -59,6 +59,8 @@ def evaluate(config: DictConfig) -> Path:
         raise ValueError(f"ckpt_weights={config.ckpt_weights}: use ema or raw")
     if config.prompt not in PROMPTS:
         raise ValueError(f"prompt={config.prompt}: use {' or '.join(PROMPTS)}")
+    if config.renderer not in (None, *RENDERERS):
+        raise ValueError(f"renderer={config.renderer}: use {' or '.join(RENDERERS)}")
     averaged, device = config.ckpt_weights == "ema", pick_device(str(config.device))
     whole(config.workers, "workers", 0)
     sampler = Sampler(**read_sampler(config.sampler))
@@ -77,8 +79,6 @@ def evaluate(config: DictConfig) -> Path:
     rows = [truth_row(clips, content), frozen_row(clips, content, protocol, out), other_row(clips, content)]
     rows[0].excluded.update(skipped)
     made_elsewhere = [videos_row(path, name, clips) for name, path in folders.items()]  # first: they may be refused
-    if config.renderer not in (None, *RENDERERS):
-        raise ValueError(f"renderer={config.renderer}: use {' or '.join(RENDERERS)}")
     for dancer in dancers:
         if config.renderer is not None:
             if config.renderer == "warp" and measurer.detector is None:
