@@ -25,7 +25,7 @@ WORLD = (
 SMALL = [
     *WORLD,
     *(
-        "model=dabfusion model.hears=text model.frames=4 model.family.size=64 model.tiny.steps=2 "
+        "model=dabfusion model.hears=text model.frames=4 model.overlap=2 model.family.size=64 model.tiny.steps=2 "
         "model.tiny.autoencoder={regions:10,width:4,most:16,bottleneck:1,region_width:4,flow_width:4,hourglass_most:16,"
         "hourglass_blocks:2,background_width:4} model.tiny.unet={music_dim:16,width:8,multiples:[1,2],heads:1,patch:2} "
         "model.tiny.prediction=v_prediction model.tiny.residual=4.0 model.tiny.threshold=0.9 "
