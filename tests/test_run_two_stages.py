@@ -55,7 +55,7 @@ def test_killed_in_the_second_stage_and_resumed_is_the_uninterrupted_run_and_dan
 
     song, picture, out = (scripts.folder / name for name in ("two.wav", "two.png", "two.mp4"))
     write_sound(song, np.sin(np.arange(2 * 22050) / 20).astype(np.float32), 22050)
-    cv2.imwrite(str(picture), np.full((80, 60, 3), 127, np.uint8))
+    cv2.imwrite(str(picture), (np.arange(80 * 60 * 3) % 251).reshape(80, 60, 3).astype(np.uint8))
     what = f"ckpt={killed / 'diffusion' / 'last.ckpt'}", f"music={song}", f"image={picture}", f"out={out}"
     done = scripts.inside("sample", *what, "seconds=2", "sampler.steps=2")
     assert done.returncode == 0, done.stderr
