@@ -69,7 +69,7 @@ def test_at_rest_it_is_the_picture(puppet, picture):
 
 
 def test_it_is_seen_where_the_dance_is_meant_to_be(puppet, picture, detector):
-    """By a detector that was not asked: joints within 4% of the stature; its colours stay, and what is behind."""
+    """By the detector, asked anew of each frame: joints within 4% of the stature; colours and background stay."""
     stage = Stage2D(puppet, FPS)
     joints, depth = stage.joints(*dance())
     frames = stage.draw(joints, depth)
@@ -175,7 +175,7 @@ def test_a_figure_of_the_world_needs_no_file(body):
     assert outline.sum() > 0.9 * (drawn["parts"] > 0).sum()
     stage = Stage2D(puppet, FPS)
     joints, depth = stage.joints(*dance())
-    found = WorldJudge().detect(stage.draw(joints, depth)[..., :])
+    found = WorldJudge().detect(stage.draw(joints, depth))
     assert np.nanmean(np.linalg.norm(found.joints - joints, axis=-1)) < 0.06 * puppet.stature
     with pytest.raises(ValueError, match="sees no figure in it"):
         make_puppet(wall, WorldJudge())

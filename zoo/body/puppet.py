@@ -153,7 +153,7 @@ def moved(puppet: Puppet, joints: np.ndarray) -> dict[str, np.ndarray]:
     on it comes along.
     """
     seen = puppet.joints
-    old, new = (np.stack([each[[J[name] for name in TORSO]]]).reshape(4, 2) for each in (seen, joints))
+    old, new = (each[[J[name] for name in TORSO]] for each in (seen, joints))
     moves = {"torso": _trunk(old, new)}
     parts = {J[name]: "torso" for name in (*TORSO, "neck")}
     for name, (first, second, *_) in LIMBS.items():
@@ -350,7 +350,7 @@ def _paste(frame: np.ndarray, sprite: Sprite, move: np.ndarray) -> None:
     height, width = sprite.pixels.shape[:2]
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) + sprite.corner
     found = corners @ move[:, :2].T + move[:, 2]
-    low = np.floor(found.min(0)).astype(int).clip(0) - 0
+    low = np.floor(found.min(0)).astype(int).clip(0)
     high = np.minimum(np.ceil(found.max(0)).astype(int) + 1, frame.shape[1::-1])
     if (high <= low).any():
         return
