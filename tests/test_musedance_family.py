@@ -20,11 +20,7 @@ from zoo.run.errors import CONF
 from zoo.run.fit import recipe
 from zoo.run.runs import stages
 
-BLOCKS = 4
-VAE = {
-    "block_out_channels": [8] * BLOCKS, "latent_channels": 4, "norm_num_groups": 4,
-    "down_block_types": ["DownEncoderBlock2D"] * BLOCKS, "up_block_types": ["UpDecoderBlock2D"] * BLOCKS,
-}  # fmt: skip
+VAE = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
 UNET = {"channels": [16, 32], "attends": [True, True], "layers": 1, "heads": 1, "groups": 8}
 PICTURE = (255 * interpolate(numbers("picture", 1, 3, 8, 8).sigmoid(), 64, mode="bicubic")[0]).clamp(0, 255).byte()
 FEW = Sampler(steps=2)

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel
+from diffusers import MotionAdapter, UNet2DConditionModel
 from safetensors.torch import save_file
 from test_musedance_family import UNET, VAE, made
 from weights import filled
 
+from zoo.nn.autoencoder import picture_autoencoder
 from zoo.nn.video_public import reference_net
 
 SIZES = {
@@ -21,7 +22,7 @@ def files(tmp_path_factory):
     """Small networks in the layouts of the published files."""
     folder = tmp_path_factory.mktemp("published")
     unet = filled(UNet2DConditionModel(**SIZES), "sd").state_dict()
-    vae = filled(AutoencoderKL(**VAE), "vae").state_dict()
+    vae = filled(picture_autoencoder(**VAE), "vae").state_dict()
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     renamed = {}
     for name, value in vae.items():  # as Stable Diffusion 1.5's folder has them

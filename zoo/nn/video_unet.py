@@ -393,6 +393,9 @@ class ReferenceNet(VideoUNet):
         """sizes: as of `VideoUNet`."""
         super().__init__(**sizes)
         del self.conv_norm_out, self.conv_out
+        while self.up_blocks[-1].attentions is None:  # nobody sees what comes there
+            del self.up_blocks[-1]
+            self.up_blocks[-1].upsamplers = None
         norm = self.up_blocks[-1].attentions[-1].norm
         self.up_blocks[-1].attentions[-1] = LastLook(norm.num_channels, norm.num_groups)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from einops import rearrange
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from zoo.families.musedance.public import translation
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
+from zoo.nn.autoencoder import picture_autoencoder
 from zoo.nn.picture import to_square
 from zoo.nn.pretrained import Report, load_foreign, read_weights
 from zoo.nn.temporal import positions
@@ -88,7 +88,7 @@ class MuseDance(Family):
         guidance: float = 1.0,
         eta: float = 0.0,
     ):
-        """words: reads the prompt. vae, unet: arguments of diffusers' `AutoencoderKL` and of `VideoUNet`.
+        """words: reads the prompt. vae, unet: arguments of `picture_autoencoder` and of `VideoUNet`.
 
         song_dim: width of the song's tokens. mask_channels: of the convolutions on a DensePose mask (eq. 1).
         listens: which of the music and the beat modules there are, moves: whether there are motion modules (Table 3);
@@ -103,7 +103,7 @@ class MuseDance(Family):
         if schedule not in ("stable_diffusion", "cosine"):
             raise ValueError(f"schedule={schedule}: use stable_diffusion or cosine")
         self.words = words
-        self.vae = AutoencoderKL(**vae)
+        self.vae = picture_autoencoder(**vae)
         latent = self.vae.config.latent_channels
         shared = dict(unet) | {"latent_channels": latent, "text_dim": words.dim}
         # a reference is what it is: nothing is dropped of it

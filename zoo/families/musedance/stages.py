@@ -22,14 +22,15 @@ class AutoencoderStage(Stage):
     """Teach the autoencoder single frames (`clip.picks`): likeness at four scales, and latents held near the normal.
 
     vgg: file of torchvision's VGG-19 weights, see `Likeness`; kl: weight of the Kullback-Leibler divergence, the mean
-    over pictures of the sum over values (latent diffusion: 1e-6).
+    over pictures of the sum over values (latent diffusion: 1e-6). crop: pixels of the square that is cut at random out
+    of a batch's pictures, or None for all of them.
     """
 
     needs = ("frames",)
 
-    def __init__(self, *args, vgg: str | None = None, kl: float = 1e-6, **kwargs):
+    def __init__(self, *args, vgg: str | None = None, kl: float = 1e-6, crop: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.likeness, self.kl = Likeness(vgg), kl
+        self.likeness, self.kl, self.crop = Likeness(vgg), kl, crop
 
     def trainable(self) -> dict[str, nn.Module]:
         """Encoder, decoder and what is between them."""
@@ -39,6 +40,10 @@ class AutoencoderStage(Stage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Likeness of the decoded frames, and the divergence."""
         pictures = batch["frames"].flatten(0, 1)
+        if self.crop is not None:
+            room = [max(0, side - self.crop) for side in pictures.shape[2:]]
+            top, left = (int(torch.randint(most + 1, ())) for most in room)
+            pictures = pictures[:, :, top : top + self.crop, left : left + self.crop]
         found = self.family.vae.encode(pictures).latent_dist
         made = self.family.vae.decode(found.sample()).sample
         with torch.autocast(pictures.device.type, enabled=False):
