@@ -46,4 +46,3 @@ def _begin(vae: AutoencoderKL) -> None:
     half = vae.config.latent_channels
     vae.quant_conv.weight[half:].mul_(0.1)
     vae.quant_conv.bias[half:].fill_(QUIET)
-
