@@ -23,7 +23,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.nn.attention import CrossAttention, KeysValues
-from zoo.nn.temporal import MotionModule, SongModule
+from zoo.nn.begin import begin_orthogonal
+from zoo.nn.temporal import MotionModule, SongModule, positions
 
 
 @dataclass(frozen=True)
@@ -248,13 +249,16 @@ class VideoUNet(nn.Module):
         motion_middle: bool = False,
         songs: Mapping[str, int] | None = None,
         jointly: bool = False,
+        places: bool = False,
+        fresh: bool = False,
     ):
         """The defaults are Stable Diffusion 1.5's.
 
         attends: which levels have spatial transformers; heads: of every attention, dim / heads values each. motion:
         motion modules behind every layer, those of the middle only with `motion_middle` (AnimateDiff v2, Moore, Champ).
         songs: names of modules that listen, in order, and the width of the tokens each hears. jointly: residual blocks
-        norm all frames of a video at once (AnimateDiff v1, MagicAnimate).
+        norm all frames of a video at once (AnimateDiff v1, MagicAnimate). places: sines tell pixels where they are,
+        who else learn it from the borders. fresh: it begins as what is trained from nothing, see `begin_orthogonal`.
         """
         super().__init__()
         first, last, time_dim = channels[0], channels[-1], 4 * channels[0]
@@ -284,6 +288,9 @@ class VideoUNet(nn.Module):
             before = dim
         self.conv_norm_out = FrameNorm(groups, first, 1e-5, jointly)
         self.conv_out = nn.Conv2d(first, latent_channels, 3, padding=1)
+        self.places = places
+        if fresh:
+            begin_orthogonal(self)
 
     def _levels(self) -> list[Level]:
         return [*self.down_blocks, self.mid_block, *self.up_blocks]
@@ -357,6 +364,8 @@ class VideoUNet(nn.Module):
         embedded = self.time_embedding(self.time_proj(time).to(self.conv_in.weight.dtype))
         run = _Pass(frames, F.silu(embedded), request, features)
         x = self.conv_in(flat(x))
+        if self.places:
+            x = x + _places(x)
         if guidance is not None:
             x = x + flat(guidance)
         skips = [x]
@@ -406,6 +415,14 @@ class ReferenceNet(VideoUNet):
         found: list[Tensor] = []
         self._run(x[:, :, None], time, Request(text=text), None, (), found)
         return found
+
+
+def _places(x: Tensor) -> Tensor:
+    """Half of the sines of each pixel's row and column (C, H, W), for x (N, C, H, W)."""
+    width = x.shape[1] // 2
+    rows, columns = (positions(torch.arange(size, device=x.device), width) for size in x.shape[2:])
+    grid = torch.cat([rows[:, None].expand(-1, len(columns), -1), columns.expand(len(rows), -1, -1)], 2)
+    return 0.5 * grid.permute(2, 0, 1).to(x.dtype)
 
 
 def _parts(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
