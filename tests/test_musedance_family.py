@@ -10,8 +10,9 @@ from torch.nn.functional import interpolate
 from weights import fill_by_name, numbers
 
 from zoo.families.base import Sampler
+from zoo.families.latent import AutoencoderStage
 from zoo.families.musedance.family import MuseDance
-from zoo.families.musedance.stages import AppearanceStage, AutoencoderStage, DynamicsStage
+from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
 from zoo.music.beats import Beats
 from zoo.music.encoder import Music
 from zoo.nn.text import HashedWords

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from zoo.families.musedance.stages import AutoencoderStage
+from zoo.families.latent import AutoencoderStage
 from zoo.nn.autoencoder import picture_autoencoder
 from zoo.nn.likeness import Likeness
 

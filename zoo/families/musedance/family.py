@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, stable_diffusion_schedule
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.base import Family, Sampler
+from zoo.families.latent import DECODED, LatentPictures
 from zoo.families.musedance.public import translation
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
@@ -25,7 +26,6 @@ from zoo.nn.temporal import positions
 from zoo.nn.text import WordEncoder
 from zoo.nn.video_unet import ReferenceNet, Request, VideoUNet
 
-DECODED = 4  # pictures encoded or decoded at a time
 PARTS = 24  # of DensePose
 
 
@@ -63,7 +63,7 @@ def _placed(tokens: Tensor, places: Tensor) -> Tensor:
     return tokens + positions(places, tokens.shape[2]).to(tokens.dtype)
 
 
-class MuseDance(Family):
+class MuseDance(LatentPictures, Family):
     """All networks of MuseDance."""
 
     def __init__(
@@ -113,7 +113,6 @@ class MuseDance(Family):
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
         self.music_scale = MusicScale(music_dim)
         self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
-        # times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured
         self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
         self.kind, self.noisier, self.prediction = schedule, noisier, prediction
@@ -126,11 +125,6 @@ class MuseDance(Family):
             return cosine_schedule(self.prediction, noisier=self.noisier)
         return stable_diffusion_schedule(self.prediction)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return self.latent_scale.device
-
     def load_public(self, path: str) -> Report:
         """Start from Stable Diffusion's U-Net or autoencoder, AnimateDiff's motion module, Moore's or Champ's nets.
 
@@ -139,16 +133,6 @@ class MuseDance(Family):
         """
         translate, missing = translation(read_weights(path), self.state_dict())
         return load_foreign(self, path, translate, allowed_missing=missing)
-
-    def encode(self, pictures: Tensor) -> Tensor:
-        """(N, 3, H, W) in [-1, 1] -> latents (N, C, h, w), about as large as the noise. No noise of the VAE's own."""
-        pieces = [self.vae.encode(piece).latent_dist.mode() for piece in pictures.split(DECODED)]
-        return torch.cat(pieces) * self.latent_scale
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, 3, H, W) uint8"""
-        made = torch.cat([self.vae.decode(piece / self.latent_scale).sample for piece in latents.split(DECODED)])
-        return ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
     def masked(self, latents: Tensor, parts: Tensor | None) -> Tensor:
         """Eq. 1: a reference's latents (N, C, h, w), and what the mask encoder sees in its DensePose parts (N, H, W).

@@ -10,74 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from zoo.batch import Batch
-from zoo.diffusion.denoiser import Denoiser
-from zoo.families.base import Stage
-from zoo.nn.likeness import Likeness
+from zoo.families.latent import DenoisingStage, few
 from zoo.nn.video_unet import Request
 
 DROP = 0.1  # share of samples that read and hear nothing, for classifier-free guidance (the paper gives none)
 
 
-class AutoencoderStage(Stage):
-    """Teach the autoencoder single frames (`clip.picks`): likeness at four scales, and latents held near the normal.
-
-    vgg: file of torchvision's VGG-19 weights, see `Likeness`; kl: weight of the Kullback-Leibler divergence, the mean
-    over pictures of the sum over values (latent diffusion: 1e-6). crop: pixels of the square that is cut at random out
-    of a batch's pictures, or None for all of them.
-    """
-
-    needs = ("frames",)
-
-    def __init__(self, *args, vgg: str | None = None, kl: float = 1e-6, crop: int | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.likeness, self.kl, self.crop = Likeness(vgg), kl, crop
-
-    def trainable(self) -> dict[str, nn.Module]:
-        """Encoder, decoder and what is between them."""
-        parts = ("encoder", "quant_conv", "post_quant_conv", "decoder")
-        return {f"vae.{part}": getattr(self.family.vae, part) for part in parts}
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Likeness of the decoded frames, and the divergence."""
-        pictures = batch["frames"].flatten(0, 1)
-        if self.crop is not None:
-            room = [max(0, side - self.crop) for side in pictures.shape[2:]]
-            top, left = (int(torch.randint(most + 1, ())) for most in room)
-            pictures = pictures[:, :, top : top + self.crop, left : left + self.crop]
-        found = self.family.vae.encode(pictures).latent_dist
-        made = self.family.vae.decode(found.sample()).sample
-        with torch.autocast(pictures.device.type, enabled=False):
-            likeness = self.likeness((made.float() + 1) / 2, (pictures + 1) / 2)
-        return {"likeness": likeness, "kl": self.kl * found.kl().float().mean()}
-
-
-class _Denoising(Stage):
-    """What both stages of the paper share. velocity: weight of the error of what changes from frame to frame."""
-
-    def __init__(self, *args, velocity: float = 0.0, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.velocity = velocity
-
-    def denoised(self, x0: Tensor, request: Request) -> dict[str, Tensor]:
-        """The U-Net's error at a random step of the schedule. x0 (B, C, F, h, w)"""
-        family = self.family
-        t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
-        noise = torch.randn_like(x0)
-        denoiser = Denoiser(lambda x, t: answer, family.schedule)
-        x = denoiser.noised(x0, noise, t)
-        answer = family.unet(x, t, request).float()
-        losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
-        if self.velocity:
-            losses["velocity"] = self.velocity * (denoiser(x, t) - x0).diff(dim=2).square().mean()
-        return losses
+class _Dancing(DenoisingStage):
+    """What both stages of the paper share."""
 
     def read(self, captions: list[str], keep: Tensor) -> Tensor:
         """Their words (B, L, D); those that are not kept are empty."""
         kept = [line if one else "" for line, one in zip(captions, keep.tolist(), strict=True)]
         return self.family.words(kept).to(self.device)
 
+    def of_noise(self, x0: Tensor, request: Request) -> dict[str, Tensor]:
+        """The U-Net's error. x0 (B, C, F, h, w)"""
+        return self.denoised(x0, self.family.schedule, lambda x, t: self.family.unet(x, t, request))
 
-class AppearanceStage(_Denoising):
+
+class AppearanceStage(_Dancing):
     """One frame of a clip from another (sec. 3.2): a batch's clips are two frames in no order (`clip.picks`).
 
     The DensePose mask of the reference is shown of half the samples, so that a picture without one will do (the paper's
@@ -98,14 +50,10 @@ class AppearanceStage(_Denoising):
             learning["words"] = family.words
         return learning | {f"unet.{path}": module for path, module in family.unet.spatial().items()}
 
-    @torch.no_grad()
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
-        if not self.measures:
-            return
-        self.family.latent_scale.fill_(1.0)
-        found = [self.family.encode(batch["frames"][:, 0]) for _, batch in zip(range(8), batches(), strict=False)]
-        self.family.latent_scale.fill_(1 / torch.cat(found).std().item())
+        if self.measures:
+            self.family.measure_scale(batch["frames"][:, 0] for batch in few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the second frame's noise, given the first."""
@@ -118,10 +66,10 @@ class AppearanceStage(_Denoising):
         seen = torch.where(shown, family.masked(before, batch["parts"][:, 0]), before)
         text = self.read(batch["caption"], chance[:, 1] >= DROP)
         reference = family.reference_net(seen, text=text)
-        return self.denoised(x0[:, :, None], family.unet.prepare(text, reference))
+        return self.of_noise(x0[:, :, None], family.unet.prepare(text, reference))
 
 
-class DynamicsStage(_Denoising):
+class DynamicsStage(_Dancing):
     """A clip of a dance from a picture of the dancer, its caption and its music (sec. 3.3); see `trainable`.
 
     Clips are `past` frames longer than a window: these are what the window before would have ended with. kept: clips
@@ -182,7 +130,7 @@ class DynamicsStage(_Denoising):
             seen = [one.unflatten(0, (-1, past)) for one in found]
         else:
             seen = []
-        return self.denoised(x0, family.unet.prepare(text, reference, seen, heard))
+        return self.of_noise(x0, family.unet.prepare(text, reference, seen, heard))
 
     @torch.no_grad()
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,110 @@
+"""What families that work in the latents of a picture autoencoder share: coding, its stage, and the loss of noise."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from zoo.batch import Batch
+from zoo.diffusion.denoiser import Denoiser
+from zoo.families.base import Stage
+from zoo.nn.likeness import Likeness
+
+DECODED = 4  # pictures encoded or decoded at a time
+
+
+class LatentPictures:
+    """Mixed into a module that has `vae`, an `AutoencoderKL`, and a buffer `latent_scale`.
+
+    latent_scale: times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured.
+    """
+
+    vae: nn.Module
+    latent_scale: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.latent_scale.device
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] -> latents (N, C, h, w), about as large as the noise. No noise of the VAE's own."""
+        pieces = [self.vae.encode(piece).latent_dist.mode() for piece in pictures.split(DECODED)]
+        return torch.cat(pieces) * self.latent_scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(N, C, h, w) -> (N, 3, H, W) uint8"""
+        made = torch.cat([self.vae.decode(piece / self.latent_scale).sample for piece in latents.split(DECODED)])
+        return ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    @torch.no_grad()
+    def measure_scale(self, pictures: Iterable[Tensor]) -> None:
+        """Make the latents about as large as the noise, by batches of pictures: of an autoencoder just trained."""
+        self.latent_scale.fill_(1.0)
+        found = [self.encode(batch) for batch in pictures]
+        self.latent_scale.fill_(1 / torch.cat(found).std().item())
+
+
+class AutoencoderStage(Stage):
+    """Teach the autoencoder single frames (`clip.picks`): likeness at four scales, and latents held near the normal.
+
+    part: path of what has the `vae` in the family, '' for the family itself. vgg: file of torchvision's VGG-19 weights,
+    see `Likeness`; kl: weight of the Kullback-Leibler divergence, the mean over pictures of the sum over values (latent
+    diffusion: 1e-6). crop: pixels of the square that is cut at random out of a batch's pictures, or None for all.
+    """
+
+    needs = ("frames",)
+
+    def __init__(self, *args, part: str = "", vgg: str | None = None, kl: float = 1e-6, crop: int | None = None, **kw):
+        self.part = part
+        super().__init__(*args, **kw)
+        self.likeness, self.kl, self.crop = Likeness(vgg), kl, crop
+
+    @property
+    def vae(self) -> nn.Module:
+        """The autoencoder."""
+        return self.family.get_submodule(self.part).vae
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """Encoder, decoder and what is between them."""
+        parts = ("encoder", "quant_conv", "post_quant_conv", "decoder")
+        before = f"{self.part}." if self.part else ""
+        return {f"{before}vae.{part}": getattr(self.vae, part) for part in parts}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Likeness of the decoded frames, and the divergence."""
+        pictures = batch["frames"].flatten(0, 1)
+        if self.crop is not None:
+            room = [max(0, side - self.crop) for side in pictures.shape[2:]]
+            top, left = (int(torch.randint(most + 1, ())) for most in room)
+            pictures = pictures[:, :, top : top + self.crop, left : left + self.crop]
+        found = self.vae.encode(pictures).latent_dist
+        made = self.vae.decode(found.sample()).sample
+        with torch.autocast(pictures.device.type, enabled=False):
+            likeness = self.likeness((made.float() + 1) / 2, (pictures + 1) / 2)
+        return {"likeness": likeness, "kl": self.kl * found.kl().float().mean()}
+
+
+class DenoisingStage(Stage):
+    """A stage that predicts noise. velocity: weight of the error of what changes from frame to frame."""
+
+    def __init__(self, *args, velocity: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.velocity = velocity
+
+    def denoised(self, x0: Tensor, schedule, predict: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+        """The error of `predict(x, t)`, a network, at a random step of the schedule for each x0 (B, C, F, h, w)."""
+        t = torch.randint(schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
+        noise = torch.randn_like(x0)
+        denoiser = Denoiser(lambda x, t: answer, schedule)
+        x = denoiser.noised(x0, noise, t)
+        answer = predict(x, t).float()
+        losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
+        if self.velocity:
+            losses["velocity"] = self.velocity * (denoiser(x, t) - x0).diff(dim=2).square().mean()
+        return losses
+
+
+def few(batches: Callable[[], Iterator[Batch]], count: int = 8) -> Iterator[Batch]:
+    """The first batches of a pass."""
+    return (batch for _, batch in zip(range(count), batches(), strict=False))
