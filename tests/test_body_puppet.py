@@ -157,7 +157,7 @@ def test_the_command_makes_a_photograph_dance(scripts, wheel, picture, tmp_path)
     assert frames.shape == (24, 350, 352, 3) and np.ptp(frames.astype(int), axis=0).max() > 100
     cv2.imwrite(str(tmp_path / "me.png"), picture[:250, :, ::-1])
     refused(scripts("sample", *given), "me.png does not do: the feet of the person in it are cut off")
-    for bad, words in (("renderer=cartoon", "use mesh or warp"), ("image=null", "give image=FILE")):
+    for bad, words in (("renderer=cartoon", "use mesh, warp, diffusion"), ("image=null", "give image=FILE")):
         refused(scripts.inside("sample", *given, bad), words)
 
 

@@ -219,7 +219,7 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("sampler.eta=2", "sampler.eta"),
         ("device=best", "auto, cpu or cuda"),
         ("workers=-1", "workers"),
-        ("renderer=cartoon", "use mesh or warp"),
+        ("renderer=cartoon", "use mesh, warp, diffusion"),
         ("weights=raw", "weights.lpips="),
         ("weights.people=nowhere", "no such file"),
     ],

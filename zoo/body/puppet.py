@@ -81,7 +81,7 @@ def make_puppet(image: np.ndarray, detector: PoseDetector, longest: int = LONGES
     joints, stature = figure.joints, figure.stature
     regions = _regions(figure.alpha, joints, stature)
     sprites = {name: _sprite(figure, region) for name, region in regions.items()}
-    offsets, believed = _offsets(joints, stature)
+    offsets, believed = limb_offsets(joints, stature)
     feet = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
     return Puppet(
         _without(figure)[:height, :width],
@@ -266,7 +266,7 @@ def _without(figure: Figure) -> np.ndarray:
 # fitting -------------------------------------------------------------------------------------------------------------
 
 
-def _offsets(joints: np.ndarray, stature: float) -> tuple[torch.Tensor, float]:
+def limb_offsets(joints: np.ndarray, stature: float) -> tuple[torch.Tensor, float]:
     """The mean skeleton in pixels with the picture's lengths of limbs, and how believable these were, in [0, 1].
 
     A limb is as long as the longer of the two sides' is seen, since what points at the viewer looks short.

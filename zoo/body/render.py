@@ -27,6 +27,7 @@ __all__ = [
     "inverse_depth",
     "render",
     "render_motion",
+    "render_parts",
     "shade_floor",
 ]
 
@@ -87,6 +88,15 @@ def render_motion(
         for pose, places, view in zip(transforms, joints, cameras, strict=True)
     ]
     return {key: np.stack([frame[key] for frame in frames]) for key in (*need, "joints2d", "joints3d")}
+
+
+def render_parts(
+    body: Body, rotations: np.ndarray, root: np.ndarray, camera: Camera, height: int, width: int
+) -> np.ndarray:
+    """DensePose's parts of a clip, of the bare mesh: `render_motion`'s map `parts`, (F, H, W) uint8."""
+    poses = zip(*body.transforms(rotations, root), strict=True)
+    drawn = (_draw(None, body, *pose, camera, height, width, None, False, ("parts",)) for pose in poses)
+    return np.stack([one["parts"] for one in drawn])
 
 
 def inverse_depth(depth: np.ndarray) -> np.ndarray:
@@ -237,7 +247,8 @@ def _draw(look, body, transforms, joints, camera, height, width, background, sha
         limb = body.limbs_at(face, point)
         if "parts" in need:
             put("parts", body.parts_at(limb[kept], point[kept]))
-        semantic, colour = paint(look, body, face, point, limb)
+        if {"rgb", "semantic"} & set(need):
+            semantic, colour = paint(look, body, face, point, limb)
         if "semantic" in need:
             put("semantic", semantic[kept])
     if "rgb" in need:

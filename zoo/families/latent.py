@@ -1,6 +1,6 @@
 """What families that work in the latents of a picture autoencoder share: coding, its stage, and the loss of noise."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,27 @@ class DenoisingStage(Stage):
         if self.velocity:
             losses["velocity"] = self.velocity * (denoiser(x, t) - x0).diff(dim=2).square().mean()
         return losses
+
+
+class Kept:
+    """Latents of a data set's clips, kept in memory as half numbers once they were made, at most `most` of them."""
+
+    def __init__(self, most: int):
+        self.most, self.known = most, {}
+
+    @torch.no_grad()
+    def of(self, keys: Sequence[str], make: Callable[[int], Tensor]) -> Tensor:
+        """One a key, stacked, float32; `make(index)` makes what is not known."""
+        found = []
+        for index, key in enumerate(keys):
+            made = self.known.get(key)
+            if made is None:
+                # rounded whether they are kept or not, so that a resumed run computes with the same ones
+                made = make(index).half().cpu()
+                if len(self.known) < self.most:
+                    self.known[key] = made
+            found.append(made.float())  # autocast of a CPU refuses to stack half numbers
+        return torch.stack(found)
 
 
 def few(batches: Callable[[], Iterator[Batch]], count: int = 8) -> Iterator[Batch]:

@@ -15,6 +15,7 @@ from itertools import count
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
+from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.resnet import ResnetBlock2D
@@ -36,6 +37,7 @@ class Request:
 
     text: Sequence[KeysValues] = ()  # (B, heads, L, d) each
     reference: Sequence[KeysValues | None] = ()  # (R, heads, H W, d): of the first R <= B samples, the others have none
+    face: Sequence[KeysValues] = ()  # (B, heads, L, d) each
     past: Sequence[Tensor] = ()  # (B, M, H W, C): hidden states of M frames before
     songs: Mapping[str, Sequence[KeysValues]] = field(default_factory=dict)  # (B, heads, L, d) each
 
@@ -83,19 +85,28 @@ class Residual(ResnetBlock2D):
 
 
 class SpatialBlock(nn.Module):
-    """Attention within a frame, and to a reference; to a text; a feed-forward layer. Each beside the identity."""
+    """Attention within a frame and to a reference; to a text and a face; feed-forward. Each beside the identity."""
 
-    also_called = ("of_text", "of_reference")  # from outside, beside forward
+    also_called = ("of_text", "of_face", "of_reference")  # from outside, beside forward
 
-    def __init__(self, dim: int, heads: int, text_dim: int, dropout: float):
+    def __init__(self, dim: int, heads: int, text_dim: int, face_dim: int | None, dropout: float):
         super().__init__()
         self.norm1, self.attn1 = nn.LayerNorm(dim), CrossAttention(dim, heads, dropout=dropout)
         self.norm2, self.attn2 = nn.LayerNorm(dim), CrossAttention(dim, heads, text_dim, dropout)
         self.norm3, self.ff = nn.LayerNorm(dim), FeedForward(dim, dropout=dropout)
+        self.attn_face = None
+        if face_dim is not None:
+            self.attn_face = CrossAttention(dim, heads, face_dim, dropout)
+            nn.init.zeros_(self.attn_face.to_out[0].weight)  # beside weights that know no faces it changes nothing
+            nn.init.zeros_(self.attn_face.to_out[0].bias)
 
     def of_text(self, text: Tensor) -> KeysValues:
         """(B, L, text_dim) -> keys and values"""
         return self.attn2.keys_values(text)
+
+    def of_face(self, face: Tensor) -> KeysValues:
+        """(B, L, face_dim) -> keys and values"""
+        return self.attn_face.keys_values(face)
 
     def of_reference(self, feature: Tensor) -> KeysValues:
         """A reference's feature here (R, H W, C) -> keys and values"""
@@ -124,28 +135,40 @@ class SpatialBlock(nn.Module):
         if run.features is not None:
             run.features.append(seen)
         y = y + self.look(seen, run.request.reference[place] if run.request.reference else None, run.frames)
+        known = []
         if run.request.text:
+            known.append((self.attn2, run.request.text[place]))
+        if run.request.face and self.attn_face is not None:
+            known.append((self.attn_face, run.request.face[place]))
+        if known:
             asked = self.norm2(y).unflatten(0, (-1, run.frames)).flatten(1, 2)  # (B, F T, C): one text for all frames
-            y = y + self.attn2(asked, run.request.text[place]).unflatten(1, (run.frames, -1)).flatten(0, 1)
+            for attention, tokens in known:
+                y = y + attention(asked, tokens).unflatten(1, (run.frames, -1)).flatten(0, 1)
         return y + self.ff(self.norm3(y))
 
 
 class SpatialTransformer(nn.Module):
     """Norm and 1x1 convolutions about a block."""
 
-    also_called = ("of_text", "of_reference")  # from outside, beside forward
+    also_called = ("of_text", "of_face", "of_reference")  # from outside, beside forward
 
-    def __init__(self, dim: int, heads: int, groups: int, text_dim: int, dropout: float, place: int):
+    def __init__(
+        self, dim: int, heads: int, groups: int, text_dim: int, face_dim: int | None, dropout: float, place: int
+    ):
         super().__init__()
         self.place = place
         self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
         self.proj_in = nn.Conv2d(dim, dim, 1)
-        self.transformer_blocks = nn.ModuleList([SpatialBlock(dim, heads, text_dim, dropout)])
+        self.transformer_blocks = nn.ModuleList([SpatialBlock(dim, heads, text_dim, face_dim, dropout)])
         self.proj_out = nn.Conv2d(dim, dim, 1)
 
     def of_text(self, text: Tensor) -> KeysValues:
         """(B, L, text_dim) -> keys and values"""
         return self.transformer_blocks[0].of_text(text)
+
+    def of_face(self, face: Tensor) -> KeysValues:
+        """(B, L, face_dim) -> keys and values"""
+        return self.transformer_blocks[0].of_face(face)
 
     def of_reference(self, feature: Tensor) -> KeysValues:
         """A reference's feature here (R, H W, C) -> keys and values"""
@@ -181,6 +204,7 @@ class _Plan:
 
     time_dim: int
     text_dim: int
+    face_dim: int | None
     heads: int
     groups: int
     dropout: float
@@ -206,7 +230,8 @@ class Level(nn.Module):
         self.songs = nn.ModuleDict()
         if attends:
             self.attentions = nn.ModuleList(
-                SpatialTransformer(*sizes, plan.text_dim, plan.dropout, next(plan.places)) for _ in widths
+                SpatialTransformer(*sizes, plan.text_dim, plan.face_dim, plan.dropout, next(plan.places))
+                for _ in widths
             )
             for name, token_dim in plan.songs.items():
                 self.songs[name] = nn.ModuleList(SongModule(*sizes, token_dim, plan.dropout) for _ in widths)
@@ -249,6 +274,7 @@ class VideoUNet(nn.Module):
         motion_middle: bool = False,
         songs: Mapping[str, int] | None = None,
         jointly: bool = False,
+        face_dim: int | None = None,
         places: bool = False,
         fresh: bool = False,
     ):
@@ -257,12 +283,13 @@ class VideoUNet(nn.Module):
         attends: which levels have spatial transformers; heads: of every attention, dim / heads values each. motion:
         motion modules behind every layer, those of the middle only with `motion_middle` (AnimateDiff v2, Moore, Champ).
         songs: names of modules that listen, in order, and the width of the tokens each hears. jointly: residual blocks
-        norm all frames of a video at once (AnimateDiff v1, MagicAnimate). places: sines tell pixels where they are,
+        norm all frames of a video at once (AnimateDiff v1, MagicAnimate). face_dim: width of a
+        face's tokens, None where there is no attention to one. places: sines tell pixels where they are,
         who else learn it from the borders. fresh: it begins as what is trained from nothing, see `begin_orthogonal`.
         """
         super().__init__()
         first, last, time_dim = channels[0], channels[-1], 4 * channels[0]
-        plan = _Plan(time_dim, text_dim, heads, groups, dropout, jointly, songs or {})
+        plan = _Plan(time_dim, text_dim, face_dim, heads, groups, dropout, jointly, songs or {})
         self.conv_in = nn.Conv2d(latent_channels, first, 3, padding=1)
         self.time_proj = Timesteps(first, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(first, time_dim)
@@ -315,18 +342,20 @@ class VideoUNet(nn.Module):
         reference: Sequence[Tensor | None] = (),
         past: Sequence[Tensor] = (),
         songs: Mapping[str, Tensor] | None = None,
+        face: Tensor | None = None,
     ) -> Request:
         """Keys and values of what a request says, once.
 
         text (B, L, text_dim); reference: `features` of R <= B pictures, those of the first samples, None at a place
         that is not to see it; past: `features` of M frames a sample, (B, M, H W, C) a place; songs: tokens
-        (B, L, token_dim) by the modules' names; a module that is not named here stays silent.
+        (B, L, token_dim) by the modules' names; a module that is not named here stays silent; face (B, L, face_dim).
         """
         places, levels = self.transformers(), self._levels()
         assert all(any(name in level.songs for level in levels) for name in songs or {}), f"nobody hears {list(songs)}"
         seen = zip(places, reference, strict=True) if reference else ()
         return Request(
             text=[] if text is None else [place.of_text(text) for place in places],
+            face=[] if face is None else [place.of_face(face) for place in places],
             reference=[None if feature is None else place.of_reference(feature) for place, feature in seen],
             past=past,
             songs={
@@ -355,19 +384,28 @@ class VideoUNet(nn.Module):
 
     def _run(self, x, time, request, guidance, residuals, features) -> tuple[Tensor, _Pass]:
         """(B, C, F, H, W) -> (B F, channels[0], H, W)"""
-        frames = x.shape[2]
+        x, skips, run = self._down(x, time, request, guidance, features)
+        if residuals:
+            *aside, middle = residuals
+            skips = [skip + _flat(one) for skip, one in zip(skips, aside, strict=True)]
+            x = x + _flat(middle)
+        for level in self.up_blocks:
+            for index in range(len(level.resnets)):
+                x = level.layer(index, torch.cat([x, skips.pop()], 1), run)
+            if level.upsamplers is not None:
+                # to the size of what it meets: an odd one was rounded up on the way down
+                x = level.upsamplers[0].conv(F.interpolate(x, skips[-1].shape[2:], mode="nearest"))
+        return x, run
 
-        def flat(y: Tensor) -> Tensor:
-            y = rearrange(y, "b c f h w -> (b f) c h w")
-            return y.contiguous(memory_format=torch.channels_last)
-
+    def _down(self, x, time, request, guidance, features) -> tuple[Tensor, list[Tensor], _Pass]:
+        """(B, C, F, H, W) -> the middle (B F, C, h, w), and what skips it."""
         embedded = self.time_embedding(self.time_proj(time).to(self.conv_in.weight.dtype))
-        run = _Pass(frames, F.silu(embedded), request, features)
-        x = self.conv_in(flat(x))
+        run = _Pass(x.shape[2], F.silu(embedded), request, features)
+        x = self.conv_in(_flat(x))
         if self.places:
             x = x + _places(x)
         if guidance is not None:
-            x = x + flat(guidance)
+            x = x + _flat(guidance)
         skips = [x]
         for level in self.down_blocks:
             for index in range(len(level.resnets)):
@@ -377,18 +415,7 @@ class VideoUNet(nn.Module):
                 x = level.downsamplers[0](x)
                 skips.append(x)
         x = self.mid_block.layer(0, x, run)
-        x = self.mid_block.resnets[1](x, run)
-        if residuals:
-            *aside, middle = residuals
-            skips = [skip + flat(one) for skip, one in zip(skips, aside, strict=True)]
-            x = x + flat(middle)
-        for level in self.up_blocks:
-            for index in range(len(level.resnets)):
-                x = level.layer(index, torch.cat([x, skips.pop()], 1), run)
-            if level.upsamplers is not None:
-                # to the size of what it meets: an odd one was rounded up on the way down
-                x = level.upsamplers[0].conv(F.interpolate(x, skips[-1].shape[2:], mode="nearest"))
-        return x, run
+        return self.mid_block.resnets[1](x, run), skips, run
 
 
 class ReferenceNet(VideoUNet):
@@ -415,6 +442,58 @@ class ReferenceNet(VideoUNet):
         found: list[Tensor] = []
         self._run(x[:, :, None], time, Request(text=text), None, (), found)
         return found
+
+
+class ControlNet(VideoUNet):
+    """The first half of the network once more, which sees guidance and says what to add to the other's skips.
+
+    Frames do not see one another here. Zhang et al. 2023; parameters are named as in diffusers' `ControlNetModel`, and
+    what it sees in the guidance is computed once, by `embed`.
+    """
+
+    also_called = ("embed",)  # from outside, beside forward
+
+    def __init__(self, guidance_channels: Sequence[int] = (16, 32, 96, 256), **sizes):
+        """guidance_channels: of the convolutions on guidance, which halve it between each two; sizes: `VideoUNet`'s."""
+        super().__init__(**sizes)
+        first = self.conv_in.out_channels
+        del self.up_blocks, self.conv_norm_out, self.conv_out
+        self.controlnet_cond_embedding = ControlNetConditioningEmbedding(first, 3, tuple(guidance_channels))
+        widths = [first]
+        for level in self.down_blocks:
+            dim = level.resnets[0].out_channels
+            widths += [dim] * (len(level.resnets) + (level.downsamplers is not None))
+        self.controlnet_down_blocks = nn.ModuleList(_silent(width) for width in widths)
+        self.controlnet_mid_block = _silent(widths[-1])
+
+    def _levels(self) -> list[Level]:
+        return [*self.down_blocks, self.mid_block]
+
+    def embed(self, pictures: Tensor) -> Tensor:
+        """Guidance (B, F, 3, H, W) in [0, 1] -> what `forward` takes, (B, channels[0], F, h, w), once a request."""
+        seen = self.controlnet_cond_embedding(pictures.flatten(0, 1))
+        return rearrange(seen, "(b f) c h w -> b c f h w", b=len(pictures))
+
+    def forward(self, x: Tensor, time: Tensor, request: Request, guidance: Tensor) -> list[Tensor]:
+        """x (B, latent_channels, F, H, W), time (B,), guidance of `embed` -> `residuals` of `VideoUNet.forward`."""
+        frames = x.shape[2]
+        x, skips, _ = self._down(x, time, request, guidance, None)
+        said = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
+        said.append(self.controlnet_mid_block(x))
+        return [rearrange(one, "(b f) c h w -> b c f h w", f=frames) for one in said]
+
+
+def _silent(channels: int) -> nn.Conv2d:
+    """A 1x1 convolution that begins at 0."""
+    conv = nn.Conv2d(channels, channels, 1)
+    nn.init.zeros_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _flat(x: Tensor) -> Tensor:
+    """(B, C, F, H, W) -> (B F, C, H, W)"""
+    return rearrange(x, "b c f h w -> (b f) c h w").contiguous(memory_format=torch.channels_last)
 
 
 def _places(x: Tensor) -> Tensor:

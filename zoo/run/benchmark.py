@@ -60,7 +60,7 @@ def evaluate(config: DictConfig) -> Path:
     if config.prompt not in PROMPTS:
         raise ValueError(f"prompt={config.prompt}: use {' or '.join(PROMPTS)}")
     if config.renderer not in (None, *RENDERERS):
-        raise ValueError(f"renderer={config.renderer}: use {' or '.join(RENDERERS)}")
+        raise ValueError(f"renderer={config.renderer}: use {', '.join(RENDERERS)}")
     averaged, device = config.ckpt_weights == "ema", pick_device(str(config.device))
     whole(config.workers, "workers", 0)
     sampler = Sampler(**read_sampler(config.sampler))
@@ -80,10 +80,7 @@ def evaluate(config: DictConfig) -> Path:
     rows[0].excluded.update(skipped)
     made_elsewhere = [videos_row(path, name, clips) for name, path in folders.items()]  # first: they may be refused
     for dancer in dancers:
-        if config.renderer is not None:
-            if config.renderer == "warp" and measurer.detector is None:
-                raise ValueError("renderer=warp needs what finds the figure in a picture: give weights.people=FILE")
-            dancer.draws_with(config.renderer, measurer.detector)
+        dancer.draws_with(config.renderer, measurer.detector)
         rows.append(
             checkpoint_row(dancer, source, clips, content, protocol, sampler, averaged, config.prompt, device, out)
         )

@@ -20,13 +20,13 @@ from zoo.body.look import look_from_picture
 from zoo.body.people import PeopleDetector, PoseDetector
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.families.magicdance.family import MagicDance
-from zoo.families.magicdance.renderer import MeshRenderer, WarpRenderer
+from zoo.families.magicdance.renderer import DiffusionRenderer, WarpRenderer
 from zoo.media import Sound, VideoWriter, read_image
 from zoo.metrics.judge import WorldJudge
 from zoo.music.encoder import Music, listen
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.run.request import MOTIONS, WORLD, Request
+from zoo.run.request import FINDING, MOTIONS, WORLD, Request
 from zoo.run.scene import read_cutout, set_scene
 
 
@@ -43,9 +43,9 @@ def generate(request: Request) -> Path:
     family, config = load_family(request.checkpoint, request.averaged)
     if request.family not in (None, config.model.name):
         raise ValueError(f"ckpt={request.checkpoint} holds a {config.model.name}, not model={request.family}")
-    if request.renderer is not None:
-        detector = WorldJudge() if request.people is None else PeopleDetector(request.people)
-        set_renderer(family, config.model.name, request.renderer, detector)
+    renderer = pick_renderer(family, config.model.name, request.renderer)
+    if renderer in FINDING:
+        set_renderer(family, renderer, WorldJudge() if request.people is None else PeopleDetector(request.people))
     as_motion = request.out.suffix.lower() in MOTIONS
     if as_motion and not isinstance(family, DancesInMotion):
         raise ValueError(f"{config.model.name} makes no body motion, so out= has to be a .mp4 or .gif")
@@ -76,8 +76,8 @@ def generate(request: Request) -> Path:
             try:
                 blocks = family.generate(picture, music, request.prompt, frames, request.fps, request.seed, sampler)
             except ValueError as error:
-                raise ValueError(f"image={request.image} does not do: {error}{_how(request)}") from None
-            if request.renderer == "warp":
+                raise ValueError(f"image={request.image} does not do: {error}{_how(request, family)}") from None
+            if renderer in FINDING:
                 print(f"the figure of the picture fits by {family.renderer.fit:.2f} of 1")
             _write_video(blocks, frames, sound, request)
     took = time.monotonic() - began
@@ -85,19 +85,33 @@ def generate(request: Request) -> Path:
     return request.out
 
 
-def set_renderer(
-    family: Family, name: str, renderer: str, detector: PoseDetector, instead: MeshRenderer | None = None
-) -> None:
-    """Draw with one of RENDERERS; `warp` finds the figure with the detector. Raises ValueError for other families."""
+def pick_renderer(family: Family, name: str, renderer: str | None) -> str | None:
+    """The one of RENDERERS that draws: the one asked for, else a MagicDance's best; None for families without any.
+
+    Raises ValueError for one that the family does not have.
+    """
     if not isinstance(family, MagicDance):
-        raise ValueError(f"renderer= is magicdance's; {name} draws its frames by itself")
+        if renderer is not None:
+            raise ValueError(f"renderer= is magicdance's; {name} draws its frames by itself")
+        return None
+    if renderer == "diffusion" and family.animator is None:
+        raise ValueError("renderer=diffusion: this checkpoint was trained without it (model.renderer=diffusion)")
+    return renderer or ("mesh" if family.animator is None else "diffusion")
+
+
+def set_renderer(family: MagicDance, renderer: str, detector: PoseDetector | None, instead: bool = False) -> None:
+    """Draw with one of RENDERERS; FINDING ones find the figure with the detector, and take no picture in which it finds
+    none, unless a mesh may be drawn `instead`."""
+    mesh = family.renderer if instead else None
     if renderer == "warp":
-        family.renderer = WarpRenderer(detector, instead)
+        family.renderer = WarpRenderer(detector, mesh)
+    elif renderer == "diffusion":
+        family.renderer = DiffusionRenderer(family.animator, detector, mesh)
 
 
-def _how(request: Request) -> str:
+def _how(request: Request, family: Family) -> str:
     """What else a user who wants a photograph to dance may want to know."""
-    if request.renderer != "warp" or request.people is not None:
+    if not isinstance(family.renderer, WarpRenderer | DiffusionRenderer) or request.people is not None:
         return ""
     return f"; the person of a photograph is found with weights.people=FILE, mediapipe's wheel: {HOW_TO_GET}"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-RENDERERS = ("mesh", "warp")
+RENDERERS = ("mesh", "warp", "diffusion")
+FINDING = ("warp", "diffusion")  # of these, those that look for the figure of the picture
 VIDEOS, MOTIONS = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
 WORLD = "world"  # scene=world: a place of the built-in world
 NTSC = (24, 30, 48, 60, 120)  # their x1000/1001 rates are usually written with two or three decimals
@@ -51,10 +52,10 @@ def read_request(config: DictConfig) -> Request:
     if scene is not None and config.image is None:
         raise ValueError("scene= needs image=FILE, the picture whose figure is set into it")
     if config.renderer not in (None, *RENDERERS):
-        raise ValueError(f"renderer={config.renderer}: use {' or '.join(RENDERERS)}")
-    if config.renderer == "warp" and config.image is None:
-        raise ValueError("renderer=warp moves the person of a picture: give image=FILE")
-    if people is None and (scene is not None or config.renderer == "warp"):
+        raise ValueError(f"renderer={config.renderer}: use {', '.join(RENDERERS)}")
+    if config.renderer in FINDING and config.image is None:
+        raise ValueError(f"renderer={config.renderer} moves the person of a picture: give image=FILE")
+    if people is None and (scene is not None or config.renderer in FINDING):
         kept = Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo").expanduser() / "people"
         people = next(iter(sorted(kept.glob("mediapipe-0.10.21-*.whl"))), None)
     if scene not in (None, WORLD):

@@ -29,9 +29,10 @@ from zoo.music.encoder import Encoder
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import WEIGHTS, load_family
 from zoo.run.cost import Meter
-from zoo.run.generate import set_renderer
+from zoo.run.generate import pick_renderer, set_renderer
 from zoo.run.protocol import Protocol, digest
 from zoo.run.records import Facts, file_name, read_json, with_suffix, write_arrays, write_atomic, write_json
+from zoo.run.request import FINDING
 from zoo.run.runs import CONFIG
 
 TRUTH = "ground truth"
@@ -147,11 +148,16 @@ class Dancer:
     trained: DictConfig
     renderer: str | None = None  # of magicdance; None is its own
 
-    def draws_with(self, renderer: str, detector: PoseDetector | None) -> None:
-        """Draw with one of RENDERERS; where a figure is not found, with the own one. Raises ValueError."""
-        own = getattr(self.family, "renderer", None)
-        set_renderer(self.family, self.trained.model.name, renderer, detector, own)
-        self.renderer = renderer
+    def draws_with(self, renderer: str | None, detector: PoseDetector | None) -> None:
+        """Draw as `pick_renderer` picks; a figure that is not found is drawn as a mesh. Raises ValueError."""
+        picked = pick_renderer(self.family, self.trained.model.name, renderer)
+        if picked in FINDING:
+            if detector is None:
+                raise ValueError(
+                    f"renderer={picked} needs what finds the figure in a picture: give weights.people=FILE"
+                )
+            set_renderer(self.family, picked, detector, instead=True)
+        self.renderer = picked if picked in FINDING else renderer
 
     def row_id(self, content: str, protocol: Protocol, sampler: Sampler, averaged: bool, prompt: str) -> str:
         """A hash of everything that decides its dances."""

@@ -14,13 +14,16 @@ from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, ramp
 from zoo.diffusion.sample import step_rule
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.families.magicdance import motion
+from zoo.families.magicdance.animator import Animator
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.renderer import MeshRenderer
 from zoo.music.beats import beat_pulse
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
-from zoo.nn.pretrained import Report, load_foreign, plain
+from zoo.nn.pretrained import Report, load_foreign, plain, read_weights
+from zoo.nn.video_files import Places, translation
 
+PLACES = Places("animator.vae.", "animator.unet.", "animator.appearance.", "animator.controlnet.")
 GROUP = 4  # windows denoised at a time
 EDGE_CLASSES = ("dataset.preprocess.Normalizer", "dataset.scaler.MinMaxScaler")  # pickled in its checkpoints
 
@@ -42,8 +45,9 @@ class MagicDance(Family, DancesInMotion):
         height: int = 128,
         width: int = 128,
         pulse: bool = False,
+        animator: Animator | None = None,
     ):
-        """height, width: pixels of the rendered video.
+        """height, width: pixels of the video that a mesh is drawn in; animator: the renderer of pictures, if any.
 
         pulse: give the network the beat's phase at every frame beside the music's features. EDGE hears beats only as
         its encoder tells them, and needs days to learn what a phase is; a tiny network is to dance after minutes.
@@ -62,6 +66,7 @@ class MagicDance(Family, DancesInMotion):
         self.normalizer = Normalizer()
         self.music_scale = MusicScale(music_dim)
         self.renderer = MeshRenderer(height, width)
+        self.animator = animator
         self.defaults = Sampler(steps, guidance, eta)
 
     @property
@@ -151,10 +156,20 @@ class MagicDance(Family, DancesInMotion):
     def load_public(self, path: str) -> Report:
         """Start from a public EDGE checkpoint, its bare `DanceDecoder` state dict, or a file of this family.
 
+        With a renderer also from Stable Diffusion's U-Net and autoencoder, and MagicAnimate's appearance encoder,
+        ControlNet and temporal attention; what a file does not hold stays as it is, `init=[A,B]` takes several.
+
         EDGE's networks heard raw features, which is what `music_scale` does before it is fitted; a bare state dict
         comes without a motion normaliser, which training then fits.
         """
-        return load_foreign(self, path, from_edge, EDGE_CLASSES, allowed_missing=("normalizer.", "music_scale."))
+        found = read_weights(path, EDGE_CLASSES)
+        if self.animator is not None and not _is_edge(found):
+            known = translation(found, self.state_dict(), PLACES)
+            if known is not None:
+                return load_foreign(self, path, known[0], allowed_missing=known[1])
+        return load_foreign(
+            self, path, from_edge, EDGE_CLASSES, allowed_missing=("normalizer.", "music_scale.", "animator.")
+        )
 
     def generate(
         self,
@@ -176,6 +191,10 @@ class MagicDance(Family, DancesInMotion):
         motion_frames = -(-(frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
         for block in at_frame_times(self.dance(music, motion_frames, seed, sampler), frames, fps):
             yield draw(block)
+
+
+def _is_edge(found: Any) -> bool:
+    return isinstance(found, Mapping) and ("ema_state_dict" in found or "null_cond_embed" in found)
 
 
 def from_edge(found: Any) -> dict[str, Tensor]:

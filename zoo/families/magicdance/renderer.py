@@ -1,4 +1,4 @@
-"""Motion made into frames: by a mesh body in the looks of the picture, or by the pictured person as a puppet."""
+"""Motion made into frames: by a mesh body in the picture's looks, the pictured person as a puppet, or by diffusion."""
 
 from collections.abc import Callable
 from fractions import Fraction
@@ -7,15 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.body.align import AlignedDance, Alignment, align
 from zoo.body.camera import camera
 from zoo.body.look import Look, look_from_picture, random_look
 from zoo.body.people import PoseDetector
 from zoo.body.puppet import Puppet, Stage2D, make_puppet
 from zoo.body.render import render_motion
 from zoo.body.skeleton import unpack
+from zoo.families.magicdance.animator import Animator
+from zoo.nn.picture import to_square
 
 ROOM = 0.45  # metres the dancer may be off the middle of the picture before the camera follows
 LEAST_FIT = 0.5
+DETECTED = 512  # pixels a side of the picture that a figure is looked for in
 SECONDS = 0.7  # in which the camera makes up for most of what is more
 
 
@@ -102,3 +106,57 @@ class PuppetShot:
         """(F, 151) -> (F, 3, H, W) uint8"""
         _, root, rotations = unpack(motion.cpu())
         return torch.from_numpy(self.stage.draw(*self.stage.joints(rotations, root))).permute(0, 3, 1, 2)
+
+
+class DiffusionRenderer:
+    """Denoises the pictured figure's frames, by `Animator`, from the dance that is aligned with the picture."""
+
+    def __init__(self, animator: Animator, detector: PoseDetector, instead: MeshRenderer | None = None):
+        """instead: what draws where a picture does not do; None raises."""
+        self.animator, self.detector, self.instead = animator, detector, instead
+        self.fit: float | None = None  # of the last picture that did, in [0, 1]
+
+    def start(self, image: Tensor | None, fps: Fraction, seed: int) -> Callable[[Tensor], Tensor]:
+        """As `MeshRenderer.start`. Raises ValueError without a picture, and for one of not one whole figure."""
+        try:
+            if image is None:
+                raise ValueError("renderer=diffusion moves the figure of a picture: give image=FILE")
+            size = self.animator.size
+            large = to_square(image.cpu(), max(size, min(DETECTED, max(image.shape[1:]))))
+            alignment = align(large.permute(1, 2, 0).numpy(), self.detector, size)
+            picture = to_square(large, size)
+        except ValueError:
+            if self.instead is None:
+                raise
+            return self.instead.start(image, fps, seed)
+        self.fit = alignment.fit
+        return DiffusionShot(self.animator, picture, alignment, seed)
+
+
+class DiffusionShot:
+    """One take, window after window: each sees the last frames of the one before."""
+
+    def __init__(self, animator: Animator, picture: Tensor, alignment: Alignment, seed: int):
+        self.animator, self.dance = animator, AlignedDance(alignment)
+        self.draw = torch.Generator("cpu").manual_seed(seed)
+        picture = picture.to(animator.device).float()[None] / 127.5 - 1
+        self.reference = animator.encode(picture)
+        self.face = animator.faces(picture, torch.from_numpy(alignment.face)[None].to(animator.device))
+        self.before: tuple[Tensor, Tensor] | None = None  # parts and latents of the last frames
+
+    def __call__(self, motion: Tensor) -> Tensor:
+        """(F, 151) -> (F, 3, S, S) uint8"""
+        made, animator = [], self.animator
+        left = self.dance.parts(motion).to(animator.device)
+        while len(left):
+            known = 0 if self.before is None else len(self.before[0])
+            parts, left = left[: animator.frames - known], left[animator.frames - known :]
+            fresh = len(parts)
+            latents = None
+            if self.before is not None:
+                parts, latents = torch.cat([self.before[0], parts]), self.before[1]
+            found = animator.window(self.reference, self.face, parts, latents, self.draw)
+            made.append(animator.decode(found[-fresh:]).cpu())
+            if animator.overlap:
+                self.before = parts[-animator.overlap :], found[-animator.overlap :]
+        return torch.cat(made)

@@ -1,4 +1,8 @@
-"""How MagicDance is trained. Stage `motion`: EDGE's diffuser of body motion, from music alone."""
+"""How MagicDance is trained: EDGE's diffuser of body motion from music alone, then the renderer of such motion.
+
+The renderer learns single frames first (`image`), then what looks along time (`video`), as MagicAnimate does (its
+sec. 3.3); before both, at tiny size, the autoencoder in whose latents it works.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -9,6 +13,8 @@ from zoo.batch import Batch
 from zoo.body.skeleton import FEET, forward_kinematics, unpack
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
+from zoo.families.latent import DenoisingStage, Kept, few
+from zoo.families.magicdance.animator import Animator, coloured, head_box
 
 DROP_CONDITION = 0.25  # share of clips that hear nothing, for classifier-free guidance (EDGE's public code)
 STILL = 0.95  # a foot whose predicted contact is above this should not move
@@ -81,3 +87,105 @@ def motion_losses(answer: Tensor, x0: Tensor, metres: Callable[[Tensor], Tensor]
     feet = slips.sum(dim=1).mean() / joints.shape[1]
     joint_error = (joints - true_joints).square().mean()
     return {"reconstruction": reconstruction, "velocity": velocity, "joints": joint_error, "feet": feet}
+
+
+class _Rendering(DenoisingStage):
+    """What both stages of the renderer share. drop: share of samples without picture and face, for guidance."""
+
+    def __init__(self, *args, drop: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.drop = drop
+
+    @property
+    def animator(self) -> Animator:
+        """The renderer."""
+        return self.family.animator
+
+    def of_noise(self, x0: Tensor, source: Tensor, faces: Tensor | None, parts: Tensor) -> dict[str, Tensor]:
+        """The error for latents (B, C, F, h, w) of frames with `parts` (B, F, H, W), by the latents of pictures."""
+        animator = self.animator
+        text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
+        seen = animator.controlnet.embed(coloured(parts))
+        shown = len(x0) - int((torch.rand(len(x0)) < self.drop).sum())  # the last ones of a batch, which is in no order
+        if faces is not None:
+            faces = faces * (torch.arange(len(x0), device=x0.device) < shown)[:, None, None]
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            return animator.predict(x, t, source[:shown], seen, faces, text)
+
+        return self.denoised(x0, animator.schedule, predict)
+
+
+class ImageStage(_Rendering):
+    """One frame of a clip from another and the DensePose parts of it: a batch's clips are two frames in no order.
+
+    `measures`: the latents' scale is measured before, as of an autoencoder that was just trained. `spatial`: the U-Net
+    learns too (MagicAnimate's is Stable Diffusion's, and stays).
+    """
+
+    needs = ("frames", "parts")
+
+    def __init__(self, *args, measures: bool = False, spatial: bool = False, **kwargs):
+        self.spatial = spatial
+        super().__init__(*args, **kwargs)
+        self.measures = measures
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
+        animator = self.animator
+        learning = {"animator.appearance": animator.appearance, "animator.controlnet": animator.controlnet}
+        if animator.face is not None:
+            learning["animator.face"] = animator.face
+        if self.spatial:
+            return learning | {f"animator.unet.{path}": module for path, module in animator.unet.spatial().items()}
+        attention = {path: one for path, one in animator.unet.named_modules() if path.endswith(".attn_face")}
+        return learning | {f"animator.unet.{path}": module for path, module in attention.items()}
+
+    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Make the latents about as large as the noise, by the first batches."""
+        if self.measures:
+            self.animator.measure_scale(batch["frames"][:, 0] for batch in few(batches))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The error of the second frame's noise, given the first."""
+        source, target = batch["frames"].unbind(1)
+        with torch.no_grad():
+            before, x0 = self.animator.encode(torch.cat([source, target])).float().chunk(2)
+        faces = self.animator.faces(source, head_box(batch["parts"][:, 0]))
+        return self.of_noise(x0[:, :, None], before, faces, batch["parts"][:, 1:])
+
+
+class VideoStage(_Rendering):
+    """A window of a clip from one of the clip's frames, wherever it is, and the window's DensePose parts.
+
+    kept: clips whose latents are kept in memory.
+    """
+
+    needs = ("key", "frames", "parts")
+
+    def __init__(self, *args, kept: int = 0, spatial: bool = False, **kwargs):
+        """spatial: the layers that look at single frames go on learning too (MagicAnimate freezes them)."""
+        self.spatial = spatial
+        super().__init__(*args, **kwargs)
+        self.kept = Kept(kept)
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """The motion modules, and perhaps the rest of the U-Net."""
+        unet = self.animator.unet
+        along = unet.temporal() | (unet.spatial() if self.spatial else {})
+        return {f"animator.unet.{path}": module for path, module in along.items()}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The error of the window's noise."""
+        frames, parts, count = batch["frames"], batch["parts"], self.animator.frames
+        if frames.shape[1] < count:
+            raise ValueError(f"clips of {frames.shape[1]} frames for windows of {count}: model.fit.video.clip.seconds=")
+        latents = self.kept.of(batch["key"], lambda i: self.animator.encode(frames[i])).to(frames.device)
+        clip = torch.arange(len(frames), device=frames.device)
+        chosen = torch.randint(frames.shape[1], (len(frames),), device=frames.device)
+        start = torch.randint(frames.shape[1] - count + 1, (len(frames), 1), device=frames.device)
+        window = start + torch.arange(count, device=frames.device)
+        with torch.no_grad():
+            faces = self.animator.faces(frames[clip, chosen], head_box(parts[clip, chosen]))
+        x0 = latents[clip[:, None], window].movedim(1, 2)
+        return self.of_noise(x0, latents[clip, chosen], faces, parts[clip[:, None], window])

@@ -15,7 +15,6 @@ from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, stable_dif
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.base import Family, Sampler
 from zoo.families.latent import DECODED, LatentPictures
-from zoo.families.musedance.public import translation
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
@@ -24,6 +23,7 @@ from zoo.nn.picture import to_square
 from zoo.nn.pretrained import Report, load_foreign, read_weights
 from zoo.nn.temporal import positions
 from zoo.nn.text import WordEncoder
+from zoo.nn.video_files import Places, translation
 from zoo.nn.video_unet import ReferenceNet, Request, VideoUNet
 
 PARTS = 24  # of DensePose
@@ -131,8 +131,10 @@ class MuseDance(LatentPictures, Family):
         What a file does not hold stays as it is: `init=[A,B,C]` takes several. Raises ValueError, with nothing loaded,
         when anything else is missing or left over.
         """
-        translate, missing = translation(read_weights(path), self.state_dict())
-        return load_foreign(self, path, translate, allowed_missing=missing)
+        known = translation(read_weights(path), self.state_dict(), Places())
+        if known is None:
+            return load_foreign(self, path)
+        return load_foreign(self, path, known[0], allowed_missing=known[1])
 
     def masked(self, latents: Tensor, parts: Tensor | None) -> Tensor:
         """Eq. 1: a reference's latents (N, C, h, w), and what the mask encoder sees in its DensePose parts (N, H, W).

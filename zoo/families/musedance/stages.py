@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.batch import Batch
-from zoo.families.latent import DenoisingStage, few
+from zoo.families.latent import DenoisingStage, Kept, few
 from zoo.nn.video_unet import Request
 
 DROP = 0.1  # share of samples that read and hear nothing, for classifier-free guidance (the paper gives none)
@@ -82,7 +82,7 @@ class DynamicsStage(_Dancing):
         """spatial: the layers that look at single frames go on learning too (the paper freezes their attention)."""
         self.spatial = spatial
         super().__init__(*args, **kwargs)
-        self.kept, self.begins, self._kept = kept, begins, {}
+        self.kept, self.begins = Kept(kept), begins
 
     def trainable(self) -> dict[str, nn.Module]:
         """The modules that look along time, and what they hear."""
@@ -132,16 +132,9 @@ class DynamicsStage(_Dancing):
             seen = []
         return self.of_noise(x0, family.unet.prepare(text, reference, seen, heard))
 
-    @torch.no_grad()
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w)."""
-        found = []
-        for key, clip, reference in zip(batch["key"], batch["frames"], batch["reference"], strict=True):
-            if key not in self._kept:
-                # rounded whether they are kept or not, so that a resumed run computes with the same ones
-                made = self.family.encode(torch.cat([clip, reference[None]])).half().cpu()
-                if len(self._kept) < self.kept:
-                    self._kept[key] = made
-            found.append(self._kept.get(key) if key in self._kept else made)
-        latents = torch.stack([one.to(batch["frames"]) for one in found])  # autocast of a CPU refuses half numbers
+        frames, references = batch["frames"], batch["reference"]
+        latents = self.kept.of(batch["key"], lambda i: self.family.encode(torch.cat([frames[i], references[i, None]])))
+        latents = latents.to(frames.device)
         return latents[:, :-1].movedim(1, 2), latents[:, -1]

@@ -1,0 +1,264 @@
+"""MagicDance's renderer: MagicAnimate's networks and a face encoder, by known answers, and by the commands."""
+
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel
+from safetensors.torch import save_file
+from weights import fill_by_name, filled, numbers
+
+from zoo.body.align import AlignedDance, align, proportioned
+from zoo.body.mesh import body
+from zoo.body.skeleton import STANDING, pack
+from zoo.families.magicdance.animator import Animator, coloured, cut_squares, head_box
+from zoo.families.magicdance.family import MagicDance
+from zoo.families.magicdance.renderer import DiffusionRenderer, MeshRenderer
+from zoo.families.magicdance.stages import ImageStage, VideoStage
+from zoo.media import read_video, write_sound
+from zoo.metrics.judge import WorldJudge
+from zoo.nn.text import HashedWords
+from zoo.nn.video_unet import ControlNet
+
+SIZES = {"channels": [16, 32], "attends": [True, True], "layers": 1, "heads": 2, "groups": 8}
+VAE = {"block_out_channels": [8, 8, 8], "latent_channels": 4, "norm_num_groups": 4, "layers_per_block": 1}
+FACE = {"dim": 16, "side": 16, "patch": 2}
+
+
+def made(**changes) -> Animator:
+    sizes = {"guidance_channels": [4, 8, 8], "face": FACE, "size": 64, "frames": 6, "overlap": 2, "steps": 2}
+    sizes |= {"schedule": "cosine", "prediction": "v_prediction", "guidance": 1.0}
+    return fill_by_name(Animator(HashedWords(12), VAE, SIZES, **sizes | changes)).eval()
+
+
+def family(**changes) -> MagicDance:
+    return MagicDance(5, dim=16, ff_dim=16, layers=1, heads=2, animator=made(**changes))
+
+
+@torch.no_grad()
+def test_the_controlnet_is_diffusers():
+    """The same weights and inputs, the same residuals, for every frame by itself."""
+    sizes = {"block_out_channels": (16, 32, 32), "layers_per_block": 2, "norm_num_groups": 8}
+    down = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
+    theirs = ControlNetModel(
+        **sizes, down_block_types=down, cross_attention_dim=12, attention_head_dim=4,
+        conditioning_embedding_out_channels=(8, 8, 16),
+    )  # fmt: skip
+    theirs = filled(theirs, "controlnet")
+    ours = ControlNet((8, 8, 16), channels=(16, 32, 32), attends=(True, True, False), heads=4, text_dim=12, groups=8)
+    ours.eval().load_state_dict(theirs.state_dict())
+    x, time, text = numbers("latents", 2, 4, 3, 8, 8), torch.tensor([3, 700]), numbers("text", 2, 5, 12)
+    parts = coloured((numbers("parts", 2, 3, 32, 32).abs() * 9).long() % 25)
+    said = ours(x, time, ours.prepare(text), ours.embed(parts))
+    frames = x.movedim(2, 1).flatten(0, 1)
+    known = theirs(
+        frames, time.repeat_interleave(3), text.repeat_interleave(3, 0), parts.flatten(0, 1), return_dict=False
+    )
+    for made_, wanted in zip(said, (*known[0], known[1]), strict=True):
+        torch.testing.assert_close(made_.movedim(2, 1).flatten(0, 1), wanted, atol=1e-4, rtol=1e-5)
+        assert wanted.std() > 0.01
+
+
+def test_the_paper_size_has_the_published_parts():
+    """Parameters of MagicAnimate's files, part by part; the face's attention comes on top."""
+    with torch.device("meta"):
+        animator = Animator(HashedWords(768), {**VAE, "block_out_channels": [128, 256, 512, 512]}, {}, face=None)
+        faced = Animator(HashedWords(768), {**VAE, "block_out_channels": [128, 256, 512, 512]}, {})
+    counted = {name: sum(one.numel() for one in part.parameters()) for name, part in animator.named_children()}
+    assert counted["appearance"] == 857_066_560
+    assert counted["controlnet"] == 361_279_120
+    assert counted["unet"] == 1_276_658_564
+    assert faced.face is None  # it is left out unless sizes are given
+
+
+def test_faces_are_where_the_heads_parts_are():
+    parts = torch.zeros(2, 20, 40, dtype=torch.uint8)
+    parts[0, 4:9, 10:14], parts[0, 9:15, 8:20] = 23, 2
+    boxes = head_box(parts)
+    half = 1.6 * 5 / 2
+    wanted = [(12 - half) / 40, (6.5 - half) / 20, (12 + half) / 40, (6.5 + half) / 20]
+    torch.testing.assert_close(boxes[0], torch.tensor(wanted))
+    assert boxes[1].isnan().all()
+    ramp = torch.arange(40.0).expand(1, 3, 20, 40) + 0.5
+    cut = cut_squares(ramp, torch.tensor([[0.25, 0.0, 0.75, 1.0]]), 10)
+    torch.testing.assert_close(cut[0, 0, 0], 10 + 2 * torch.arange(10.0) + 1)
+    animator = made()
+    tokens = animator.faces(torch.rand(2, 3, 20, 40), boxes)
+    assert tokens.shape == (2, 4, 16) and tokens[0].abs().min() > 0 and (tokens[1] == 0).all()
+
+
+def test_parts_have_densepose_videos_colours():
+    """Viridis from 0, the background, to 24."""
+    colours = (coloured(torch.tensor([[0, 24, 12]])) * 255).round().byte()[:, 0]
+    assert colours[:, 0].tolist() == [68, 1, 84] and colours[:, 1].tolist() == [253, 231, 37]
+    assert colours.shape == (3, 3)
+
+
+def standing(frames: int) -> torch.Tensor:
+    """Somebody who stands in T-pose and sinks a little."""
+    rotations = torch.eye(3).expand(frames, 24, 3, 3).clone()
+    rotations[:, 0] = STANDING
+    root = torch.tensor([[0.0, 0.0, 0.95]]).repeat(frames, 1)
+    return pack(rotations, root)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return MeshRenderer(128, 128).start(None, Fraction(12), 1)(standing(1))[0]
+
+
+def test_a_body_grows_along_its_bones():
+    """Shins half as long again: what is below the knees is lower by that, and what is above stays."""
+    shape = body("woman")
+    longer = torch.from_numpy(shape.offsets).clone()
+    longer[[7, 8]] *= 1.5
+    grown = proportioned(shape, longer.numpy())
+    more = 0.5 * abs(float(shape.offsets[7, 1]))
+    sole = shape.vertices[:, 1].min()
+    assert abs(grown.vertices[:, 1].min() - (sole - more)) < 0.02
+    above = shape.vertices[:, 1] > 0
+    assert np.abs(grown.vertices - shape.vertices)[above].max() < 1e-3
+    same = proportioned(shape, shape.offsets)
+    assert np.abs(same.vertices - shape.vertices).max() < 1e-4
+
+
+def test_the_dance_is_seen_where_the_figure_stands(picture):
+    """The parts of the pictured pose lie on the picture's figure: on its feet, as tall, around its face."""
+    found = align(picture.permute(1, 2, 0).numpy(), WorldJudge(), 128)
+    parts = AlignedDance(found).parts(standing(1))[0].numpy() > 0
+    mask = WorldJudge().detect(picture.permute(1, 2, 0).numpy()[None]).mask[0] > 0.5
+    rows, true = np.flatnonzero(parts.any(1)), np.flatnonzero(mask.any(1))
+    assert abs(rows[-1] - true[-1]) <= 4 and abs(rows[0] - true[0]) <= 7
+    both = (parts & mask).sum() / (parts | mask).sum()
+    assert both > 0.55
+    left, top, right, bottom = found.face * 128
+    assert left < np.flatnonzero(mask[true[0]]).mean() < right and top - 4 < true[0] < bottom
+    assert found.fit > 0.7
+
+
+@pytest.mark.parametrize("splits", [(13,), (5, 8)])
+def test_frames_come_however_motion_comes(picture, splits):
+    renderer = DiffusionRenderer(made(), WorldJudge())
+    shot = renderer.start(picture, Fraction(12), 0)
+    blocks = [shot(block) for block in standing(13).split(splits)]
+    assert [len(block) for block in blocks] == list(splits)
+    whole = torch.cat(blocks)
+    assert whole.shape == (13, 3, 64, 64) and whole.dtype == torch.uint8 and renderer.fit > 0.5
+    again, other = (renderer.start(picture, Fraction(12), seed) for seed in (0, 1))
+    assert torch.equal(torch.cat([again(block) for block in standing(13).split(splits)]), whole)
+    assert not torch.equal(other(standing(splits[0])), blocks[0])
+
+
+def test_a_window_keeps_what_it_knows():
+    animator, draw = made(), torch.Generator().manual_seed(0)
+    reference, parts = numbers("reference", 1, 4, 16, 16), torch.zeros(5, 64, 64, dtype=torch.uint8)
+    known = numbers("known", 2, 4, 16, 16)
+    latents = animator.window(reference, None, parts, known, draw)
+    assert latents.shape == (5, 4, 16, 16) and torch.equal(latents[:2], known)
+    free = animator.window(reference, None, parts, None, torch.Generator().manual_seed(0))
+    assert not torch.allclose(free[2:], latents[2:], atol=1e-3)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@torch.no_grad()
+def test_guidance_is_away_from_no_picture_and_no_face(guidance):
+    """One step: what two answers, with and without picture and face, say together (Ho and Salimans 2022)."""
+    animator = made(steps=1, guidance=guidance)
+    reference, parts = numbers("reference", 1, 4, 16, 16), torch.full((3, 64, 64), 5, dtype=torch.uint8)
+    face = numbers("face", 1, 4, 16)
+    found = animator.window(reference, face, parts, None, torch.Generator().manual_seed(4))
+    x = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(4))
+    t, seen, text = torch.tensor([999]), animator.controlnet.embed(coloured(parts)[None]), animator.words([""])
+    with_, without = (
+        animator.predict(x, t, one, seen, tokens, text)
+        for one, tokens in ((reference, face), (reference[:0], torch.zeros_like(face)))
+    )
+    signal = animator.schedule.alphas_cumprod[999]
+    answers = [signal.sqrt() * x - (1 - signal).sqrt() * v for v in (with_, without)]
+    wanted = answers[1] + guidance * (answers[0] - answers[1])
+    torch.testing.assert_close(found.movedim(0, 1)[None], wanted, atol=1e-4, rtol=1e-4)
+    assert (answers[0] - answers[1]).abs().max() > 1e-3
+    blind = animator.predict(x, t, reference, seen, torch.zeros_like(face), text)
+    assert (blind - with_).abs().max() > 1e-4
+
+
+def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves():
+    for kind, frames, options in ((ImageStage, 2, {}), (VideoStage, 9, {}), (ImageStage, 2, {"spatial": True})):
+        torch.manual_seed(0)
+        whole = family()
+        stage = kind(family=whole, optimizer=None, seed=0, drop=0.5, **options)
+        batch = {"key": ["a", "b"], "frames": torch.rand(2, frames, 3, 64, 64) * 2 - 1}
+        batch["parts"] = torch.zeros(2, frames, 64, 64, dtype=torch.uint8)
+        batch["parts"][:, :, 10:30, 20:40] = 23
+        with torch.autocast("cpu", torch.bfloat16):
+            sum(stage.loss(batch).values()).backward()
+        moved = {name for name, one in whole.named_parameters() if one.grad is not None and one.grad.abs().max() > 0}
+        learning = tuple(f"{path}." for path in stage.trainable())
+        assert moved and all(name.startswith(learning) for name in moved)
+        silent = {path for path in stage.trainable() if not any(name.startswith(f"{path}.") for name in moved)}
+        assert not silent, silent
+
+
+def test_magic_animates_files_start_their_parts(tmp_path):
+    """In the layouts of its release: two folders of diffusers', a temporal attention saved by a wrapped trainer."""
+    source = family()
+    state = fill_by_name(source).state_dict()
+    parts = {name: {} for name in ("appearance", "controlnet", "unet")}
+    for name, value in state.items():
+        for part, held in parts.items():
+            if name.startswith(f"animator.{part}."):
+                held[name.removeprefix(f"animator.{part}.")] = value.clone()
+    moving = {f"module.unet.{name}": value for name, value in parts["unet"].items() if ".motion_modules." in name}
+    files = {"appearance": parts["appearance"], "controlnet": parts["controlnet"]}
+    for name, held in files.items():
+        save_file(held, tmp_path / f"{name}.safetensors")
+    torch.save({"state_dict": moving}, tmp_path / "temporal.ckpt")
+    fresh = family()
+    with torch.no_grad():
+        for one in fresh.parameters():
+            one.zero_()
+    for name in ("appearance.safetensors", "controlnet.safetensors", "temporal.ckpt"):
+        report = fresh.load_public(str(tmp_path / name))
+        assert not report.left_over
+    for name, value in fresh.state_dict().items():
+        if name.startswith(("animator.appearance.", "animator.controlnet.")) or ".motion_modules." in name:
+            assert torch.equal(value, state[name]), name
+    assert not fresh.animator.unet.conv_in.weight.any()
+    broken = dict(parts["controlnet"])
+    broken.popitem()
+    save_file(broken, tmp_path / "broken.safetensors")
+    with pytest.raises(ValueError, match="1 missing"):
+        fresh.load_public(str(tmp_path / "broken.safetensors"))
+
+
+SMALL = (
+    "model=magicdance model.renderer=diffusion data.songs={train:2,val:1,test:1} data.seconds=6 "
+    "data.dances_per_song=1 data.workers=1 data.filming.songs={train:2,val:1,test:1} data.filming.height=64 "
+    "data.filming.width=64 data.filming.seconds=4 model.tiny.dim=16 model.tiny.ff_dim=16 model.tiny.layers=1 "
+    "model.tiny.heads=2 model.tiny.vae={block_out_channels:[8,8,8],latent_channels:4,norm_num_groups:4,"
+    "layers_per_block:1} model.tiny.unet={channels:[16,32],attends:[true,true],layers:1,heads:1,groups:8,dropout:0.0} "
+    "model.tiny.size=64 model.tiny.guidance_channels=[4,8,8] model.tiny.face.side=16 fit.batch_size=2 "
+    "fit.precision=32-true fit.log_every=1 fit.validate_every=4 fit.validate_batches=1 fit.checkpoint_every=2 "
+    "fit.max_steps=2 runs=magic"
+).split()
+
+
+def test_one_checkpoint_goes_from_song_and_picture_to_video(scripts, picture):
+    done = scripts("train", *SMALL, "name=whole")
+    assert done.returncode == 0, done.stderr
+    ckpt = scripts.folder / "magic" / "magicdance" / "whole" / "video" / "last.ckpt"
+    cv2.imwrite(str(scripts.folder / "figure.png"), picture.permute(1, 2, 0).numpy()[..., ::-1])
+    write_sound(scripts.folder / "song.wav", np.sin(np.arange(3 * 16000) / 9).astype(np.float32), 16000)
+    asked = [f"ckpt={ckpt}", "image=figure.png", "music=song.wav", "seconds=2", "fps=12", "sampler.steps=2"]
+    done = scripts("sample", *asked, "out=danced.mp4")
+    assert done.returncode == 0, done.stderr
+    assert "fits by" in done.stdout
+    frames, fps, _ = read_video(scripts.folder / "danced.mp4")
+    assert frames.shape == (24, 64, 64, 3) and fps == 12
+    cv2.imwrite(str(scripts.folder / "empty.png"), np.tile(np.arange(128, dtype=np.uint8)[:, None], (128, 1, 3)))
+    done = scripts("sample", *asked, "out=nobody.mp4", "image=empty.png")
+    assert done.returncode == 2 and "sees no figure" in done.stderr and not (scripts.folder / "nobody.mp4").exists()
+    done = scripts("sample", *asked, "out=mesh.mp4", "renderer=mesh")
+    assert done.returncode == 0, done.stderr

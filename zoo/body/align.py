@@ -1,0 +1,103 @@
+"""Motion alignment (MagicDance sec. 3.2): a generated dance, seen as the picture's own figure would be seen dancing it.
+
+The paper finds the face in the picture, and shifts and crops a DensePose video until its head is there in that size.
+Here the parts are rendered from a mesh, so that the whole body is fitted: its limbs are as long as the picture's, its
+soles stand where the figure stands, and one pixel is as many metres.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.body.camera import Camera
+from zoo.body.cutout import find_figure, seen_figure
+from zoo.body.mesh import Body, body, vertex_normals
+from zoo.body.people import PeopleDetector, PoseDetector
+from zoo.body.puppet import SEES, SMPL_STATURE, limb_offsets
+from zoo.body.render import render_parts
+from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, PARENTS, unpack
+
+AWAY = 8.0  # metres from which the figure is looked at: near and far limbs are almost equally large
+HEAD = 0.16  # side of the square about a face, in statures
+MARGIN = 0.3  # statures of room that the pelvis keeps to the picture's sides
+NAME = "woman"
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How a picture's figure is to be seen."""
+
+    body: Body
+    camera: Camera
+    side: int  # pixels of the square picture
+    face: np.ndarray  # (4,) left, top, right, bottom of the head's square, in shares of the picture
+    fit: float  # in [0, 1]: how surely limbs are seen, and how near their lengths are to a person's
+    reach: float  # metres that the pelvis may be off its place in the picture
+
+
+def align(picture: np.ndarray, detector: PoseDetector, side: int) -> Alignment:
+    """From a square picture (S, S, 3) uint8 of one whole figure, for frames of `side` pixels a side.
+
+    Raises ValueError, one line without the picture's name, as `find_figure` and, of other detectors, `seen_figure`.
+    """
+    finds = find_figure if isinstance(detector, PeopleDetector) else seen_figure
+    more = {} if finds is find_figure else {"sure": SEES}
+    figure = finds(picture, detector, **more)
+    shrink = side / len(figure.image)
+    joints, stature = figure.joints * shrink, figure.stature * shrink
+    offsets, believed = limb_offsets(joints, stature)
+    scale = stature / SMPL_STATURE  # pixels a metre
+    shape = proportioned(body(NAME), offsets.numpy() / scale)
+    middle = float(joints[0, 0])
+    soles = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * scale
+    high = (float(soles.max()) - side / 2) / scale
+    across = (side / 2 - middle) / scale
+    fov = float(np.degrees(2 * np.arctan(side / 2 / (scale * AWAY))))
+    camera = Camera((across, -AWAY, high), (across, 0.0, high), fov)
+    room = min(middle, side - middle) / scale - MARGIN * SMPL_STATURE
+    x, y = joints[JOINTS.index("head")]
+    half = HEAD * stature / 2
+    face = np.array([x - half, y - half, x + half, y + half]) / side
+    return Alignment(shape, camera, side, face.astype(np.float32), figure.sure * believed, max(room, 0.1))
+
+
+def proportioned(shape: Body, offsets: np.ndarray) -> Body:
+    """The body with bones `offsets` (24, 3), metres: what belongs to a bone grows along it as the bone does."""
+    joints = np.zeros((24, 3), np.float32)
+    for joint, parent in enumerate(PARENTS[1:], 1):
+        joints[joint] = joints[parent] + offsets[joint]
+    grows = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
+    for joint, parent in enumerate(PARENTS[1:], 1):
+        if list(PARENTS).count(parent) == 1:  # a bone that branches belongs to nobody
+            old = shape.offsets[joint]
+            way = old / np.linalg.norm(old)
+            share = float(np.linalg.norm(offsets[joint]) / np.linalg.norm(old))
+            grows[parent] += (share - 1) * np.outer(way, way)
+    shift = joints - (grows @ shape.joints[..., None])[..., 0]
+    moves = np.concatenate([grows, shift[..., None]], -1)  # (24, 3, 4)
+    blended = (shape.weights @ moves.reshape(24, 12)).reshape(-1, 3, 4)
+    vertices = (blended[..., :3] @ shape.vertices[..., None])[..., 0] + blended[..., 3]
+    vertices = vertices.astype(np.float32)
+    normals = vertex_normals(vertices, shape.faces)
+    return replace(shape, vertices=vertices, normals=normals, offsets=offsets.astype(np.float32))
+
+
+class AlignedDance:
+    """Consecutive motion as the picture's figure dances it; what comes next depends on where it was."""
+
+    def __init__(self, alignment: Alignment):
+        self.alignment, self.origin = alignment, None
+
+    def parts(self, motion: Tensor) -> Tensor:
+        """Motion (F, 151) -> DensePose's parts (F, S, S) uint8"""
+        known = self.alignment
+        _, root, rotations = unpack(motion.cpu())
+        root = root.clone()
+        if self.origin is None:
+            self.origin = root[0, :2].clone()
+        # it stays in the picture, however far the dance goes
+        root[:, :2] = known.reach * torch.tanh((root[:, :2] - self.origin) / known.reach)
+        drawn = render_parts(known.body, rotations.numpy(), root.numpy(), known.camera, known.side, known.side)
+        return torch.from_numpy(drawn)

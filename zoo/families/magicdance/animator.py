@@ -1,0 +1,193 @@
+"""MagicDance's renderer (sec. 3.3): MagicAnimate's networks, and a face encoder beside them.
+
+An appearance encoder sees the picture, a ControlNet the DensePose parts of every frame, and a video U-Net, which also
+attends to the face, denoises the frames' latents.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import grid_sample
+
+from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, stable_diffusion_schedule
+from zoo.diffusion.sample import sample, step_rule
+from zoo.families.latent import LatentPictures
+from zoo.nn.autoencoder import picture_autoencoder
+from zoo.nn.temporal import positions
+from zoo.nn.text import WordEncoder
+from zoo.nn.video_unet import ControlNet, ReferenceNet, VideoUNet
+
+PARTS = 24  # of DensePose
+HEAD = (23, 24)  # the head's among them
+AROUND = 1.6  # side of what is taken for a face, in sides of the box of the head's parts
+# each part's colour, as MagicAnimate's DensePose videos have it: viridis, background included
+COLOURS = cv2.applyColorMap(np.uint8(np.arange(PARTS + 1) * (255 / PARTS))[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+
+
+class FaceEncoder(nn.Module):
+    """The facial attention encoder: a face's latents become tokens to attend to.
+
+    The paper says "a VAE-head based on the face proposal" and no more. Here the autoencoder of the frames codes the
+    face's square, every patch of its latents is a token with the sines of its place, and two layers make it ready.
+    """
+
+    def __init__(self, latent_channels: int, dim: int, side: int, patch: int = 2):
+        """dim: width of the tokens; side: pixels the face's square is brought to; patch: latents a token's side."""
+        super().__init__()
+        self.side, self.dim = side, dim
+        self.patches = nn.Conv2d(latent_channels, dim, patch, patch)
+        self.ready = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents of faces (B, C, h, w) -> tokens (B, L, dim)"""
+        tokens = rearrange(self.patches(latents), "b d h w -> b (h w) d")
+        tokens = tokens + positions(torch.arange(tokens.shape[1], device=tokens.device), self.dim).to(tokens.dtype)
+        return self.norm(tokens + self.ready(tokens))
+
+
+class Animator(LatentPictures, nn.Module):
+    """All networks of the renderer."""
+
+    def __init__(
+        self,
+        words: WordEncoder,
+        vae: Mapping[str, Any],
+        unet: Mapping[str, Any],
+        guidance_channels: Sequence[int] = (16, 32, 96, 256),
+        face: Mapping[str, Any] | None = None,
+        size: int = 512,
+        frames: int = 16,
+        overlap: int = 4,
+        schedule: str = "stable_diffusion",
+        noisier: float = 1.0,
+        prediction: str = "epsilon",
+        steps: int = 25,
+        guidance: float = 7.5,
+    ):
+        """words: reads the empty prompt that MagicAnimate's networks are given. vae, unet: arguments of
+        `picture_autoencoder` and of `VideoUNet`; guidance_channels: of `ControlNet`; face: of `FaceEncoder`, or None to
+        do without. size: pixels of the square frames; frames: of a window, of which `overlap` are the last of the one
+        before. schedule: 'stable_diffusion' or 'cosine'. Raises ValueError for another, and for an overlap that does
+        not fit.
+        """
+        super().__init__()
+        if schedule not in ("stable_diffusion", "cosine"):
+            raise ValueError(f"schedule={schedule}: use stable_diffusion or cosine")
+        if not 0 <= overlap < frames:
+            raise ValueError(f"an overlap of {overlap} for windows of {frames} frames; use 0 to {frames - 1}")
+        self.words = words
+        self.vae = picture_autoencoder(**vae)
+        latent = self.vae.config.latent_channels
+        shared = dict(unet) | {"latent_channels": latent, "text_dim": words.dim}
+        self.face = None if face is None else FaceEncoder(latent, **face)
+        self.appearance = ReferenceNet(**shared | {"dropout": 0.0})
+        self.controlnet = ControlNet(guidance_channels, **shared | {"dropout": 0.0})
+        face_dim = None if self.face is None else self.face.dim
+        self.unet = VideoUNet(**shared, motion=True, jointly=True, face_dim=face_dim)
+        # the way down does not look at the picture
+        self.blind = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
+        self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
+        self.size, self.frames, self.overlap = size, frames, overlap
+        self.kind, self.noisier, self.prediction = schedule, noisier, prediction
+        self.steps, self.guidance = steps, guidance
+
+    @property
+    def schedule(self):
+        """The noise schedule of the frames' latents."""
+        if self.kind == "cosine":
+            return cosine_schedule(self.prediction, noisier=self.noisier)
+        return stable_diffusion_schedule(self.prediction)
+
+    def faces(self, pictures: Tensor, boxes: Tensor) -> Tensor | None:
+        """Tokens of the faces in pictures (B, 3, H, W) in [-1, 1], in boxes (B, 4) of `head_box`; None without encoder.
+
+        A box that is not finite holds no face: its tokens are 0.
+        """
+        if self.face is None:
+            return None
+        there = boxes.isfinite().all(1)
+        tokens = self.face(self.encode(cut_squares(pictures, boxes.nan_to_num(0.5), self.face.side)))
+        return tokens * there[:, None, None].to(tokens.dtype)
+
+    def predict(
+        self, x: Tensor, t: Tensor, reference: Tensor, seen: Tensor, face: Tensor | None, text: Tensor
+    ) -> Tensor:
+        """The U-Net's answer to noisy latents x (B, C, F, h, w) at steps t (B,).
+
+        reference: latents (R, C, h, w) of the first R <= B samples' pictures, the others see none; seen: guidance as
+        `ControlNet.embed` has it, (B, ...); face: tokens (B, L, D); text (B, L, D).
+        """
+        features = self.appearance(reference, t[: len(reference)], text[: len(reference)])
+        features = [None] * self.blind + features[self.blind :]
+        residuals = self.controlnet(x, t, self.controlnet.prepare(text), seen)
+        return self.unet(x, t, self.unet.prepare(text, features, face=face), residuals=residuals)
+
+    @torch.no_grad()
+    def window(
+        self,
+        reference: Tensor,
+        face: Tensor | None,
+        parts: Tensor,
+        known: Tensor | None,
+        draw: torch.Generator,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Latents (F, C, h, w) of one window. reference (1, C, h, w); face (1, L, D); parts (F, H, W) 0..24; known
+        (K, C, h, w): the first frames' latents, which are kept as they are.
+        """
+        weight = self.guidance if guidance is None else guidance
+        rule = step_rule(self.schedule, self.steps if steps is None else steps)
+        text, seen = self.words([""]).to(self.device), self.controlnet.embed(coloured(parts)[None])
+        if weight != 1:
+            text, seen = text.expand(2, -1, -1), seen.expand(2, -1, -1, -1, -1)
+            face = None if face is None else torch.cat([face, torch.zeros_like(face)])
+        denoiser = Denoiser(lambda x, t: self.predict(x, t, reference, seen, face, text).float(), self.schedule)
+        guided = denoiser if weight == 1 else Guided(denoiser, weight)
+        shape = 1, reference.shape[1], len(parts), *reference.shape[2:]
+        fresh = torch.randn(shape, generator=draw).to(self.device)
+        constrain = None
+        if known is not None:
+            kept, noise = known.movedim(0, 1)[None], fresh[:, :, : len(known)].clone()
+
+            def constrain(x: Tensor, t: int, _: int) -> Tensor:
+                at = torch.full((1,), t, device=x.device)
+                return torch.cat([denoiser.noised(kept, noise, at), x[:, :, len(known) :]], 2)
+
+        made = rearrange(sample(guided, fresh, rule, None, 0.0, constrain, clamp=None)[0], "c f h w -> f c h w")
+        return made if known is None else torch.cat([known, made[len(known) :]])
+
+
+def coloured(parts: Tensor) -> Tensor:
+    """DensePose's parts (..., H, W) 0..24 as its videos colour them -> (..., 3, H, W) in [0, 1]"""
+    colours = torch.from_numpy(COLOURS.copy()).to(parts.device).float() / 255
+    return colours[parts.long()].movedim(-1, -3)
+
+
+def head_box(parts: Tensor) -> Tensor:
+    """Squares about the heads in parts (B, H, W): left, top, right, bottom in shares of the picture (B, 4); or NaN."""
+    head = (parts == HEAD[0]) | (parts == HEAD[1])
+    boxes = parts.new_full((len(parts), 4), torch.nan, dtype=torch.float32)
+    height, width = parts.shape[1:]
+    for box, one in zip(boxes, head, strict=True):
+        rows, columns = one.any(1).nonzero()[:, 0], one.any(0).nonzero()[:, 0]
+        if len(rows):
+            y, x = (rows[0] + rows[-1] + 1) / 2, (columns[0] + columns[-1] + 1) / 2
+            half = AROUND * max(rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]) / 2
+            box[:] = torch.stack([(x - half) / width, (y - half) / height, (x + half) / width, (y + half) / height])
+    return boxes
+
+
+def cut_squares(pictures: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """Squares of pictures (B, 3, H, W), at boxes (B, 4) of shares -> (B, 3, side, side); borders go on outside."""
+    at = (torch.arange(side, device=boxes.device) + 0.5) / side
+    x = boxes[:, None, 0] + (boxes[:, None, 2] - boxes[:, None, 0]) * at
+    y = boxes[:, None, 1] + (boxes[:, None, 3] - boxes[:, None, 1]) * at
+    grid = torch.stack([x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1) * 2 - 1
+    return grid_sample(pictures, grid.to(pictures.dtype), mode="bilinear", padding_mode="border", align_corners=False)
