@@ -40,6 +40,7 @@ class Request:
     face: Sequence[KeysValues] = ()  # (B, heads, L, d) each
     past: Sequence[Tensor] = ()  # (B, M, H W, C): hidden states of M frames before
     songs: Mapping[str, Sequence[KeysValues]] = field(default_factory=dict)  # (B, heads, L, d) each
+    still: bool = False  # frames are pictures of their own: motion modules are left out
 
 
 @dataclass
@@ -252,7 +253,7 @@ class Level(nn.Module):
             for name, modules in self.songs.items():
                 if name in request.songs:
                     x = modules[index](x, run.frames, request.songs[name][transformer.place])
-        if self.motion_modules is not None:
+        if self.motion_modules is not None and not request.still:
             x = self.motion_modules[index](x, run.frames, past)
         return x
 
@@ -343,12 +344,14 @@ class VideoUNet(nn.Module):
         past: Sequence[Tensor] = (),
         songs: Mapping[str, Tensor] | None = None,
         face: Tensor | None = None,
+        still: bool = False,
     ) -> Request:
         """Keys and values of what a request says, once.
 
         text (B, L, text_dim); reference: `features` of R <= B pictures, those of the first samples, None at a place
         that is not to see it; past: `features` of M frames a sample, (B, M, H W, C) a place; songs: tokens
-        (B, L, token_dim) by the modules' names; a module that is not named here stays silent; face (B, L, face_dim).
+        (B, L, token_dim) by the modules' names; a module that is not named here stays silent; face (B, L, face_dim);
+        still: frames are pictures of their own, and motion modules are left out.
         """
         places, levels = self.transformers(), self._levels()
         assert all(any(name in level.songs for level in levels) for name in songs or {}), f"nobody hears {list(songs)}"
@@ -362,6 +365,7 @@ class VideoUNet(nn.Module):
                 name: [one.prepare(tokens) for level in levels for one in level.listeners(name)]
                 for name, tokens in (songs or {}).items()
             },
+            still=still,
         )
 
     def forward(

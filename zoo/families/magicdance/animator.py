@@ -116,17 +116,24 @@ class Animator(LatentPictures, nn.Module):
         return tokens * there[:, None, None].to(tokens.dtype)
 
     def predict(
-        self, x: Tensor, t: Tensor, reference: Tensor, seen: Tensor, face: Tensor | None, text: Tensor
+        self,
+        x: Tensor,
+        t: Tensor,
+        reference: Tensor,
+        seen: Tensor,
+        face: Tensor | None,
+        text: Tensor,
+        still: bool = False,
     ) -> Tensor:
         """The U-Net's answer to noisy latents x (B, C, F, h, w) at steps t (B,).
 
         reference: latents (R, C, h, w) of the first R <= B samples' pictures, the others see none; seen: guidance as
-        `ControlNet.embed` has it, (B, ...); face: tokens (B, L, D); text (B, L, D).
+        `ControlNet.embed` has it, (B, ...); face: tokens (B, L, D); text (B, L, D); still: see `VideoUNet.prepare`.
         """
         features = self.appearance(reference, t[: len(reference)], text[: len(reference)])
         features = [None] * self.blind + features[self.blind :]
         residuals = self.controlnet(x, t, self.controlnet.prepare(text), seen)
-        return self.unet(x, t, self.unet.prepare(text, features, face=face), residuals=residuals)
+        return self.unet(x, t, self.unet.prepare(text, features, face=face, still=still), residuals=residuals)
 
     @torch.no_grad()
     def window(

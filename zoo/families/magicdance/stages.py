@@ -101,7 +101,9 @@ class _Rendering(DenoisingStage):
         """The renderer."""
         return self.family.animator
 
-    def of_noise(self, x0: Tensor, source: Tensor, faces: Tensor | None, parts: Tensor) -> dict[str, Tensor]:
+    def of_noise(
+        self, x0: Tensor, source: Tensor, faces: Tensor | None, parts: Tensor, still: bool = False
+    ) -> dict[str, Tensor]:
         """The error for latents (B, C, F, h, w) of frames with `parts` (B, F, H, W), by the latents of pictures."""
         animator = self.animator
         text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
@@ -111,13 +113,13 @@ class _Rendering(DenoisingStage):
             faces = faces * (torch.arange(len(x0), device=x0.device) < shown)[:, None, None]
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            return animator.predict(x, t, source[:shown], seen, faces, text)
+            return animator.predict(x, t, source[:shown], seen, faces, text, still)
 
         return self.denoised(x0, animator.schedule, predict)
 
 
 class ImageStage(_Rendering):
-    """One frame of a clip from another and the DensePose parts of it: a batch's clips are two frames in no order.
+    """Frames of a clip from another one and their DensePose parts: a batch's clips are some frames in no order.
 
     `measures`: the latents' scale is measured before, as of an autoencoder that was just trained. `spatial`: the U-Net
     learns too (MagicAnimate's is Stable Diffusion's, and stays).
@@ -147,12 +149,12 @@ class ImageStage(_Rendering):
             self.animator.measure_scale(batch["frames"][:, 0] for batch in few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The error of the second frame's noise, given the first."""
-        source, target = batch["frames"].unbind(1)
+        """The error of the other frames' noise, given the first."""
+        frames, parts = batch["frames"], batch["parts"]
         with torch.no_grad():
-            before, x0 = self.animator.encode(torch.cat([source, target])).float().chunk(2)
-        faces = self.animator.faces(source, head_box(batch["parts"][:, 0]))
-        return self.of_noise(x0[:, :, None], before, faces, batch["parts"][:, 1:])
+            latents = self.animator.encode(frames.flatten(0, 1)).float().unflatten(0, frames.shape[:2])
+        faces = self.animator.faces(frames[:, 0], head_box(parts[:, 0]))
+        return self.of_noise(latents[:, 1:].movedim(1, 2), latents[:, 0], faces, parts[:, 1:], still=True)
 
 
 class VideoStage(_Rendering):

@@ -30,7 +30,10 @@ class _Dancing(DenoisingStage):
 
 
 class AppearanceStage(_Dancing):
-    """One frame of a clip from another (sec. 3.2): a batch's clips are two frames in no order (`clip.picks`).
+    """Frames of a clip from another one (sec. 3.2): a batch's clips are some frames in no order (`clip.picks`).
+
+    The first is the reference of the others. The paper has pairs; with more, what the reference's network sees serves
+    several, which is what a step spends its time on.
 
     The DensePose mask of the reference is shown of half the samples, so that a picture without one will do (the paper's
     always has one). `measures`: the latents' scale is measured before, as of an autoencoder that was just trained.
@@ -56,17 +59,19 @@ class AppearanceStage(_Dancing):
             self.family.measure_scale(batch["frames"][:, 0] for batch in few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The error of the second frame's noise, given the first."""
-        family, (source, target) = self.family, batch["frames"].unbind(1)
-        chance = torch.rand(len(source), 2, device=source.device)
+        """The error of the other frames' noise, given the first."""
+        family, frames = self.family, batch["frames"]
+        chance = torch.rand(len(frames), 2, device=frames.device)
         with torch.no_grad():
-            latents = family.encode(torch.cat([source, target]))
-            before, x0 = latents.float().chunk(2)
+            latents = family.encode(frames.flatten(0, 1)).float().unflatten(0, frames.shape[:2])
+        before, others = latents[:, 0], latents.shape[1] - 1
         shown = (chance[:, 0] < 0.5).view(-1, 1, 1, 1)
         seen = torch.where(shown, family.masked(before, batch["parts"][:, 0]), before)
         text = self.read(batch["caption"], chance[:, 1] >= DROP)
         reference = family.reference_net(seen, text=text)
-        return self.of_noise(x0[:, :, None], family.unet.prepare(text, reference))
+        text, *reference = (one.repeat_interleave(others, 0) for one in (text, *reference))
+        x0 = latents[:, 1:].flatten(0, 1)[:, :, None]  # each with a step of its own
+        return self.of_noise(x0, family.unet.prepare(text, reference, still=True))
 
 
 class DynamicsStage(_Dancing):
