@@ -55,7 +55,9 @@ def climbs(module: str, imported: str) -> bool:
             return True
     if floor(module) == 3:
         room = ".".join(module.split(".")[:3])
-        return imported.startswith("zoo.families.") and not imported.startswith((room, "zoo.families.base", "zoo.families.latent"))
+        return imported.startswith("zoo.families.") and not imported.startswith(
+            (room, "zoo.families.base", "zoo.families.latent")
+        )
     return False
 
 

@@ -11,7 +11,7 @@ from weights import fill_by_name, numbers
 
 from zoo.families.base import Sampler
 from zoo.families.latent import AutoencoderStage
-from zoo.families.musedance.family import MuseDance
+from zoo.families.musedance.family import MuseDance, anchored
 from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
 from zoo.music.beats import Beats
 from zoo.music.encoder import Music
@@ -182,3 +182,15 @@ def test_the_papers_size_has_the_papers_numbers():
     assert {name: (each.max_steps, each.batch_size) for name, each in recipes.items()} == {
         "appearance": (30_000, 12), "dynamics": (30_000, 2),
     }  # fmt: skip
+
+
+def test_an_anchored_window_has_its_references_colours():
+    """All of the reference's mean and deviation a channel, half of it, or none; and `generate` uses it."""
+    window, reference = 3 + 2 * numbers("window", 5, 4, 8, 8), numbers("reference", 1, 4, 8, 8)
+    assert anchored(window, reference, 0.0) is window
+    whole, half = (anchored(window, reference, share) for share in (1.0, 0.5))
+    torch.testing.assert_close(whole.mean((0, 2, 3)), reference.mean((0, 2, 3)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(whole.std((0, 2, 3)), reference.std((0, 2, 3)), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(half, (whole + window) / 2)
+    plain, drawn = (torch.cat(dance(made(anchor=share), 6)) for share in (0.0, 1.0))
+    assert not torch.equal(plain, drawn)

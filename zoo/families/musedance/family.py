@@ -87,14 +87,15 @@ class MuseDance(LatentPictures, Family):
         steps: int = 25,
         guidance: float = 1.0,
         eta: float = 0.0,
+        anchor: float = 0.0,
     ):
         """words: reads the prompt. vae, unet: arguments of `picture_autoencoder` and of `VideoUNet`.
 
         song_dim: width of the song's tokens. mask_channels: of the convolutions on a DensePose mask (eq. 1).
         listens: which of the music and the beat modules there are, moves: whether there are motion modules (Table 3);
         past: M, frames that a motion module sees of the window before. size: pixels of the square picture; frames: K of
-        a window, at `fps`. schedule: 'stable_diffusion' or 'cosine', `noisier` as in `cosine_schedule`.
-        Raises ValueError for other words.
+        a window, at `fps`. schedule: 'stable_diffusion' or 'cosine', `noisier` as in `cosine_schedule`; anchor: see
+        `anchored`. Raises ValueError for other words.
         """
         super().__init__()
         for name in listens:
@@ -116,7 +117,7 @@ class MuseDance(LatentPictures, Family):
         self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
         self.kind, self.noisier, self.prediction = schedule, noisier, prediction
-        self.defaults = Sampler(steps, guidance, eta)
+        self.defaults, self.anchor = Sampler(steps, guidance, eta), anchor
 
     @property
     def schedule(self):
@@ -185,7 +186,7 @@ class MuseDance(LatentPictures, Family):
             start = window * self.frames
             heard = self._song(music, start)
             request, weight = self._request(text, reference, before, heard, sampler)
-            latent = self._window(request, weight, latents.shape[1:], draw, sampler)
+            latent = anchored(self._window(request, weight, latents.shape[1:], draw, sampler), latents, self.anchor)
             before = latent[-self.past :] if self.past else None
             # the moments nearest to this window's frames
             last = (start + self.frames - Fraction(1, 2)) * fps / self.fps
@@ -244,3 +245,16 @@ class MuseDance(LatentPictures, Family):
 
         guided = denoiser if weight == 1 else Guided(denoiser, weight)
         return rearrange(sample(guided, noise(), rule, noise, eta, clamp=None)[0], "c f h w -> f c h w")
+
+
+def anchored(latents: Tensor, reference: Tensor, share: float) -> Tensor:
+    """A window's latents (K, C, h, w), each channel's mean and deviation drawn to those of the reference (1, C, h, w).
+
+    share: how far, 0..1. A remedy for colours that drift from window to window, which the paper admits (sec. 6) and
+    leaves open. It takes for granted that a dance shows about as much of everything as its reference does.
+    """
+    if not share:
+        return latents
+    mean, deviation = latents.mean((0, 2, 3), keepdim=True), latents.std((0, 2, 3), keepdim=True)
+    wanted, spread = reference.mean((0, 2, 3), keepdim=True), reference.std((0, 2, 3), keepdim=True)
+    return torch.lerp(latents, (latents - mean) / deviation.clamp(min=1e-6) * spread + wanted, share)
