@@ -194,3 +194,21 @@ def test_an_anchored_window_has_its_references_colours():
     torch.testing.assert_close(half, (whole + window) / 2)
     plain, drawn = (torch.cat(dance(made(anchor=share), 6)) for share in (0.0, 1.0))
     assert not torch.equal(plain, drawn)
+
+
+def test_changes_are_of_the_reference():
+    """Where a network diffuses changes and answers none, the dance is the picture; the inverse is one."""
+    family = made(changes=True)
+    reference, latents = numbers("reference", 1, 4, 8, 8), numbers("latents", 1, 4, 3, 8, 8)
+    family.change_scale.fill_(2.5)
+    changes = family.changed(latents, reference)
+    torch.testing.assert_close(changes[:, :, 1], 2.5 * (latents[:, :, 1] - reference))
+    torch.testing.assert_close(family.whole(changes, reference), latents)
+    with torch.no_grad():
+        time, request = torch.tensor([500]), family.unet.prepare(family.words([""]))
+        blind, seeing = (family.predict(latents, time, request, one * reference) for one in (0, 1))
+    assert (blind - seeing).abs().max() > 1e-3
+    family.change_scale.fill_(1e9)
+    frames = torch.cat(dance(family, 7))
+    still = family.decode(family.encode(PICTURE.float()[None] / 127.5 - 1))
+    assert (frames.int() - still.int()).abs().max() <= 1

@@ -78,6 +78,7 @@ class MuseDance(LatentPictures, Family):
         moves: bool = True,
         past: int = 2,
         pulse: bool = False,
+        changes: bool = False,
         size: int = 640,
         frames: int = 48,
         fps: float = 12,
@@ -93,9 +94,9 @@ class MuseDance(LatentPictures, Family):
 
         song_dim: width of the song's tokens. mask_channels: of the convolutions on a DensePose mask (eq. 1).
         listens: which of the music and the beat modules there are, moves: whether there are motion modules (Table 3);
-        past: M, frames that a motion module sees of the window before. size: pixels of the square picture; frames: K of
-        a window, at `fps`. schedule: 'stable_diffusion' or 'cosine', `noisier` as in `cosine_schedule`; anchor: see
-        `anchored`. Raises ValueError for other words.
+        past: M, frames that a motion module sees of the window before. changes: see `changed`. size: pixels of the
+        square picture; frames: K of a window, at `fps`. schedule: 'stable_diffusion' or 'cosine', `noisier` as in
+        `cosine_schedule`; anchor: see `anchored`. Raises ValueError for other words.
         """
         super().__init__()
         for name in listens:
@@ -114,6 +115,10 @@ class MuseDance(LatentPictures, Family):
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
         self.music_scale = MusicScale(music_dim)
         self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
+        self.seen = None
+        if changes:
+            self.seen = nn.Conv2d(latent, self.unet.conv_in.out_channels, 3, padding=1)
+            self.register_buffer("change_scale", torch.tensor(1.0))  # times a change is about as large as the noise
         self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
         self.kind, self.noisier, self.prediction = schedule, noisier, prediction
@@ -136,6 +141,27 @@ class MuseDance(LatentPictures, Family):
         if known is None:
             return load_foreign(self, path)
         return load_foreign(self, path, known[0], allowed_missing=known[1])
+
+    def changed(self, latents: Tensor, reference: Tensor) -> Tensor:
+        """What is diffused of latents (B, C, F, h, w) of a dance from a reference (B, C, h, w).
+
+        The latents themselves, as in the paper. With `changes`, how they differ from the reference's at their place,
+        and the U-Net sees the reference beside the noise: backgrounds stand still, and a network that learns for
+        minutes learns the figure.
+        """
+        return latents if self.seen is None else (latents - reference[:, :, None]) * self.change_scale
+
+    def whole(self, changes: Tensor, reference: Tensor) -> Tensor:
+        """The inverse of `changed`."""
+        return changes if self.seen is None else changes / self.change_scale + reference[:, :, None]
+
+    def predict(self, x: Tensor, t: Tensor, request: Request, reference: Tensor) -> Tensor:
+        """The U-Net's answer to noisy x (B, C, F, h, w) of `changed`; reference (R, C, h, w) of the first R <= B."""
+        guidance = None
+        if self.seen is not None:
+            shown = self.seen(reference)[:, :, None].expand(-1, -1, x.shape[2], -1, -1)
+            guidance = torch.cat([shown, shown.new_zeros(len(x) - len(shown), *shown.shape[1:])])
+        return self.unet(x, t, request, guidance)
 
     def masked(self, latents: Tensor, parts: Tensor | None) -> Tensor:
         """Eq. 1: a reference's latents (N, C, h, w), and what the mask encoder sees in its DensePose parts (N, H, W).
@@ -186,7 +212,7 @@ class MuseDance(LatentPictures, Family):
             start = window * self.frames
             heard = self._song(music, start)
             request, weight = self._request(text, reference, before, heard, sampler)
-            latent = anchored(self._window(request, weight, latents.shape[1:], draw, sampler), latents, self.anchor)
+            latent = anchored(self._window(request, weight, latents, draw, sampler), latents, self.anchor)
             before = latent[-self.past :] if self.past else None
             # the moments nearest to this window's frames
             last = (start + self.frames - Fraction(1, 2)) * fps / self.fps
@@ -231,20 +257,22 @@ class MuseDance(LatentPictures, Family):
         return self.unet.prepare(text, reference, past, heard), weight
 
     def _window(
-        self, request: Request, weight: float, shape: Sequence[int], draw: torch.Generator, sampler: Sampler
+        self, request: Request, weight: float, reference: Tensor, draw: torch.Generator, sampler: Sampler
     ) -> Tensor:
-        """Latents (K, C, h, w) of one window."""
+        """Latents (K, C, h, w) of one window. reference (1, C, h, w)"""
         steps = self.defaults.steps if sampler.steps is None else sampler.steps
         eta = self.defaults.eta if sampler.eta is None else sampler.eta
         rule = step_rule(self.schedule, steps)
-        channels, height, width = shape
-        denoiser = Denoiser(lambda x, t: self.unet(x, t, request).float(), self.schedule)
+        channels, height, width = reference.shape[1:]
+        both = reference if weight == 1 else reference.expand(2, -1, -1, -1)
+        denoiser = Denoiser(lambda x, t: self.predict(x, t, request, both).float(), self.schedule)
 
         def noise() -> Tensor:
             return torch.randn(1, channels, self.frames, height, width, generator=draw).to(self.device)
 
         guided = denoiser if weight == 1 else Guided(denoiser, weight)
-        return rearrange(sample(guided, noise(), rule, noise, eta, clamp=None)[0], "c f h w -> f c h w")
+        made = self.whole(sample(guided, noise(), rule, noise, eta, clamp=None), reference)
+        return rearrange(made[0], "c f h w -> f c h w")
 
 
 def anchored(latents: Tensor, reference: Tensor, share: float) -> Tensor:

@@ -24,9 +24,11 @@ class _Dancing(DenoisingStage):
         kept = [line if one else "" for line, one in zip(captions, keep.tolist(), strict=True)]
         return self.family.words(kept).to(self.device)
 
-    def of_noise(self, x0: Tensor, request: Request) -> dict[str, Tensor]:
-        """The U-Net's error. x0 (B, C, F, h, w)"""
-        return self.denoised(x0, self.family.schedule, lambda x, t: self.family.unet(x, t, request))
+    def of_noise(self, latents: Tensor, reference: Tensor, request: Request) -> dict[str, Tensor]:
+        """The U-Net's error. latents (B, C, F, h, w) of dances from reference (B, C, h, w)"""
+        family = self.family
+        x0 = family.changed(latents, reference)
+        return self.denoised(x0, family.schedule, lambda x, t: family.predict(x, t, request, reference))
 
 
 class AppearanceStage(_Dancing):
@@ -51,12 +53,21 @@ class AppearanceStage(_Dancing):
         learning = {"reference_net": family.reference_net, "mask_encoder": family.mask_encoder}
         if any(True for _ in family.words.parameters()):
             learning["words"] = family.words
+        if family.seen is not None:
+            learning["seen"] = family.seen
         return learning | {f"unet.{path}": module for path, module in family.unet.spatial().items()}
 
+    @torch.no_grad()
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
-        if self.measures:
-            self.family.measure_scale(batch["frames"][:, 0] for batch in few(batches))
+        if not self.measures:
+            return
+        family = self.family
+        family.measure_scale(batch["frames"][:, 0] for batch in few(batches))
+        if family.seen is not None:
+            pairs = torch.cat([batch["frames"][:, :2] for batch in few(batches)])
+            before, after = family.encode(pairs.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+            family.change_scale.fill_(1 / (after - before).std().item())
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the other frames' noise, given the first."""
@@ -69,9 +80,9 @@ class AppearanceStage(_Dancing):
         seen = torch.where(shown, family.masked(before, batch["parts"][:, 0]), before)
         text = self.read(batch["caption"], chance[:, 1] >= DROP)
         reference = family.reference_net(seen, text=text)
-        text, *reference = (one.repeat_interleave(others, 0) for one in (text, *reference))
-        x0 = latents[:, 1:].flatten(0, 1)[:, :, None]  # each with a step of its own
-        return self.of_noise(x0, family.unet.prepare(text, reference, still=True))
+        before, text, *reference = (one.repeat_interleave(others, 0) for one in (before, text, *reference))
+        alone = latents[:, 1:].flatten(0, 1)[:, :, None]  # each with a step of its own
+        return self.of_noise(alone, before, family.unet.prepare(text, reference, still=True))
 
 
 class DynamicsStage(_Dancing):
@@ -135,7 +146,7 @@ class DynamicsStage(_Dancing):
             seen = [one.unflatten(0, (-1, past)) for one in found]
         else:
             seen = []
-        return self.of_noise(x0, family.unet.prepare(text, reference, seen, heard))
+        return self.of_noise(x0, references, family.unet.prepare(text, reference, seen, heard))
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w)."""
