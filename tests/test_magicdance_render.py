@@ -151,8 +151,9 @@ def test_frames_come_however_motion_comes(picture, splits):
     assert not torch.equal(other(standing(splits[0])), blocks[0])
 
 
-def test_a_window_keeps_what_it_knows():
-    animator, draw = made(), torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_window_keeps_what_it_knows(changes):
+    animator, draw = made(changes=changes), torch.Generator().manual_seed(0)
     reference, parts = numbers("reference", 1, 4, 16, 16), torch.zeros(5, 64, 64, dtype=torch.uint8)
     known = numbers("known", 2, 4, 16, 16)
     latents = animator.window(reference, None, parts, known, draw)
@@ -185,9 +186,9 @@ def test_guidance_is_away_from_no_picture_and_no_face(guidance):
 
 
 def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves():
-    for kind, frames, options in ((ImageStage, 2, {}), (VideoStage, 9, {}), (ImageStage, 2, {"spatial": True})):
+    for kind, frames, options in ((ImageStage, 2, {}), (VideoStage, 9, {}), (ImageStage, 3, {"spatial": True})):
         torch.manual_seed(0)
-        whole = family()
+        whole = family(changes=frames == 3)
         stage = kind(family=whole, optimizer=None, seed=0, drop=0.5, **options)
         batch = {"key": ["a", "b"], "frames": torch.rand(2, frames, 3, 64, 64) * 2 - 1}
         batch["parts"] = torch.zeros(2, frames, 64, 64, dtype=torch.uint8)

@@ -9,18 +9,30 @@ from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
 from zoo.nn.likeness import Likeness
+from zoo.nn.video_unet import VideoUNet
 
 DECODED = 4  # pictures encoded or decoded at a time
 
 
 class LatentPictures:
-    """Mixed into a module that has `vae`, an `AutoencoderKL`, and a buffer `latent_scale`.
+    """Mixed into a module that has a `vae`, an `AutoencoderKL`, and says `begin_latents` when it has its networks.
 
-    latent_scale: times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured.
+    latent_scale: times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured. seen:
+    what shows the U-Net a reference beside the noise, or None; change_scale: times a change is as large as the noise.
     """
 
     vae: nn.Module
+    seen: nn.Module | None
     latent_scale: Tensor
+    change_scale: Tensor
+
+    def begin_latents(self, unet: VideoUNet, changes: bool) -> None:
+        """Set what is described above. changes: see `changed`."""
+        self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
+        self.seen = None
+        if changes:
+            self.seen = nn.Conv2d(self.vae.config.latent_channels, unet.conv_in.out_channels, 3, padding=1)
+            self.register_buffer("change_scale", torch.tensor(1.0))
 
     @property
     def device(self) -> torch.device:
@@ -37,12 +49,36 @@ class LatentPictures:
         made = torch.cat([self.vae.decode(piece / self.latent_scale).sample for piece in latents.split(DECODED)])
         return ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
+    def changed(self, latents: Tensor, reference: Tensor) -> Tensor:
+        """What is diffused of latents (B, C, F, h, w) of a dance from a reference (B, C, h, w).
+
+        The latents themselves, as in the papers. With `changes`, how they differ from the reference's at their place,
+        and the U-Net sees the reference beside the noise: backgrounds stand still, and a network that learns for
+        minutes learns the figure.
+        """
+        return latents if self.seen is None else (latents - reference[:, :, None]) * self.change_scale
+
+    def whole(self, changes: Tensor, reference: Tensor) -> Tensor:
+        """The inverse of `changed`."""
+        return changes if self.seen is None else changes / self.change_scale + reference[:, :, None]
+
+    def shown(self, reference: Tensor, like: Tensor) -> Tensor | None:
+        """`guidance` of a `VideoUNet` for latents like (B, C, F, h, w): the reference (R, C, h, w) of the first R."""
+        if self.seen is None:
+            return None
+        shown = self.seen(reference)[:, :, None].expand(-1, -1, like.shape[2], -1, -1)
+        return torch.cat([shown, shown.new_zeros(len(like) - len(shown), *shown.shape[1:])])
+
     @torch.no_grad()
-    def measure_scale(self, pictures: Iterable[Tensor]) -> None:
-        """Make the latents about as large as the noise, by batches of pictures: of an autoencoder just trained."""
+    def measure_scales(self, pictures: Iterable[Tensor]) -> None:
+        """Make latents and changes about as large as the noise, by batches of clips' pictures (B, 2 or more, 3, H, W):
+        of an autoencoder just trained."""
         self.latent_scale.fill_(1.0)
-        found = [self.encode(batch) for batch in pictures]
-        self.latent_scale.fill_(1 / torch.cat(found).std().item())
+        found = [self.encode(batch[:, :2].flatten(0, 1)).unflatten(0, (-1, 2)) for batch in pictures]
+        before, after = torch.cat(found).unbind(1)
+        self.latent_scale.fill_(1 / torch.cat([before, after]).std().item())
+        if self.seen is not None:
+            self.change_scale.fill_(1 / ((after - before) * self.latent_scale).std().item())
 
 
 class AutoencoderStage(Stage):

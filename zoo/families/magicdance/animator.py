@@ -61,6 +61,7 @@ class Animator(LatentPictures, nn.Module):
         unet: Mapping[str, Any],
         guidance_channels: Sequence[int] = (16, 32, 96, 256),
         face: Mapping[str, Any] | None = None,
+        changes: bool = False,
         size: int = 512,
         frames: int = 16,
         overlap: int = 4,
@@ -72,9 +73,9 @@ class Animator(LatentPictures, nn.Module):
     ):
         """words: reads the empty prompt that MagicAnimate's networks are given. vae, unet: arguments of
         `picture_autoencoder` and of `VideoUNet`; guidance_channels: of `ControlNet`; face: of `FaceEncoder`, or None to
-        do without. size: pixels of the square frames; frames: of a window, of which `overlap` are the last of the one
-        before. schedule: 'stable_diffusion' or 'cosine'. Raises ValueError for another, and for an overlap that does
-        not fit.
+        do without. changes: see `LatentPictures.changed`. size: pixels of the square frames; frames: of a window, of
+        which `overlap` are the last of the one before. schedule: 'stable_diffusion' or 'cosine'. Raises ValueError for
+        another, and for an overlap that does not fit.
         """
         super().__init__()
         if schedule not in ("stable_diffusion", "cosine"):
@@ -92,7 +93,7 @@ class Animator(LatentPictures, nn.Module):
         self.unet = VideoUNet(**shared, motion=True, jointly=True, face_dim=face_dim)
         # the way down does not look at the picture
         self.blind = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
-        self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
+        self.begin_latents(self.unet, changes)
         self.size, self.frames, self.overlap = size, frames, overlap
         self.kind, self.noisier, self.prediction = schedule, noisier, prediction
         self.steps, self.guidance = steps, guidance
@@ -133,7 +134,8 @@ class Animator(LatentPictures, nn.Module):
         features = self.appearance(reference, t[: len(reference)], text[: len(reference)])
         features = [None] * self.blind + features[self.blind :]
         residuals = self.controlnet(x, t, self.controlnet.prepare(text), seen)
-        return self.unet(x, t, self.unet.prepare(text, features, face=face, still=still), residuals=residuals)
+        request = self.unet.prepare(text, features, face=face, still=still)
+        return self.unet(x, t, request, self.shown(reference, x), residuals)
 
     @torch.no_grad()
     def window(
@@ -161,13 +163,14 @@ class Animator(LatentPictures, nn.Module):
         fresh = torch.randn(shape, generator=draw).to(self.device)
         constrain = None
         if known is not None:
-            kept, noise = known.movedim(0, 1)[None], fresh[:, :, : len(known)].clone()
+            kept, noise = self.changed(known.movedim(0, 1)[None], reference), fresh[:, :, : len(known)].clone()
 
             def constrain(x: Tensor, t: int, _: int) -> Tensor:
                 at = torch.full((1,), t, device=x.device)
                 return torch.cat([denoiser.noised(kept, noise, at), x[:, :, len(known) :]], 2)
 
-        made = rearrange(sample(guided, fresh, rule, None, 0.0, constrain, clamp=None)[0], "c f h w -> f c h w")
+        made = self.whole(sample(guided, fresh, rule, None, 0.0, constrain, clamp=None), reference)
+        made = rearrange(made[0], "c f h w -> f c h w")
         return made if known is None else torch.cat([known, made[len(known) :]])
 
 

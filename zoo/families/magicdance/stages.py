@@ -102,10 +102,11 @@ class _Rendering(DenoisingStage):
         return self.family.animator
 
     def of_noise(
-        self, x0: Tensor, source: Tensor, faces: Tensor | None, parts: Tensor, still: bool = False
+        self, latents: Tensor, source: Tensor, faces: Tensor | None, parts: Tensor, still: bool = False
     ) -> dict[str, Tensor]:
         """The error for latents (B, C, F, h, w) of frames with `parts` (B, F, H, W), by the latents of pictures."""
         animator = self.animator
+        x0 = animator.changed(latents, source)
         text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
         seen = animator.controlnet.embed(coloured(parts))
         shown = len(x0) - int((torch.rand(len(x0)) < self.drop).sum())  # the last ones of a batch, which is in no order
@@ -136,8 +137,9 @@ class ImageStage(_Rendering):
         """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
         animator = self.animator
         learning = {"animator.appearance": animator.appearance, "animator.controlnet": animator.controlnet}
-        if animator.face is not None:
-            learning["animator.face"] = animator.face
+        for name in ("face", "seen"):
+            if getattr(animator, name) is not None:
+                learning[f"animator.{name}"] = getattr(animator, name)
         if self.spatial:
             return learning | {f"animator.unet.{path}": module for path, module in animator.unet.spatial().items()}
         attention = {path: one for path, one in animator.unet.named_modules() if path.endswith(".attn_face")}
@@ -146,7 +148,7 @@ class ImageStage(_Rendering):
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
         if self.measures:
-            self.animator.measure_scale(batch["frames"][:, 0] for batch in few(batches))
+            self.animator.measure_scales(batch["frames"] for batch in few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the other frames' noise, given the first."""

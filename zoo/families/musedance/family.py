@@ -115,11 +115,7 @@ class MuseDance(LatentPictures, Family):
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
         self.music_scale = MusicScale(music_dim)
         self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
-        self.seen = None
-        if changes:
-            self.seen = nn.Conv2d(latent, self.unet.conv_in.out_channels, 3, padding=1)
-            self.register_buffer("change_scale", torch.tensor(1.0))  # times a change is about as large as the noise
-        self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
+        self.begin_latents(self.unet, changes)
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
         self.kind, self.noisier, self.prediction = schedule, noisier, prediction
         self.defaults, self.anchor = Sampler(steps, guidance, eta), anchor
@@ -142,26 +138,9 @@ class MuseDance(LatentPictures, Family):
             return load_foreign(self, path)
         return load_foreign(self, path, known[0], allowed_missing=known[1])
 
-    def changed(self, latents: Tensor, reference: Tensor) -> Tensor:
-        """What is diffused of latents (B, C, F, h, w) of a dance from a reference (B, C, h, w).
-
-        The latents themselves, as in the paper. With `changes`, how they differ from the reference's at their place,
-        and the U-Net sees the reference beside the noise: backgrounds stand still, and a network that learns for
-        minutes learns the figure.
-        """
-        return latents if self.seen is None else (latents - reference[:, :, None]) * self.change_scale
-
-    def whole(self, changes: Tensor, reference: Tensor) -> Tensor:
-        """The inverse of `changed`."""
-        return changes if self.seen is None else changes / self.change_scale + reference[:, :, None]
-
     def predict(self, x: Tensor, t: Tensor, request: Request, reference: Tensor) -> Tensor:
         """The U-Net's answer to noisy x (B, C, F, h, w) of `changed`; reference (R, C, h, w) of the first R <= B."""
-        guidance = None
-        if self.seen is not None:
-            shown = self.seen(reference)[:, :, None].expand(-1, -1, x.shape[2], -1, -1)
-            guidance = torch.cat([shown, shown.new_zeros(len(x) - len(shown), *shown.shape[1:])])
-        return self.unet(x, t, request, guidance)
+        return self.unet(x, t, request, self.shown(reference, x))
 
     def masked(self, latents: Tensor, parts: Tensor | None) -> Tensor:
         """Eq. 1: a reference's latents (N, C, h, w), and what the mask encoder sees in its DensePose parts (N, H, W).

@@ -57,17 +57,10 @@ class AppearanceStage(_Dancing):
             learning["seen"] = family.seen
         return learning | {f"unet.{path}": module for path, module in family.unet.spatial().items()}
 
-    @torch.no_grad()
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
-        if not self.measures:
-            return
-        family = self.family
-        family.measure_scale(batch["frames"][:, 0] for batch in few(batches))
-        if family.seen is not None:
-            pairs = torch.cat([batch["frames"][:, :2] for batch in few(batches)])
-            before, after = family.encode(pairs.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
-            family.change_scale.fill_(1 / (after - before).std().item())
+        if self.measures:
+            self.family.measure_scales(batch["frames"] for batch in few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the other frames' noise, given the first."""
