@@ -122,6 +122,11 @@ def test_how_many_people_there_are(detector, shown):
     people = detector.find_people(row)
     assert [int(person.region.centre[0]) // 80 for person in sorted(people, key=lambda each: each.box[0])] == [0, 1, 2]
     assert [person.score for person in people] == sorted((person.score for person in people), reverse=True)
+    apart = np.pad(row.reshape(SIDE, 3, 80, 3), ((0, 0), (0, 0), (60, 60), (0, 0)), mode="edge").reshape(SIDE, -1, 3)
+    assert len(detector.find_people(apart)) == 3, "in a picture of three times its height, seen square by square"
+    small = np.pad(one, ((SIDE, 2 * SIDE), (2 * SIDE, SIDE), (0, 0)), mode="edge")
+    (found,) = detector.find_people(small)
+    assert np.abs(found.region.centre - [2 * SIDE, SIDE] - detector.find_people(one)[0].region.centre).max() < 12
     (person,) = detector.find_people(one)
     x, y = shown[0]["joints2d"][0].T
     left, top, right, bottom = person.box

@@ -22,6 +22,8 @@ FILES = ("pose_detection.tflite", "pose_landmark_full.tflite")  # as they are ca
 HOW_TO_GET = "`pip download --no-deps mediapipe==0.10.21` gets it"
 MIN_SCORE = 0.5  # of a found person, and of a figure's presence in its region
 MIN_OVERLAP = 0.3  # intersection over union above which two boxes are one person
+LONG = 1.3  # a picture's proportions from which it is looked at in squares too
+SAME = 0.35  # distance of one person's hips in two looks, in that of hips and outline
 MARGIN = 1.25  # side of a region, over twice the distance of its two points
 
 DETECTOR_SIDE, CELLS = 224, ((28, 2), (14, 2), (7, 6))  # cells a side, anchors a cell: strides 8, 16 and 3 times 32
@@ -56,6 +58,12 @@ class Person:
         """(4,) x0, y0, x1, y1 of the upright square about the body; it may reach beyond the picture."""
         half = MARGIN * np.linalg.norm(self.region.up)
         return np.concatenate([self.region.centre - half, self.region.centre + half])
+
+    def is_(self, other: "Person") -> bool:
+        """Whether it is the same one, found in another part of the picture: the hips are at one place."""
+        apart = np.linalg.norm(self.region.centre - other.region.centre)
+        sizes = [np.linalg.norm(one.region.up) for one in (self, other)]
+        return bool(apart < SAME * max(sizes))
 
 
 @dataclass(frozen=True)
@@ -119,10 +127,25 @@ class BlazePose:
             raise ValueError(f"weights.people={path}: its .tflite files are damaged or others; {HOW_TO_GET}") from None
 
     def find(self, image: np.ndarray) -> list[Person]:
-        """The people in an image (H, W, 3) uint8, surest first."""
-        height, width = image.shape[:2]
-        whole = Region(np.array([width, height]) / 2, np.array([0, -max(height, width) / 2 / MARGIN]))
-        to_picture = whole.to_picture(DETECTOR_SIDE)
+        """The people in an image (H, W, 3) uint8, surest first.
+
+        The network sees 224 pixels of the longer side. A long picture is looked at once more square by square, and one
+        in which nobody is found in nine overlapping squares, so that smaller figures are seen.
+        """
+        size = np.array(image.shape[1::-1], float)
+        people = self._find_in(image, size / 2, size.max())
+        squares = []
+        if size.max() > LONG * size.min():
+            squares = _squares(size, size.min())
+        elif not people:
+            squares = _squares(size, size.max() / 2)
+        for middle, side in squares:
+            people += [one for one in self._find_in(image, middle, side) if not any(one.is_(known) for known in people)]
+        return sorted(people, key=lambda one: -one.score)
+
+    def _find_in(self, image: np.ndarray, middle: np.ndarray, side: float) -> list[Person]:
+        """Those in a square of it."""
+        to_picture = Region(middle, np.array([0, -side / 2 / MARGIN])).to_picture(DETECTOR_SIDE)
         crop = _crop(image, to_picture, DETECTOR_SIDE, cv2.BORDER_CONSTANT)
         values, logits = _run(self._detector, crop / 127.5 - 1)[:2]
         scores = expit(logits[:, 0].clip(-100, 100))
@@ -173,6 +196,12 @@ def _silenced() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _squares(size: np.ndarray, side: float) -> list[tuple[np.ndarray, float]]:
+    """Middles and sides of squares that cover a picture (width, height), each half over the next."""
+    starts = [np.linspace(0, max(0, length - side), max(1, round(2 * (length - side) / side) + 1)) for length in size]
+    return [(np.array([x, y]) + np.minimum(side, size) / 2, side) for y in starts[1] for x in starts[0]]
 
 
 def _anchors(cells: int, count: int) -> np.ndarray:

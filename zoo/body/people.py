@@ -78,7 +78,7 @@ class PeopleDetector(PoseDetector):
     def find_people(self, image: np.ndarray) -> list[Person]:
         """The people in an image (H, W, 3) uint8, surest first.
 
-        Sees figures that fill a quarter of the picture or more. Of three in a row it may miss one, of two hardly any.
+        Sees figures that fill a quarter of the picture's shorter side or more; of several it may miss one.
         """
         return self._network.find(image)
 

@@ -18,7 +18,7 @@ from zoo.families.magicdance.animator import Animator
 from zoo.nn.picture import to_square
 
 ROOM = 0.45  # metres the dancer may be off the middle of the picture before the camera follows
-LEAST_FIT = 0.5
+LEAST_FIT = 0.75
 DETECTED = 512  # pixels a side of the picture that a figure is looked for in
 SECONDS = 0.7  # in which the camera makes up for most of what is more
 
