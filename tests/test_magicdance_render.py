@@ -151,6 +151,19 @@ def test_frames_come_however_motion_comes(picture, splits):
     assert not torch.equal(other(standing(splits[0])), blocks[0])
 
 
+def test_another_face_is_another_dancer(picture):
+    """The face of a second picture changes the frames; the picture's own face changes nothing."""
+    other = MeshRenderer(128, 128).start(None, Fraction(12), 12)(standing(1))[0]
+    animator = made()
+    drawn = {
+        name: DiffusionRenderer(animator, WorldJudge(), face=face).start(picture, Fraction(12), 0)(standing(2))
+        for name, face in (("own", None), ("same", picture), ("other", other))
+    }
+    assert torch.equal(drawn["own"], drawn["same"]) and not torch.equal(drawn["own"], drawn["other"])
+    with pytest.raises(ValueError, match="no face encoder"):
+        DiffusionRenderer(made(face=None), WorldJudge(), face=other)
+
+
 @pytest.mark.parametrize("changes", [False, True])
 def test_a_window_keeps_what_it_knows(changes):
     animator, draw = made(changes=changes), torch.Generator().manual_seed(0)
@@ -261,5 +274,7 @@ def test_one_checkpoint_goes_from_song_and_picture_to_video(scripts, picture):
     cv2.imwrite(str(scripts.folder / "empty.png"), np.tile(np.arange(128, dtype=np.uint8)[:, None], (128, 1, 3)))
     done = scripts("sample", *asked, "out=nobody.mp4", "image=empty.png")
     assert done.returncode == 2 and "sees no figure" in done.stderr and not (scripts.folder / "nobody.mp4").exists()
-    done = scripts("sample", *asked, "out=mesh.mp4", "renderer=mesh")
-    assert done.returncode == 0, done.stderr
+    done = scripts("sample", *asked, "out=mesh.mp4", "renderer=mesh", "face=figure.png")
+    assert done.returncode == 2 and "renderer=diffusion" in done.stderr
+    done = scripts("sample", *asked, "out=faced.mp4", "face=empty.png")
+    assert done.returncode == 2 and "face=empty.png does not do" in done.stderr

@@ -44,8 +44,8 @@ def generate(request: Request) -> Path:
     if request.family not in (None, config.model.name):
         raise ValueError(f"ckpt={request.checkpoint} holds a {config.model.name}, not model={request.family}")
     renderer = pick_renderer(family, config.model.name, request.renderer)
-    if renderer in FINDING:
-        set_renderer(family, renderer, WorldJudge() if request.people is None else PeopleDetector(request.people))
+    if request.face is not None and renderer != "diffusion":
+        raise ValueError("face=FILE is for a magicdance that draws with renderer=diffusion")
     as_motion = request.out.suffix.lower() in MOTIONS
     if as_motion and not isinstance(family, DancesInMotion):
         raise ValueError(f"{config.model.name} makes no body motion, so out= has to be a .mp4 or .gif")
@@ -54,6 +54,9 @@ def generate(request: Request) -> Path:
     picture = None if picture is None else torch.from_numpy(picture).permute(2, 0, 1)
     device = pick_device(request.device)
     family = family.to(device)
+    if renderer in FINDING:
+        detector = WorldJudge() if request.people is None else PeopleDetector(request.people)
+        _draw_with(family, renderer, detector, request.face)
     wanted = Fraction(str(request.seconds))
     music = listen(sound, build_encoder(config), wanted)
     heard = min(sound.duration, Fraction(music.seconds))  # a cut-off file holds less than its header says
@@ -99,14 +102,28 @@ def pick_renderer(family: Family, name: str, renderer: str | None) -> str | None
     return renderer or ("mesh" if family.animator is None else "diffusion")
 
 
-def set_renderer(family: MagicDance, renderer: str, detector: PoseDetector | None, instead: bool = False) -> None:
+def _draw_with(family: MagicDance, renderer: str, detector: PoseDetector, face: Path | None) -> None:
+    picture = None if face is None else torch.from_numpy(read_image(face)).permute(2, 0, 1)
+    try:
+        set_renderer(family, renderer, detector, face=picture)
+    except ValueError as error:
+        raise ValueError(f"face={face} does not do: {error}") from None
+
+
+def set_renderer(
+    family: MagicDance,
+    renderer: str,
+    detector: PoseDetector | None,
+    instead: bool = False,
+    face: torch.Tensor | None = None,
+) -> None:
     """Draw with one of RENDERERS; FINDING ones find the figure with the detector, and take no picture in which it finds
-    none, unless a mesh may be drawn `instead`."""
+    none, unless a mesh may be drawn `instead`. face: (3, H, W) uint8, see `DiffusionRenderer`."""
     mesh = family.renderer if instead else None
     if renderer == "warp":
         family.renderer = WarpRenderer(detector, mesh)
     elif renderer == "diffusion":
-        family.renderer = DiffusionRenderer(family.animator, detector, mesh)
+        family.renderer = DiffusionRenderer(family.animator, detector, mesh, face)
 
 
 def _how(request: Request, family: Family) -> str:

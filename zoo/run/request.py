@@ -24,6 +24,7 @@ class Request:
     family: str | None  # the family the checkpoint has to hold
     image: Path | None
     renderer: str | None  # one of RENDERERS
+    face: Path | None  # whose face the dancer gets
     scene: Path | str | None  # what the picture's figure is set into: a picture, or WORLD
     people: Path | None  # what finds people in pictures
     music: Path
@@ -65,6 +66,7 @@ def read_request(config: DictConfig) -> Request:
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
         renderer=config.renderer,
+        face=None if config.face is None else existing_file(config.face, "face"),
         scene=scene,
         people=None if people is None else existing(people, "weights.people"),
         music=existing_file(config.music, "music"),

@@ -111,37 +111,59 @@ class PuppetShot:
 class DiffusionRenderer:
     """Denoises the pictured figure's frames, by `Animator`, from the dance that is aligned with the picture."""
 
-    def __init__(self, animator: Animator, detector: PoseDetector, instead: MeshRenderer | None = None):
-        """instead: what draws where a picture does not do; None raises."""
+    def __init__(
+        self,
+        animator: Animator,
+        detector: PoseDetector,
+        instead: MeshRenderer | None = None,
+        face: Tensor | None = None,
+    ):
+        """instead: what draws where a picture does not do; None raises. face: (3, H, W) uint8 of one whole figure, which
+        lends its face to the dancer (sec. 4's test). Raises ValueError where no face encoder was trained.
+        """
         self.animator, self.detector, self.instead = animator, detector, instead
         self.fit: float | None = None  # of the last picture that did, in [0, 1]
+        self.face = None
+        if face is not None:
+            if animator.face is None:
+                raise ValueError("face=: this checkpoint has no face encoder")
+            self.face = self._tokens(*self._aligned(face))
 
     def start(self, image: Tensor | None, fps: Fraction, seed: int) -> Callable[[Tensor], Tensor]:
         """As `MeshRenderer.start`. Raises ValueError without a picture, and for one of not one whole figure."""
         try:
             if image is None:
                 raise ValueError("renderer=diffusion moves the figure of a picture: give image=FILE")
-            size = self.animator.size
-            large = to_square(image.cpu(), max(size, min(DETECTED, max(image.shape[1:]))))
-            alignment = align(large.permute(1, 2, 0).numpy(), self.detector, size)
-            picture = to_square(large, size)
+            picture, alignment = self._aligned(image)
         except ValueError:
             if self.instead is None:
                 raise
             return self.instead.start(image, fps, seed)
         self.fit = alignment.fit
-        return DiffusionShot(self.animator, picture, alignment, seed)
+        face = self._tokens(picture, alignment) if self.face is None else self.face
+        return DiffusionShot(self.animator, picture, alignment, face, seed)
+
+    def _aligned(self, image: Tensor) -> tuple[Tensor, Alignment]:
+        """A picture (3, H, W) uint8 as (1, 3, S, S) in [-1, 1], and what is to be seen in it."""
+        size = self.animator.size
+        large = to_square(image.cpu(), max(size, min(DETECTED, max(image.shape[1:]))))
+        alignment = align(large.permute(1, 2, 0).numpy(), self.detector, size)
+        return to_square(large, size)[None].to(self.animator.device).float() / 127.5 - 1, alignment
+
+    @torch.no_grad()
+    def _tokens(self, picture: Tensor, alignment: Alignment) -> Tensor | None:
+        box = torch.from_numpy(alignment.face)[None].to(picture.device)
+        return self.animator.faces(picture, box)
 
 
 class DiffusionShot:
     """One take, window after window: each sees the last frames of the one before."""
 
-    def __init__(self, animator: Animator, picture: Tensor, alignment: Alignment, seed: int):
-        self.animator, self.dance = animator, AlignedDance(alignment)
+    def __init__(self, animator: Animator, picture: Tensor, alignment: Alignment, face: Tensor | None, seed: int):
+        """picture (1, 3, S, S) in [-1, 1]; face: tokens of `Animator.faces`."""
+        self.animator, self.dance, self.face = animator, AlignedDance(alignment), face
         self.draw = torch.Generator("cpu").manual_seed(seed)
-        picture = picture.to(animator.device).float()[None] / 127.5 - 1
         self.reference = animator.encode(picture)
-        self.face = animator.faces(picture, torch.from_numpy(alignment.face)[None].to(animator.device))
         self.before: tuple[Tensor, Tensor] | None = None  # parts and latents of the last frames
 
     def __call__(self, motion: Tensor) -> Tensor:
