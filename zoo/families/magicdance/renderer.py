@@ -118,8 +118,8 @@ class DiffusionRenderer:
         instead: MeshRenderer | None = None,
         face: Tensor | None = None,
     ):
-        """instead: what draws where a picture does not do; None raises. face: (3, H, W) uint8 of one whole figure, which
-        lends its face to the dancer (sec. 4's test). Raises ValueError where no face encoder was trained.
+        """instead: what draws where a picture does not do; None raises. face: (3, H, W) uint8 of one whole figure that
+        lends the dancer its face (sec. 4's test). Raises ValueError where no face encoder was trained.
         """
         self.animator, self.detector, self.instead = animator, detector, instead
         self.fit: float | None = None  # of the last picture that did, in [0, 1]
