@@ -134,12 +134,15 @@ def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frame
     assert all(torch.equal(value, before[name]) for name, value in family.state_dict().items())
 
 
-def test_latents_are_made_as_large_as_the_noise():
-    family = made()
+def test_latents_and_changes_are_made_as_large_as_the_noise():
+    family = made(changes=True)
     own = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0, measures=True)
     own.prepare(lambda: iter([batch(2)] * 3))
     with torch.no_grad():
-        assert family.encode(batch(2)["frames"][:, 0]).std() == pytest.approx(1, rel=1e-3)
+        latents = family.encode(batch(2)["frames"].flatten(0, 1))
+        assert latents.std() == pytest.approx(1, rel=1e-2)
+        before, after = latents.unflatten(0, (-1, 2)).unbind(1)
+        assert family.changed(after[:, :, None], before).std() == pytest.approx(1, rel=1e-2)
 
 
 def test_what_does_not_fit_is_refused():
