@@ -198,6 +198,36 @@ def test_guidance_is_away_from_no_picture_and_no_face(guidance):
     assert (blind - with_).abs().max() > 1e-4
 
 
+@torch.no_grad()
+def test_what_sees_the_picture():
+    """The middle and the way up attend to it (MagicAnimate's default); a sample without one does not see it at all."""
+    animator, t = made(changes=True), torch.tensor([400, 400])
+    x, reference = numbers("x", 2, 4, 3, 16, 16), numbers("reference", 1, 4, 16, 16)
+    seen = animator.controlnet.embed(coloured(torch.full((2, 3, 64, 64), 5, dtype=torch.uint8)))
+    face, text = numbers("face", 2, 4, 16), animator.words(["", ""])
+    found = animator.predict(x, t, reference, seen, face, text)
+    features = animator.appearance(reference, t[:1], text[:1])
+    asked = animator.unet.prepare(text, [None, None, *features[2:]], face=face)  # two places on the way down
+    aside = animator.controlnet(x, t, animator.controlnet.prepare(text), seen)
+    torch.testing.assert_close(found, animator.unet(x, t, asked, animator.shown(reference, x), aside))
+    alone = animator.predict(x[1:], t[1:], reference[:0], seen[1:], face[1:], text[1:])
+    torch.testing.assert_close(found[1:], alone, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("drop", [0.0, 1.0])
+@torch.no_grad()
+def test_a_dropped_picture_teaches_nothing_of_itself(drop):
+    losses = []
+    for source in (0.2, -0.6):
+        stage = ImageStage(family=family(), optimizer=None, seed=0, drop=drop)
+        frames = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        frames[:, 0] = source
+        torch.manual_seed(0)
+        batch = {"frames": frames, "parts": torch.full((2, 2, 64, 64), 23, dtype=torch.uint8)}
+        losses.append(float(sum(stage.loss(batch).values())))
+    assert (losses[0] == pytest.approx(losses[1], rel=1e-5)) == bool(drop)
+
+
 def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves():
     for kind, frames, options in ((ImageStage, 2, {}), (VideoStage, 9, {}), (ImageStage, 3, {"spatial": True})):
         torch.manual_seed(0)

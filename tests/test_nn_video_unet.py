@@ -153,3 +153,28 @@ def test_of_the_frames_joined_in_time_the_last_are_kept():
     for attention in module.temporal_transformer.transformer_blocks[0].attention_blocks:
         attention.to_out[0].weight.zero_()
     torch.testing.assert_close(module(x, 3, past), module(x, 3))
+
+
+@torch.no_grad()
+def test_still_frames_are_pictures_of_their_own():
+    """Without motion modules every frame is answered as if it were alone; with them it is not."""
+    unet = filled(VideoUNet(**SIZE, motion=True, motion_middle=True), "still")
+    time, text = torch.tensor([321, 321]), numbers("text", 2, 7, 24)
+    still, moved = (unet(LATENTS, time, unet.prepare(text, still=one)) for one in (True, False))
+    alone = unet(LATENTS[:, :, 1:2], time, unet.prepare(text, still=True))
+    torch.testing.assert_close(still[:, :, 1:2], alone, atol=1e-4, rtol=0)
+    assert (moved - still).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_pixels_may_know_where_they_are():
+    """Flat latents are answered alike away from the borders, but where sines tell the pixels their places."""
+    flat, time = torch.full((1, 4, 1, 48, 48), 0.3), torch.tensor([500])
+    sizes = {"channels": (32,), "attends": (False,), "layers": 1, "text_dim": 24}
+    for places in (False, True):
+        unet = filled(VideoUNet(**sizes, places=places), "places")
+        unet.mid_block.attentions = None
+        middle = unet(flat, time)[0, :, 0, 20:28, 20:28]
+        assert (middle.flatten(1).std(1).max() > 1e-2) == places
+        turned = middle.transpose(1, 2)
+        assert not places or (middle - turned).abs().max() > 1e-2  # rows are not columns
