@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor, nn
 
 from zoo.batch import Batch
-from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.denoiser import Denoiser, cosine_schedule, stable_diffusion_schedule
 from zoo.families.base import Stage
 from zoo.nn.likeness import Likeness
 from zoo.nn.video_unet import VideoUNet
@@ -26,13 +27,26 @@ class LatentPictures:
     latent_scale: Tensor
     change_scale: Tensor
 
-    def begin_latents(self, unet: VideoUNet, changes: bool) -> None:
-        """Set what is described above. changes: see `changed`."""
+    def begin_latents(self, unet: VideoUNet, changes: bool, schedule: str, noisier: float, prediction: str) -> None:
+        """Set what is described above. changes: see `changed`; noisier, prediction: see `cosine_schedule`.
+
+        Raises ValueError for another schedule than 'stable_diffusion' or 'cosine'.
+        """
+        if schedule not in ("stable_diffusion", "cosine"):
+            raise ValueError(f"schedule={schedule}: use stable_diffusion or cosine")
+        self.kind, self.noisier, self.prediction = schedule, noisier, prediction
         self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
         self.seen = None
         if changes:
             self.seen = nn.Conv2d(self.vae.config.latent_channels, unet.conv_in.out_channels, 3, padding=1)
             self.register_buffer("change_scale", torch.tensor(1.0))
+
+    @property
+    def schedule(self) -> SchedulerMixin:
+        """The noise schedule of what is diffused."""
+        if self.kind == "cosine":
+            return cosine_schedule(self.prediction, noisier=self.noisier)
+        return stable_diffusion_schedule(self.prediction)
 
     @property
     def device(self) -> torch.device:
@@ -128,7 +142,9 @@ class DenoisingStage(Stage):
         super().__init__(*args, **kwargs)
         self.velocity = velocity
 
-    def denoised(self, x0: Tensor, schedule, predict: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+    def denoised(
+        self, x0: Tensor, schedule: SchedulerMixin, predict: Callable[[Tensor, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
         """The error of `predict(x, t)`, a network, at a random step of the schedule for each x0 (B, C, F, h, w)."""
         t = torch.randint(schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         noise = torch.randn_like(x0)

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
-from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, stable_diffusion_schedule
+from zoo.diffusion.denoiser import Denoiser, Guided
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.latent import LatentPictures
 from zoo.nn.autoencoder import picture_autoencoder
@@ -78,8 +78,6 @@ class Animator(LatentPictures, nn.Module):
         another, and for an overlap that does not fit.
         """
         super().__init__()
-        if schedule not in ("stable_diffusion", "cosine"):
-            raise ValueError(f"schedule={schedule}: use stable_diffusion or cosine")
         if not 0 <= overlap < frames:
             raise ValueError(f"an overlap of {overlap} for windows of {frames} frames; use 0 to {frames - 1}")
         self.words = words
@@ -93,17 +91,9 @@ class Animator(LatentPictures, nn.Module):
         self.unet = VideoUNet(**shared, motion=True, jointly=True, face_dim=face_dim)
         # the way down does not look at the picture
         self.blind = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
-        self.begin_latents(self.unet, changes)
+        self.begin_latents(self.unet, changes, schedule, noisier, prediction)
         self.size, self.frames, self.overlap = size, frames, overlap
-        self.kind, self.noisier, self.prediction = schedule, noisier, prediction
         self.steps, self.guidance = steps, guidance
-
-    @property
-    def schedule(self):
-        """The noise schedule of the frames' latents."""
-        if self.kind == "cosine":
-            return cosine_schedule(self.prediction, noisier=self.noisier)
-        return stable_diffusion_schedule(self.prediction)
 
     def faces(self, pictures: Tensor, boxes: Tensor) -> Tensor | None:
         """Tokens of the faces in pictures (B, 3, H, W) in [-1, 1], in boxes (B, 4) of `head_box`; None without encoder.
@@ -145,14 +135,11 @@ class Animator(LatentPictures, nn.Module):
         parts: Tensor,
         known: Tensor | None,
         draw: torch.Generator,
-        steps: int | None = None,
-        guidance: float | None = None,
     ) -> Tensor:
         """Latents (F, C, h, w) of one window. reference (1, C, h, w); face (1, L, D); parts (F, H, W) 0..24; known
         (K, C, h, w): the first frames' latents, which are kept as they are.
         """
-        weight = self.guidance if guidance is None else guidance
-        rule = step_rule(self.schedule, self.steps if steps is None else steps)
+        weight, rule = self.guidance, step_rule(self.schedule, self.steps)
         text, seen = self.words([""]).to(self.device), self.controlnet.embed(coloured(parts)[None])
         if weight != 1:
             text, seen = text.expand(2, -1, -1), seen.expand(2, -1, -1, -1, -1)

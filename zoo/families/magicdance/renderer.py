@@ -87,13 +87,18 @@ class WarpRenderer:
         if image is None:
             raise ValueError("renderer=warp moves the figure of a picture: give image=FILE")
         puppet = make_puppet(image.permute(1, 2, 0).cpu().numpy(), self.detector)
-        if puppet.fit < LEAST_FIT:
-            raise ValueError(
-                f"the figure in it is hard to make out (it fits by {puppet.fit:.2f}, {LEAST_FIT} is needed); use one "
-                "that shows arms and legs apart from each other"
-            )
+        _check(puppet.fit)
         self.fit = puppet.fit
         return puppet
+
+
+def _check(fit: float) -> None:
+    """Raises ValueError where a figure fits too badly to be moved."""
+    if fit < LEAST_FIT:
+        raise ValueError(
+            f"the figure in it is hard to make out (it fits by {fit:.2f}, {LEAST_FIT} is needed); use one "
+            "that shows arms and legs apart from each other"
+        )
 
 
 class PuppetShot:
@@ -148,6 +153,7 @@ class DiffusionRenderer:
         size = self.animator.size
         large = to_square(image.cpu(), max(size, min(DETECTED, max(image.shape[1:]))))
         alignment = align(large.permute(1, 2, 0).numpy(), self.detector, size)
+        _check(alignment.fit)
         return to_square(large, size)[None].to(self.animator.device).float() / 127.5 - 1, alignment
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, stable_diffusion_schedule
+from zoo.diffusion.denoiser import Denoiser, Guided
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.base import Family, Sampler
 from zoo.families.latent import DECODED, LatentPictures
@@ -102,8 +102,6 @@ class MuseDance(LatentPictures, Family):
         for name in listens:
             if name not in ("music", "beats"):
                 raise ValueError(f"model.listens={list(listens)}: a module listens to music or to beats")
-        if schedule not in ("stable_diffusion", "cosine"):
-            raise ValueError(f"schedule={schedule}: use stable_diffusion or cosine")
         self.words = words
         self.vae = picture_autoencoder(**vae)
         latent = self.vae.config.latent_channels
@@ -115,17 +113,9 @@ class MuseDance(LatentPictures, Family):
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
         self.music_scale = MusicScale(music_dim)
         self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
-        self.begin_latents(self.unet, changes)
+        self.begin_latents(self.unet, changes, schedule, noisier, prediction)
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
-        self.kind, self.noisier, self.prediction = schedule, noisier, prediction
         self.defaults, self.anchor = Sampler(steps, guidance, eta), anchor
-
-    @property
-    def schedule(self):
-        """The noise schedule of the video diffuser."""
-        if self.kind == "cosine":
-            return cosine_schedule(self.prediction, noisier=self.noisier)
-        return stable_diffusion_schedule(self.prediction)
 
     def load_public(self, path: str) -> Report:
         """Start from Stable Diffusion's U-Net or autoencoder, AnimateDiff's motion module, Moore's or Champ's nets.
