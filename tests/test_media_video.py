@@ -89,7 +89,7 @@ def test_frames_in_shards():
     frames = frames.astype(np.uint8)
     assert np.array_equal(decode_frames(encode_frames(frames, Fraction(30), crf=0)), frames)
     packed = encode_frames(frames, Fraction(30), crf=12)
-    assert packed == encode_frames(frames, Fraction(30), crf=12)
+    assert {encode_frames(frames, Fraction(30), crf=12) for _ in range(30)} == {packed}  # AVX-512 failed seldom
     near = decode_frames(packed)
     assert near.shape == frames.shape and np.abs(near.astype(int) - frames).mean() < 4
     assert len(packed) < frames.nbytes / 5
