@@ -56,6 +56,7 @@ def test_every_key_of_the_contract_with_its_shape_and_range(batch):
     shapes = {
         "reference": (B, 3, H, W),
         "frames": (B, F, 3, H, W),
+        "picked": (B, F),
         "music": (B, 60, 1),
         "beats": (B, F),
         "pulse": (B, F, 2),
@@ -181,7 +182,7 @@ def test_smaller_pictures_and_fewer_frames(world, batch):
 
 
 def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
-    needs = ("frames", "joints2d", "parts")
+    needs = ("frames", "joints2d", "parts", "picked")
     clip = {"seconds": 2, "fps": 12, "height": SIDE, "width": SIDE}
     whole = world.dataset("train", needs, Clip(**clip), Index())
     data = DanceData(world, Index(), {"any": needs}, batch_size=1, clip=Clip(**clip, picks=5, kept=1))
@@ -191,6 +192,7 @@ def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
         item = next(item for item in whole if item["key"] == key)
         frames = [int((item["joints2d"] == one).all((1, 2)).nonzero()) for one in batch["joints2d"][0]]
         assert len(set(frames)) == 5
+        assert batch["picked"].tolist() == [frames]
         for name in needs:
             assert torch.equal(batch[name][0], item[name][frames])
         orders.setdefault(key, []).append(frames)

@@ -145,6 +145,21 @@ def test_latents_and_changes_are_made_as_large_as_the_noise():
         assert family.changed(after[:, :, None], before).std() == pytest.approx(1, rel=1e-2)
 
 
+def test_frames_whose_latents_are_kept_teach_what_frames_worked_out_anew_do():
+    family, losses = made(), []
+    for kept in (1, 9):
+        own = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0, kept=kept)
+        for rows in ([3, 0], [3, 7], [0, 3]):
+            drawn = batch(8)
+            for name in ("frames", "parts"):
+                drawn[name] = drawn[name][:, rows]
+            torch.manual_seed(0)
+            with torch.autocast("cpu", torch.bfloat16):
+                losses.append(own.loss(drawn | {"picked": torch.tensor([rows] * 2)})["noise"].item())
+        assert len(own.kept.known) == min(kept, 6)
+    assert losses[:3] == losses[3:] and len(set(losses)) == 3
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="music or to beats"):
         made(listens=["words"])

@@ -35,6 +35,7 @@ class Batch(TypedDict, total=False):
 
     reference: Tensor  # (B, 3, H, W) float32 in [-1, 1]: the dancer, from outside the clip where that exists
     frames: Tensor  # (B, F, 3, H, W) float32 in [-1, 1]
+    picked: Tensor  # (B, F) int64: which of the take's stored frames these are, for what is worked out once a frame
 
     music: Tensor  # (B, L, D) float32: features of the configured music encoder, over exactly the clip's time
     music_rate: float  # Hz, tokens a second of `music`

@@ -32,6 +32,8 @@ def song_of(sample) -> str:
 def provided_by(sample) -> frozenset[str]:
     """Keys of the batch contract that one sample can fill."""
     keys = {"key", "fps"} | set(sample.places) - {"info", "sound"} | set(sample.info) & set(LABELS)
+    if "frames" in sample.places:
+        keys |= {"picked"}
     if "motion" in sample.places:
         keys |= {"joints3d"}
     if "sound" in sample.places:
@@ -236,6 +238,8 @@ class ClipWindows(Windows):
         if self.clip.picks is not None:
             rows = rows[np.random.default_rng([draw, window]).permutation(len(rows))[: self.clip.picks]]
         item = self.constants() | self.words(window)
+        if "picked" in self.needs:
+            item["picked"] = torch.from_numpy(rows)
         for field, read in _PICTURES.items():
             if field in self.needs:
                 values = self._read(index, field)

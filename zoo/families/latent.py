@@ -1,6 +1,6 @@
 """What families that work in the latents of a picture autoencoder share: coding, its stage, and the loss of noise."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import torch
 from diffusers import SchedulerMixin
@@ -158,13 +158,23 @@ class DenoisingStage(Stage):
 
 
 class Kept:
-    """Latents of a data set's clips, kept in memory as half numbers once they were made, at most `most` of them."""
+    """Latents of clips, or of their frames, kept in memory as half numbers once they were made, at most `most`."""
 
     def __init__(self, most: int):
         self.most, self.known = most, {}
 
     @torch.no_grad()
-    def of(self, keys: Sequence[str], make: Callable[[int], Tensor]) -> Tensor:
+    def frames(self, pictures: LatentPictures, batch: Batch) -> Tensor:
+        """Latents (B, F, C, h, w) of a batch's `frames`, kept frame by frame by its `key` and `picked`."""
+        frames, shape = batch["frames"].flatten(0, 1), batch["frames"].shape[:2]
+        if not self.most:
+            with torch.no_grad():
+                return pictures.encode(frames).float().unflatten(0, shape)
+        keys = [(key, row) for key, rows in zip(batch["key"], batch["picked"].tolist(), strict=True) for row in rows]
+        # one by one: what is not known yet, and so would be encoded together, is not the same in a resumed run
+        return self.of(keys, lambda i: pictures.encode(frames[i, None])[0]).to(frames.device).unflatten(0, shape)
+
+    def of(self, keys: Sequence[Hashable], make: Callable[[int], Tensor]) -> Tensor:
         """One a key, stacked, float32; `make(index)` makes what is not known."""
         found = []
         for index, key in enumerate(keys):

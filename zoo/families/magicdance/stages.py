@@ -122,16 +122,16 @@ class _Rendering(DenoisingStage):
 class ImageStage(_Rendering):
     """Frames of a clip from another one and their DensePose parts: a batch's clips are some frames in no order.
 
-    `measures`: the latents' scale is measured before, as of an autoencoder that was just trained. `spatial`: the U-Net
-    learns too (MagicAnimate's is Stable Diffusion's, and stays).
+    measures: the latents' scale is measured before, as of an autoencoder that was just trained. spatial: the U-Net
+    learns too (MagicAnimate's is Stable Diffusion's, and stays). kept: frames whose latents are kept in memory.
     """
 
-    needs = ("frames", "parts")
+    needs = ("key", "frames", "picked", "parts")
 
-    def __init__(self, *args, measures: bool = False, spatial: bool = False, **kwargs):
+    def __init__(self, *args, measures: bool = False, spatial: bool = False, kept: int = 0, **kwargs):
         self.spatial = spatial
         super().__init__(*args, **kwargs)
-        self.measures = measures
+        self.measures, self.kept = measures, Kept(kept)
 
     def trainable(self) -> dict[str, nn.Module]:
         """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
@@ -153,8 +153,7 @@ class ImageStage(_Rendering):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the other frames' noise, given the first."""
         frames, parts = batch["frames"], batch["parts"]
-        with torch.no_grad():
-            latents = self.animator.encode(frames.flatten(0, 1)).float().unflatten(0, frames.shape[:2])
+        latents = self.kept.frames(self.animator, batch)
         faces = self.animator.faces(frames[:, 0], head_box(parts[:, 0]))
         return self.of_noise(latents[:, 1:].movedim(1, 2), latents[:, 0], faces, parts[:, 1:], still=True)
 

@@ -38,14 +38,15 @@ class AppearanceStage(_Dancing):
     several, which is what a step spends its time on.
 
     The DensePose mask of the reference is shown of half the samples, so that a picture without one will do (the paper's
-    always has one). `measures`: the latents' scale is measured before, as of an autoencoder that was just trained.
+    always has one). measures: the latents' scale is measured before, as of an autoencoder that was just trained. kept:
+    frames whose latents are kept in memory.
     """
 
-    needs = ("frames", "parts", "caption")
+    needs = ("key", "frames", "picked", "parts", "caption")
 
-    def __init__(self, *args, measures: bool = False, **kwargs):
+    def __init__(self, *args, measures: bool = False, kept: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.measures = measures
+        self.measures, self.kept = measures, Kept(kept)
 
     def trainable(self) -> dict[str, nn.Module]:
         """ReferenceNet, mask encoder, words that learn, and the denoising U-Net but for what looks along time."""
@@ -66,8 +67,7 @@ class AppearanceStage(_Dancing):
         """The error of the other frames' noise, given the first."""
         family, frames = self.family, batch["frames"]
         chance = torch.rand(len(frames), 2, device=frames.device)
-        with torch.no_grad():
-            latents = family.encode(frames.flatten(0, 1)).float().unflatten(0, frames.shape[:2])
+        latents = self.kept.frames(family, batch)
         before, others = latents[:, 0], latents.shape[1] - 1
         shown = (chance[:, 0] < 0.5).view(-1, 1, 1, 1)
         seen = torch.where(shown, family.masked(before, batch["parts"][:, 0]), before)
