@@ -35,13 +35,18 @@ def cosine_schedule(prediction: str = "sample", steps: int = 1000, noisier: floa
 
 
 @cache
-def stable_diffusion_schedule(prediction: str = "epsilon", steps: int = 1000) -> DDPMScheduler:
-    """Stable Diffusion's noise schedule: the roots of beta rise evenly from that of 0.00085 to that of 0.012."""
+def stable_diffusion_schedule(
+    prediction: str = "epsilon", steps: int = 1000, beta_schedule: str = "scaled_linear"
+) -> DDPMScheduler:
+    """Stable Diffusion's noise schedule: the roots of beta rise evenly from that of 0.00085 to that of 0.012.
+
+    beta_schedule: 'linear' where beta itself rises evenly, as AnimateDiff and MagicAnimate have it.
+    """
     return DDPMScheduler(
         num_train_timesteps=steps,
         beta_start=0.00085,
         beta_end=0.012,
-        beta_schedule="scaled_linear",
+        beta_schedule=beta_schedule,
         prediction_type=prediction,
     )
 

@@ -30,10 +30,10 @@ class LatentPictures:
     def begin_latents(self, unet: VideoUNet, changes: bool, schedule: str, noisier: float, prediction: str) -> None:
         """Set what is described above. changes: see `changed`; noisier, prediction: see `cosine_schedule`.
 
-        Raises ValueError for another schedule than 'stable_diffusion' or 'cosine'.
+        Raises ValueError for another schedule than 'stable_diffusion', 'animatediff' or 'cosine'.
         """
-        if schedule not in ("stable_diffusion", "cosine"):
-            raise ValueError(f"schedule={schedule}: use stable_diffusion or cosine")
+        if schedule not in ("stable_diffusion", "animatediff", "cosine"):
+            raise ValueError(f"schedule={schedule}: use stable_diffusion, animatediff or cosine")
         self.kind, self.noisier, self.prediction = schedule, noisier, prediction
         self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
         self.seen = None
@@ -46,7 +46,8 @@ class LatentPictures:
         """The noise schedule of what is diffused."""
         if self.kind == "cosine":
             return cosine_schedule(self.prediction, noisier=self.noisier)
-        return stable_diffusion_schedule(self.prediction)
+        betas = "linear" if self.kind == "animatediff" else "scaled_linear"
+        return stable_diffusion_schedule(self.prediction, beta_schedule=betas)
 
     @property
     def device(self) -> torch.device:

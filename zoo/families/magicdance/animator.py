@@ -65,7 +65,7 @@ class Animator(LatentPictures, nn.Module):
         size: int = 512,
         frames: int = 16,
         overlap: int = 4,
-        schedule: str = "stable_diffusion",
+        schedule: str = "animatediff",
         noisier: float = 1.0,
         prediction: str = "epsilon",
         steps: int = 25,
@@ -74,8 +74,8 @@ class Animator(LatentPictures, nn.Module):
         """words: reads the empty prompt that MagicAnimate's networks are given. vae, unet: arguments of
         `picture_autoencoder` and of `VideoUNet`; guidance_channels: of `ControlNet`; face: of `FaceEncoder`, or None to
         do without. changes: see `LatentPictures.changed`. size: pixels of the square frames; frames: of a window, of
-        which `overlap` are the last of the one before. schedule: 'stable_diffusion' or 'cosine'. Raises ValueError for
-        another, and for an overlap that does not fit.
+        which `overlap` are the last of the one before. schedule: 'animatediff', which MagicAnimate's is,
+        'stable_diffusion' or 'cosine'. Raises ValueError for another, and for an overlap that does not fit.
         """
         super().__init__()
         if not 0 <= overlap < frames:
@@ -119,11 +119,15 @@ class Animator(LatentPictures, nn.Module):
         """The U-Net's answer to noisy latents x (B, C, F, h, w) at steps t (B,).
 
         reference: latents (R, C, h, w) of the first R <= B samples' pictures, the others see none; seen: guidance as
-        `ControlNet.embed` has it, (B, ...); face: tokens (B, L, D); text (B, L, D); still: see `VideoUNet.prepare`.
+        `ControlNet.embed` has it, (B, ...), or that of the first half of guided pairs, who are else alike to the
+        ControlNet; face: tokens (B, L, D); text (B, L, D); still: see `VideoUNet.prepare`.
         """
         features = self.appearance(reference, t[: len(reference)], text[: len(reference)])
         features = [None] * self.blind + features[self.blind :]
-        residuals = self.controlnet(x, t, self.controlnet.prepare(text), seen)
+        posed = len(seen)
+        residuals = self.controlnet(x[:posed], t[:posed], self.controlnet.prepare(text[:posed]), seen)
+        if posed < len(x):  # as MagicAnimate's pipeline does, where it is asked once a frame
+            residuals = [one.repeat(len(x) // posed, 1, 1, 1, 1) for one in residuals]
         request = self.unet.prepare(text, features, face=face, still=still)
         return self.unet(x, t, request, self.shown(reference, x), residuals)
 
@@ -142,7 +146,7 @@ class Animator(LatentPictures, nn.Module):
         weight, rule = self.guidance, step_rule(self.schedule, self.steps)
         text, seen = self.words([""]).to(self.device), self.controlnet.embed(coloured(parts)[None])
         if weight != 1:
-            text, seen = text.expand(2, -1, -1), seen.expand(2, -1, -1, -1, -1)
+            text = text.expand(2, -1, -1)
             face = None if face is None else torch.cat([face, torch.zeros_like(face)])
         denoiser = Denoiser(lambda x, t: self.predict(x, t, reference, seen, face, text).float(), self.schedule)
         guided = denoiser if weight == 1 else Guided(denoiser, weight)

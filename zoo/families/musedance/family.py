@@ -95,8 +95,8 @@ class MuseDance(LatentPictures, Family):
         song_dim: width of the song's tokens. mask_channels: of the convolutions on a DensePose mask (eq. 1).
         listens: which of the music and the beat modules there are, moves: whether there are motion modules (Table 3);
         past: M, frames that a motion module sees of the window before. changes: see `changed`. size: pixels of the
-        square picture; frames: K of a window, at `fps`. schedule: 'stable_diffusion' or 'cosine', `noisier` as in
-        `cosine_schedule`; anchor: see `anchored`. Raises ValueError for other words.
+        square picture; frames: K of a window, at `fps`. schedule: 'stable_diffusion', 'animatediff' or 'cosine',
+        `noisier` as in `cosine_schedule`; anchor: see `anchored`. Raises ValueError for other words.
         """
         super().__init__()
         for name in listens:

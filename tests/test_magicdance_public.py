@@ -1,0 +1,88 @@
+"""MagicDance's renderer beside MagicAnimate's public pipeline: its files, its picture and poses, its latents."""
+
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from weights import numbers, state_by_name
+
+from zoo.families.magicdance.animator import Animator, coloured
+from zoo.families.magicdance.family import MagicDance
+from zoo.nn.temporal import positions
+from zoo.nn.text import HashedWords
+
+REFERENCE = np.load(Path(__file__).parent / "data" / "video_unet_reference.npz")
+CONF = Path(__file__).parents[1] / "conf"
+VAE = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4, "layers_per_block": 1}
+NOISE = "noise", 1, 4, 3, 12, 8
+PARTS = (numbers("parts", 3, 96, 64).abs() * 9).long() % 25  # DensePose's
+
+
+def published(folder: Path) -> list[Path]:
+    """The files that MagicAnimate is run from, in the order to load them in; weights as of the reference."""
+    rows = [line.split() for line in str(REFERENCE["magic_layout"]).splitlines()]
+    shapes = {f"magic {name}": tuple(map(int, shape)) for name, *shape in rows}
+    tables = {name: shape for name, shape in shapes.items() if name.endswith("pos_encoder.pe")}
+    state = state_by_name({name: shape for name, shape in shapes.items() if name not in tables})
+    state |= {name: positions(torch.arange(length), dim)[None] for name, (_, length, dim) in tables.items()}
+
+    def part(name: str, moves: bool = False) -> dict[str, torch.Tensor]:
+        start = f"magic {name}."
+        held = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+        return {key: value for key, value in held.items() if (".motion_modules." in key) == moves}
+
+    files = [folder / f"{name}.safetensors" for name in ("vae", "unet", "appearance", "controlnet")]
+    for file in files:
+        save_file(part(file.stem), file)
+    moving = {f"module.unet.{name}": value for name, value in part("unet", moves=True).items()}
+    torch.save({"state_dict": moving}, folder / "temporal_attention.ckpt")
+    return [*files, folder / "temporal_attention.ckpt"]
+
+
+@pytest.fixture(scope="module")
+def animator(tmp_path_factory) -> Animator:
+    """Small networks of the paper's layout and settings, with every weight from a file but the empty prompt's."""
+    paper = OmegaConf.load(CONF / "model" / "magicdance.yaml").paper
+    asked = {"schedule": paper.schedule, "prediction": paper.prediction, "guidance": paper.guided, "steps": 2}
+    animator = Animator(HashedWords(24, longest=5), VAE, {"channels": [32, 64, 64, 64]}, (4, 8, 8, 8), **asked)
+    family = MagicDance(5, dim=16, ff_dim=16, layers=1, heads=2, animator=animator)
+    loaded = {name for file in published(tmp_path_factory.mktemp("magic")) for name in family.load_public(file).loaded}
+    parts = tuple(f"animator.{name}." for name in ("vae", "unet", "appearance", "controlnet"))
+    assert {name for name in family.state_dict() if name.startswith(parts)} == loaded
+    with torch.no_grad():
+        animator.words.table.weight.zero_()
+        animator.words.place.copy_(numbers("empty prompt", 1, 5, 24)[0])
+    return animator.eval()
+
+
+@pytest.fixture(scope="module")
+def reference(animator) -> torch.Tensor:
+    """Latents of the picture."""
+    pixels = (numbers("source", 96, 64, 3) * 60 + 128).clamp(0, 255).byte()
+    with torch.no_grad():
+        return animator.encode(pixels.movedim(2, 0)[None] / 127.5 - 1)
+
+
+@torch.no_grad()
+def test_both_answers_of_a_step_are_magic_animates(animator, reference):
+    """The middle and the way up see the picture at the video's own step, in one of them; both are shown the poses."""
+    noise, t = numbers(*NOISE).expand(2, -1, -1, -1, -1), torch.tensor([999, 999])
+    seen, text = animator.controlnet.embed(coloured(PARTS)[None]), animator.words(["", ""])
+    answers = torch.from_numpy(REFERENCE["magic_answers"]).flip(0)  # ours come with the picture first
+    assert answers.diff(dim=0).std() > 0.05
+    for poses in (seen, seen.expand(2, -1, -1, -1, -1)):  # asked for once, or by each
+        made = animator.predict(noise, t, reference, poses, None, text)
+        torch.testing.assert_close(made, answers, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_guided_window_is_magic_animates(animator, reference):
+    """Its picture, poses and noise become its latents by two guided steps, at its noise schedule."""
+    draw = torch.Generator().manual_seed(crc32(NOISE[0].encode()))  # gives the window NOISE
+    made = animator.window(reference, None, PARTS, None, draw)
+    wanted = torch.from_numpy(REFERENCE["magic_made"])[0].movedim(1, 0)
+    torch.testing.assert_close(made / wanted.std(), wanted / wanted.std(), atol=1e-4, rtol=0)
