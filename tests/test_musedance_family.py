@@ -114,6 +114,7 @@ def batch(frames: int, picks: bool = False) -> dict:
     ("kind", "frames", "options"),
     [
         (AutoencoderStage, 2, {}),
+        (AutoencoderStage, 2, {"noise": 0.4}),
         (AppearanceStage, 2, {}),
         (DynamicsStage, 8, {"begins": 0.0, "velocity": 1.0}),
         (DynamicsStage, 8, {"spatial": True, "begins": 1.0}),
@@ -132,6 +133,14 @@ def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frame
     assert learning and not dead and total.isfinite()
     assert all(name.startswith(tuple(own.trainable())) for name in learning)
     assert all(torch.equal(value, before[name]) for name, value in family.state_dict().items())
+
+
+def test_noise_on_latents_is_of_their_own_size_and_of_every_level():
+    own = AutoencoderStage(made(), torch.optim.Adam, ema_decay=None, seed=0, noise=0.4)
+    latents = 7 * numbers("latents", 400, 4, 8, 8)
+    found = (own.noisy(latents) - latents).flatten(1).std(1) / latents.std()
+    assert 0 < found.min() < 0.05 and 0.38 < found.max() < 0.45
+    assert found.square().mean() == pytest.approx(0.4**2 / 2, rel=0.1)
 
 
 def test_latents_and_changes_are_made_as_large_as_the_noise():

@@ -102,14 +102,25 @@ class AutoencoderStage(Stage):
     part: path of what has the `vae` in the family, '' for the family itself. vgg: file of torchvision's VGG-19 weights,
     see `Likeness`; kl: weight of the Kullback-Leibler divergence, the mean over pictures of the sum over values (latent
     diffusion: 1e-6). crop: pixels of the square that is cut at random out of a batch's pictures, or None for all.
+    noise: of up to so many of the latents' own deviations is added before they are decoded, in place of the
+    posterior's, so that the decoder forgives what a diffusion that learned for minutes gets wrong.
     """
 
     needs = ("frames",)
 
-    def __init__(self, *args, part: str = "", vgg: str | None = None, kl: float = 1e-6, crop: int | None = None, **kw):
+    def __init__(
+        self,
+        *args,
+        part: str = "",
+        vgg: str | None = None,
+        kl: float = 1e-6,
+        crop: int | None = None,
+        noise: float = 0.0,
+        **kw,
+    ):
         self.part = part
         super().__init__(*args, **kw)
-        self.likeness, self.kl, self.crop = Likeness(vgg), kl, crop
+        self.likeness, self.kl, self.crop, self.noise = Likeness(vgg), kl, crop, noise
 
     @property
     def vae(self) -> nn.Module:
@@ -130,10 +141,15 @@ class AutoencoderStage(Stage):
             top, left = (int(torch.randint(most + 1, ())) for most in room)
             pictures = pictures[:, :, top : top + self.crop, left : left + self.crop]
         found = self.vae.encode(pictures).latent_dist
-        made = self.vae.decode(found.sample()).sample
+        made = self.vae.decode(self.noisy(found.mode()) if self.noise else found.sample()).sample
         with torch.autocast(pictures.device.type, enabled=False):
             likeness = self.likeness((made.float() + 1) / 2, (pictures + 1) / 2)
         return {"likeness": likeness, "kl": self.kl * found.kl().float().mean()}
+
+    def noisy(self, latents: Tensor) -> Tensor:
+        """Latents (N, C, h, w), each with noise of its own level, more often high than low."""
+        level = self.noise * torch.rand(len(latents), 1, 1, 1, device=latents.device).sqrt()
+        return latents + level * latents.std() * torch.randn_like(latents)
 
 
 class DenoisingStage(Stage):
@@ -164,7 +180,6 @@ class Kept:
     def __init__(self, most: int):
         self.most, self.known = most, {}
 
-    @torch.no_grad()
     def frames(self, pictures: LatentPictures, batch: Batch) -> Tensor:
         """Latents (B, F, C, h, w) of a batch's `frames`, kept frame by frame by its `key` and `picked`."""
         frames, shape = batch["frames"].flatten(0, 1), batch["frames"].shape[:2]
@@ -175,6 +190,7 @@ class Kept:
         # one by one: what is not known yet, and so would be encoded together, is not the same in a resumed run
         return self.of(keys, lambda i: pictures.encode(frames[i, None])[0]).to(frames.device).unflatten(0, shape)
 
+    @torch.no_grad()
     def of(self, keys: Sequence[Hashable], make: Callable[[int], Tensor]) -> Tensor:
         """One a key, stacked, float32; `make(index)` makes what is not known."""
         found = []
