@@ -15,6 +15,7 @@ from zoo.body.camera import Camera
 from zoo.body.cutout import find_figure, seen_figure
 from zoo.body.mesh import Body, body, vertex_normals
 from zoo.body.people import PeopleDetector, PoseDetector
+from zoo.body.pose_video import pose_points
 from zoo.body.puppet import SEES, SMPL_STATURE, limb_offsets
 from zoo.body.render import render_parts
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, PARENTS, unpack
@@ -37,9 +38,10 @@ class Alignment:
     reach: float  # metres that the pelvis may be off its place in the picture
 
 
-def align(picture: np.ndarray, detector: PoseDetector, side: int) -> Alignment:
+def align(picture: np.ndarray, detector: PoseDetector, side: int, width: int | None = None) -> Alignment:
     """From a square picture (S, S, 3) uint8 of one whole figure, for frames of `side` pixels a side.
 
+    width: pixels across, about the middle, in which the figure is to stay; all of them unless told otherwise.
     Raises ValueError, one line without the picture's name, as `find_figure` and, of other detectors, `seen_figure`.
     """
     finds = find_figure if isinstance(detector, PeopleDetector) else seen_figure
@@ -56,7 +58,8 @@ def align(picture: np.ndarray, detector: PoseDetector, side: int) -> Alignment:
     across = (side / 2 - middle) / scale
     fov = float(np.degrees(2 * np.arctan(side / 2 / (scale * AWAY))))
     camera = Camera((across, -AWAY, high), (across, 0.0, high), fov)
-    room = min(middle, side - middle) / scale - MARGIN * SMPL_STATURE
+    beyond = 0 if width is None else (side - width) / 2
+    room = (min(middle, side - middle) - beyond) / scale - MARGIN * SMPL_STATURE
     x, y = joints[JOINTS.index("head")]
     half = HEAD * stature / 2
     face = np.array([x - half, y - half, x + half, y + half]) / side
@@ -93,11 +96,19 @@ class AlignedDance:
     def parts(self, motion: Tensor) -> Tensor:
         """Motion (F, 151) -> DensePose's parts (F, S, S) uint8"""
         known = self.alignment
+        return torch.from_numpy(render_parts(known.body, *self._placed(motion), known.camera, known.side, known.side))
+
+    def points(self, motion: Tensor) -> np.ndarray:
+        """Motion (F, 151) -> the points of a pose video (F, 20, 2), pixels, see `pose_points`"""
+        known = self.alignment
+        return pose_points(known.body, *self._placed(motion), known.camera, known.side)
+
+    def _placed(self, motion: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Local rotations (F, 24, 3, 3) and root (F, 3), which stays in the picture, however far the dance goes."""
         _, root, rotations = unpack(motion.cpu())
         root = root.clone()
         if self.origin is None:
             self.origin = root[0, :2].clone()
-        # it stays in the picture, however far the dance goes
-        root[:, :2] = known.reach * torch.tanh((root[:, :2] - self.origin) / known.reach)
-        drawn = render_parts(known.body, rotations.numpy(), root.numpy(), known.camera, known.side, known.side)
-        return torch.from_numpy(drawn)
+        reach = self.alignment.reach
+        root[:, :2] = reach * torch.tanh((root[:, :2] - self.origin) / reach)
+        return rotations.numpy(), root.numpy()

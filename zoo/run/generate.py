@@ -21,12 +21,13 @@ from zoo.body.people import PeopleDetector, PoseDetector
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderer import DiffusionRenderer, WarpRenderer
+from zoo.families.magicdance.wan_animate import WanAnimator, WanRenderer
 from zoo.media import Sound, VideoWriter, read_image
 from zoo.metrics.judge import WorldJudge
 from zoo.music.encoder import Music, listen
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.run.request import FINDING, MOTIONS, WORLD, Request
+from zoo.run.request import FINDING, MOTIONS, WAN, WORLD, Request
 from zoo.run.scene import read_cutout, set_scene
 
 
@@ -56,7 +57,10 @@ def generate(request: Request) -> Path:
     family = family.to(device)
     if renderer in FINDING:
         detector = WorldJudge() if request.people is None else PeopleDetector(request.people)
-        _draw_with(family, renderer, detector, request.face)
+        if renderer == WAN:
+            family.renderer = WanRenderer(WanAnimator(request.wan, device, request.wan_pixels), detector)
+        else:
+            _draw_with(family, renderer, detector, request.face)
     wanted = Fraction(str(request.seconds))
     music = listen(sound, build_encoder(config), wanted)
     heard = min(sound.duration, Fraction(music.seconds))  # a cut-off file holds less than its header says
@@ -79,9 +83,13 @@ def generate(request: Request) -> Path:
             try:
                 blocks = family.generate(picture, music, request.prompt, frames, request.fps, request.seed, sampler)
             except ValueError as error:
-                raise ValueError(f"image={request.image} does not do: {error}{_how(request, family)}") from None
+                how = _how(request) if renderer in FINDING else ""
+                raise ValueError(f"image={request.image} does not do: {error}{how}") from None
             if renderer in FINDING:
                 print(f"the figure of the picture fits by {family.renderer.fit:.2f} of 1")
+            if renderer == WAN:
+                print(f"loading {request.wan}", flush=True)
+                family.renderer.animator.load()
             _write_video(blocks, frames, sound, request)
     took = time.monotonic() - began
     print(f"{request.out}: {float(seconds):.2f} s of dance in {took:.1f} s, {float(seconds) / took:.1f}x real time")
@@ -89,7 +97,7 @@ def generate(request: Request) -> Path:
 
 
 def pick_renderer(family: Family, name: str, renderer: str | None) -> str | None:
-    """The one of RENDERERS that draws: the one asked for, else a MagicDance's best; None for families without any.
+    """The renderer that draws: the one asked for, else a MagicDance's best; None for families without any.
 
     Raises ValueError for one that the family does not have.
     """
@@ -126,9 +134,9 @@ def set_renderer(
         family.renderer = DiffusionRenderer(family.animator, detector, mesh, face)
 
 
-def _how(request: Request, family: Family) -> str:
+def _how(request: Request) -> str:
     """What else a user who wants a photograph to dance may want to know."""
-    if not isinstance(family.renderer, WarpRenderer | DiffusionRenderer) or request.people is not None:
+    if request.people is not None:
         return ""
     return f"; the person of a photograph is found with weights.people=FILE, mediapipe's wheel: {HOW_TO_GET}"
 
@@ -140,7 +148,7 @@ def _with_figure(request: Request) -> np.ndarray:
         raise ValueError(f"image={request.image} shows nothing: all of it is of one colour")
     if (
         request.people is not None
-        and request.renderer != "warp"
+        and request.renderer not in ("warp", WAN)
         and not PeopleDetector(request.people).find_people(picture)
     ):
         what = "without weights.people= any figure is danced with"

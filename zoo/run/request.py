@@ -1,5 +1,6 @@
 """What `sample.py` was asked for, checked before anything heavy is imported and before any file is touched."""
 
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from omegaconf import DictConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 RENDERERS = ("mesh", "warp", "diffusion")
-FINDING = ("warp", "diffusion")  # of these, those that look for the figure of the picture
+WAN = "wan_animate"  # sample.py's, whose weights are not of a checkpoint
+FINDING = ("warp", "diffusion", WAN)  # of these, those that look for the figure of the picture
 VIDEOS, MOTIONS = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
+WAN_FOLDER = "a download of Wan-AI/Wan2.2-Animate-14B-Diffusers"
 WORLD = "world"  # scene=world: a place of the built-in world
 NTSC = (24, 30, 48, 60, 120)  # their x1000/1001 rates are usually written with two or three decimals
 
@@ -23,7 +26,9 @@ class Request:
     checkpoint: Path
     family: str | None  # the family the checkpoint has to hold
     image: Path | None
-    renderer: str | None  # one of RENDERERS
+    renderer: str | None  # one of RENDERERS, or WAN
+    wan: Path | None  # Wan-Animate's folder, with WAN
+    wan_pixels: int  # of its frames
     face: Path | None  # whose face the dancer gets
     scene: Path | str | None  # what the picture's figure is set into: a picture, or WORLD
     people: Path | None  # what finds people in pictures
@@ -52,8 +57,8 @@ def read_request(config: DictConfig) -> Request:
     scene, people = config.scene, config.weights.people
     if scene is not None and config.image is None:
         raise ValueError("scene= needs image=FILE, the picture whose figure is set into it")
-    if config.renderer not in (None, *RENDERERS):
-        raise ValueError(f"renderer={config.renderer}: use {', '.join(RENDERERS)}")
+    if config.renderer not in (None, *RENDERERS, WAN):
+        raise ValueError(f"renderer={config.renderer}: use {', '.join((*RENDERERS, WAN))}")
     if config.renderer in FINDING and config.image is None:
         raise ValueError(f"renderer={config.renderer} moves the person of a picture: give image=FILE")
     if people is None and (scene is not None or config.renderer in FINDING):
@@ -61,11 +66,17 @@ def read_request(config: DictConfig) -> Request:
         people = next(iter(sorted(kept.glob("mediapipe-0.10.21-*.whl"))), None)
     if scene not in (None, WORLD):
         scene = existing_file(scene, "scene")
+    if config.wan is None and config.renderer == WAN:
+        raise ValueError(f"renderer={WAN} needs weights: give wan=FOLDER, {WAN_FOLDER}")
+    if config.wan is not None and config.renderer != WAN:
+        raise ValueError(f"wan=FOLDER is for renderer={WAN}")
     return Request(
         checkpoint=existing(config.ckpt, "ckpt"),
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
         renderer=config.renderer,
+        wan=None if config.wan is None else wan_folder(config.wan),
+        wan_pixels=whole(config.wan_pixels, "wan_pixels", 256),
         face=None if config.face is None else existing_file(config.face, "face"),
         scene=scene,
         people=None if people is None else existing(people, "weights.people"),
@@ -161,6 +172,23 @@ def existing_file(path: str, name: str) -> Path:
     if found.stat().st_size == 0:
         raise ValueError(f"{name}={path} is empty")
     return found
+
+
+def wan_folder(path: str) -> Path:
+    """A folder in diffusers' layout that holds a WanAnimatePipeline and no code. Raises ValueError."""
+    folder = existing(path, "wan")
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+        kind = index["_class_name"]
+        parts = {name: value[0] for name, value in index.items() if isinstance(value, list)}
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ValueError(f"wan={path} has no model_index.json that can be read; give {WAN_FOLDER}") from None
+    if kind != "WanAnimatePipeline":
+        raise ValueError(f"wan={path} holds a {kind}, no WanAnimatePipeline; give {WAN_FOLDER}")
+    foreign = [name for name, library in parts.items() if library not in ("diffusers", "transformers")]
+    if foreign:
+        raise ValueError(f"wan={path}: its {foreign[0]} is no class of diffusers or transformers, and no other is run")
+    return folder
 
 
 def writable(path: str) -> Path:

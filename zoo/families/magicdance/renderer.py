@@ -87,12 +87,12 @@ class WarpRenderer:
         if image is None:
             raise ValueError("renderer=warp moves the figure of a picture: give image=FILE")
         puppet = make_puppet(image.permute(1, 2, 0).cpu().numpy(), self.detector)
-        _check(puppet.fit)
+        check_fit(puppet.fit)
         self.fit = puppet.fit
         return puppet
 
 
-def _check(fit: float) -> None:
+def check_fit(fit: float) -> None:
     """Raises ValueError where a figure fits too badly to be moved."""
     if fit < LEAST_FIT:
         raise ValueError(
@@ -153,7 +153,7 @@ class DiffusionRenderer:
         size = self.animator.size
         large = to_square(image.cpu(), max(size, min(DETECTED, max(image.shape[1:]))))
         alignment = align(large.permute(1, 2, 0).numpy(), self.detector, size)
-        _check(alignment.fit)
+        check_fit(alignment.fit)
         return to_square(large, size)[None].to(self.animator.device).float() / 127.5 - 1, alignment
 
     @torch.no_grad()
