@@ -80,7 +80,7 @@ class WanAnimator:
             pipeline.enable_model_cpu_offload(device=self.device)
         else:
             pipeline.to(self.device)
-        return pipeline, prompt
+        return pipeline, prompt.to(self.device)
 
     def load(self) -> None:
         """Takes minutes. Raises ValueError for files that no pipeline can be made of."""
