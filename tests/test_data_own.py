@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.body.densepose import COLOURS, read_parts
 from zoo.body.labels import PARTS
 from zoo.body.people import PeopleDetector
 from zoo.body.render import render_motion
 from zoo.body.skeleton import unpack
+from zoo.data.base import Clip
 from zoo.data.captioner import Endpoint
 from zoo.data.folder import Folder
+from zoo.data.module import DanceData
 from zoo.data.own import Making, check_alone, make_shard, scenes
 from zoo.data.shards import ShardReader, Shards
 from zoo.data.world.scene import make_scene
 from zoo.media import Sound, VideoWriter, write_sound
+from zoo.music.spectral import Spectral
 from zoo.nn.text import HashedWords
 
 SIDE, LENGTH = 160, 30  # pixels, frames of a scene at 12 fps
@@ -107,6 +111,99 @@ def test_the_shards_can_be_trained_on(folder, tmp_path, monkeypatch):
     starts = [sample.info["start"] for sample in source._reader("train").samples]
     assert starts == [0.0, 2.5, 5.0]  # at most six seconds of the sound before, where there are any
     assert HashedWords(8)([source._samples("val")[0].info["caption"]]).shape == (1, 24, 8)
+
+
+COUNT, TALL, WIDE = 45, 96, 48  # pictures of 30 a second, and their sides
+
+
+def falling(kind: str) -> np.ndarray:
+    """A square falls, a pixel a picture: white in 'images' and 'masks', in 'densepose' as part 1, 2, ... 24, 1."""
+    pictures = np.zeros((COUNT, TALL, WIDE, 3), np.uint8)
+    pictures[:] = {"images": 90, "masks": 0, "densepose": 0}[kind]
+    for index, picture in enumerate(pictures):
+        square = picture[30 + index : 42 + index, 10:22]
+        square[:] = 255 if kind != "densepose" else np.random.default_rng(index).integers(0, 256, square.shape)  # u, v
+        if kind == "densepose":
+            square[..., 2] = index % 24 + 1
+    return pictures
+
+
+def as_tiktok(place: Path, *kinds: str) -> None:
+    for kind in kinds:
+        (place / kind).mkdir(parents=True)
+        digits = 1 if kind == "images" else 4  # 2.png before 10.png, and 0002.png beside 2.png
+        for index, picture in enumerate(falling(kind)):
+            cv2.imwrite(str(place / kind / f"{index + 1:0{digits}}.png"), picture[..., ::-1])
+
+
+def test_parts_lie_where_the_picture_shows_them_in_step_with_it(tmp_path, monkeypatch):
+    """As in the TikTok data set; in clips of 10 a second, of the middle 48x48 at 32x32."""
+    monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
+    as_tiktok(tmp_path / "in" / "00001", "images", "masks", "densepose")
+    as_tiktok(tmp_path / "in" / "00002", "images", "masks")
+    as_tiktok(tmp_path / "in" / "00003", "images", "densepose")
+    (tmp_path / "in" / "00003" / "densepose" / "0019.png").unlink()
+    making = Making(Fraction(1, 2), Fraction(10), 32, 32, silence=True)
+    videos = found(tmp_path / "in")
+    assert list(videos) == ["00001", "00002", "00003"]
+    reports = [make_shard(video, tmp_path / "out", making, None, None) for video in videos.values()]
+    assert [report.clips for report in reports] == [3, 3, 2]
+    ((second, reason),) = reports[2].dropped
+    assert second == 0.5 and "00003/densepose" in reason and "densepose/19.png does not exist" in reason
+    from_row = 24 + np.floor((np.arange(32) + 0.5) * 1.5).astype(int)
+    from_column = np.floor((np.arange(32) + 0.5) * 1.5).astype(int)
+    for key, truth in (("00001", read_parts(falling("densepose"))), ("00002", falling("masks")[..., 0] // 255 * 2)):
+        reader = ShardReader([tmp_path / "out" / f"{key}.tar"])
+        for clip, sample in enumerate(reader.samples):
+            parts, frames = reader.read(sample, "parts"), reader.read(sample, "frames")
+            rows = np.arange(15 * clip, 15 * clip + 15, 3)
+            np.testing.assert_array_equal(parts, truth[rows][:, from_row][:, :, from_column])
+            assert ((parts > 0) == (frames.mean(-1) > 172)).mean() > 0.98
+    # what is trained on: the same labels, halved
+    source = Shards([str(tmp_path / "out" / f"{key}.tar") for key in ("00001", "00002")])
+    data = DanceData(source, Spectral(), {"image": ("frames", "parts")}, 1, clip=Clip(0.5, 10, 16, 16))
+    item = data.dataset("train")[0]
+    assert item["parts"].dtype == torch.uint8 and item["parts"].shape == (5, 16, 16)
+    assert ((item["parts"] > 0) == (item["frames"].mean(1) > 0.35)).float().mean() > 0.95
+
+
+def test_parts_come_as_a_video_beside_the_video(tmp_path, monkeypatch):
+    """In viridis, as MagicAnimate's are; compression blurs their edges only. The folder of them holds no clips."""
+    monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
+    truth = np.repeat(np.repeat(read_parts(falling("densepose")), 4, 1), 4, 2)
+    (tmp_path / "in" / "densepose").mkdir(parents=True)
+    for name, film in (("a", falling("images").repeat(4, 1).repeat(4, 2)), ("densepose/a", COLOURS[truth])):
+        with VideoWriter(tmp_path / "in" / f"{name}.mp4", Fraction(30)) as video:
+            video.write(film)
+    videos = found(tmp_path / "in")
+    assert list(videos) == ["a"]
+    times = [Fraction(index, 10) for index in range(15)]
+    parts = np.stack(list(videos["a"].parts.at(times, 4 * TALL, 4 * WIDE)))
+    inside = np.stack([cv2.erode(np.uint8(one > 0), np.ones((9, 9))) for one in truth[::3]]) > 0
+    assert inside.mean() > 0.2 * (truth[::3] > 0).mean() and (parts == truth[::3])[inside].mean() > 0.99
+    assert (parts == truth[::3]).mean() > 0.99
+    with pytest.raises(ValueError, match=r"in/densepose cannot be used: the one at 0\.00 s is 384x192, its"):
+        list(videos["a"].parts.at(times, TALL, WIDE))
+
+
+def test_what_codes_no_parts_is_refused():
+    numbers = np.random.default_rng(0).integers(0, 25, (8, 8)).astype(np.uint8)
+    assert (read_parts(np.dstack([numbers] * 3)) == numbers).all() and (read_parts(COLOURS[numbers]) == numbers).all()
+    with pytest.raises(ValueError, match="no DensePose"):
+        read_parts(np.full((8, 8, 3), 255, np.uint8))
+
+
+def test_a_stage_that_needs_parts_says_which_folder_has_none(scripts, tmp_path):
+    as_tiktok(tmp_path / "in" / "00001", "images", "densepose")
+    as_tiktok(tmp_path / "in" / "00002", "images")
+    folders, sizes = (f"folder={tmp_path}/in", f"out={tmp_path}/out"), ("fps=10", "seconds=1", "height=64", "width=64")
+    done = scripts.inside("zoo/run/shards", *folders, "silence=true", *sizes)
+    assert done.returncode == 0, done.stderr
+    assert "no folder densepose or masks lies beside 00002:" in done.stdout and "2 clips of 2 videos" in done.stdout
+    what = "model=magicdance", "model.renderer=diffusion", "model.recipe=[image]", "data=shards"
+    done = scripts.inside("train", *what, f"data.urls={tmp_path}/out/*.tar")
+    line = done.stderr.splitlines()[-1]  # before it there may be Hydra's warnings of two scripts in one process
+    assert done.returncode == 2 and "needs parts" in line and "00002-000000 in " in line and "00002.tar" in line
 
 
 class Answering(BaseHTTPRequestHandler):

@@ -178,6 +178,10 @@ class DataSource(ABC):
     def provides(self) -> frozenset[str]:
         """Keys of the batch contract this source can fill. Raises ValueError when its files cannot be read."""
 
+    def remedy(self, missing: frozenset[str]) -> str:
+        """What would provide keys that it lacks."""
+        return self.hint
+
     @abstractmethod
     def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
         """Make or fetch what `needs` asks for of `splits`, once, with a progress bar; called on one process a node."""

@@ -1,7 +1,9 @@
 """The clips in a folder of somebody's: which files make a clip, and what their names say.
 
 A clip is a video file, or a folder of numbered pictures (NAME/0001.png or NAME/images/0001.png, as in the TikTok data
-set). Beside it may lie NAME.wav (or mp3, flac, ...), its sound, and NAME.txt, a line that says the motion.
+set). Beside it may lie NAME.wav (or mp3, flac, ...), its sound, and NAME.txt, a line that says the motion; and, in
+folders of their own beside the pictures or the video, DensePose's parts (NAME/densepose/0001.png, densepose/NAME.mp4)
+or masks (NAME/masks/0001.png, masks/NAME.mp4).
 """
 
 import os
@@ -12,11 +14,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from zoo.data.footage import Footage, NumberedPictures, VideoFile, number_of
+from zoo.body.densepose import read_mask, read_parts
+from zoo.data.footage import BodyParts, Footage, NumberedPictures, VideoFile, number_of
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
 PICTURES = (".png", ".jpg", ".jpeg")
+MAPS = {"densepose": read_parts, "masks": read_mask}  # folders of what a clip's pictures show; the first one counts
 # AIST's names, such as gBR_sBM_c01_d04_mBR0_ch01: genre, situation, camera, dancer, music, choreography
 AIST = r"(?P<style>g[A-Z]{2})_s[A-Z]{2}_(?P<camera>c\d\d)_(?P<dancer>d\d\d)_(?P<song>m[A-Z]{2}\d+)_ch\d\d"
 AIST_STYLES = {
@@ -42,10 +46,11 @@ class Found:
     sound: Path | None  # the file that holds its sound; None where only a look into the video can tell
     caption: Path | None
     labels: Mapping[str, str]
+    parts: BodyParts | None  # where there is a folder of them
 
     @property
     def files(self) -> list[Path]:
-        """All that the clip is made of."""
+        """All that the clip is made of, but for its parts, on which nothing is evaluated."""
         return [*self.footage.files, *(path for path in (self.sound, self.caption) if path)]
 
 
@@ -99,7 +104,8 @@ class Folder:
             else:
                 sound = _beside(beside, SOUNDS)
             labels.setdefault("song", plain(sound.stem) if sound else key)
-            self.clips.append(Found(key, footage, sound, _beside(beside, (".txt",)), labels))
+            parts = _parts(media, footage, fps)
+            self.clips.append(Found(key, footage, sound, _beside(beside, (".txt",)), labels, parts))
         self.skipped += [(name, f"{folder} has no such clip") for name, found in (wanted or {}).items() if not found]
         if not self.clips:
             reason = f": {self.skipped[0][0]}: {self.skipped[0][1]}" if self.skipped else ""
@@ -145,15 +151,38 @@ def _media(folder: Path) -> Iterable[tuple[Path, list[Path]]]:
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         files = [place / one for one in sorted(files) if not one.startswith(".")]
         here = place.relative_to(folder)
-        for path in files:
-            if path.suffix.lower() in VIDEOS:
-                yield here / path.stem, [path]
+        videos = [path for path in files if path.suffix.lower() in VIDEOS]
+        for path in videos:
+            yield here / path.stem, [path]
         if here.name != "images" and (place.parent / "images").is_dir() and here != Path():
             continue  # masks and the like, which lie beside the pictures
-        pictures = [path for path in files if path.suffix.lower() in PICTURES and number_of(path) is not None]
+        pictures = _numbered(files)
+        if videos or len(pictures) > 1:
+            folders[:] = [one for one in folders if one not in MAPS]
         name = here.parent if here.name == "images" else here
         if len(pictures) > 1 and name != Path():
             yield name, pictures
+
+
+def _numbered(files: Iterable[Path]) -> list[Path]:
+    return [path for path in files if path.suffix.lower() in PICTURES and number_of(path) is not None]
+
+
+def _parts(media: Sequence[Path], footage: Footage, fps: Fraction) -> BodyParts | None:
+    """What MAPS says of a clip's files; the map of a picture is the one of its number."""
+    place = media[0].parent
+    for kind, read in MAPS.items():
+        if isinstance(footage, VideoFile):
+            found = _beside(place / kind / media[0].stem, VIDEOS)
+            if found:
+                return BodyParts(VideoFile(found), read)
+            continue
+        folder = (place.parent if place.name == "images" else place) / kind
+        if folder.is_dir():
+            maps = {number_of(path): path for path in _numbered(sorted(folder.iterdir()))}
+            files = [maps.get(number_of(path), folder / path.name) for path in media]
+            return BodyParts(NumberedPictures(files, fps), read)  # one that is not there is missed when it is read
+    return None
 
 
 def _beside(name: Path, suffixes: Sequence[str]) -> Path | None:

@@ -6,7 +6,7 @@ odd and changing frame rates neither drift nor need a constant.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -201,6 +201,29 @@ class NumberedPictures(Footage):
                 raise ValueError("its pictures have different sizes")
             shape = picture.shape
             yield picture
+
+
+class BodyParts:
+    """Which parts of the body a clip's pictures show, read from other pictures that are in step with them."""
+
+    def __init__(self, maps: Footage, read: Callable[[np.ndarray], np.ndarray]):
+        """maps: as many pictures at the same times; read: such a picture (H, W, 3) uint8 -> parts (H, W) uint8."""
+        self.maps, self._read = maps, read
+
+    def at(self, times: Sequence[Fraction], height: int, width: int) -> Iterator[np.ndarray]:
+        """For each of the rising `times` the parts (height, width) uint8 of the picture that `Footage.at` gives for it.
+
+        Raises ValueError, one line, as that does, and for maps of another size or another kind.
+        """
+        folder = self.maps.files[0].parent
+        try:
+            for time, picture in zip(times, self.maps.at(times), strict=True):
+                if picture.shape[:2] != (height, width):
+                    size = "x".join(map(str, picture.shape[:2]))
+                    raise ValueError(f"the one at {float(time):.2f} s is {size}, its picture {height}x{width}")
+                yield self._read(picture)
+        except ValueError as error:
+            raise ValueError(f"its maps in {folder} cannot be used: {error}") from None
 
 
 def number_of(path: Path) -> int | None:

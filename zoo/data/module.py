@@ -87,7 +87,8 @@ class DanceData(LightningDataModule):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         for stage, needs in stages_needs.items():
-            require(needs, source.provides, stage, source.name, source.hint)
+            provided = source.provides
+            require(needs, provided, stage, source.name, source.remedy(frozenset(needs) - provided))
         self.source, self.encoder, self.clip = source, encoder, clip or Clip()
         self.needs = frozenset(key for needs in stages_needs.values() for key in needs)
         self.batch_size, self.seed, self.workers, self.val_items = batch_size, seed, workers, val_items

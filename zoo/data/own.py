@@ -6,19 +6,20 @@ What was left out is said with its reason.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from zoo.body.densepose import BODY
 from zoo.body.people import PeopleDetector
 from zoo.data.base import Cut
 from zoo.data.captioner import Captioner
 from zoo.data.folder import Found
 from zoo.data.shards import write_shard
-from zoo.data.takes import crop_box, cut_pictures
+from zoo.data.takes import crop_box, cut_labels, cut_pictures
 from zoo.media import Sound
 
 CHANGE = 0.35  # of 1: so far the colours of two frames lie apart where a scene is cut
@@ -26,17 +27,20 @@ BINS = (8, 4, 4)  # of hue, saturation, value
 LOOKS = 8  # frames of a clip in which people are counted
 OTHER = 0.5  # of the dancer's height: a person below it is not counted as a second dancer
 AROUND = Fraction(6)  # s of sound kept on either side of a clip, by which its beats are found
-BODY = 2  # DensePose's torso: what a mask without parts is written as
 
 
 @dataclass(frozen=True)
 class Making:
-    """What clips are made: `seconds` of `height` x `width` at `fps`, cropped to where a detector finds the figure."""
+    """What clips are made: `seconds` of `height` x `width` at `fps`, cropped to where a detector finds the figure.
+
+    silence: clips without sound are made too, without it; otherwise they are left out.
+    """
 
     seconds: Fraction = Fraction(25, 6)  # 48 frames, and the two before them
     fps: Fraction = Fraction(12)
     height: int = 640
     width: int = 640
+    silence: bool = False
 
     @property
     def cut(self) -> Cut:
@@ -68,8 +72,9 @@ def make_shard(
 ) -> Report:
     """Write `out`/KEY.tar with the clips of one video, and KEY.json that says what was dropped; tells it.
 
-    A video whose .json is there is done. Without `people` clips are cropped to the middle, and have no masks. The
-    caption is the line beside the video (KEY.txt), else the captioner's, else none is stored.
+    A video whose .json is there is done. Without `people` clips are cropped to the middle. Their parts are those that
+    lie beside the video, else the found figure's mask, else none are stored. The caption is the line beside the video
+    (KEY.txt), else the captioner's, else none is stored.
     """
     key = video.key.replace(".", "_")
     told = out / f"{key}.json"
@@ -103,22 +108,25 @@ def _clips(
     sound = Sound(video.sound) if video.sound else None
     if sound is None and video.footage.has_sound():
         sound = Sound(video.footage.files[0])
-    if sound is None:
-        raise ValueError(f"it has no sound; put {video.key}.wav beside it")
+    if sound is None and not making.silence:
+        raise ValueError(f"it has no sound; put {video.key}.wav beside it, or set silence=true")
     line = " ".join(video.caption.read_text("utf-8", errors="replace").split()) if video.caption else ""
     for first, last in scenes(video, making.fps):
         for number in range((last - first) // making.frames):
             start = Fraction(first + number * making.frames) / making.fps
             try:
-                if sound.duration < start + making.seconds:
+                if sound and sound.duration < start + making.seconds:
                     raise ValueError(f"its sound ends after {float(sound.duration):.2f} s")
                 fields = _shot(video, start, making, people)
                 words = line or (captioner.caption(fields["frames"]) if captioner else "")
             except ValueError as error:
                 report.dropped.append((round(float(start), 2), str(error)))
                 continue
-            before = max(Fraction(0), start - AROUND)
-            heard = sound.mono(sound.sample_rate, before, min(sound.duration, start + making.seconds + AROUND))
+            before, heard = start, {}
+            if sound:
+                before = max(Fraction(0), start - AROUND)
+                wave = sound.mono(sound.sample_rate, before, min(sound.duration, start + making.seconds + AROUND))
+                heard = {"sound": (wave, sound.sample_rate)}
             info = {
                 "fps": str(making.fps),
                 "frames": making.frames,
@@ -130,14 +138,7 @@ def _clips(
                 **{name: value for name, value in video.labels.items() if name != "song"},
                 **({"caption": words} if words else {}),
             }
-            yield (
-                f"{key}-{first + number * making.frames:06d}",
-                {
-                    "info": info,
-                    "sound": (heard, sound.sample_rate),
-                    **fields,
-                },
-            )
+            yield f"{key}-{first + number * making.frames:06d}", {"info": info, **heard, **fields}
 
 
 def scenes(video: Found, fps: Fraction) -> list[tuple[int, int]]:
@@ -163,24 +164,28 @@ def scenes(video: Found, fps: Fraction) -> list[tuple[int, int]]:
 
 
 def _shot(video: Found, start: Fraction, making: Making, people: PeopleDetector | None) -> dict:
-    """Frames, reference and masks of a clip. Raises ValueError where there is not one dancer."""
+    """Frames, reference and parts of a clip. Raises ValueError where there is not one dancer."""
     times = [start + index / making.fps for index in range(making.frames)]
     pictures = np.stack(list(video.footage.at(times)))
     height, width = pictures.shape[1:3]
-    cut = making.cut
+    cut, found = making.cut, None
     if people is None:
-        box = crop_box(Cut(cut.frames, cut.rate, cut.height, cut.width, crop="centre"), height, width)
-        frames = cut_pictures(pictures, box, cut)
-        return {"frames": frames, "reference": frames[0]}
-    check_alone(pictures, people)
-    found = people.detect(pictures)
-    seen = np.isfinite(found.joints).all((1, 2))
-    if seen.mean() < 0.9:
-        raise ValueError(f"the dancer is lost in {round(100 * (1 - seen.mean()))}% of it")
-    box = crop_box(cut, height, width, found.joints)
-    masks = cut_pictures(np.repeat((found.mask * 255).astype(np.uint8)[..., None], 3, -1), box, cut)[..., 0]
+        box = crop_box(replace(cut, crop="centre"), height, width)
+    else:
+        check_alone(pictures, people)
+        found = people.detect(pictures)
+        seen = np.isfinite(found.joints).all((1, 2))
+        if seen.mean() < 0.9:
+            raise ValueError(f"the dancer is lost in {round(100 * (1 - seen.mean()))}% of it")
+        box = crop_box(cut, height, width, found.joints)
     frames = cut_pictures(pictures, box, cut)
-    return {"frames": frames, "reference": frames[0], "parts": np.where(masks > 127, BODY, 0).astype(np.uint8)}
+    fields = {"frames": frames, "reference": frames[0]}
+    if video.parts is not None:
+        fields["parts"] = cut_labels(np.stack(list(video.parts.at(times, height, width))), box, cut)
+    elif found is not None:
+        masks = cut_pictures(np.repeat((found.mask * 255).astype(np.uint8)[..., None], 3, -1), box, cut)[..., 0]
+        fields["parts"] = np.where(masks > 127, BODY, 0).astype(np.uint8)
+    return fields
 
 
 def check_alone(pictures: np.ndarray, people: PeopleDetector) -> None:

@@ -215,6 +215,12 @@ class Shards(DataSource):
             raise ValueError(f"shard {self.paths['train'][0]} has no sample in it; name others in data.urls")
         return frozenset.intersection(*map(provided_by, samples))
 
+    def remedy(self, missing: frozenset[str]) -> str:
+        """See DataSource; names the first sample that lacks one of them."""
+        samples = self._reader("train").samples
+        bare = next((sample for sample in samples if missing - provided_by(sample)), None)
+        return f"{bare.key} in {bare.path} is the first without; {self.hint}" if bare else self.hint
+
     def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
         """Listens to every song once, when music or beats are asked for."""
         if {"music", "beats"} & set(needs):

@@ -219,6 +219,13 @@ def cut_pictures(pictures: np.ndarray, box: Box, cut: Cut) -> np.ndarray:
     return values.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous().numpy()
 
 
+def cut_labels(labels: np.ndarray, box: Box, cut: Cut) -> np.ndarray:
+    """(F, h, w) uint8 -> (F, H, W) uint8: the box, each pixel the label that is nearest to its centre."""
+    top, left, height, width = box
+    values = torch.from_numpy(np.ascontiguousarray(labels[:, top : top + height, left : left + width]))
+    return F.interpolate(values[:, None], (cut.height, cut.width), mode="nearest-exact")[:, 0].numpy()
+
+
 def cut_points(points: np.ndarray, box: Box, cut: Cut) -> np.ndarray:
     """(..., 2) pixels (x, y) of the whole picture -> float32 pixels of the box as it is shown."""
     top, left, height, width = box

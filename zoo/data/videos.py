@@ -28,8 +28,8 @@ SHORT = Fraction(1, 10)  # s that a clip's sound may end before its pictures: co
 LOOKS = 16  # pictures of a clip in which the dancer is looked for to choose the crop
 ENOUGH = Fraction(19, 20)  # of the frames a second asked for: 29.97 serves as 30, 25 does not
 UNFIT = (
-    "data=videos is for evaluation: to train on videos, write them as shards "
-    "(zoo.data.shards.write_shard; docs/data.md says what is in a sample) and use data=shards"
+    "data=videos is for evaluation: to train on videos, make shards of them with python -m zoo.run.shards folder=DIR "
+    "out=DIR (docs/data.md) and use data=shards data.urls='DIR/*.tar'"
 )
 
 
@@ -118,9 +118,7 @@ class VideoTakes(Takes):
 
     def __init__(self, source: Videos, cut: Cut, encoder: Encoder):
         if cut.crop == "dancer" and source.people is None:
-            raise ValueError(
-                "crop=dancer needs what finds people: give weights.people=FILE (docs/evaluate.md says how)"
-            )
+            raise ValueError("crop=dancer needs what finds people: give weights.people=FILE (docs/evaluate.md says how)")
         self.source, self.cut, self.encoder = source, cut, encoder
         self.keys, self.labels, self.skipped = [], [], [*source.found.skipped]
         self._clips: list[tuple[Found, Fraction, Box, bool]] = []  # clip, its start in the video, box, has it sound

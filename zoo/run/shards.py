@@ -28,9 +28,8 @@ def main(config: DictConfig) -> None:
             raise ValueError(f"give {name}=DIR")
     fps = positive(config.fps, "fps")
     sides = {name: whole(config[name], name, 64) for name in ("height", "width")}
-    making = Making(
-        Fraction(round(positive(config.seconds, "seconds") * fps)) / Fraction(str(fps)), Fraction(str(fps)), **sides
-    )
+    seconds = Fraction(round(positive(config.seconds, "seconds") * fps)) / Fraction(str(fps))
+    making = Making(seconds, Fraction(str(fps)), **sides, silence=bool(config.silence))
     if making.frames < 2 or any(side % 4 for side in sides.values()):
         raise ValueError("clips have two frames at least, and sides that are multiples of 4")
     if config.caption.url and not config.caption.model:
@@ -46,6 +45,7 @@ def main(config: DictConfig) -> None:
     out = Path(config.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     reports = [make_shard(video, out, making, people, captioner) for video in track(found.clips, "videos")]
+    bare = [] if people else [video.key for video in found.clips if video.parts is None]
     clips, unused = sum(report.clips for report in reports), [report for report in reports if not report.clips]
     for key, reason in found.skipped:
         print(f"{key}: left out: {reason}")
@@ -54,6 +54,9 @@ def main(config: DictConfig) -> None:
             print(f"{report.key}: left out: {report.reason}")
         for second, reason in report.dropped:
             print(f"{report.key} from {second:g} s on: left out: {reason}")
+    if bare:
+        which = bare[0] if len(bare) == 1 else f"{bare[0]} and {len(bare) - 1} more"
+        print(f"no folder densepose or masks lies beside {which}: no stage that needs parts can learn from these clips")
     print(f"{clips} clips of {len(reports) - len(unused)} videos are in {out}; {len(unused)} videos gave none")
     if not clips:
         raise ValueError(f"folder={config.folder}: no clip of it can be used")

@@ -7,13 +7,12 @@ attends to the face, denoises the frames' latents.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
+from zoo.body.densepose import COLOURS
 from zoo.diffusion.denoiser import Denoiser, Guided
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.latent import LatentPictures
@@ -22,11 +21,8 @@ from zoo.nn.temporal import positions
 from zoo.nn.text import WordEncoder
 from zoo.nn.video_unet import ControlNet, ReferenceNet, VideoUNet
 
-PARTS = 24  # of DensePose
-HEAD = (23, 24)  # the head's among them
+HEAD = (23, 24)  # the head's among DensePose's parts
 AROUND = 1.6  # side of what is taken for a face, in sides of the box of the head's parts
-# each part's colour, as MagicAnimate's DensePose videos have it: viridis, background included
-COLOURS = cv2.applyColorMap(np.uint8(np.arange(PARTS + 1) * (255 / PARTS))[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
 
 
 class FaceEncoder(nn.Module):

@@ -1,0 +1,32 @@
+"""DensePose's 24 parts as pictures: the colours that MagicAnimate's networks are shown, and how files code them."""
+
+import cv2
+import numpy as np
+
+PARTS = 24
+BODY = 2  # the torso's front: what a mask without parts is written as
+# each part's colour, as MagicAnimate's DensePose videos have it: viridis, background included
+COLOURS = cv2.applyColorMap(np.uint8(np.arange(PARTS + 1) * (255 / PARTS))[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+NEAR = 30  # of 255: so far from a part's colour compression may bring one
+
+
+def read_parts(picture: np.ndarray) -> np.ndarray:
+    """The part that each pixel of a DensePose picture (H, W, 3) uint8 shows: (H, W) uint8, 1 to 24, 0 background.
+
+    Two codings are known. In DensePose's IUV maps, which the TikTok data set has, blue is the part's number, and green
+    and red are u and v; grey pictures of numbers read alike. In DensePose's videos each part has one of COLOURS, and
+    the nearest one counts. Raises ValueError, one line without the picture's name, for another picture.
+    """
+    blue = picture[..., 2]
+    if blue.max() <= PARTS:  # viridis' background alone has more
+        return blue
+    colours, pixels = COLOURS.astype(np.float32), picture.reshape(-1, 3).astype(np.float32)
+    apart = (colours**2).sum(1) - 2 * pixels @ colours.T  # less the pixel's own square, the same for all colours
+    if np.mean(apart.min(1) + (pixels**2).sum(1) > NEAR**2) > 0.5:
+        raise ValueError(f"no DensePose: blue is no part's number, 0 to {PARTS}, and colours are not viridis'")
+    return apart.argmin(1).astype(np.uint8).reshape(blue.shape)
+
+
+def read_mask(picture: np.ndarray) -> np.ndarray:
+    """A figure's mask (H, W, 3) uint8, white on black, as `read_parts`: BODY and background."""
+    return np.where(picture.max(-1) > 127, BODY, 0).astype(np.uint8)
