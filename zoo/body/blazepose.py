@@ -116,7 +116,7 @@ class BlazePose:
         shapes = ((len(self._anchors), 12), (len(self._anchors), 1))
         shapes = (shapes, ((5 * POINTS,), (1,), (LANDMARK_SIDE,) * 2 + (1,), (HEAT_SIDE,) * 2 + (POINTS,)))
         try:
-            with _silenced():
+            with silenced():
                 self._detector, self._landmarker = (Interpreter(model_content=each, num_threads=1) for each in models)
                 for network, wanted in zip((self._detector, self._landmarker), shapes, strict=True):
                     network.allocate_tensors()
@@ -186,7 +186,7 @@ class BlazePose:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Without what a library writes past Python to stderr: the interpreter greets with a line of its own."""
     kept = os.dup(2)
     with open(os.devnull, "w") as nothing:

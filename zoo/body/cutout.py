@@ -63,9 +63,9 @@ class Figure:
     stature: float  # pixels: how tall it would be standing upright
 
 
-def cut_out(image: np.ndarray, detector: PeopleDetector) -> Cutout:
-    """The one person in (H, W, 3) uint8, see `find_figure`."""
-    figure = find_figure(image, detector)
+def cut_out(image: np.ndarray, detector: PoseDetector) -> Cutout:
+    """The one person in (H, W, 3) uint8, see `find_figure` and, of other detectors, `seen_figure`."""
+    figure = (find_figure if isinstance(detector, PeopleDetector) else seen_figure)(image, detector)
     return _crop(figure.rgb, figure.alpha, figure.stature)
 
 
@@ -112,13 +112,18 @@ def seen_figure(image: np.ndarray, detector: PoseDetector, longest: int = LONGES
         raise ValueError(f"{detector.name} sees no figure in it")
     if max(image.shape[:2]) > COARSE:
         mask = _finer(image, mask)
-    chain = [np.linalg.norm(joints[a] - joints[b]) for a, b in UP]
-    legs = [max(np.linalg.norm(joints[a + side] - joints[b + side]) for side in (0, 1)) for a, b in LEGS]
-    tall = float(sum(chain) + sum(legs)) / JOINT_CHAIN
+    tall = stature_of(joints)
     if (mask[-1] > 0.5).sum() > CUT["feet"] * tall:
         raise ValueError("the feet of the figure in it are cut off; use a picture that shows the whole body")
     alpha = np.clip((mask - SURE[0]) / (SURE[1] - SURE[0]), 0, 1)
     return Figure(_own_colours(np.float32(image), alpha, tall), alpha, image, joints, 1.0, tall)
+
+
+def stature_of(joints: np.ndarray) -> float:
+    """How tall a figure would be standing upright, pixels, by its joints (24, 2)."""
+    chain = [np.linalg.norm(joints[a] - joints[b]) for a, b in UP]
+    legs = [max(np.linalg.norm(joints[a + side] - joints[b + side]) for side in (0, 1)) for a, b in LEGS]
+    return float(sum(chain) + sum(legs)) / JOINT_CHAIN
 
 
 def place(cutout: Cutout, side: int, foot: np.ndarray, stature: float) -> tuple[np.ndarray, np.ndarray]:

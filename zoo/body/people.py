@@ -1,6 +1,7 @@
 """Finding people in pictures: what a detector is, and the one for real pictures."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,21 +25,32 @@ HEAD_OVER_EARS = -0.08
 SURE = 0.9  # presence above which one look at a figure is enough
 
 
-def _to_joints() -> np.ndarray:
-    """(24, 33): joints from points, as weights."""
-    point = np.eye(BODY_POINTS)
-    hips, shoulders = point[list(HIPS)].mean(0), point[list(SHOULDERS)].mean(0)
-    up = shoulders - hips
-    rows = {name: hips + height * up for name, height in SPINE.items()}
-    rows["head"] = point[list(EARS)].mean(0) + HEAD_OVER_EARS * up
+def joint_weights(
+    points: int,
+    sides: Mapping[str, Sequence[Sequence[int]]] = SIDES,
+    shoulders: Sequence[int] = SHOULDERS,
+    hips: Sequence[int] = HIPS,
+    ears: Sequence[int] = EARS,
+) -> np.ndarray:
+    """(24, points): SMPL's joints from a detector's points, as weights; which points these are, left before right."""
+    point = np.eye(points)
+    middle, neck = point[list(hips)].mean(0), point[list(shoulders)].mean(0)
+    up = neck - middle
+    rows = {name: middle + height * up for name, height in SPINE.items()}
+    rows["head"] = point[list(ears)].mean(0) + HEAD_OVER_EARS * up
     for side, name in enumerate(("left", "right")):
-        rows[f"{name}_hip"] = hips + HIP_UP * up + HIP_OUT * (point[HIPS[side]] - hips)
-        rows[f"{name}_collar"] = hips + COLLAR_UP * up + COLLAR_OUT * (point[SHOULDERS[side]] - shoulders)
-        rows |= {f"{name}_{joint}": point[list(points[side])].mean(0) for joint, points in SIDES.items()}
+        rows[f"{name}_hip"] = middle + HIP_UP * up + HIP_OUT * (point[hips[side]] - middle)
+        rows[f"{name}_collar"] = middle + COLLAR_UP * up + COLLAR_OUT * (point[shoulders[side]] - neck)
+        rows |= {f"{name}_{joint}": point[list(those[side])].mean(0) for joint, those in sides.items()}
     return np.stack([rows[name] for name in JOINTS])
 
 
-TO_JOINTS = _to_joints()
+TO_JOINTS = joint_weights(BODY_POINTS)
+
+
+def as_joints(weights: np.ndarray, points: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (24, 2) from points (P, 2) by `joint_weights`, each as sure (24,) as its unsurest point (P,)."""
+    return weights @ points, np.where(weights != 0, sure, 1).min(1)
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,15 @@ class PoseDetector(ABC):
         """frames: (F, H, W, 3) uint8."""
 
 
-class PeopleDetector(PoseDetector):
+class FindsPeople(PoseDetector):
+    """A detector for real pictures, of which one may show nobody, or several."""
+
+    @abstractmethod
+    def find_people(self, image: np.ndarray) -> Sequence:
+        """The people in an image (H, W, 3) uint8, surest first; each has a `box` (4,) x0, y0, x1, y1 in pixels."""
+
+
+class PeopleDetector(FindsPeople):
     """BlazePose (`zoo.body.blazepose`): finds people in any picture, photographed or made.
 
     path: the mediapipe 0.10.21 wheel, or a folder with its pose_detection.tflite and pose_landmark_full.tflite. Raises
@@ -107,10 +127,7 @@ class PeopleDetector(PoseDetector):
         for index, frame in enumerate(frames):
             region, found = self._follow(frame, region)
             if found is not None:
-                joints[index] = TO_JOINTS @ found.points
-                confidence[index] = np.where(TO_JOINTS != 0, found.visibility, 1).min(
-                    1
-                )  # as sure as its unsurest point
+                joints[index], confidence[index] = as_joints(TO_JOINTS, found.points, found.visibility)
                 mask[index] = self._network.paste(found.mask, region, height, width)
                 region = found.next_region
         return Poses(joints, confidence, mask)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from zoo.body.densepose import BODY
-from zoo.body.people import PeopleDetector
+from zoo.body.people import FindsPeople
 from zoo.data.base import Cut
 from zoo.data.captioner import Captioner
 from zoo.data.folder import Found
@@ -68,7 +68,7 @@ class Report:
 
 
 def make_shard(
-    video: Found, out: Path, making: Making, people: PeopleDetector | None, captioner: Captioner | None
+    video: Found, out: Path, making: Making, people: FindsPeople | None, captioner: Captioner | None
 ) -> Report:
     """Write `out`/KEY.tar with the clips of one video, and KEY.json that says what was dropped; tells it.
 
@@ -101,7 +101,7 @@ def _clips(
     video: Found,
     key: str,
     making: Making,
-    people: PeopleDetector | None,
+    people: FindsPeople | None,
     captioner: Captioner | None,
     report: Report,
 ) -> Iterator[tuple[str, dict]]:
@@ -163,7 +163,7 @@ def scenes(video: Found, fps: Fraction) -> list[tuple[int, int]]:
     return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
 
 
-def _shot(video: Found, start: Fraction, making: Making, people: PeopleDetector | None) -> dict:
+def _shot(video: Found, start: Fraction, making: Making, people: FindsPeople | None) -> dict:
     """Frames, reference and parts of a clip. Raises ValueError where there is not one dancer."""
     times = [start + index / making.fps for index in range(making.frames)]
     pictures = np.stack(list(video.footage.at(times)))
@@ -188,7 +188,7 @@ def _shot(video: Found, start: Fraction, making: Making, people: PeopleDetector 
     return fields
 
 
-def check_alone(pictures: np.ndarray, people: PeopleDetector) -> None:
+def check_alone(pictures: np.ndarray, people: FindsPeople) -> None:
     """Raises ValueError where most of the looks show nobody, or more than one dancer."""
     counts = []
     for index in np.linspace(0, len(pictures) - 1, LOOKS).round().astype(int):

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from zoo.body.people import PeopleDetector, PoseDetector
+from zoo.body.detectors import people_detector
+from zoo.body.people import PoseDetector
 from zoo.data import folder as folder_module
 from zoo.data import footage as footage_module
 from zoo.data import takes as takes_module
@@ -110,7 +111,7 @@ class Videos(DataSource):
     @cached_property
     def people(self) -> PoseDetector | None:
         """What finds dancers, where there is such a thing."""
-        return PeopleDetector(self._people) if isinstance(self._people, str) else self._people
+        return people_detector(self._people) if isinstance(self._people, str) else self._people
 
 
 class VideoTakes(Takes):
@@ -118,7 +119,7 @@ class VideoTakes(Takes):
 
     def __init__(self, source: Videos, cut: Cut, encoder: Encoder):
         if cut.crop == "dancer" and source.people is None:
-            raise ValueError("crop=dancer needs what finds people: give weights.people=FILE (docs/evaluate.md says how)")
+            raise ValueError("crop=dancer needs what finds people: give weights.people=FILE (docs/data.md says which)")
         self.source, self.cut, self.encoder = source, cut, encoder
         self.keys, self.labels, self.skipped = [], [], [*source.found.skipped]
         self._clips: list[tuple[Found, Fraction, Box, bool]] = []  # clip, its start in the video, box, has it sound

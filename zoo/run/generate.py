@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
 from zoo.body.blazepose import HOW_TO_GET
+from zoo.body.detectors import people_detector
 from zoo.body.formats import write_motion
 from zoo.body.look import look_from_picture
-from zoo.body.people import PeopleDetector, PoseDetector
+from zoo.body.people import PoseDetector
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderer import DiffusionRenderer, WarpRenderer
@@ -56,7 +57,7 @@ def generate(request: Request) -> Path:
     device = pick_device(request.device)
     family = family.to(device)
     if renderer in FINDING:
-        detector = WorldJudge() if request.people is None else PeopleDetector(request.people)
+        detector = WorldJudge() if request.people is None else people_detector(request.people)
         if renderer == WAN:
             family.renderer = WanRenderer(WanAnimator(request.wan, device, request.wan_pixels), detector)
         else:
@@ -149,7 +150,7 @@ def _with_figure(request: Request) -> np.ndarray:
     if (
         request.people is not None
         and request.renderer not in ("warp", WAN)
-        and not PeopleDetector(request.people).find_people(picture)
+        and not people_detector(request.people).find_people(picture)
     ):
         what = "without weights.people= any figure is danced with"
         raise ValueError(f"image={request.image} shows no person that weights.people finds; {what}")

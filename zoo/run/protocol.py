@@ -150,14 +150,15 @@ def _metric(path: Path, config: DictConfig, overrides: Mapping[str, Any]) -> tup
 def read_detector(config: DictConfig, protocol: Protocol) -> tuple[PoseDetector | None, str]:
     """What finds the figure in the pictures of every row, and, where nothing does, why and how to get it."""
     if config.weights.people is not None:
-        from zoo.body.people import PeopleDetector
+        from zoo.body.detectors import people_detector
 
-        return PeopleDetector(existing(config.weights.people, "weights.people")), ""
+        return people_detector(existing(config.weights.people, "weights.people")), ""
     if protocol.judge == "world":
         from zoo.metrics.judge import WorldJudge
 
         return WorldJudge(), ""
-    return None, "needs weights.people=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files"
+    why = "needs weights.people=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files"
+    return None, f"{why}, or a folder with DWPose's two .onnx"
 
 
 def protocol_hash(protocol: Protocol, content: str, gauges: list[Gauge]) -> str:

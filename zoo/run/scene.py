@@ -8,7 +8,7 @@ import numpy as np
 from zoo.body.blazepose import HOW_TO_GET
 from zoo.body.camera import camera
 from zoo.body.cutout import Cutout, cut_out, from_alpha, place, soles
-from zoo.body.people import PeopleDetector
+from zoo.body.detectors import people_detector
 from zoo.body.render import shade_floor
 from zoo.data.world.backdrop import PLAIN, make_backdrop
 from zoo.data.world.recipe import seed_of
@@ -30,9 +30,9 @@ def read_cutout(path: Path, people: Path | None) -> Cutout:
     rgba = read_rgba(path)
     transparent = (rgba[..., 3] < 128).mean() > TRANSPARENT
     if not transparent and people is None:
-        how = f"weights.people=FILE, the mediapipe 0.10.21 wheel or its .tflite files ({HOW_TO_GET})"
+        how = f"weights.people=FILE, the mediapipe 0.10.21 wheel or its .tflite files ({HOW_TO_GET}), or DWPose's .onnx"
         raise ValueError(f"scene= finds the person of image={path} with {how}; a transparent png needs none")
-    detector = None if transparent else PeopleDetector(people)
+    detector = None if transparent else people_detector(people)
     try:
         return from_alpha(rgba) if transparent else cut_out(rgba[..., :3], detector)
     except ValueError as error:

@@ -17,7 +17,7 @@ def main(config: DictConfig) -> None:
     """Check what is asked for, then make one shard a video."""
     from rich.progress import track
 
-    from zoo.body.people import PeopleDetector
+    from zoo.body.detectors import people_detector
     from zoo.data.captioner import Captioner, Endpoint, Local
     from zoo.data.folder import Folder
     from zoo.data.own import Making, make_shard
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> None:
         captioner = Endpoint(config.caption.url, config.caption.model, config.caption.key)
     music = Path(config.music).expanduser() if config.music else None
     found = Folder(Path(config.folder).expanduser(), music, config.pattern, None, {}, Fraction(30))
-    people = PeopleDetector(config.weights.people) if config.weights.people else None
+    people = people_detector(config.weights.people) if config.weights.people else None
     out = Path(config.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     reports = [make_shard(video, out, making, people, captioner) for video in track(found.clips, "videos")]
