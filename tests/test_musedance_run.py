@@ -63,7 +63,8 @@ def test_two_processes_train_alike_whole_and_sharded(run, scripts):
     whole, sharded = states
     assert whole.keys() == sharded.keys()
     for name, value in whole.items():
-        torch.testing.assert_close(sharded[name], value, atol=1e-5, rtol=1e-4)
+        # a step is 1e-3; Muon rounds to bfloat16 on the way
+        torch.testing.assert_close(sharded[name], value, atol=1e-4, rtol=1e-4)
 
 
 def test_a_picture_dances_to_a_song_and_a_line(run, scripts):
