@@ -121,7 +121,7 @@ def falling(kind: str) -> np.ndarray:
     pictures = np.zeros((COUNT, TALL, WIDE, 3), np.uint8)
     pictures[:] = {"images": 90, "masks": 0, "densepose": 0}[kind]
     for index, picture in enumerate(pictures):
-        square = picture[30 + index : 42 + index, 10:22]
+        square = picture[32 + index : 44 + index, 11:23]
         square[:] = 255 if kind != "densepose" else np.random.default_rng(index).integers(0, 256, square.shape)  # u, v
         if kind == "densepose":
             square[..., 2] = index % 24 + 1
@@ -158,13 +158,13 @@ def test_parts_lie_where_the_picture_shows_them_in_step_with_it(tmp_path, monkey
             parts, frames = reader.read(sample, "parts"), reader.read(sample, "frames")
             rows = np.arange(15 * clip, 15 * clip + 15, 3)
             np.testing.assert_array_equal(parts, truth[rows][:, from_row][:, :, from_column])
-            assert ((parts > 0) == (frames.mean(-1) > 172)).mean() > 0.98
+            assert ((parts > 0) == (frames.mean(-1) > 172)).mean() > 0.96  # but for edges within a pixel
     # what is trained on: the same labels, halved
     source = Shards([str(tmp_path / "out" / f"{key}.tar") for key in ("00001", "00002")])
     data = DanceData(source, Spectral(), {"image": ("frames", "parts")}, 1, clip=Clip(0.5, 10, 16, 16))
     item = data.dataset("train")[0]
     assert item["parts"].dtype == torch.uint8 and item["parts"].shape == (5, 16, 16)
-    assert ((item["parts"] > 0) == (item["frames"].mean(1) > 0.35)).float().mean() > 0.95
+    assert ((item["parts"] > 0) == (item["frames"].mean(1) > 0.35)).float().mean() > 0.9
 
 
 def test_parts_come_as_a_video_beside_the_video(tmp_path, monkeypatch):
