@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from weights import numbers, state_by_name
 
+from zoo.families.latent import Pictured
 from zoo.families.magicdance.animator import Animator, coloured
 from zoo.families.magicdance.family import MagicDance
 from zoo.nn.temporal import positions
@@ -60,11 +61,11 @@ def animator(tmp_path_factory) -> Animator:
 
 
 @pytest.fixture(scope="module")
-def reference(animator) -> torch.Tensor:
-    """Latents of the picture."""
+def reference(animator) -> Pictured:
+    """The picture."""
     pixels = (numbers("source", 96, 64, 3) * 60 + 128).clamp(0, 255).byte()
     with torch.no_grad():
-        return animator.encode(pixels.movedim(2, 0)[None] / 127.5 - 1)
+        return animator.pictured(animator.encode(pixels.movedim(2, 0)[None] / 127.5 - 1))
 
 
 @torch.no_grad()

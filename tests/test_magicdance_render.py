@@ -57,7 +57,7 @@ def test_the_controlnet_is_diffusers():
         frames, time.repeat_interleave(3), text.repeat_interleave(3, 0), parts.flatten(0, 1), return_dict=False
     )
     for made_, wanted in zip(said, (*known[0], known[1]), strict=True):
-        torch.testing.assert_close(made_.movedim(2, 1).flatten(0, 1), wanted, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(made_.movedim(2, 1).flatten(0, 1), wanted, atol=1e-4, rtol=1e-4)
         assert wanted.std() > 0.01
 
 
@@ -167,7 +167,8 @@ def test_another_face_is_another_dancer(picture):
 @pytest.mark.parametrize("changes", [False, True])
 def test_a_window_keeps_what_it_knows(changes):
     animator, draw = made(changes=changes), torch.Generator().manual_seed(0)
-    reference, parts = numbers("reference", 1, 4, 16, 16), torch.zeros(5, 64, 64, dtype=torch.uint8)
+    reference = animator.pictured(numbers("reference", 1, 4, 16, 16))
+    parts = torch.zeros(5, 64, 64, dtype=torch.uint8)
     known = numbers("known", 2, 4, 16, 16)
     latents = animator.window(reference, None, parts, known, draw)
     assert latents.shape == (5, 4, 16, 16) and torch.equal(latents[:2], known)
@@ -180,14 +181,15 @@ def test_a_window_keeps_what_it_knows(changes):
 def test_guidance_is_away_from_no_picture_and_no_face(guidance):
     """One step: what two answers, with and without picture and face, say together (Ho and Salimans 2022)."""
     animator = made(steps=1, guidance=guidance)
-    reference, parts = numbers("reference", 1, 4, 16, 16), torch.full((3, 64, 64), 5, dtype=torch.uint8)
+    reference = animator.pictured(numbers("reference", 1, 4, 16, 16))
+    parts = torch.full((3, 64, 64), 5, dtype=torch.uint8)
     face = numbers("face", 1, 4, 16)
     found = animator.window(reference, face, parts, None, torch.Generator().manual_seed(4))
     x = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(4))
     t, seen, text = torch.tensor([999]), animator.controlnet.embed(coloured(parts)[None]), animator.words([""])
     with_, without = (
         animator.predict(x, t, one, seen, tokens, text)
-        for one, tokens in ((reference, face), (reference[:0], torch.zeros_like(face)))
+        for one, tokens in ((reference, face), (reference.each(lambda each: each[:0]), torch.zeros_like(face)))
     )
     signal = animator.schedule.alphas_cumprod[999]
     answers = [signal.sqrt() * x - (1 - signal).sqrt() * v for v in (with_, without)]
@@ -202,15 +204,15 @@ def test_guidance_is_away_from_no_picture_and_no_face(guidance):
 def test_what_sees_the_picture():
     """The middle and the way up attend to it (MagicAnimate's default); a sample without one does not see it at all."""
     animator, t = made(changes=True), torch.tensor([400, 400])
-    x, reference = numbers("x", 2, 4, 3, 16, 16), numbers("reference", 1, 4, 16, 16)
+    x, reference = numbers("x", 2, 4, 3, 16, 16), animator.pictured(numbers("reference", 1, 4, 16, 16))
     seen = animator.controlnet.embed(coloured(torch.full((2, 3, 64, 64), 5, dtype=torch.uint8)))
     face, text = numbers("face", 2, 4, 16), animator.words(["", ""])
     found = animator.predict(x, t, reference, seen, face, text)
-    features = animator.appearance(reference, t[:1], text[:1])
+    features = animator.appearance(reference.latents, t[:1], text[:1])
     asked = animator.unet.prepare(text, [None, None, *features[2:]], face=face)  # two places on the way down
     aside = animator.controlnet(x, t, animator.controlnet.prepare(text), seen)
     torch.testing.assert_close(found, animator.unet(x, t, asked, animator.shown(reference, x), aside))
-    alone = animator.predict(x[1:], t[1:], reference[:0], seen[1:], face[1:], text[1:])
+    alone = animator.predict(x[1:], t[1:], reference.each(lambda one: one[:0]), seen[1:], face[1:], text[1:])
     torch.testing.assert_close(found[1:], alone, atol=1e-3, rtol=1e-3)
 
 

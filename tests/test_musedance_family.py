@@ -1,5 +1,6 @@
 """MuseDance at tiny widths: what is heard, chained, shown and learned."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -121,7 +122,7 @@ def batch(frames: int, picks: bool = False) -> dict:
     ],
 )
 def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frames, options):
-    family = made(pulse=True)
+    family = made(pulse=True, changes=kind is not AutoencoderStage)
     own = kind(family, torch.optim.Adam, ema_decay=None, seed=0, **options).train()
     before = {name: value.clone() for name, value in family.state_dict().items()}
     torch.manual_seed(1)
@@ -151,7 +152,8 @@ def test_latents_and_changes_are_made_as_large_as_the_noise():
         latents = family.encode(batch(2)["frames"].flatten(0, 1))
         assert latents.std() == pytest.approx(1, rel=1e-2)
         before, after = latents.unflatten(0, (-1, 2)).unbind(1)
-        assert family.changed(after[:, :, None], before).std() == pytest.approx(1, rel=1e-2)
+        pictured = family.pictured(before, batch(2)["parts"][:, 0])
+        assert family.changed(after[:, :, None], pictured).std() == pytest.approx(1, rel=1e-2)
 
 
 def test_frames_whose_latents_are_kept_teach_what_frames_worked_out_anew_do():
@@ -223,19 +225,26 @@ def test_an_anchored_window_has_its_references_colours():
     assert not torch.equal(plain, drawn)
 
 
-def test_changes_are_of_the_reference():
-    """Where a network diffuses changes and answers none, the dance is the picture; the inverse is one."""
+def test_changes_are_of_the_references_ground():
+    """Where a network diffuses changes and answers none, the dance is the picture without its figure."""
     family = made(changes=True)
     reference, latents = numbers("reference", 1, 4, 8, 8), numbers("latents", 1, 4, 3, 8, 8)
+    parts = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    parts[:, 20:40, 28:36] = 5
+    pictured = family.pictured(reference, parts)
+    rows, columns = pictured.figure[0, 0].any(1).nonzero(), pictured.figure[0, 0].any(0).nonzero()
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (1, 5, 2, 5), "a latent's neighbours know of it"
     family.change_scale.fill_(2.5)
-    changes = family.changed(latents, reference)
-    torch.testing.assert_close(changes[:, :, 1], 2.5 * (latents[:, :, 1] - reference))
-    torch.testing.assert_close(family.whole(changes, reference), latents)
+    changes = family.changed(latents, pictured)
+    torch.testing.assert_close(changes[:, :, 1], 2.5 * (latents[:, :, 1] - pictured.ground))
+    torch.testing.assert_close(family.whole(changes, pictured), latents)
     with torch.no_grad():
         time, request = torch.tensor([500]), family.unet.prepare(family.words([""]))
-        blind, seeing = (family.predict(latents, time, request, one * reference) for one in (0, 1))
-    assert (blind - seeing).abs().max() > 1e-3
+        other = {name: replace(pictured, **{name: 0 * getattr(pictured, name)}) for name in ("latents", "figure")}
+        seeing = family.predict(latents, time, request, pictured)
+        for name, one in other.items():
+            assert (family.predict(latents, time, request, one) - seeing).abs().max() > 1e-3, name
     family.change_scale.fill_(1e9)
     frames = torch.cat(dance(family, 7))
-    still = family.decode(family.encode(PICTURE.float()[None] / 127.5 - 1))
+    still = family.decode(family.pictured(family.encode(PICTURE.float()[None] / 127.5 - 1)).ground)
     assert (frames.int() - still.int()).abs().max() <= 1

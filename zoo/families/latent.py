@@ -1,6 +1,7 @@
 """What families that work in the latents of a picture autoencoder share: coding, its stage, and the loss of noise."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from diffusers import SchedulerMixin
@@ -9,20 +10,37 @@ from torch import Tensor, nn
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser, cosine_schedule, stable_diffusion_schedule
 from zoo.families.base import Stage
+from zoo.nn.figure import FigureFinder, figure_of, without
 from zoo.nn.likeness import Likeness
 from zoo.nn.video_unet import VideoUNet
 
 DECODED = 4  # pictures encoded or decoded at a time
 
 
+@dataclass(frozen=True)
+class Pictured:
+    """Pictures as the networks are given them: latents, and with `changes` where the figures are, and the grounds."""
+
+    latents: Tensor  # (R, C, h, w)
+    figure: Tensor | None = None  # (R, 1, h, w) in 0..1
+    ground: Tensor | None = None  # (R, C, h, w): the latents without the figure
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Pictured":
+        """The same change of all that is there."""
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Pictured(**{name: None if value is None else change(value) for name, value in known.items()})
+
+
 class LatentPictures:
     """Mixed into a module that has a `vae`, an `AutoencoderKL`, and says `begin_latents` when it has its networks.
 
-    latent_scale: times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured. seen:
-    what shows the U-Net a reference beside the noise, or None; change_scale: times a change is as large as the noise.
+    latent_scale: times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured.
+    finder: finds the figure in a picture, seen: shows it to the U-Net beside the noise, both None without `changes`;
+    change_scale: times a change is as large as the noise.
     """
 
     vae: nn.Module
+    finder: FigureFinder | None
     seen: nn.Module | None
     latent_scale: Tensor
     change_scale: Tensor
@@ -36,9 +54,11 @@ class LatentPictures:
             raise ValueError(f"schedule={schedule}: use stable_diffusion, animatediff or cosine")
         self.kind, self.noisier, self.prediction = schedule, noisier, prediction
         self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
-        self.seen = None
+        self.finder = self.seen = None
         if changes:
-            self.seen = nn.Conv2d(self.vae.config.latent_channels, unet.conv_in.out_channels, 3, padding=1)
+            latent = self.vae.config.latent_channels
+            self.finder = FigureFinder(latent)
+            self.seen = nn.Conv2d(2 * latent + 1, unet.conv_in.out_channels, 3, padding=1)
             self.register_buffer("change_scale", torch.tensor(1.0))
 
     @property
@@ -64,36 +84,53 @@ class LatentPictures:
         made = torch.cat([self.vae.decode(piece / self.latent_scale).sample for piece in latents.split(DECODED)])
         return ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
-    def changed(self, latents: Tensor, reference: Tensor) -> Tensor:
-        """What is diffused of latents (B, C, F, h, w) of a dance from a reference (B, C, h, w).
+    @torch.no_grad()
+    def pictured(self, latents: Tensor, parts: Tensor | None = None) -> Pictured:
+        """Pictures' latents (R, C, h, w), and with `changes` what is found in them; parts (R, H, W), if they are known,
+        say where the figures are."""
+        if self.finder is None:
+            return Pictured(latents)
+        figure = self.finder(latents).sigmoid() if parts is None else figure_of(parts, latents.shape[2:])
+        figure = figure.to(latents.dtype)
+        return Pictured(latents, figure, without(latents, figure))
 
-        The latents themselves, as in the papers. With `changes`, how they differ from the reference's at their place,
-        and the U-Net sees the reference beside the noise: backgrounds stand still, and a network that learns for
-        minutes learns the figure.
+    def changed(self, latents: Tensor, reference: Pictured) -> Tensor:
+        """What is diffused of latents (B, C, F, h, w) of a dance from references of B.
+
+        The latents themselves, as in the papers. With `changes`, how they differ at their place from the reference's
+        ground, and the U-Net sees the reference beside the noise: backgrounds stand still, nothing is left where the
+        figure stood, and a network that learns for minutes learns the figure.
         """
-        return latents if self.seen is None else (latents - reference[:, :, None]) * self.change_scale
+        return latents if self.seen is None else (latents - reference.ground[:, :, None]) * self.change_scale
 
-    def whole(self, changes: Tensor, reference: Tensor) -> Tensor:
+    def whole(self, changes: Tensor, reference: Pictured) -> Tensor:
         """The inverse of `changed`."""
-        return changes if self.seen is None else changes / self.change_scale + reference[:, :, None]
+        return changes if self.seen is None else changes / self.change_scale + reference.ground[:, :, None]
 
-    def shown(self, reference: Tensor, like: Tensor) -> Tensor | None:
-        """`guidance` of a `VideoUNet` for latents like (B, C, F, h, w): the reference (R, C, h, w) of the first R."""
+    def shown(self, reference: Pictured, like: Tensor) -> Tensor | None:
+        """`guidance` of a `VideoUNet` for latents like (B, C, F, h, w): the references of the first R."""
         if self.seen is None:
             return None
-        shown = self.seen(reference)[:, :, None].expand(-1, -1, like.shape[2], -1, -1)
+        shown = self.seen(torch.cat([reference.latents, reference.ground, 2 * reference.figure - 1], 1))
+        shown = shown[:, :, None].expand(-1, -1, like.shape[2], -1, -1)
         return torch.cat([shown, shown.new_zeros(len(like) - len(shown), *shown.shape[1:])])
 
     @torch.no_grad()
-    def measure_scales(self, pictures: Iterable[Tensor]) -> None:
-        """Make latents and changes about as large as the noise, by batches of clips' pictures (B, 2 or more, 3, H, W):
+    def measure_scales(self, batches: Iterable[Batch]) -> None:
+        """Make latents and changes about as large as the noise, by batches of 2 or more frames a clip and their parts:
         of an autoencoder just trained."""
         self.latent_scale.fill_(1.0)
-        found = [self.encode(batch[:, :2].flatten(0, 1)).unflatten(0, (-1, 2)) for batch in pictures]
-        before, after = torch.cat(found).unbind(1)
-        self.latent_scale.fill_(1 / torch.cat([before, after]).std().item())
+        frames, parts = [], []
+        for batch in batches:
+            frames.append(self.encode(batch["frames"][:, :2].flatten(0, 1)).unflatten(0, (-1, 2)))
+            parts.append(batch["parts"][:, 0])
+        found = torch.cat(frames)
+        self.latent_scale.fill_(1 / found.std().item())
         if self.seen is not None:
-            self.change_scale.fill_(1 / ((after - before) * self.latent_scale).std().item())
+            before, after = (found * self.latent_scale).unbind(1)
+            self.change_scale.fill_(1.0)
+            changes = self.changed(after[:, :, None], self.pictured(before, torch.cat(parts)))
+            self.change_scale.fill_(1 / changes.std().item())
 
 
 class AutoencoderStage(Stage):

@@ -15,7 +15,7 @@ from torch.nn.functional import grid_sample
 from zoo.body.densepose import COLOURS
 from zoo.diffusion.denoiser import Denoiser, Guided
 from zoo.diffusion.sample import sample, step_rule
-from zoo.families.latent import LatentPictures
+from zoo.families.latent import LatentPictures, Pictured
 from zoo.nn.autoencoder import picture_autoencoder
 from zoo.nn.temporal import positions
 from zoo.nn.text import WordEncoder
@@ -106,7 +106,7 @@ class Animator(LatentPictures, nn.Module):
         self,
         x: Tensor,
         t: Tensor,
-        reference: Tensor,
+        reference: Pictured,
         seen: Tensor,
         face: Tensor | None,
         text: Tensor,
@@ -114,11 +114,12 @@ class Animator(LatentPictures, nn.Module):
     ) -> Tensor:
         """The U-Net's answer to noisy latents x (B, C, F, h, w) at steps t (B,).
 
-        reference: latents (R, C, h, w) of the first R <= B samples' pictures, the others see none; seen: guidance as
+        reference: the pictures of the first R <= B samples, the others see none; seen: guidance as
         `ControlNet.embed` has it, (B, ...), or that of the first half of guided pairs, who are else alike to the
         ControlNet; face: tokens (B, L, D); text (B, L, D); still: see `VideoUNet.prepare`.
         """
-        features = self.appearance(reference, t[: len(reference)], text[: len(reference)])
+        pictured = len(reference.latents)
+        features = self.appearance(reference.latents, t[:pictured], text[:pictured])
         features = [None] * self.blind + features[self.blind :]
         posed = len(seen)
         residuals = self.controlnet(x[:posed], t[:posed], self.controlnet.prepare(text[:posed]), seen)
@@ -130,13 +131,13 @@ class Animator(LatentPictures, nn.Module):
     @torch.no_grad()
     def window(
         self,
-        reference: Tensor,
+        reference: Pictured,
         face: Tensor | None,
         parts: Tensor,
         known: Tensor | None,
         draw: torch.Generator,
     ) -> Tensor:
-        """Latents (F, C, h, w) of one window. reference (1, C, h, w); face (1, L, D); parts (F, H, W) 0..24; known
+        """Latents (F, C, h, w) of one window. reference: one; face (1, L, D); parts (F, H, W) 0..24; known
         (K, C, h, w): the first frames' latents, which are kept as they are.
         """
         weight, rule = self.guidance, step_rule(self.schedule, self.steps)
@@ -146,7 +147,8 @@ class Animator(LatentPictures, nn.Module):
             face = None if face is None else torch.cat([face, torch.zeros_like(face)])
         denoiser = Denoiser(lambda x, t: self.predict(x, t, reference, seen, face, text).float(), self.schedule)
         guided = denoiser if weight == 1 else Guided(denoiser, weight)
-        shape = 1, reference.shape[1], len(parts), *reference.shape[2:]
+        channels, *size = reference.latents.shape[1:]
+        shape = 1, channels, len(parts), *size
         fresh = torch.randn(shape, generator=draw).to(self.device)
         constrain = None
         if known is not None:

@@ -169,7 +169,7 @@ class DiffusionShot:
         """picture (1, 3, S, S) in [-1, 1]; face: tokens of `Animator.faces`."""
         self.animator, self.dance, self.face = animator, AlignedDance(alignment), face
         self.draw = torch.Generator("cpu").manual_seed(seed)
-        self.reference = animator.encode(picture)
+        self.reference = animator.pictured(animator.encode(picture))
         self.before: tuple[Tensor, Tensor] | None = None  # parts and latents of the last frames
 
     def __call__(self, motion: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ class _Rendering(DenoisingStage):
     ) -> dict[str, Tensor]:
         """The error for latents (B, C, F, h, w) of frames with `parts` (B, F, H, W), by the latents of pictures."""
         animator = self.animator
-        x0 = animator.changed(latents, source)
+        pictured = animator.pictured(source)
+        x0 = animator.changed(latents, pictured)
         text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
         seen = animator.controlnet.embed(coloured(parts))
         shown = len(x0) - int((torch.rand(len(x0)) < self.drop).sum())  # the last ones of a batch, which is in no order
@@ -114,7 +115,7 @@ class _Rendering(DenoisingStage):
             faces = faces * (torch.arange(len(x0), device=x0.device) < shown)[:, None, None]
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            return animator.predict(x, t, source[:shown], seen, faces, text, still)
+            return animator.predict(x, t, pictured.each(lambda one: one[:shown]), seen, faces, text, still)
 
         return self.denoised(x0, animator.schedule, predict)
 
@@ -137,7 +138,7 @@ class ImageStage(_Rendering):
         """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
         animator = self.animator
         learning = {"animator.appearance": animator.appearance, "animator.controlnet": animator.controlnet}
-        for name in ("face", "seen"):
+        for name in ("face", "seen", "finder"):
             if getattr(animator, name) is not None:
                 learning[f"animator.{name}"] = getattr(animator, name)
         if self.spatial:
@@ -148,14 +149,17 @@ class ImageStage(_Rendering):
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
         if self.measures:
-            self.animator.measure_scales(batch["frames"] for batch in few(batches))
+            self.animator.measure_scales(few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the other frames' noise, given the first."""
         frames, parts = batch["frames"], batch["parts"]
         latents = self.kept.frames(self.animator, batch)
         faces = self.animator.faces(frames[:, 0], head_box(parts[:, 0]))
-        return self.of_noise(latents[:, 1:].movedim(1, 2), latents[:, 0], faces, parts[:, 1:], still=True)
+        losses = self.of_noise(latents[:, 1:].movedim(1, 2), latents[:, 0], faces, parts[:, 1:], still=True)
+        if self.animator.finder is not None:
+            losses["figure"] = self.animator.finder.error(latents[:, 0], parts[:, 0])
+        return losses
 
 
 class VideoStage(_Rendering):

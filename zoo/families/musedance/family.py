@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo.diffusion.denoiser import Denoiser, Guided
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.base import Family, Sampler
-from zoo.families.latent import DECODED, LatentPictures
+from zoo.families.latent import DECODED, LatentPictures, Pictured
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
@@ -128,8 +128,8 @@ class MuseDance(LatentPictures, Family):
             return load_foreign(self, path)
         return load_foreign(self, path, known[0], allowed_missing=known[1])
 
-    def predict(self, x: Tensor, t: Tensor, request: Request, reference: Tensor) -> Tensor:
-        """The U-Net's answer to noisy x (B, C, F, h, w) of `changed`; reference (R, C, h, w) of the first R <= B."""
+    def predict(self, x: Tensor, t: Tensor, request: Request, reference: Pictured) -> Tensor:
+        """The U-Net's answer to noisy x (B, C, F, h, w) of `changed`; references of the first R <= B."""
         return self.unet(x, t, request, self.shown(reference, x))
 
     def masked(self, latents: Tensor, parts: Tensor | None) -> Tensor:
@@ -174,6 +174,7 @@ class MuseDance(LatentPictures, Family):
             raise ValueError("musedance moves a picture: give image=FILE")
         picture = to_square(image, self.size).to(self.device).float()[None] / 127.5 - 1
         latents = self.encode(picture)
+        pictured = self.pictured(latents)
         text = self.words([prompt]).to(self.device)
         reference = self.reference_net(latents, text=text)
         draw, before, made, window = torch.Generator("cpu").manual_seed(seed), None, 0, 0
@@ -181,7 +182,7 @@ class MuseDance(LatentPictures, Family):
             start = window * self.frames
             heard = self._song(music, start)
             request, weight = self._request(text, reference, before, heard, sampler)
-            latent = anchored(self._window(request, weight, latents, draw, sampler), latents, self.anchor)
+            latent = anchored(self._window(request, weight, pictured, draw, sampler), latents, self.anchor)
             before = latent[-self.past :] if self.past else None
             # the moments nearest to this window's frames
             last = (start + self.frames - Fraction(1, 2)) * fps / self.fps
@@ -226,14 +227,14 @@ class MuseDance(LatentPictures, Family):
         return self.unet.prepare(text, reference, past, heard), weight
 
     def _window(
-        self, request: Request, weight: float, reference: Tensor, draw: torch.Generator, sampler: Sampler
+        self, request: Request, weight: float, reference: Pictured, draw: torch.Generator, sampler: Sampler
     ) -> Tensor:
-        """Latents (K, C, h, w) of one window. reference (1, C, h, w)"""
+        """Latents (K, C, h, w) of one window. reference: one"""
         steps = self.defaults.steps if sampler.steps is None else sampler.steps
         eta = self.defaults.eta if sampler.eta is None else sampler.eta
         rule = step_rule(self.schedule, steps)
-        channels, height, width = reference.shape[1:]
-        both = reference if weight == 1 else reference.expand(2, -1, -1, -1)
+        channels, height, width = reference.latents.shape[1:]
+        both = reference if weight == 1 else reference.each(lambda one: one.expand(2, -1, -1, -1))
         denoiser = Denoiser(lambda x, t: self.predict(x, t, request, both).float(), self.schedule)
 
         def noise() -> Tensor:

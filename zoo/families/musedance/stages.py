@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.batch import Batch
-from zoo.families.latent import DenoisingStage, Kept, few
+from zoo.families.latent import DenoisingStage, Kept, Pictured, few
 from zoo.nn.video_unet import Request
 
 DROP = 0.1  # share of samples that read and hear nothing, for classifier-free guidance (the paper gives none)
@@ -24,8 +24,8 @@ class _Dancing(DenoisingStage):
         kept = [line if one else "" for line, one in zip(captions, keep.tolist(), strict=True)]
         return self.family.words(kept).to(self.device)
 
-    def of_noise(self, latents: Tensor, reference: Tensor, request: Request) -> dict[str, Tensor]:
-        """The U-Net's error. latents (B, C, F, h, w) of dances from reference (B, C, h, w)"""
+    def of_noise(self, latents: Tensor, reference: Pictured, request: Request) -> dict[str, Tensor]:
+        """The U-Net's error. latents (B, C, F, h, w) of dances from B references"""
         family = self.family
         x0 = family.changed(latents, reference)
         return self.denoised(x0, family.schedule, lambda x, t: family.predict(x, t, request, reference))
@@ -55,13 +55,13 @@ class AppearanceStage(_Dancing):
         if any(True for _ in family.words.parameters()):
             learning["words"] = family.words
         if family.seen is not None:
-            learning["seen"] = family.seen
+            learning |= {"seen": family.seen, "finder": family.finder}
         return learning | {f"unet.{path}": module for path, module in family.unet.spatial().items()}
 
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
         if self.measures:
-            self.family.measure_scales(batch["frames"] for batch in few(batches))
+            self.family.measure_scales(few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the other frames' noise, given the first."""
@@ -73,9 +73,13 @@ class AppearanceStage(_Dancing):
         seen = torch.where(shown, family.masked(before, batch["parts"][:, 0]), before)
         text = self.read(batch["caption"], chance[:, 1] >= DROP)
         reference = family.reference_net(seen, text=text)
-        before, text, *reference = (one.repeat_interleave(others, 0) for one in (before, text, *reference))
+        text, *reference = (one.repeat_interleave(others, 0) for one in (text, *reference))
+        pictured = family.pictured(before).each(lambda one: one.repeat_interleave(others, 0))
         alone = latents[:, 1:].flatten(0, 1)[:, :, None]  # each with a step of its own
-        return self.of_noise(alone, before, family.unet.prepare(text, reference, still=True))
+        losses = self.of_noise(alone, pictured, family.unet.prepare(text, reference, still=True))
+        if family.finder is not None:
+            losses["figure"] = family.finder.error(before, batch["parts"][:, 0])
+        return losses
 
 
 class DynamicsStage(_Dancing):
@@ -100,6 +104,8 @@ class DynamicsStage(_Dancing):
         learning = {f"unet.{path}": module for path, module in along.items()}
         if any(True for _ in family.song_tokens.parameters()):
             learning["song_tokens"] = family.song_tokens
+        if self.spatial and family.seen is not None:
+            learning["seen"] = family.seen
         if not learning:
             raise ValueError("model.listens=[] and model.moves=false leave nothing that learns in stage dynamics")
         return learning
@@ -139,7 +145,7 @@ class DynamicsStage(_Dancing):
             seen = [one.unflatten(0, (-1, past)) for one in found]
         else:
             seen = []
-        return self.of_noise(x0, references, family.unet.prepare(text, reference, seen, heard))
+        return self.of_noise(x0, family.pictured(references), family.unet.prepare(text, reference, seen, heard))
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w)."""

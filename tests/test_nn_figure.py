@@ -1,0 +1,49 @@
+"""A picture's ground is what is seen of it, and else what is around; figures are found by their latents."""
+
+import pytest
+import torch
+
+from weights import numbers
+from zoo.nn.figure import FigureFinder, figure_of, without
+
+
+def test_a_ground_is_kept_where_it_is_seen_and_even_ones_are_whole():
+    latents, figure = numbers("latents", 2, 3, 12, 8), torch.zeros(2, 1, 12, 8)
+    figure[:, :, 3:9, 2:5] = 1
+    ground = without(latents, figure)
+    assert torch.equal(ground * (1 - figure), latents * (1 - figure))
+    changed = without(torch.where(figure > 0, latents + 5, latents), figure)
+    torch.testing.assert_close(changed, ground)  # nothing of the figure is left
+    inside = ground[:, :, 3:9, 2:5]
+    assert inside.max() < latents.max() and inside.min() > latents.min() and inside.std() > 0.05
+    even = torch.tensor([0.5, -2.0, 3.0])[None, :, None, None].expand(2, -1, 12, 8)
+    torch.testing.assert_close(without(torch.where(figure > 0, 9.0, even), figure), even)
+    halves = torch.cat([even[..., :4], -even[..., :4]], 3)  # what is near counts
+    found = without(torch.where(figure > 0, 9.0, halves), figure)
+    assert torch.equal(found[..., 2].sign(), even[..., 2].sign()) and torch.equal(
+        found[..., 4].sign(), -even[..., 4].sign()
+    )
+    assert without(latents, torch.ones(2, 1, 12, 8)).isfinite().all()
+
+
+def test_figures_are_found_by_what_their_latents_have():
+    torch.manual_seed(0)
+    finder = FigureFinder(4, (16, 32))
+    optimizer = torch.optim.Adam(finder.parameters(), 3e-3)
+
+    def drawn() -> tuple[torch.Tensor, torch.Tensor]:
+        parts = torch.zeros(8, 64, 64, dtype=torch.uint8)
+        for one, (top, left) in zip(parts, torch.randint(40, (8, 2)).tolist(), strict=True):
+            one[top : top + 20, left : left + 12] = 7
+        return torch.randn(8, 4, 16, 16) + 2 * figure_of(parts, (16, 16)) * torch.tensor([1.0, -1, 1, 0]).view(
+            4, 1, 1
+        ), parts
+
+    for _ in range(60):
+        optimizer.zero_grad()
+        finder.error(*drawn()).backward()
+        optimizer.step()
+    latents, parts = drawn()
+    with torch.no_grad():
+        found, wanted = finder(latents) > 0, figure_of(parts, (16, 16)) > 0
+    assert (found & wanted).sum() / (found | wanted).sum() == pytest.approx(1, abs=0.15)
