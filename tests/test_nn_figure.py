@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from weights import numbers
+
 from zoo.nn.figure import FigureFinder, figure_of, without
 
 

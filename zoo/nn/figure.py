@@ -1,6 +1,5 @@
 """Where the figure of a picture is, and what the picture would be without it, in the latents of an autoencoder."""
 
-import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor, nn
