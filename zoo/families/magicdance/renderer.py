@@ -174,8 +174,12 @@ class DiffusionShot:
 
     def __call__(self, motion: Tensor) -> Tensor:
         """(F, 151) -> (F, 3, S, S) uint8"""
+        return self.posed(self.dance.parts(motion))
+
+    def posed(self, parts: Tensor) -> Tensor:
+        """The next frames (F, 3, S, S) uint8, with the body where DensePose's parts (F, S, S) 0..24 are."""
         made, animator = [], self.animator
-        left = self.dance.parts(motion).to(animator.device)
+        left = parts.to(animator.device)
         while len(left):
             known = 0 if self.before is None else len(self.before[0])
             parts, left = left[: animator.frames - known], left[animator.frames - known :]
