@@ -205,7 +205,8 @@ def test_what_sees_the_picture():
     """The middle and the way up attend to it (MagicAnimate's default); a sample without one does not see it at all."""
     animator, t = made(changes=True), torch.tensor([400, 400])
     x, reference = numbers("x", 2, 4, 3, 16, 16), animator.pictured(numbers("reference", 1, 4, 16, 16))
-    seen = animator.controlnet.embed(coloured(torch.full((2, 3, 64, 64), 5, dtype=torch.uint8)))
+    parts = torch.full((2, 3, 64, 64), 5, dtype=torch.uint8)
+    reference, seen = animator.driven(reference, parts[:1]), animator.controlnet.embed(coloured(parts))
     face, text = numbers("face", 2, 4, 16), animator.words(["", ""])
     found = animator.predict(x, t, reference, seen, face, text)
     features = animator.appearance(reference.latents, t[:1], text[:1])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from weights import numbers
 
-from zoo.nn.figure import FigureFinder, figure_of, without
+from zoo.nn.figure import REGIONS, FigureFinder, figure_of, looks, painted, regions_of, without
 
 
 def test_a_ground_is_kept_where_it_is_seen_and_even_ones_are_whole():
@@ -28,7 +28,7 @@ def test_a_ground_is_kept_where_it_is_seen_and_even_ones_are_whole():
 
 def test_figures_are_found_by_what_their_latents_have():
     torch.manual_seed(0)
-    finder = FigureFinder(4, (16, 32))
+    finder = FigureFinder(4, channels=(16, 32))
     optimizer = torch.optim.Adam(finder.parameters(), 3e-3)
 
     def drawn() -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,5 +45,24 @@ def test_figures_are_found_by_what_their_latents_have():
         optimizer.step()
     latents, parts = drawn()
     with torch.no_grad():
-        found, wanted = finder(latents) > 0, figure_of(parts, (16, 16)) > 0
+        found, wanted = finder(latents)[0] > 0.5, figure_of(parts, (16, 16)) > 0
     assert (found & wanted).sum() / (found | wanted).sum() == pytest.approx(1, abs=0.15)
+
+
+def test_regions_are_painted_in_their_looks():
+    """A frame of the picture's own parts, whose regions have a colour each, is painted as it is."""
+    assert sorted(sum(REGIONS, ())) == list(range(1, 25))
+    parts = torch.zeros(1, 64, 64, dtype=torch.uint8)
+    parts[:, 8:56, 16:48] = torch.arange(1, 25, dtype=torch.uint8).repeat_interleave(2)[None, :, None]
+    size = (32, 32)  # every part is one row of places
+    shares = regions_of(parts, size)
+    assert shares[0, :, 4:28, 8:24].sum(0).eq(1).all() and shares.sum() == 24 * 16
+    colours = numbers("colours", 1, len(REGIONS), 3)
+    picture = painted(torch.full((1, 3, 32, 32), 2.0), colours, shares[:, None])[:, :, 0]
+    assert (picture[..., :4, :] == 2).all() and torch.equal(picture[0, :, 4, 10], colours[0, 0])  # part 1, the trunk
+    known = looks(picture, shares)
+    mean = (colours[0] * shares.sum((2, 3)).T / shares.sum()).sum(0)
+    count = shares.sum((2, 3))[0, :, None]
+    torch.testing.assert_close(known[0], (colours[0] * count + mean) / (count + 1))
+    unseen = looks(picture, shares * (torch.arange(8) != 3).view(1, -1, 1, 1))
+    assert (unseen[0, 3] - mean).norm() < (colours[0, 3] - mean).norm() and not unseen.isnan().any()

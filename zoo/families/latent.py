@@ -1,7 +1,7 @@
 """What families that work in the latents of a picture autoencoder share: coding, its stage, and the loss of noise."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from diffusers import SchedulerMixin
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser, cosine_schedule, stable_diffusion_schedule
 from zoo.families.base import Stage
-from zoo.nn.figure import FigureFinder, figure_of, without
+from zoo.nn.figure import FigureFinder, figure_of, looks, painted, regions_of, without
 from zoo.nn.likeness import Likeness
 from zoo.nn.video_unet import VideoUNet
 
@@ -24,6 +24,8 @@ class Pictured:
     latents: Tensor  # (R, C, h, w)
     figure: Tensor | None = None  # (R, 1, h, w) in 0..1
     ground: Tensor | None = None  # (R, C, h, w): the latents without the figure
+    looks: Tensor | None = None  # (R, 8, C): of the figure's regions, where they are found
+    base: Tensor | None = None  # (R, C, 1 or F, h, w): what is changed in frames
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Pictured":
         """The same change of all that is there."""
@@ -45,8 +47,11 @@ class LatentPictures:
     latent_scale: Tensor
     change_scale: Tensor
 
-    def begin_latents(self, unet: VideoUNet, changes: bool, schedule: str, noisier: float, prediction: str) -> None:
-        """Set what is described above. changes: see `changed`; noisier, prediction: see `cosine_schedule`.
+    def begin_latents(
+        self, unet: VideoUNet, changes: bool, schedule: str, noisier: float, prediction: str, driven: bool = False
+    ) -> None:
+        """Set what is described above. changes: see `changed`; noisier, prediction: see `cosine_schedule`; driven: the
+        frames' body parts are known, see `driven`.
 
         Raises ValueError for another schedule than 'stable_diffusion', 'animatediff' or 'cosine'.
         """
@@ -57,8 +62,8 @@ class LatentPictures:
         self.finder = self.seen = None
         if changes:
             latent = self.vae.config.latent_channels
-            self.finder = FigureFinder(latent)
-            self.seen = nn.Conv2d(2 * latent + 1, unet.conv_in.out_channels, 3, padding=1)
+            self.finder = FigureFinder(latent, regions=driven)
+            self.seen = nn.Conv2d((3 if driven else 2) * latent + 1, unet.conv_in.out_channels, 3, padding=1)
             self.register_buffer("change_scale", torch.tensor(1.0))
 
     @property
@@ -90,29 +95,48 @@ class LatentPictures:
         say where the figures are."""
         if self.finder is None:
             return Pictured(latents)
-        figure = self.finder(latents).sigmoid() if parts is None else figure_of(parts, latents.shape[2:])
+        if parts is None:
+            figure, shares = self.finder(latents)
+        else:
+            figure, shares = figure_of(parts, latents.shape[2:]), regions_of(parts, latents.shape[2:])
         figure = figure.to(latents.dtype)
-        return Pictured(latents, figure, without(latents, figure))
+        ground = without(latents, figure)
+        known = looks(latents.float(), shares) if self.finder.regions else None
+        return Pictured(latents, figure, ground, known, ground[:, :, None])
+
+    def driven(self, pictured: Pictured, parts: Tensor) -> Pictured:
+        """The same pictures for frames of known body parts (R, F, H, W): their regions are painted into the ground, in
+        the looks that the picture's have on average. What is left to diffuse is how they differ from that."""
+        if pictured.looks is None:
+            return pictured
+        shares = regions_of(parts.flatten(0, 1), pictured.latents.shape[2:]).unflatten(0, parts.shape[:2])
+        return replace(pictured, base=painted(pictured.ground, pictured.looks, shares))
 
     def changed(self, latents: Tensor, reference: Pictured) -> Tensor:
-        """What is diffused of latents (B, C, F, h, w) of a dance from references of B.
+        """What is diffused of latents (B, C, F, h, w) of a dance from references of B: of its first frames, where the
+        references are `driven` by more.
 
         The latents themselves, as in the papers. With `changes`, how they differ at their place from the reference's
-        ground, and the U-Net sees the reference beside the noise: backgrounds stand still, nothing is left where the
-        figure stood, and a network that learns for minutes learns the figure.
+        ground, or from the painted one, and the U-Net sees the reference beside the noise: backgrounds stand still,
+        nothing is left where the figure stood, and a network that learns for minutes learns the figure.
         """
-        return latents if self.seen is None else (latents - reference.ground[:, :, None]) * self.change_scale
+        return (
+            latents if self.seen is None else (latents - reference.base[:, :, : latents.shape[2]]) * self.change_scale
+        )
 
     def whole(self, changes: Tensor, reference: Pictured) -> Tensor:
         """The inverse of `changed`."""
-        return changes if self.seen is None else changes / self.change_scale + reference.ground[:, :, None]
+        return changes if self.seen is None else changes / self.change_scale + reference.base[:, :, : changes.shape[2]]
 
     def shown(self, reference: Pictured, like: Tensor) -> Tensor | None:
         """`guidance` of a `VideoUNet` for latents like (B, C, F, h, w): the references of the first R."""
         if self.seen is None:
             return None
-        shown = self.seen(torch.cat([reference.latents, reference.ground, 2 * reference.figure - 1], 1))
-        shown = shown[:, :, None].expand(-1, -1, like.shape[2], -1, -1)
+        known = torch.cat([reference.latents, reference.ground, 2 * reference.figure - 1], 1)[:, :, None]
+        if reference.looks is not None:
+            known = torch.cat([known.expand(-1, -1, reference.base.shape[2], -1, -1), reference.base], 1)
+        shown = self.seen(known.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(known), known.shape[2])).movedim(1, 2)
+        shown = shown.expand(-1, -1, like.shape[2], -1, -1)
         return torch.cat([shown, shown.new_zeros(len(like) - len(shown), *shown.shape[1:])])
 
     @torch.no_grad()
@@ -123,13 +147,13 @@ class LatentPictures:
         frames, parts = [], []
         for batch in batches:
             frames.append(self.encode(batch["frames"][:, :2].flatten(0, 1)).unflatten(0, (-1, 2)))
-            parts.append(batch["parts"][:, 0])
+            parts.append(batch["parts"][:, :2])
         found = torch.cat(frames)
         self.latent_scale.fill_(1 / found.std().item())
         if self.seen is not None:
-            before, after = (found * self.latent_scale).unbind(1)
+            (before, after), known = (found * self.latent_scale).unbind(1), torch.cat(parts)
             self.change_scale.fill_(1.0)
-            changes = self.changed(after[:, :, None], self.pictured(before, torch.cat(parts)))
+            changes = self.changed(after[:, :, None], self.driven(self.pictured(before, known[:, 0]), known[:, 1:]))
             self.change_scale.fill_(1 / changes.std().item())
 
 

@@ -87,7 +87,7 @@ class Animator(LatentPictures, nn.Module):
         self.unet = VideoUNet(**shared, motion=True, jointly=True, face_dim=face_dim)
         # the way down does not look at the picture
         self.blind = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
-        self.begin_latents(self.unet, changes, schedule, noisier, prediction)
+        self.begin_latents(self.unet, changes, schedule, noisier, prediction, driven=True)
         self.size, self.frames, self.overlap = size, frames, overlap
         self.steps, self.guidance = steps, guidance
 
@@ -114,7 +114,7 @@ class Animator(LatentPictures, nn.Module):
     ) -> Tensor:
         """The U-Net's answer to noisy latents x (B, C, F, h, w) at steps t (B,).
 
-        reference: the pictures of the first R <= B samples, the others see none; seen: guidance as
+        reference: the pictures of the first R <= B samples, `driven`, the others see none; seen: guidance as
         `ControlNet.embed` has it, (B, ...), or that of the first half of guided pairs, who are else alike to the
         ControlNet; face: tokens (B, L, D); text (B, L, D); still: see `VideoUNet.prepare`.
         """
@@ -141,6 +141,7 @@ class Animator(LatentPictures, nn.Module):
         (K, C, h, w): the first frames' latents, which are kept as they are.
         """
         weight, rule = self.guidance, step_rule(self.schedule, self.steps)
+        reference = self.driven(reference, parts[None])
         text, seen = self.words([""]).to(self.device), self.controlnet.embed(coloured(parts)[None])
         if weight != 1:
             text = text.expand(2, -1, -1)

@@ -106,7 +106,7 @@ class _Rendering(DenoisingStage):
     ) -> dict[str, Tensor]:
         """The error for latents (B, C, F, h, w) of frames with `parts` (B, F, H, W), by the latents of pictures."""
         animator = self.animator
-        pictured = animator.pictured(source)
+        pictured = animator.driven(animator.pictured(source), parts)
         x0 = animator.changed(latents, pictured)
         text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
         seen = animator.controlnet.embed(coloured(parts))

@@ -234,7 +234,7 @@ class MuseDance(LatentPictures, Family):
         eta = self.defaults.eta if sampler.eta is None else sampler.eta
         rule = step_rule(self.schedule, steps)
         channels, height, width = reference.latents.shape[1:]
-        both = reference if weight == 1 else reference.each(lambda one: one.expand(2, -1, -1, -1))
+        both = reference if weight == 1 else reference.each(lambda one: one.expand(2, *one.shape[1:]))
         denoiser = Denoiser(lambda x, t: self.predict(x, t, request, both).float(), self.schedule)
 
         def noise() -> Tensor:
