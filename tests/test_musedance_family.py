@@ -246,5 +246,21 @@ def test_changes_are_of_the_references_ground():
             assert (family.predict(latents, time, request, one) - seeing).abs().max() > 1e-3, name
     family.change_scale.fill_(1e9)
     frames = torch.cat(dance(family, 7))
-    still = family.decode(family.pictured(family.encode(PICTURE.float()[None] / 127.5 - 1)).ground)
+    picture = PICTURE.float()[None] / 127.5 - 1
+    pictured = family.pictured(family.encode(picture))
+    still = family.decode(pictured.ground, family.detailed(pictured, picture))
     assert (frames.int() - still.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("logit", "alike"), [(-20.0, True), (20.0, False)])
+def test_where_no_figure_is_a_picture_stays_as_it_is(logit, alike):
+    """Down to the pixel, whatever the autoencoder loses; a figure is what the autoencoder makes of its latents."""
+    family = made(changes=True)
+    torch.nn.init.zeros_(family.finder.net.conv_out.weight)
+    torch.nn.init.constant_(family.finder.net.conv_out.bias, logit)
+    picture = PICTURE.float()[None] / 127.5 - 1
+    latents = family.encode(picture)
+    pictured = family.detailed(family.pictured(latents), picture)
+    assert (family.decode(latents).int() - PICTURE.int()).abs().max() > 20
+    wanted = PICTURE[None] if alike else family.decode(latents)
+    assert (family.decode(latents, pictured).int() - wanted.int()).abs().max() <= 1

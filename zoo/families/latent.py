@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from diffusers import SchedulerMixin
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser, cosine_schedule, stable_diffusion_schedule
@@ -26,6 +27,7 @@ class Pictured:
     ground: Tensor | None = None  # (R, C, h, w): the latents without the figure
     looks: Tensor | None = None  # (R, 8, C): of the figure's regions, where they are found
     base: Tensor | None = None  # (R, C, 1 or F, h, w): what is changed in frames
+    detail: Tensor | None = None  # (R, 3, H, W): what the pictures, in [-1, 1], have beyond their decoded latents
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Pictured":
         """The same change of all that is there."""
@@ -84,10 +86,23 @@ class LatentPictures:
         pieces = [self.vae.encode(piece).latent_dist.mode() for piece in pictures.split(DECODED)]
         return torch.cat(pieces) * self.latent_scale
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """(N, C, h, w) -> (N, 3, H, W) uint8"""
+    @torch.no_grad()
+    def decode(self, latents: Tensor, reference: Pictured | None = None) -> Tensor:
+        """(N, C, h, w) -> (N, 3, H, W) uint8; one reference that is `detailed` gives its detail to where no figure is,
+        neither in it nor in the frames."""
         made = torch.cat([self.vae.decode(piece / self.latent_scale).sample for piece in latents.split(DECODED)])
+        if reference is not None and reference.detail is not None:
+            free = (1 - reference.figure) * (1 - self.finder(latents)[0].to(latents.dtype))
+            made = made + reference.detail * interpolate(free, made.shape[2:], mode="bilinear")
         return ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    @torch.no_grad()
+    def detailed(self, reference: Pictured, pictures: Tensor) -> Pictured:
+        """With `changes`, the same references with the detail of their pictures (R, 3, H, W), see `decode`."""
+        if self.seen is None:
+            return reference
+        pieces = [self.vae.decode(piece / self.latent_scale).sample for piece in reference.latents.split(DECODED)]
+        return replace(reference, detail=pictures - torch.cat(pieces))
 
     @torch.no_grad()
     def pictured(self, latents: Tensor, parts: Tensor | None = None) -> Pictured:

@@ -169,7 +169,7 @@ class DiffusionShot:
         """picture (1, 3, S, S) in [-1, 1]; face: tokens of `Animator.faces`."""
         self.animator, self.dance, self.face = animator, AlignedDance(alignment), face
         self.draw = torch.Generator("cpu").manual_seed(seed)
-        self.reference = animator.pictured(animator.encode(picture))
+        self.reference = animator.detailed(animator.pictured(animator.encode(picture)), picture)
         self.before: tuple[Tensor, Tensor] | None = None  # parts and latents of the last frames
 
     def __call__(self, motion: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class DiffusionShot:
             if self.before is not None:
                 parts, latents = torch.cat([self.before[0], parts]), self.before[1]
             found = animator.window(self.reference, self.face, parts, latents, self.draw)
-            made.append(animator.decode(found[-fresh:]).cpu())
+            made.append(animator.decode(found[-fresh:], self.reference).cpu())
             if animator.overlap:
                 self.before = parts[-animator.overlap :], found[-animator.overlap :]
         return torch.cat(made)

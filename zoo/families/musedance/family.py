@@ -174,7 +174,7 @@ class MuseDance(LatentPictures, Family):
             raise ValueError("musedance moves a picture: give image=FILE")
         picture = to_square(image, self.size).to(self.device).float()[None] / 127.5 - 1
         latents = self.encode(picture)
-        pictured = self.pictured(latents)
+        pictured = self.detailed(self.pictured(latents), picture)
         text = self.words([prompt]).to(self.device)
         reference = self.reference_net(latents, text=text)
         draw, before, made, window = torch.Generator("cpu").manual_seed(seed), None, 0, 0
@@ -192,7 +192,7 @@ class MuseDance(LatentPictures, Family):
             for first in range(0, len(shown), DECODED):
                 group = shown[first : first + DECODED]
                 distinct = sorted(set(group))
-                pictures = self.decode(latent[distinct])
+                pictures = self.decode(latent[distinct], pictured)
                 yield pictures[[distinct.index(each) for each in group]]
             made, window = stop, window + 1
 
