@@ -1,6 +1,6 @@
 """How well MagicDance's diffusion renderer draws held-out dancers, driven by the exact parts of held-out dances.
 
-python tools/measure_renderer.py CKPT [--clips 32] [--strip OUT.png]; prints one JSON line, each value with its 95%
+python tools/measure_renderer.py CKPT [--clips 32] [--steps N] [--strip OUT.png]; prints one JSON line, each value with its 95%
 bootstrap interval over clips. The world's test split, 4 s at 12 fps, one picture from outside each clip.
 
 psnr: of the frames, dB, and what it is above copying the picture. face, rest: the same inside and outside of the head's
@@ -75,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ckpt")
     parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--strip", help="a png: pictures, true frames, made frames")
     options = parser.parse_args()
     with initialize_config_dir(str(CONF), version_base=None):
@@ -84,6 +85,7 @@ def main() -> None:
     world.prepare(NEEDS, encoder, ["test"])
     clips = world.dataset("test", NEEDS, Clip(4.0, FPS, SIDE, SIDE), encoder)
     renderer, animator = DiffusionRenderer(family.eval().animator, judge), family.animator
+    animator.steps = options.steps or animator.steps
     first = {}  # a clip of every dancer, others after them
     for index in range(len(clips)):
         first.setdefault(clips[index]["dancer"], index)
