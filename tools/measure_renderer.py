@@ -1,7 +1,8 @@
 """How well MagicDance's diffusion renderer draws held-out dancers, driven by the exact parts of held-out dances.
 
 python tools/measure_renderer.py CKPT [--clips 32] [--steps N] [--strip OUT.png]; prints one JSON line, each
-value with its 95% bootstrap interval over clips. The world's test split, 4 s at 12 fps, one picture from outside each clip.
+value with its 95% bootstrap interval over clips. The world's test split, 4 s at 12 fps, one picture from outside each
+clip.
 
 psnr: of the frames, dB, and what it is above copying the picture. face, rest: the same inside and outside of the head's
 box. pose: mean distance of the world judge's joints from the exact ones, in body heights, and that of the true frames.
