@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import torch
 
+from zoo.body.arap import Join, Limb, Mesh
 from zoo.body.cutout import Figure, find_figure, seen_figure
 from zoo.body.people import PeopleDetector, PoseDetector
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, OFFSETS, PARENTS, STANDING, forward_kinematics
@@ -37,6 +38,7 @@ LIMBS = {
         )
     },
 }
+HANGS = {second: name for name, (_, second, *_) in LIMBS.items()}  # the limb that ends in a joint
 BEYOND = {"head": 1.6, "forearm": 1.6, "sole": 1.3}  # a limb reaches so many times as far as its joints
 ON_TORSO = 0.8  # a pixel between hips and shoulders is a limb's where it is nearer than so many of its thicknesses
 LENGTHS = (0.8, 1.3)  # of the mean body's: what a limb's length in the picture is believed
@@ -46,15 +48,8 @@ TILT = 0.12  # how much higher a metre farther away is seen, in metres: the came
 BEGINNING = 0.8  # s in which the dance takes over from the pictured pose
 MARGIN = 0.32  # of the stature: what a dancer's arms take on either side
 BACKDROP = 320  # pixels of the longer side in which the background is filled in
+CELL = 0.022  # of the stature: between the mesh's nodes
 FEATHER = 0.006  # of the stature: how softly limbs end in each other
-
-
-@dataclass(frozen=True)
-class Sprite:
-    """A limb cut out: premultiplied colours and alpha (h, w, 4) uint8, and the picture's pixel at its corner."""
-
-    pixels: np.ndarray
-    corner: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Puppet:
     """A person cut into limbs, and the picture without it."""
 
     background: np.ndarray  # (H, W, 3) uint8
-    sprites: dict[str, Sprite]
+    mesh: Mesh
     joints: np.ndarray  # (24, 2) pixels: the pictured pose
     stature: float  # pixels
     floor: float  # the row it stands on
@@ -79,13 +74,11 @@ def make_puppet(image: np.ndarray, detector: PoseDetector, longest: int = LONGES
     figure = find_figure(image, detector, longest) if real else seen_figure(image, detector, longest, SEES)
     height, width = (side // 2 * 2 for side in figure.alpha.shape)
     joints, stature = figure.joints, figure.stature
-    regions = _regions(figure.alpha, joints, stature)
-    sprites = {name: _sprite(figure, region) for name, region in regions.items()}
     offsets, believed = limb_offsets(joints, stature)
     feet = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
     return Puppet(
         _without(figure)[:height, :width],
-        {name: sprite for name, sprite in sprites.items() if sprite is not None},
+        _mesh(figure),
         joints,
         stature,
         float(feet.max()),
@@ -139,10 +132,7 @@ class Stage2D:
 
     def _frame(self, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
         puppet, frame = self.puppet, self.puppet.background.copy()
-        moves = moved(puppet, joints)
-        for name in drawing_order(joints, depth):
-            if name in puppet.sprites:
-                _paste(frame, puppet.sprites[name], moves[name])
+        puppet.mesh.draw(frame, puppet.mesh.bent(moved(puppet, joints)), drawing_order(joints, depth))
         return frame
 
 
@@ -236,15 +226,27 @@ def _off_trunk(x: np.ndarray, y: np.ndarray, joints: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform(1 - shape, cv2.DIST_L2, 5)
 
 
-def _sprite(figure: Figure, region: np.ndarray) -> Sprite | None:
-    """A limb's pixels, None where it has none."""
-    rows, columns = (np.flatnonzero((region > 0.01).any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return None
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    alpha, rgb = region[window], figure.rgb[window]
-    pixels = np.dstack([rgb * alpha[..., None], 255 * alpha])
-    return Sprite(pixels.round().clip(0, 255).astype(np.uint8), np.array([columns[0], rows[0]], float))
+def _mesh(figure: Figure) -> Mesh:
+    """The figure's limbs, each held along its bone but for where it bends, and joined at joints."""
+    alpha, joints, stature = figure.alpha, figure.joints, figure.stature
+    cell = CELL * stature
+    y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
+    limbs, joins = {}, []
+    for name, region in _regions(alpha, joints, stature).items():
+        pixels = np.dstack([figure.rgb * region[..., None], 255 * region]).round().clip(0, 255).astype(np.uint8)
+        if name == "torso":
+            held = _off_trunk(x, y, joints) == 0
+            for joint in TORSO:
+                held &= np.hypot(x - joints[J[joint], 0], y - joints[J[joint], 1]) > 0.05 * stature
+        else:
+            first, second, thick, cap = LIMBS[name]
+            a, b = joints[J[first]], joints[J[second]]
+            length = max(float(np.linalg.norm(b - a)), 1e-6)
+            free = min(thick * stature / length, 0.35) * (b - a)
+            held = _off_line(x, y, a + free, b - (0 if name == "head" else 1) * free) < 0.8 * cell
+            joins.append(Join(name, HANGS.get(first, "torso"), a, cap * stature + 1.5 * cell))
+        limbs[name] = Limb(pixels, held)
+    return Mesh(limbs, joins, cell)
 
 
 def _without(figure: Figure) -> np.ndarray:
@@ -343,20 +345,3 @@ def _trunk(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     along = float(np.clip(np.linalg.norm(new_rise) / max(np.linalg.norm(rise), 1e-6), 0.7, 1.2))
     across = float(np.clip(new_wide / max(wide, 1e-6), *WIDTH))
     return _between(rise, new_rise, (along, across), middle, new_middle)
-
-
-def _paste(frame: np.ndarray, sprite: Sprite, move: np.ndarray) -> None:
-    """Draw a sprite over part of a frame, in place."""
-    height, width = sprite.pixels.shape[:2]
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) + sprite.corner
-    found = corners @ move[:, :2].T + move[:, 2]
-    low = np.floor(found.min(0)).astype(int).clip(0)
-    high = np.minimum(np.ceil(found.max(0)).astype(int) + 1, frame.shape[1::-1])
-    if (high <= low).any():
-        return
-    # pixels' centres, not corners, are what is moved
-    shift = move[:, :2] @ (sprite.corner + 0.5) + move[:, 2] - low - 0.5
-    drawn = cv2.warpAffine(sprite.pixels, np.hstack([move[:, :2], shift[:, None]]), tuple(int(n) for n in high - low))
-    part = frame[low[1] : high[1], low[0] : high[0]]
-    behind = part.astype(np.uint16) * (255 - drawn[..., 3:].astype(np.uint16))
-    part[:] = (drawn[..., :3] + ((behind + 127) // 255)).clip(0, 255)
