@@ -87,7 +87,10 @@ class Mesh:
         self.of = np.repeat(np.arange(len(quads)), [len(BARS) * len(quad) for quad in quads])
         number = np.arange(len(self.begin))
         apart, self.around = (
-            sum(coo_array((np.full(len(number), sign), (number, nodes)), (len(number), self.size)) for sign, nodes in ends)
+            sum(
+                coo_array((np.full(len(number), sign), (number, nodes)), (len(number), self.size))
+                for sign, nodes in ends
+            )
             for ends in (((-1.0, self.begin), (1.0, self.end)), ((1.0, self.begin), (1.0, self.end)))
         )
         self.apart, self.gather, self.around = apart.tocsr(), apart.T.tocsr(), self.around.T.tocsr()
@@ -108,13 +111,16 @@ class Mesh:
             turns[index], flips[index] = turn, flip
         # what the map makes of a bar before it turns it
         bars = (np.abs(turns)[self.of]) * self.bars + (flips * turns.conj() / np.abs(turns))[self.of] * self.bars.conj()
-        for step in range(steps + 1):
-            if step:
-                spin = self.around @ ((self.apart @ found) * bars.conj())
-            spin = spin / np.maximum(np.abs(spin), 1e-9)
-            goal = self.gather @ (bars * (spin[self.begin] + spin[self.end]) / 2) + pull
-            found = self.solver.solve(np.stack([goal.real, goal.imag], 1)) @ (1, 1j)
+        found = self._placed(spin, bars, pull)
+        for _ in range(steps):
+            found = self._placed(self.around @ ((self.apart @ found) * bars.conj()), bars, pull)
         return found
+
+    def _placed(self, spin: np.ndarray, bars: np.ndarray, pull: np.ndarray) -> np.ndarray:
+        """The global step: nodes (N,) between which bars are turned as spin (N,), of any length, says at their ends."""
+        spin = spin / np.maximum(np.abs(spin), 1e-9)
+        goal = self.gather @ (bars * (spin[self.begin] + spin[self.end]) / 2) + pull
+        return self.solver.solve(np.stack([goal.real, goal.imag], 1)) @ (1, 1j)
 
     def draw(self, frame: np.ndarray, found: np.ndarray, order: Sequence[str]) -> None:
         """Limbs, in this order, over a frame (H, W, 3 or 4) uint8, in place."""
@@ -146,7 +152,7 @@ def _piece(limb: Limb, quads: np.ndarray, rest: np.ndarray) -> Piece:
 
 
 def _draw(frame: np.ndarray, piece: Piece, points: np.ndarray) -> None:
-    """A limb whose nodes are at points (N, 2), counted from the first pixel's centre, over part of a frame, in place."""
+    """Over a frame, in place: a limb whose nodes are at points (N, 2), counted from the first pixel's centre."""
     corners = points[piece.quads[:, TRIANGLES].reshape(-1, 3)]  # (T, 3, 2)
     low = np.floor(corners.min((0, 1))).astype(int).clip(0)
     high = np.minimum(np.ceil(corners.max((0, 1))).astype(int) + 1, frame.shape[1::-1])
@@ -157,10 +163,14 @@ def _draw(frame: np.ndarray, piece: Piece, points: np.ndarray) -> None:
     to, fro = corners[:, 1:] - corners[:, :1], piece.places[:, 1:] - piece.places[:, :1]
     area = to[:, 0, 0] * to[:, 1, 1] - to[:, 0, 1] * to[:, 1, 0]
     area = np.where(np.abs(area) < 0.05, 0.05, area)
-    inverse = np.stack([to[:, 1, 1], -to[:, 0, 1], -to[:, 1, 0], to[:, 0, 0]], 1).reshape(-1, 2, 2) / area[:, None, None]
+    inverse = (
+        np.stack([to[:, 1, 1], -to[:, 0, 1], -to[:, 1, 0], to[:, 0, 0]], 1).reshape(-1, 2, 2) / area[:, None, None]
+    )
     linear = (inverse @ fro).transpose(0, 2, 1)
     shift = piece.places[:, 0] - (linear @ corners[:, 0, :, None])[..., 0]
-    maps = np.concatenate([np.full((1, 6), np.nan), np.concatenate([linear.reshape(-1, 4), shift], 1)]).astype(np.float32)
+    maps = np.concatenate([np.full((1, 6), np.nan), np.concatenate([linear.reshape(-1, 4), shift], 1)]).astype(
+        np.float32
+    )
     width, height = high - low
     which = np.zeros((height, width), np.int32)
     fixed = (corners * (1 << SHIFT)).round().astype(np.int32)
