@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from zoo.body.arap import Join, Limb, Mesh
+from zoo.body.behind import filled
 from zoo.body.cutout import Figure, find_figure, seen_figure
 from zoo.body.people import PeopleDetector, PoseDetector
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, OFFSETS, PARENTS, STANDING, forward_kinematics
@@ -257,12 +258,11 @@ def _without(figure: Figure) -> np.ndarray:
     scale = min(1.0, BACKDROP / max(image.shape[:2]))
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    gone = np.uint8(cv2.resize(np.float32(hidden), size, interpolation=cv2.INTER_AREA) > 0.01)
-    filled = cv2.inpaint(small, gone, 5, cv2.INPAINT_TELEA)
-    filled = cv2.resize(filled, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    gone = cv2.resize(np.float32(hidden), size, interpolation=cv2.INTER_AREA) > 0.01
+    made_up = cv2.resize(filled(small, gone), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     share = cv2.GaussianBlur(np.float32(hidden), (reach, reach), 0)[..., None]
     share = np.maximum(share, np.float32(figure.alpha > 0.02)[..., None])
-    return (image * (1 - share) + filled * share).round().clip(0, 255).astype(np.uint8)
+    return (image * (1 - share) + made_up * share).round().clip(0, 255).astype(np.uint8)
 
 
 # fitting -------------------------------------------------------------------------------------------------------------
