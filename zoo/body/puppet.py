@@ -39,6 +39,7 @@ LIMBS = {
         )
     },
 }
+HINGES = {first for first, *_ in LIMBS.values()}  # joints about which limbs bend
 HANGS = {second: name for name, (_, second, *_) in LIMBS.items()}  # the limb that ends in a joint
 BEYOND = {"head": 1.6, "forearm": 1.6, "sole": 1.3}  # a limb reaches so many times as far as its joints
 ON_TORSO = 0.8  # a pixel between hips and shoulders is a limb's where it is nearer than so many of its thicknesses
@@ -48,8 +49,11 @@ SIDEWAYS = np.radians(35)  # a picture shows one side of a person: so far the da
 TILT = 0.12  # how much higher a metre farther away is seen, in metres: the camera looks down a little
 BEGINNING = 0.8  # s in which the dance takes over from the pictured pose
 MARGIN = 0.32  # of the stature: what a dancer's arms take on either side
-BACKDROP = 320  # pixels of the longer side in which the background is filled in
+BACKDROP = 150  # pixels of the stature in which the background is filled in
 CELL = 0.022  # of the stature: between the mesh's nodes
+HOLD = 0.75  # of a limb's thickness: what is so near to its bone goes where that goes
+PIN, BENT = 0.4, 0.35  # a joint is a pin of so many thicknesses, and takes at most so much of a limb to bend in
+BEND = 0.05  # of the stature: in which the trunk gives about a joint
 FEATHER = 0.006  # of the stature: how softly limbs end in each other
 
 
@@ -228,7 +232,7 @@ def _off_trunk(x: np.ndarray, y: np.ndarray, joints: np.ndarray) -> np.ndarray:
 
 
 def _mesh(figure: Figure) -> Mesh:
-    """The figure's limbs, each held along its bone but for where it bends, and joined at joints."""
+    """The figure's limbs, joined at joints. What is near its bone holds each, but for where it bends about a joint."""
     alpha, joints, stature = figure.alpha, figure.joints, figure.stature
     cell = CELL * stature
     y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
@@ -236,32 +240,33 @@ def _mesh(figure: Figure) -> Mesh:
     for name, region in _regions(alpha, joints, stature).items():
         pixels = np.dstack([figure.rgb * region[..., None], 255 * region]).round().clip(0, 255).astype(np.uint8)
         if name == "torso":
-            held = _off_trunk(x, y, joints) == 0
-            for joint in TORSO:
-                held &= np.hypot(x - joints[J[joint], 0], y - joints[J[joint], 1]) > 0.05 * stature
+            held, bends, thick = _off_trunk(x, y, joints) == 0, TORSO, BEND * stature
         else:
             first, second, thick, cap = LIMBS[name]
             a, b = joints[J[first]], joints[J[second]]
-            length = max(float(np.linalg.norm(b - a)), 1e-6)
-            free = min(thick * stature / length, 0.35) * (b - a)
-            held = _off_line(x, y, a + free, b - (0 if name == "head" else 1) * free) < 0.8 * cell
+            bends, thick = (first, second), min(thick * stature, BENT * float(np.linalg.norm(b - a)))
+            held = _off_line(x, y, a, b) < max(HOLD * LIMBS[name][2] * stature, 0.8 * cell)
             joins.append(Join(name, HANGS.get(first, "torso"), a, cap * stature + 1.5 * cell))
+        for joint in bends:
+            if joint in HINGES:
+                away = np.hypot(x - joints[J[joint], 0], y - joints[J[joint], 1])
+                held = (held & (away > thick)) | (away < max(PIN * thick, 0.8 * cell))
         limbs[name] = Limb(pixels, held)
     return Mesh(limbs, joins, cell)
 
 
 def _without(figure: Figure) -> np.ndarray:
     """The picture with what was behind the figure made up from around it."""
-    image = figure.image
+    image, inside = figure.image, np.uint8(figure.alpha > 0.02)
     reach = 2 * max(2, round(0.02 * figure.stature)) + 1
-    hidden = cv2.dilate(np.uint8(figure.alpha > 0.02), np.ones((reach, reach), np.uint8))
-    scale = min(1.0, BACKDROP / max(image.shape[:2]))
+    # what is so near may be mixed with the figure's colours: nothing is made of it, but it stays where it can
+    hidden, near = (cv2.dilate(inside, np.ones((side, side), np.uint8)) for side in (reach, 2 * reach // 3 | 1))
+    scale = min(1.0, BACKDROP / figure.stature)
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     gone = cv2.resize(np.float32(hidden), size, interpolation=cv2.INTER_AREA) > 0.01
     made_up = cv2.resize(filled(small, gone), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    share = cv2.GaussianBlur(np.float32(hidden), (reach, reach), 0)[..., None]
-    share = np.maximum(share, np.float32(figure.alpha > 0.02)[..., None])
+    share = np.maximum(cv2.GaussianBlur(np.float32(near), (reach, reach), 0), inside)[..., None]
     return (image * (1 - share) + made_up * share).round().clip(0, 255).astype(np.uint8)
 
 
