@@ -21,7 +21,7 @@ def test_patterns_go_on_behind_the_hole():
     above, below = hole & (y < 64), hole & (y > 76)
     error, plain = (np.abs(each.astype(int) - image)[above].mean() for each in (made, smeared))
     assert error < 0.5 * plain
-    assert made[below].std(0).min() > 0.6 * image[below].std(0).min() > 2 * smeared[below].std(0).min()
+    assert made[below].std(0).min() > 0.6 * image[below].std(0).min() > smeared[below].std(0).max()
     assert np.abs(made[below].mean(0) - image[below].mean(0)).max() < 12
 
 

@@ -153,12 +153,12 @@ def test_limbs_hang_together(puppet):
 
 
 def test_it_does_not_tear(puppet):
-    """Dancing, it is one piece that covers its shoulders, elbows, hips and knees, and its outline has no new teeth."""
+    """Dancing, it is one piece that covers its shoulders, elbows, hips and knees, and its outline has few new teeth."""
     stage = Stage2D(puppet, FPS)
     joints, depth = stage.joints(*dance())
     clear = replace(puppet, background=np.zeros((*puppet.background.shape[:2], 4), np.uint8))
     alphas = Stage2D(clear, FPS).draw(np.concatenate([puppet.joints[None], joints]), np.pad(depth, ((1, 0), (0, 0))))
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     teeth = []
     for alpha, pose in zip(alphas[..., 3], [puppet.joints, *joints], strict=True):
         solid = np.uint8(alpha > 128)
@@ -169,7 +169,7 @@ def test_it_does_not_tear(puppet):
             place = moves[limb] @ np.append(puppet.joints[J[joint]], 1)
             assert solid[cv2.circle(np.zeros_like(solid), place.round().astype(int), 3, 1, -1) > 0].all(), joint
         teeth.append((cv2.morphologyEx(solid, cv2.MORPH_OPEN, disc) != solid).sum() / solid.sum())
-    assert np.mean(teeth[1:]) < teeth[0] + 0.004
+    assert np.mean(teeth[1:]) < teeth[0] + 0.0005  # of rigid pieces 0.0009 more
 
 
 def test_the_command_makes_a_photograph_dance(scripts, wheel, picture, tmp_path):
