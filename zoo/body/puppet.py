@@ -1,8 +1,9 @@
-"""A pictured person as a puppet: limbs cut out of the picture, which move as rigidly as they can, over what was behind.
+"""A pictured person as a puppet: a mesh that bends at the joints, as rigidly as it can, over what was behind.
 
 No network but the detector's: the person is found and cut out (`zoo.body.cutout`), each pixel belongs to the limb it is
-nearest to, limbs overlap at their joints, and what the body hid is filled in from around it. A dance is fitted to the
-pictured body: its limbs' lengths, the floor it stands on, the side it shows.
+nearest to, limbs are joined at their joints (`zoo.body.arap`), and what the body hid is made up from around it
+(`zoo.body.behind`). A dance is fitted to the pictured body: its limbs' lengths, the floor it stands on, the side it
+shows.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ FEATHER = 0.006  # of the stature: how softly limbs end in each other
 
 @dataclass(frozen=True)
 class Puppet:
-    """A person cut into limbs, and the picture without it."""
+    """A person as a mesh, and the picture without it."""
 
     background: np.ndarray  # (H, W, 3) uint8
     mesh: Mesh
@@ -161,7 +162,7 @@ def moved(puppet: Puppet, joints: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def drawing_order(joints: np.ndarray, depth: np.ndarray) -> list[str]:
-    """Sprites from the farthest to the nearest: a limb is before or behind the trunk, as its end is."""
+    """Limbs from the farthest to the nearest: a limb is before or behind the trunk, as its end is."""
     trunk = depth[[J[name] for name in TORSO]].mean()
     hips = joints[[J["left_hip"], J["right_hip"]], 1].mean()
     behind, before = [], []
