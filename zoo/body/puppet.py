@@ -1,8 +1,9 @@
-"""A pictured person as a puppet: limbs cut out of the picture, which move as rigidly as they can, over what was behind.
+"""A pictured person as a puppet: a mesh that bends at the joints, as rigidly as it can, over what was behind.
 
 No network but the detector's: the person is found and cut out (`zoo.body.cutout`), each pixel belongs to the limb it is
-nearest to, limbs overlap at their joints, and what the body hid is filled in from around it. A dance is fitted to the
-pictured body: its limbs' lengths, the floor it stands on, the side it shows.
+nearest to, limbs are joined at their joints (`zoo.body.arap`), and what the body hid is made up from around it
+(`zoo.body.behind`). A dance is fitted to the pictured body: its limbs' lengths, the floor it stands on, the side it
+shows.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ import cv2
 import numpy as np
 import torch
 
+from zoo.body.arap import Join, Limb, Mesh
+from zoo.body.behind import filled
 from zoo.body.cutout import Figure, find_figure, seen_figure
 from zoo.body.people import PeopleDetector, PoseDetector
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, OFFSETS, PARENTS, STANDING, forward_kinematics
@@ -37,6 +40,8 @@ LIMBS = {
         )
     },
 }
+HINGES = {first for first, *_ in LIMBS.values()}  # joints about which limbs bend
+HANGS = {second: name for name, (_, second, *_) in LIMBS.items()}  # the limb that ends in a joint
 BEYOND = {"head": 1.6, "forearm": 1.6, "sole": 1.3}  # a limb reaches so many times as far as its joints
 ON_TORSO = 0.8  # a pixel between hips and shoulders is a limb's where it is nearer than so many of its thicknesses
 LENGTHS = (0.8, 1.3)  # of the mean body's: what a limb's length in the picture is believed
@@ -45,24 +50,20 @@ SIDEWAYS = np.radians(35)  # a picture shows one side of a person: so far the da
 TILT = 0.12  # how much higher a metre farther away is seen, in metres: the camera looks down a little
 BEGINNING = 0.8  # s in which the dance takes over from the pictured pose
 MARGIN = 0.32  # of the stature: what a dancer's arms take on either side
-BACKDROP = 320  # pixels of the longer side in which the background is filled in
+BACKDROP = 150  # pixels of the stature in which the background is filled in
+CELL = 0.022  # of the stature: between the mesh's nodes
+HOLD = 0.75  # of a limb's thickness: what is so near to its bone goes where that goes
+PIN, BENT = 0.4, 0.35  # a joint is a pin of so many thicknesses, and takes at most so much of a limb to bend in
+BEND = 0.05  # of the stature: in which the trunk gives about a joint
 FEATHER = 0.006  # of the stature: how softly limbs end in each other
 
 
 @dataclass(frozen=True)
-class Sprite:
-    """A limb cut out: premultiplied colours and alpha (h, w, 4) uint8, and the picture's pixel at its corner."""
-
-    pixels: np.ndarray
-    corner: np.ndarray
-
-
-@dataclass(frozen=True)
 class Puppet:
-    """A person cut into limbs, and the picture without it."""
+    """A person as a mesh, and the picture without it."""
 
     background: np.ndarray  # (H, W, 3) uint8
-    sprites: dict[str, Sprite]
+    mesh: Mesh
     joints: np.ndarray  # (24, 2) pixels: the pictured pose
     stature: float  # pixels
     floor: float  # the row it stands on
@@ -79,13 +80,11 @@ def make_puppet(image: np.ndarray, detector: PoseDetector, longest: int = LONGES
     figure = find_figure(image, detector, longest) if real else seen_figure(image, detector, longest, SEES)
     height, width = (side // 2 * 2 for side in figure.alpha.shape)
     joints, stature = figure.joints, figure.stature
-    regions = _regions(figure.alpha, joints, stature)
-    sprites = {name: _sprite(figure, region) for name, region in regions.items()}
     offsets, believed = limb_offsets(joints, stature)
     feet = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
     return Puppet(
         _without(figure)[:height, :width],
-        {name: sprite for name, sprite in sprites.items() if sprite is not None},
+        _mesh(figure),
         joints,
         stature,
         float(feet.max()),
@@ -139,10 +138,7 @@ class Stage2D:
 
     def _frame(self, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
         puppet, frame = self.puppet, self.puppet.background.copy()
-        moves = moved(puppet, joints)
-        for name in drawing_order(joints, depth):
-            if name in puppet.sprites:
-                _paste(frame, puppet.sprites[name], moves[name])
+        puppet.mesh.draw(frame, puppet.mesh.bent(moved(puppet, joints)), drawing_order(joints, depth))
         return frame
 
 
@@ -166,7 +162,7 @@ def moved(puppet: Puppet, joints: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def drawing_order(joints: np.ndarray, depth: np.ndarray) -> list[str]:
-    """Sprites from the farthest to the nearest: a limb is before or behind the trunk, as its end is."""
+    """Limbs from the farthest to the nearest: a limb is before or behind the trunk, as its end is."""
     trunk = depth[[J[name] for name in TORSO]].mean()
     hips = joints[[J["left_hip"], J["right_hip"]], 1].mean()
     behind, before = [], []
@@ -236,31 +232,43 @@ def _off_trunk(x: np.ndarray, y: np.ndarray, joints: np.ndarray) -> np.ndarray:
     return cv2.distanceTransform(1 - shape, cv2.DIST_L2, 5)
 
 
-def _sprite(figure: Figure, region: np.ndarray) -> Sprite | None:
-    """A limb's pixels, None where it has none."""
-    rows, columns = (np.flatnonzero((region > 0.01).any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return None
-    window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    alpha, rgb = region[window], figure.rgb[window]
-    pixels = np.dstack([rgb * alpha[..., None], 255 * alpha])
-    return Sprite(pixels.round().clip(0, 255).astype(np.uint8), np.array([columns[0], rows[0]], float))
+def _mesh(figure: Figure) -> Mesh:
+    """The figure's limbs, joined at joints. What is near its bone holds each, but for where it bends about a joint."""
+    alpha, joints, stature = figure.alpha, figure.joints, figure.stature
+    cell = CELL * stature
+    y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
+    limbs, joins = {}, []
+    for name, region in _regions(alpha, joints, stature).items():
+        pixels = np.dstack([figure.rgb * region[..., None], 255 * region]).round().clip(0, 255).astype(np.uint8)
+        if name == "torso":
+            held, bends, thick = _off_trunk(x, y, joints) == 0, TORSO, BEND * stature
+        else:
+            first, second, thick, cap = LIMBS[name]
+            a, b = joints[J[first]], joints[J[second]]
+            bends, thick = (first, second), min(thick * stature, BENT * float(np.linalg.norm(b - a)))
+            held = _off_line(x, y, a, b) < max(HOLD * LIMBS[name][2] * stature, 0.8 * cell)
+            joins.append(Join(name, HANGS.get(first, "torso"), a, cap * stature + 1.5 * cell))
+        for joint in bends:
+            if joint in HINGES:
+                away = np.hypot(x - joints[J[joint], 0], y - joints[J[joint], 1])
+                held = (held & (away > thick)) | (away < max(PIN * thick, 0.8 * cell))
+        limbs[name] = Limb(pixels, held)
+    return Mesh(limbs, joins, cell)
 
 
 def _without(figure: Figure) -> np.ndarray:
     """The picture with what was behind the figure made up from around it."""
-    image = figure.image
+    image, inside = figure.image, np.uint8(figure.alpha > 0.02)
     reach = 2 * max(2, round(0.02 * figure.stature)) + 1
-    hidden = cv2.dilate(np.uint8(figure.alpha > 0.02), np.ones((reach, reach), np.uint8))
-    scale = min(1.0, BACKDROP / max(image.shape[:2]))
+    # what is so near may be mixed with the figure's colours: nothing is made of it, but it stays where it can
+    hidden, near = (cv2.dilate(inside, np.ones((side, side), np.uint8)) for side in (reach, 2 * reach // 3 | 1))
+    scale = min(1.0, BACKDROP / figure.stature)
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    gone = np.uint8(cv2.resize(np.float32(hidden), size, interpolation=cv2.INTER_AREA) > 0.01)
-    filled = cv2.inpaint(small, gone, 5, cv2.INPAINT_TELEA)
-    filled = cv2.resize(filled, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    share = cv2.GaussianBlur(np.float32(hidden), (reach, reach), 0)[..., None]
-    share = np.maximum(share, np.float32(figure.alpha > 0.02)[..., None])
-    return (image * (1 - share) + filled * share).round().clip(0, 255).astype(np.uint8)
+    gone = cv2.resize(np.float32(hidden), size, interpolation=cv2.INTER_AREA) > 0.01
+    made_up = cv2.resize(filled(small, gone), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    share = np.maximum(cv2.GaussianBlur(np.float32(near), (reach, reach), 0), inside)[..., None]
+    return (image * (1 - share) + made_up * share).round().clip(0, 255).astype(np.uint8)
 
 
 # fitting -------------------------------------------------------------------------------------------------------------
@@ -343,20 +351,3 @@ def _trunk(old: np.ndarray, new: np.ndarray) -> np.ndarray:
     along = float(np.clip(np.linalg.norm(new_rise) / max(np.linalg.norm(rise), 1e-6), 0.7, 1.2))
     across = float(np.clip(new_wide / max(wide, 1e-6), *WIDTH))
     return _between(rise, new_rise, (along, across), middle, new_middle)
-
-
-def _paste(frame: np.ndarray, sprite: Sprite, move: np.ndarray) -> None:
-    """Draw a sprite over part of a frame, in place."""
-    height, width = sprite.pixels.shape[:2]
-    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]]) + sprite.corner
-    found = corners @ move[:, :2].T + move[:, 2]
-    low = np.floor(found.min(0)).astype(int).clip(0)
-    high = np.minimum(np.ceil(found.max(0)).astype(int) + 1, frame.shape[1::-1])
-    if (high <= low).any():
-        return
-    # pixels' centres, not corners, are what is moved
-    shift = move[:, :2] @ (sprite.corner + 0.5) + move[:, 2] - low - 0.5
-    drawn = cv2.warpAffine(sprite.pixels, np.hstack([move[:, :2], shift[:, None]]), tuple(int(n) for n in high - low))
-    part = frame[low[1] : high[1], low[0] : high[0]]
-    behind = part.astype(np.uint16) * (255 - drawn[..., 3:].astype(np.uint16))
-    part[:] = (drawn[..., :3] + ((behind + 127) // 255)).clip(0, 255)

@@ -36,7 +36,7 @@ CLIPS_CODE = (*DANCES_CODE, "body/*.py", "body/assets/*")
 NOT_DANCES = ("make.py", "film.py", "scene.py", "backdrop.py")
 NOT_CLIPS = (
     "make.py", "formats.py", "bvh.py", "gltf.py", "mocap.py", "retarget.py", "people.py", "blazepose.py", "cutout.py",
-    "densepose.py", "dwpose.py", "detectors.py", "puppet.py", "align.py", "pose_video.py",
+    "densepose.py", "dwpose.py", "detectors.py", "puppet.py", "arap.py", "behind.py", "align.py", "pose_video.py",
 )  # fmt: skip
 EVERYTHING = frozenset(Batch.__annotations__)
 

@@ -64,7 +64,7 @@ class Shot:
 
 
 class WarpRenderer:
-    """Cuts the pictured figure into limbs and moves these (`zoo.body.puppet`): no weights but the detector's."""
+    """Bends the pictured figure (`zoo.body.puppet`): no weights but the detector's."""
 
     def __init__(self, detector: PoseDetector, instead: MeshRenderer | None = None):
         """instead: what draws where a picture does not do; None raises."""
