@@ -46,6 +46,8 @@ def test_figures_are_found_by_what_their_latents_have():
     latents, parts = drawn()
     with torch.no_grad():
         found, wanted = finder(latents)[0] > 0.5, figure_of(parts, (16, 16)) > 0
+        odd = finder(latents[..., :15, :13])[0]
+    assert odd.shape == (8, 1, 15, 13) and ((odd > 0.5) == (found[..., :15, :13])).float().mean() > 0.95
     assert (found & wanted).sum() / (found | wanted).sum() == pytest.approx(1, abs=0.15)
 
 

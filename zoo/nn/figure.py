@@ -12,10 +12,12 @@ REGIONS = ((1, 2), (3, 4), (5, 6), (7, 8, 9, 10), (11, 12, 13, 14), (15, 16, 17,
 class FigureFinder(nn.Module):
     """A small U-Net, diffusers', from a picture's latents to where its figure is, and maybe which region of it."""
 
+    also_called = ("error",)  # from outside, beside forward
+
     def __init__(self, latent_channels: int, regions: bool = False, channels: tuple[int, ...] = (32, 64, 96)):
         super().__init__()
         depth = len(channels)
-        self.regions = regions
+        self.regions, self.step = regions, 1 << (depth - 1)
         self.net = UNet2DModel(
             in_channels=latent_channels,
             out_channels=1 + regions * (1 + len(REGIONS)),
@@ -28,19 +30,24 @@ class FigureFinder(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(N, C, h, w), h and w multiples of 4 -> (N, 1, h, w), where the figure is, see `figure_of`; and shares of the
-        regions (N, 8, h, w), if it is to find them. All in 0..1."""
-        found = self.net(latents, 0).sample.float()
+        """(N, C, h, w) -> where the figure is (N, 1, h, w), see `figure_of`; and the regions' shares (N, 8, h, w), if it
+        is to find them. All in 0..1."""
+        found = self._logits(latents)
         return found[:, :1].sigmoid(), found[:, 1:].softmax(1)[:, 1:] if self.regions else None
 
     def error(self, latents: Tensor, parts: Tensor) -> Tensor:
         """Of finding the figures of latents (N, C, h, w), whose body parts are (N, H, W), 0 where there is no body."""
-        found, size = self.net(latents, 0).sample.float(), latents.shape[2:]
+        found, size = self._logits(latents), latents.shape[2:]
         error = F.binary_cross_entropy_with_logits(found[:, :1], figure_of(parts, size))
         if self.regions:
             shares = regions_of(parts, size)
             error = error + F.cross_entropy(found[:, 1:], torch.cat([1 - shares.sum(1, keepdim=True), shares], 1))
         return error
+
+    def _logits(self, latents: Tensor) -> Tensor:
+        height, width = latents.shape[2:]
+        whole = F.pad(latents, (0, -width % self.step, 0, -height % self.step), mode="replicate")
+        return self.net(whole, 0).sample.float()[..., :height, :width]
 
 
 def figure_of(parts: Tensor, size: tuple[int, int]) -> Tensor:
