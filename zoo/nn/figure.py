@@ -30,8 +30,8 @@ class FigureFinder(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(N, C, h, w) -> where the figure is (N, 1, h, w), see `figure_of`; and the regions' shares (N, 8, h, w), if it
-        is to find them. All in 0..1."""
+        """(N, C, h, w) -> where the figure is (N, 1, h, w), see `figure_of`; and shares of the regions (N, 8, h, w),
+        if it is to find them. All in 0..1."""
         found = self._logits(latents)
         return found[:, :1].sigmoid(), found[:, 1:].softmax(1)[:, 1:] if self.regions else None
 
