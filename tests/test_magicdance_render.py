@@ -19,6 +19,7 @@ from zoo.families.magicdance.renderer import DiffusionRenderer, MeshRenderer
 from zoo.families.magicdance.stages import ImageStage, VideoStage
 from zoo.media import read_video, write_sound
 from zoo.metrics.judge import WorldJudge
+from zoo.nn.picture import to_square
 from zoo.nn.text import HashedWords
 from zoo.nn.video_unet import ControlNet
 
@@ -149,6 +150,23 @@ def test_frames_come_however_motion_comes(picture, splits):
     again, other = (renderer.start(picture, Fraction(12), seed) for seed in (0, 1))
     assert torch.equal(torch.cat([again(block) for block in standing(13).split(splits)]), whole)
     assert not torch.equal(other(standing(splits[0])), blocks[0])
+
+
+@torch.no_grad()
+def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
+    """Every window's parts, in the looks of the picture's, before the picture's own background."""
+    animator = made(changes=True)
+    animator.change_scale.fill_(1e9)
+    parts = torch.zeros(9, 64, 64, dtype=torch.uint8)  # two windows
+    for index, one in enumerate(parts):
+        one[16:48, 4 * index : 4 * index + 16] = 1 + 2 * (index % 3)
+    shot = DiffusionRenderer(animator, WorldJudge()).start(picture, Fraction(12), 0)
+    own = to_square(picture, 64)[None].float() / 127.5 - 1
+    reference = animator.detailed(animator.pictured(animator.encode(own)), own)
+    wanted = animator.driven(reference, parts[None]).base[0].movedim(1, 0)
+    assert (wanted - reference.ground).abs().max() > 0.1 and reference.detail.abs().max() > 0.1
+    found, true = shot.posed(parts), animator.decode(wanted, reference)
+    assert (found.int() - true.int()).abs().max() <= 1
 
 
 def test_another_face_is_another_dancer(picture):
