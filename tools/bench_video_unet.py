@@ -72,7 +72,7 @@ def ours(request: Request, half: bool = False) -> Tensor:
     """The same, of ours."""
     both = latents.expand(2, -1, -1, -1, -1)
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        return unet(both, time_step, request, guidance).float().flip(0)
+        return unet(both, time_step, request, guidance.expand(2, -1, -1, -1, -1)).float().flip(0)
 
 
 def rate(half: bool) -> float:
