@@ -119,7 +119,8 @@ class Convolution:
             return conv(x.to(self.kind), self.weights[0], self.biases[0], *self.shape, "none", [], "")
         (great, small), (bias, rest) = self.weights, self.biases
         high = x.bfloat16()
-        low = (x - high).bfloat16()
+        low = high.float()
+        low = torch.sub(x, low, out=low).bfloat16()
         y = conv(high, great, bias, *self.shape, "none", [], "")
         left = conv.binary(high, y, great, bias, *self.shape, "sub", 1.0, None, [], None)
         add = partial(torch.ops.mkldnn._convolution_pointwise_.binary, left)
