@@ -157,10 +157,13 @@ class Animator(LatentPictures, nn.Module):
         features = [None] * self.blind + features[self.blind :]
         posed = len(seen)
         residuals = self.controlnet(x[:posed], t[:posed], self.controlnet.prepare(text[:posed]), seen)
-        if posed < len(x):  # as MagicAnimate's pipeline does, where it is asked once a frame
+        shown = self.shown(reference, x)
+        # guided pairs differ by face and reference only, of which the way down sees the face
+        pairs = 2 * posed == len(x) and face is None and shown is None
+        if posed < len(x) and not pairs:  # as MagicAnimate's pipeline does, where it is asked once a frame
             residuals = [one.repeat(len(x) // posed, 1, 1, 1, 1) for one in residuals]
         request = self.unet.prepare(text, features, face=face, still=still)
-        return self.unet(x, t, request, self.shown(reference, x), residuals)
+        return self.unet(x, t, request, shown, residuals, pairs)
 
     @torch.no_grad()
     def window(

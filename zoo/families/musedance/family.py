@@ -151,6 +151,10 @@ class MuseDance(LatentPictures, Family):
         places = torch.arange(music.shape[1], device=music.device) * (float(self.fps) / rate)
         return self.song_tokens(self.music_scale(music), places, beats, pulse)
 
+    def denoisers(self) -> list[nn.Module]:
+        """See `Family`."""
+        return [self.unet, self.reference_net]
+
     def unread(self, prompt: str) -> str:
         """See `Family`."""
         return self.words.unread(prompt)
