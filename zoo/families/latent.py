@@ -229,17 +229,23 @@ class AutoencoderStage(Stage):
 
 
 class DenoisingStage(Stage):
-    """A stage that predicts noise. velocity: weight of the error of what changes from frame to frame."""
+    """A stage that predicts noise.
 
-    def __init__(self, *args, velocity: float = 0.0, **kwargs):
+    velocity: weight of the error of what changes from frame to frame. late: steps of the schedule are drawn like
+    u^(1 / (1 + late)), u even in 0..1: above 0 noisier ones come more often, where it is decided what is danced.
+    """
+
+    def __init__(self, *args, velocity: float = 0.0, late: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.velocity = velocity
+        self.velocity, self.late = velocity, late
 
     def denoised(
         self, x0: Tensor, schedule: SchedulerMixin, predict: Callable[[Tensor, Tensor], Tensor]
     ) -> dict[str, Tensor]:
         """The error of `predict(x, t)`, a network, at a random step of the schedule for each x0 (B, C, F, h, w)."""
-        t = torch.randint(schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
+        even = torch.rand(len(x0), device=x0.device)
+        t = (even ** (1 / (1 + self.late)) * schedule.config.num_train_timesteps).long()
+        t = t.clamp(max=schedule.config.num_train_timesteps - 1)  # a float just below 1 may be rounded up
         noise = torch.randn_like(x0)
         denoiser = Denoiser(lambda x, t: answer, schedule)
         x = denoiser.noised(x0, noise, t)
