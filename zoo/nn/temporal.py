@@ -127,10 +127,10 @@ class SongModule(nn.Module):
         """
         keys, queries = self.listen.to_k.weight, self.listen.to_q.weight
         nn.init.orthogonal_(keys)
-        at = torch.arange(REACH, device=keys.device)
+        at = torch.arange(REACH, device="cpu")  # a network may be planned on the meta device
         own, heard = (positions(at, width) for width in (queries.shape[1], keys.shape[1]))
         # of the smallest norm: what is not a position is heard as little as can be
-        turned = torch.linalg.lstsq(own.cpu(), heard.cpu(), driver="gelsd").solution.to(keys)
+        turned = torch.linalg.lstsq(own, heard, driver="gelsd").solution.to(keys)
         queries.copy_(SHARP * keys @ turned.mT)
 
     def prepare(self, tokens: Tensor) -> KeysValues:
