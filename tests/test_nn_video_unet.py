@@ -188,7 +188,7 @@ def test_fresh_modules_listen_to_their_own_moment(dim):
     sizes = {"attends": [True], "layers": 1, "heads": 2, "groups": 8, "text_dim": 8, "fresh": True}
     module = VideoUNet([dim], songs={"beats": 64}, **sizes).up_blocks[0].songs["beats"][0]
     at = torch.arange(24)
-    tokens = positions(at, 64) + 0.2 * torch.randn(24, 64)
+    tokens = positions(at, 64) + 0.05 * torch.randn(24, 64)
     shown = torch.nn.functional.layer_norm(torch.randn(50, 24, dim), (dim,)) + positions(at, dim)
     asked, known = module.listen._by_heads(module.listen.to_q(shown)), module.prepare(tokens[None])[0]
     heard = (asked @ known.mT / (dim / 2) ** 0.5).softmax(-1).mean((0, 1))

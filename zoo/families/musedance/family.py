@@ -44,6 +44,9 @@ class SongTokens(nn.Module):
         self.music = nn.Linear(music_dim, dim) if "music" in listens else None
         self.beats = nn.Embedding(2, dim) if "beats" in listens else None
         self.pulse = nn.Linear(2, dim, bias=False) if pulse and "beats" in listens else None
+        for one in (self.beats, self.pulse):  # small beside their places, by which they are found
+            if one is not None:
+                nn.init.normal_(one.weight, std=0.1)
 
     def forward(self, music: Tensor, places: Tensor, beats: Tensor, pulse: Tensor) -> dict[str, Tensor]:
         """music (B, L, music_dim) at places (L,), in frames; beats (B, F) 0 or 1; pulse (B, F, 2) -> (B, _, dim)"""
