@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from zoo.nn.attention import CrossAttention, KeysValues
 
-SHARP = 8.0  # how well a fresh module tells one moment from the next: two thirds of what it hears is within a frame
-REACH = 64  # frames for which it does
+SHARP = 8.0  # how well a fresh module tells one moment from the next: most of what it hears is within a frame
+REACH, DIRECTIONS = 24, 10  # frames that it tells apart, and directions in which their positions differ
 
 
 def positions(at: Tensor, dim: int) -> Tensor:
@@ -123,15 +123,19 @@ class SongModule(nn.Module):
     def begin(self) -> None:
         """Begin by listening to each frame's own moment, which would else have to be found out first.
 
-        Keys keep what positions are to one another, queries are brought to the same ones.
+        Queries and keys keep the few directions in which positions differ most, in the same way, and nothing else.
         """
         keys, queries = self.listen.to_k.weight, self.listen.to_q.weight
-        nn.init.orthogonal_(keys)
         at = torch.arange(REACH, device="cpu")  # a network may be planned on the meta device
         own, heard = (positions(at, width) for width in (queries.shape[1], keys.shape[1]))
-        # of the smallest norm: what is not a position is heard as little as can be
-        turned = torch.linalg.lstsq(own, heard, driver="gelsd").solution.to(keys)
-        queries.copy_(SHARP * keys @ turned.mT)
+        own, heard = own - own.mean(0), heard - heard.mean(0)
+        kept = torch.linalg.svd(heard, full_matrices=False).Vh[:DIRECTIONS]
+        turned = torch.linalg.lstsq(own, heard @ kept.mT, driver="gelsd").solution.mT  # the same of frames' positions
+        size = len(keys) // self.listen.heads
+        for head in range(self.listen.heads):
+            rows, mixed = slice(head * size, (head + 1) * size), torch.empty(size, len(kept), device="cpu")
+            nn.init.orthogonal_(mixed)
+            keys[rows], queries[rows] = (mixed @ kept).to(keys), (SHARP * mixed @ turned).to(queries)
 
     def prepare(self, tokens: Tensor) -> KeysValues:
         """What is heard of tokens (B, L, token_dim), which carry their positions, once a request."""

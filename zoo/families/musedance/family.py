@@ -116,8 +116,8 @@ class MuseDance(LatentPictures, Family):
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
         self.music_scale = MusicScale(music_dim)
         self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
-        self.begin_latents(self.unet, changes, schedule, noisier, prediction)
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
+        self.begin_latents(self.unet, changes, schedule, noisier, prediction, past=past)
         self.defaults, self.anchor = Sampler(steps, guidance, eta), anchor
 
     def load_public(self, path: str) -> Report:
@@ -185,15 +185,16 @@ class MuseDance(LatentPictures, Family):
             start = window * self.frames
             heard = self._song(music, start)
             request, weight = self._request(text, reference, before, heard, sampler)
-            latent = anchored(self._window(request, weight, pictured, draw, sampler), latents, self.anchor)
+            shown = pictured if before is None else self.following(pictured, before.movedim(0, 1)[None])
+            latent = anchored(self._window(request, weight, shown, draw, sampler), latents, self.anchor)
             before = latent[-self.past :] if self.past else None
             # the moments nearest to this window's frames
             last = (start + self.frames - Fraction(1, 2)) * fps / self.fps
             stop = min(frames, ceil(last))
             nearest = [round(index * self.fps / fps) - start for index in range(made, stop)]
-            shown = [min(max(each, 0), self.frames - 1) for each in nearest]  # a tie may be rounded out of the window
-            for first in range(0, len(shown), DECODED):
-                group = shown[first : first + DECODED]
+            wanted = [min(max(each, 0), self.frames - 1) for each in nearest]  # a tie may be rounded out of the window
+            for first in range(0, len(wanted), DECODED):
+                group = wanted[first : first + DECODED]
                 distinct = sorted(set(group))
                 pictures = self.decode(latent[distinct], pictured)
                 yield pictures[[distinct.index(each) for each in group]]
