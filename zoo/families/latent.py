@@ -61,7 +61,7 @@ class LatentPictures:
         past: int = 0,
     ) -> None:
         """Set what is described above. changes: see `changed`; noisier, prediction: see `cosine_schedule`; driven: the
-        frames' body parts are known, see `driven`; past: how many frames may be known that come before, see `following`.
+        frames' body parts are known, see `driven`; past: how many frames that come before may be, see `following`.
 
         Raises ValueError for another schedule than 'stable_diffusion', 'animatediff' or 'cosine'.
         """
@@ -73,6 +73,7 @@ class LatentPictures:
         if changes:
             latent = self.vae.config.latent_channels
             self.finder = FigureFinder(latent, regions=driven)
+            self.past_channels = past * latent
             self.seen = nn.Conv2d((2 + driven + past) * latent + 1, unet.conv_in.out_channels, 3, padding=1)
             self.register_buffer("change_scale", torch.tensor(1.0))
 
@@ -136,9 +137,12 @@ class LatentPictures:
         return replace(pictured, base=painted(pictured.ground, pictured.looks, shares))
 
     def following(self, reference: Pictured, before: Tensor) -> Pictured:
-        """The same pictures for frames that follow others, of latents (R, C, P, h, w): they are seen beside the picture,
-        pixel by pixel, where features of the frames before (MuseDance sec. 3.3) tell a young network too little."""
-        if self.seen is None or not before.shape[2]:
+        """The same pictures for frames that follow others, of latents (R, C, P, h, w).
+
+        With `changes` these are seen beside the picture, pixel by pixel: their features (MuseDance sec. 3.3) tell a
+        network that learns for minutes too little.
+        """
+        if self.seen is None:
             return reference
         return replace(reference, past=self.changed(before, reference).flatten(1, 2))
 
@@ -162,12 +166,10 @@ class LatentPictures:
         """`guidance` of a `VideoUNet` for latents like (B, C, F, h, w): the references of the first R."""
         if self.seen is None:
             return None
-        planes = [reference.latents, reference.ground, 2 * reference.figure - 1]
-        room = self.seen.in_channels - sum(one.shape[1] for one in planes)
-        if reference.looks is None and room:  # for the frames before, if there are any
-            nothing = reference.latents.new_zeros(len(reference.latents), room, *reference.latents.shape[2:])
-            planes.append(nothing if reference.past is None else reference.past)
-        known = torch.cat(planes, 1)[:, :, None]
+        latents, past = reference.latents, reference.past
+        if past is None:
+            past = latents.new_zeros(len(latents), self.past_channels, *latents.shape[2:])
+        known = torch.cat([latents, reference.ground, 2 * reference.figure - 1, past], 1)[:, :, None]
         if reference.looks is not None:
             known = torch.cat([known.expand(-1, -1, reference.base.shape[2], -1, -1), reference.base], 1)
         shown = self.seen(known.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(known), known.shape[2])).movedim(1, 2)
