@@ -25,6 +25,16 @@ def positions(at: Tensor, dim: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim]
 
 
+def apart(dim: int) -> Tensor:
+    """The directions (DIRECTIONS, dim), of length 1, in which `positions` of REACH frames differ most."""
+    at = torch.arange(REACH, device="cpu")  # a network may be planned on the meta device
+    return torch.linalg.svd(_centred(positions(at, dim)), full_matrices=False).Vh[:DIRECTIONS]
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(0)
+
+
 def without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A public state dict without its tables of positions. Raises ValueError when one of them is not ours."""
     found = {}
@@ -123,19 +133,22 @@ class SongModule(nn.Module):
     def begin(self) -> None:
         """Begin by listening to each frame's own moment, which would else have to be found out first.
 
-        Queries and keys keep the few directions in which positions differ most, in the same way, and nothing else.
+        Queries and keys keep the few directions in which positions differ most, in the same way, and nothing else; what
+        is heard there is passed on as it is.
         """
-        keys, queries = self.listen.to_k.weight, self.listen.to_q.weight
-        at = torch.arange(REACH, device="cpu")  # a network may be planned on the meta device
-        own, heard = (positions(at, width) for width in (queries.shape[1], keys.shape[1]))
-        own, heard = own - own.mean(0), heard - heard.mean(0)
-        kept = torch.linalg.svd(heard, full_matrices=False).Vh[:DIRECTIONS]
+        listen = self.listen
+        keys, queries = listen.to_k.weight, listen.to_q.weight
+        kept = apart(keys.shape[1])
+        at = torch.arange(REACH, device="cpu")
+        own, heard = (_centred(positions(at, width)) for width in (queries.shape[1], keys.shape[1]))
         turned = torch.linalg.lstsq(own, heard @ kept.mT, driver="gelsd").solution.mT  # the same of frames' positions
-        size = len(keys) // self.listen.heads
-        for head in range(self.listen.heads):
+        size = len(keys) // listen.heads
+        for head in range(listen.heads):
             rows, mixed = slice(head * size, (head + 1) * size), torch.empty(size, len(kept), device="cpu")
             nn.init.orthogonal_(mixed)
             keys[rows], queries[rows] = (mixed @ kept).to(keys), (SHARP * mixed @ turned).to(queries)
+        nn.init.orthogonal_(listen.to_v.weight)
+        nn.init.orthogonal_(listen.to_out[0].weight)
 
     def prepare(self, tokens: Tensor) -> KeysValues:
         """What is heard of tokens (B, L, token_dim), which carry their positions, once a request."""

@@ -21,7 +21,7 @@ from zoo.music.scale import MusicScale
 from zoo.nn.autoencoder import picture_autoencoder
 from zoo.nn.picture import to_square
 from zoo.nn.pretrained import Report, load_foreign, read_weights
-from zoo.nn.temporal import positions
+from zoo.nn.temporal import apart, positions
 from zoo.nn.text import WordEncoder
 from zoo.nn.video_files import Places, translation
 from zoo.nn.video_unet import ReferenceNet, Request, VideoUNet
@@ -44,9 +44,12 @@ class SongTokens(nn.Module):
         self.music = nn.Linear(music_dim, dim) if "music" in listens else None
         self.beats = nn.Embedding(2, dim) if "beats" in listens else None
         self.pulse = nn.Linear(2, dim, bias=False) if pulse and "beats" in listens else None
-        for one in (self.beats, self.pulse):  # small beside their places, by which they are found
-            if one is not None:
-                nn.init.normal_(one.weight, std=0.1)
+        free = apart(dim)
+        with torch.no_grad():  # what sounds is not taken for a place, by which it is found
+            for one in (self.music, self.beats, self.pulse):
+                if one is not None:
+                    weight = one.weight if isinstance(one, nn.Embedding) else one.weight.mT
+                    weight -= weight @ (free.mT @ free).to(weight)
 
     def forward(self, music: Tensor, places: Tensor, beats: Tensor, pulse: Tensor) -> dict[str, Tensor]:
         """music (B, L, music_dim) at places (L,), in frames; beats (B, F) 0 or 1; pulse (B, F, 2) -> (B, _, dim)"""
