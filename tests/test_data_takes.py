@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.body.mesh import human_names
 from zoo.data.base import Cut
 from zoo.data.captions import caption
 from zoo.data.shards import ShardReader, Shards, write_shard
@@ -71,7 +72,16 @@ def test_a_take_is_one_time_of_one_song(world, takes):
         assert torch.equal(take.motion, torch.from_numpy(dances.read(whole[own], "motion")[moved : moved + 60]))
         assert torch.equal(take.motion_again, torch.from_numpy(dances.read(whole[other], "motion")[moved : moved + 60]))
         assert take.caption == sample.info["caption"]
-        assert take.labels == takes.labels[index] and set(take.labels) == {"song", "dancer", "style", "camera", "move"}
+        assert take.labels == takes.labels[index] and set(take.labels) == {
+            "song",
+            "dancer",
+            "style",
+            "camera",
+            "move",
+            "figure",
+        }
+        body = sample.info["look"]["body"]
+        assert take.labels["figure"] == ("human" if body in human_names() else body)
         assert take.labels["move"] == next(move[2] for move in sample.info["moves"] if move[0] <= start + 1 < move[1])
 
 

@@ -13,7 +13,7 @@ from weights import fill_by_name, filled, numbers
 from zoo.body.align import AlignedDance, align, proportioned
 from zoo.body.mesh import body
 from zoo.body.skeleton import STANDING, pack
-from zoo.families.magicdance.animator import Animator, coloured, cut_squares, head_box
+from zoo.families.magicdance.animator import Animator, Faces, coloured, cut_squares, head_box
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderer import DiffusionRenderer, MeshRenderer
 from zoo.families.magicdance.stages import ImageStage, VideoStage
@@ -86,8 +86,28 @@ def test_faces_are_where_the_heads_parts_are():
     cut = cut_squares(ramp, torch.tensor([[0.25, 0.0, 0.75, 1.0]]), 10)
     torch.testing.assert_close(cut[0, 0, 0], 10 + 2 * torch.arange(10.0) + 1)
     animator = made()
-    tokens = animator.faces(torch.rand(2, 3, 20, 40), boxes)
+    tokens = animator.faces(torch.rand(2, 3, 20, 40), boxes).tokens
     assert tokens.shape == (2, 4, 16) and tokens[0].abs().min() > 0 and (tokens[1] == 0).all()
+
+
+@torch.no_grad()
+def test_hidden_heads_are_the_faces():
+    """What is hidden lies on the figure, within the head's box; the head's look is the face's, all else stays."""
+    animator, nowhere = made(changes=True, headless=0.5), [torch.nan] * 4
+    parts = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    parts[:, 16:24, 28:36], parts[:, 24:60, 20:44] = 23, 2
+    reference = animator.pictured(numbers("reference", 3, 4, 16, 16), parts)
+    boxes = torch.cat([head_box(parts[:2]), torch.tensor([nowhere])])
+    faces = Faces(numbers("tokens", 3, 4, 16), numbers("looks", 3, 4))
+    found = animator.without_head(reference, boxes, faces, torch.tensor([True, False, True]))
+    for row in (1, 2):  # not asked for, and without a head
+        assert torch.equal(found.latents[row], reference.latents[row])
+        assert torch.equal(found.looks[row], reference.looks[row])
+    other = (found.latents[0] != reference.latents[0]).any(0)
+    assert other[4:6, 7:9].all() and not other[:3].any() and not other[8:].any() and not other[:, 12:].any()
+    assert torch.equal(found.looks[0, 7], faces.look[0]) and torch.equal(found.looks[0, :7], reference.looks[0, :7])
+    for name in ("figure", "ground", "base"):
+        assert torch.equal(getattr(found, name), getattr(reference, name))
 
 
 def test_parts_have_densepose_videos_colours():
@@ -169,15 +189,16 @@ def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
     assert (found.int() - true.int()).abs().max() <= 1
 
 
-def test_another_face_is_another_dancer(picture):
-    """The face of a second picture changes the frames; the picture's own face changes nothing."""
+@pytest.mark.parametrize("headless", [0.0, 0.5])
+def test_another_face_is_another_dancer(picture, headless):
+    """The face of a second picture changes the frames; the picture's own face changes nothing, if its head is shown."""
     other = MeshRenderer(128, 128).start(None, Fraction(12), 12)(standing(1))[0]
-    animator = made()
+    animator = made(headless=headless, changes=True)
     drawn = {
         name: DiffusionRenderer(animator, WorldJudge(), face=face).start(picture, Fraction(12), 0)(standing(2))
         for name, face in (("own", None), ("same", picture), ("other", other))
     }
-    assert torch.equal(drawn["own"], drawn["same"]) and not torch.equal(drawn["own"], drawn["other"])
+    assert torch.equal(drawn["own"], drawn["same"]) == (headless == 0) and not torch.equal(drawn["own"], drawn["other"])
     with pytest.raises(ValueError, match="no face encoder"):
         DiffusionRenderer(made(face=None), WorldJudge(), face=other)
 

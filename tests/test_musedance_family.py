@@ -12,10 +12,11 @@ from weights import fill_by_name, numbers
 
 from zoo.families.base import Sampler
 from zoo.families.latent import AutoencoderStage
-from zoo.families.musedance.family import MuseDance, anchored
+from zoo.families.musedance.family import MuseDance, SongTokens, anchored
 from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
 from zoo.music.beats import Beats
 from zoo.music.encoder import Music
+from zoo.nn.temporal import apart, positions
 from zoo.nn.text import HashedWords
 from zoo.run.build import build_family
 from zoo.run.errors import CONF
@@ -82,6 +83,30 @@ def test_a_window_sees_the_last_frames_of_the_one_before():
     assert not torch.equal(asked[0][3]["beats"], again["beats"])
 
 
+def test_a_window_sees_the_frames_before_it_pixel_by_pixel():
+    """Beside the picture, as changes of its ground; the first window sees nothing there, as in stage appearance."""
+    family, blind = made(changes=True), made(changes=True)
+    with torch.no_grad():
+        blind.seen.weight[:, -2 * 4 :] = 0  # two frames of four latent channels
+    seen, unseen = (torch.cat(dance(one, 12)) for one in (family, blind))
+    assert torch.equal(seen[:6], unseen[:6]) and not torch.equal(seen[6:], unseen[6:])
+    reference = family.pictured(numbers("reference", 2, 4, 8, 8))
+    before = numbers("before", 2, 4, 2, 8, 8)
+    past = family.following(reference, before).past.unflatten(1, (4, 2))
+    torch.testing.assert_close(past / family.change_scale + reference.base, before)
+    assert made().following(reference, before) is reference  # latents themselves are diffused: as published
+
+
+def test_what_sounds_is_no_place():
+    """Tokens of a song differ along the directions in which places differ by their places alone."""
+    at = torch.arange(6)
+    fresh = SongTokens(5, 16, ["music", "beats"], True)
+    heard = fresh(numbers("music", 1, 6, 5), at, torch.tensor([[0, 1, 0, 0, 1, 0]]), numbers("pulse", 1, 6, 2))
+    for name, offset in (("music", fresh.music.bias), ("beats", 0)):
+        said = heard[name][0] - positions(at, 16) - offset
+        assert said.std() > 0.1 and (said @ apart(16).mT).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize(
     ("changes", "heard"),
     [({}, {"music", "beats"}), ({"listens": ["beats"]}, {"beats"}), ({"listens": [], "moves": False}, set())],
@@ -134,6 +159,23 @@ def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frame
     assert learning and not dead and total.isfinite()
     assert all(name.startswith(tuple(own.trainable())) for name in learning)
     assert all(torch.equal(value, before[name]) for name, value in family.state_dict().items())
+
+
+@pytest.mark.parametrize("begins", [0.0, 1.0])
+def test_stage_dynamics_shows_the_frames_before(begins):
+    """Of all windows but those that begin a video."""
+    family = made(changes=True)
+    own = DynamicsStage(family, torch.optim.Adam, ema_decay=None, seed=0, begins=begins, spatial=True).train()
+    torch.stack(list(own.loss(batch(8)).values())).sum().backward()
+    assert (family.seen.weight.grad[:, -2 * 4 :].abs().max() > 0) == (begins == 0)
+
+
+@pytest.mark.parametrize(("late", "mean"), [(0.0, 0.5), (1.0, 2 / 3)])
+def test_late_stages_meet_more_noise(late, mean):
+    own = DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0, late=late)
+    met = []
+    own.denoised(torch.zeros(4000, 1, 1, 1, 1), own.family.schedule, lambda x, t: met.append(t) or x)
+    assert met[0].min() >= 0 and met[0].max() < 1000 and met[0].float().mean() == pytest.approx(1000 * mean, rel=0.03)
 
 
 def test_noise_on_latents_is_of_their_own_size_and_of_every_level():

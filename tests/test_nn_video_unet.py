@@ -178,3 +178,20 @@ def test_pixels_may_know_where_they_are():
         assert (middle.flatten(1).std(1).max() > 1e-2) == places
         turned = middle.transpose(1, 2)
         assert not places or (middle - turned).abs().max() > 1e-2  # rows are not columns
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@torch.no_grad()
+def test_fresh_modules_listen_to_their_own_moment(dim):
+    """Of a song's tokens, frames hear the ones of their time, whatever they show."""
+    torch.manual_seed(0)
+    sizes = {"attends": [True], "layers": 1, "heads": 2, "groups": 8, "text_dim": 8, "fresh": True}
+    module = VideoUNet([dim], songs={"beats": 64}, **sizes).up_blocks[0].songs["beats"][0]
+    at = torch.arange(24)
+    tokens = positions(at, 64) + 0.05 * torch.randn(24, 64)
+    shown = torch.nn.functional.layer_norm(torch.randn(50, 24, dim), (dim,)) + positions(at, dim)
+    asked, known = module.listen._by_heads(module.listen.to_q(shown)), module.prepare(tokens[None])[0]
+    heard = (asked @ known.mT / (dim / 2) ** 0.5).softmax(-1).mean((0, 1))
+    near = (at[:, None] - at).abs() <= 1
+    assert (heard * near).sum(1).mean() > 0.75  # of even ones it would be an eighth
+    assert (heard.argmax(1) - at).abs().max() <= 1

@@ -252,7 +252,12 @@ def test_a_report_without_anything_opens(page, tmp_path):
     write_report(results, tmp_path)
     browser.call("/url", url=(tmp_path / "report.html").as_uri())
     text = browser.script("return document.body.innerText")
-    for words in ("No row has a video", "No column is measured over time", "no camera or style", "no pair of rows"):
+    for words in (
+        "No row has a video",
+        "No column is measured over time",
+        "no camera, style or figure",
+        "no pair of rows",
+    ):
         assert words in text
 
 

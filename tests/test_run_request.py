@@ -55,6 +55,7 @@ def refused(done, words: str) -> None:
         ("sample", ["seconds=1e-9"], "less than one frame"),
         ("sample", ["fps=abc"], "frame rate"),
         ("sample", ["sampler=3"], "sampler.steps="),
+        ("sample", ["precision=half"], "precision=half: use fp32 or bf16"),
         ("sample", ["music=/dev/null"], "a pipe or a device"),
         ("sample", ["music=~/ü (it's, live).mp3"], "~/ü (it's, live).mp3: there is no such file"),
         ("sample", ["music=missing.mp3"], "missing.mp3: there is no such file"),

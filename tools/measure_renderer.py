@@ -5,10 +5,11 @@ value with its 95% bootstrap interval over clips. The world's test split, 4 s at
 clip.
 
 psnr: of the frames, dB, and what it is above copying the picture. face, rest: the same inside and outside of the head's
-box. pose: mean distance of the world judge's joints from the exact ones, in body heights, and that of the true frames.
-background: grey levels by which pixels that no body comes near change over time, and those of the true frames. right:
-share of clips whose dancer is nearest, by colours (`identity`), to its own picture among all held-out ones. other_face:
-with the next dancer's face in place of its own, whose picture the head is nearer to, and whose the rest.
+box; by its tokens alone: with the picture's head hidden. pose: mean distance of the world judge's joints from the exact
+ones, in body heights, and that of the true frames. background: grey levels by which pixels that no body comes near
+change over time, and those of the true frames. right: share of clips whose dancer is nearest, by colours (`identity`),
+to its own picture among all held-out ones. other_face: with the next dancer's face in place of its own, whose picture
+the head is nearer to, and whose the rest.
 """
 
 import argparse
@@ -123,6 +124,11 @@ def main() -> None:
             "background of the truth": unsteady(true, free),
             "right": float(names[int(np.nanargmin(apart))] == clip["dancer"]),
         }
+        if animator.headless:
+            by_face = DiffusionRenderer(animator, judge, face=_picture(picture))
+            faced = by_face.start(_picture(picture), Fraction(FPS), number).posed(parts).permute(0, 2, 3, 1).numpy()
+            values["face by its tokens alone"] = decibels(faced, true, head)
+            values["rest then"] = decibels(faced, true, ~head)
         other, lent = (names.index(clip["dancer"]) + 1) % len(names), None
         if animator.face is not None and len(names) > 1:
             try:

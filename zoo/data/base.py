@@ -128,7 +128,7 @@ class Take:
     """One clip to evaluate on: what a model is given, and what was really danced. Times count from the clip's start."""
 
     key: str
-    labels: dict[str, str]  # song, dancer, style, camera, move where the data knows them
+    labels: dict[str, str]  # song, dancer, style, camera, move, figure where the data knows them
     caption: str  # '' where the data has none
     reference: np.ndarray  # (H, W, 3) uint8
     frames: np.ndarray  # (F, H, W, 3) uint8

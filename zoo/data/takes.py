@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.batch import MOTION_FPS
+from zoo.body.mesh import human_names
 from zoo.data.base import Cut, Take, Takes, cache_root
 from zoo.data.captions import caption
 from zoo.data.features import Features
@@ -115,6 +116,9 @@ class ShardTakes(Takes):
     def _labels(self, sample) -> dict[str, str]:
         info, middle = sample.info, float(start_of(sample) + self.cut.seconds / 2)
         labels = {name: str(info[name]) for name in LABELS if name in info}
+        if "look" in info:  # of the world's dancers
+            body = info["look"]["body"]
+            labels["figure"] = "human" if body in human_names() else body
         moves = [move[2] for move in info.get("moves", []) if move[0] <= middle]
         return labels | ({"move": moves[-1]} if moves else {})
 

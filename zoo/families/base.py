@@ -52,6 +52,10 @@ class Family(nn.Module, ABC):
         arguments give the same frames.
         """
 
+    def denoisers(self) -> list[nn.Module]:
+        """The networks that a step of sampling takes its time for, if `zoo.nn.fast` suits them."""
+        return []
+
     def unread(self, prompt: str) -> str:
         """The end of a prompt that is too long for the family to read. Here nothing is: not every family reads it."""
         return ""

@@ -27,6 +27,7 @@ class Pictured:
     ground: Tensor | None = None  # (R, C, h, w): the latents without the figure
     looks: Tensor | None = None  # (R, 8, C): of the figure's regions, where they are found
     base: Tensor | None = None  # (R, C, 1 or F, h, w): what is changed in frames
+    past: Tensor | None = None  # (R, P C, h, w): how P frames before differ from the base, see `following`
     detail: Tensor | None = None  # (R, 3, H, W): what the pictures, in [-1, 1], have beyond their decoded latents
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Pictured":
@@ -50,10 +51,17 @@ class LatentPictures:
     change_scale: Tensor
 
     def begin_latents(
-        self, unet: VideoUNet, changes: bool, schedule: str, noisier: float, prediction: str, driven: bool = False
+        self,
+        unet: VideoUNet,
+        changes: bool,
+        schedule: str,
+        noisier: float,
+        prediction: str,
+        driven: bool = False,
+        past: int = 0,
     ) -> None:
         """Set what is described above. changes: see `changed`; noisier, prediction: see `cosine_schedule`; driven: the
-        frames' body parts are known, see `driven`.
+        frames' body parts are known, see `driven`; past: how many frames that come before may be, see `following`.
 
         Raises ValueError for another schedule than 'stable_diffusion', 'animatediff' or 'cosine'.
         """
@@ -65,7 +73,8 @@ class LatentPictures:
         if changes:
             latent = self.vae.config.latent_channels
             self.finder = FigureFinder(latent, regions=driven)
-            self.seen = nn.Conv2d((3 if driven else 2) * latent + 1, unet.conv_in.out_channels, 3, padding=1)
+            self.past_channels = past * latent
+            self.seen = nn.Conv2d((2 + driven + past) * latent + 1, unet.conv_in.out_channels, 3, padding=1)
             self.register_buffer("change_scale", torch.tensor(1.0))
 
     @property
@@ -127,6 +136,16 @@ class LatentPictures:
         shares = regions_of(parts.flatten(0, 1), pictured.latents.shape[2:]).unflatten(0, parts.shape[:2])
         return replace(pictured, base=painted(pictured.ground, pictured.looks, shares))
 
+    def following(self, reference: Pictured, before: Tensor) -> Pictured:
+        """The same pictures for frames that follow others, of latents (R, C, P, h, w).
+
+        With `changes` these are seen beside the picture, pixel by pixel: their features (MuseDance sec. 3.3) tell a
+        network that learns for minutes too little.
+        """
+        if self.seen is None:
+            return reference
+        return replace(reference, past=self.changed(before, reference).flatten(1, 2))
+
     def changed(self, latents: Tensor, reference: Pictured) -> Tensor:
         """What is diffused of latents (B, C, F, h, w) of a dance from references of B: of its first frames, where the
         references are `driven` by more.
@@ -147,7 +166,10 @@ class LatentPictures:
         """`guidance` of a `VideoUNet` for latents like (B, C, F, h, w): the references of the first R."""
         if self.seen is None:
             return None
-        known = torch.cat([reference.latents, reference.ground, 2 * reference.figure - 1], 1)[:, :, None]
+        latents, past = reference.latents, reference.past
+        if past is None:
+            past = latents.new_zeros(len(latents), self.past_channels, *latents.shape[2:])
+        known = torch.cat([latents, reference.ground, 2 * reference.figure - 1, past], 1)[:, :, None]
         if reference.looks is not None:
             known = torch.cat([known.expand(-1, -1, reference.base.shape[2], -1, -1), reference.base], 1)
         shown = self.seen(known.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(known), known.shape[2])).movedim(1, 2)
@@ -229,17 +251,23 @@ class AutoencoderStage(Stage):
 
 
 class DenoisingStage(Stage):
-    """A stage that predicts noise. velocity: weight of the error of what changes from frame to frame."""
+    """A stage that predicts noise.
 
-    def __init__(self, *args, velocity: float = 0.0, **kwargs):
+    velocity: weight of the error of what changes from frame to frame. late: steps of the schedule are drawn like
+    u^(1 / (1 + late)), u even in 0..1: above 0 noisier ones come more often, where it is decided what is danced.
+    """
+
+    def __init__(self, *args, velocity: float = 0.0, late: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.velocity = velocity
+        self.velocity, self.late = velocity, late
 
     def denoised(
         self, x0: Tensor, schedule: SchedulerMixin, predict: Callable[[Tensor, Tensor], Tensor]
     ) -> dict[str, Tensor]:
         """The error of `predict(x, t)`, a network, at a random step of the schedule for each x0 (B, C, F, h, w)."""
-        t = torch.randint(schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
+        even = torch.rand(len(x0), device=x0.device)
+        t = (even ** (1 / (1 + self.late)) * schedule.config.num_train_timesteps).long()
+        t = t.clamp(max=schedule.config.num_train_timesteps - 1)  # a float just below 1 may be rounded up
         noise = torch.randn_like(x0)
         denoiser = Denoiser(lambda x, t: answer, schedule)
         x = denoiser.noised(x0, noise, t)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 # DensePose's parts by the looks they share: trunk, hands, feet, upper and lower legs, upper and lower arms, head
 REGIONS = ((1, 2), (3, 4), (5, 6), (7, 8, 9, 10), (11, 12, 13, 14), (15, 16, 17, 18), (19, 20, 21, 22), (23, 24))
+HEAD = 7  # the head's among them
 
 
 class FigureFinder(nn.Module):

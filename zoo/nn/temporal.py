@@ -14,12 +14,25 @@ from torch import Tensor, nn
 
 from zoo.nn.attention import CrossAttention, KeysValues
 
+SHARP = 8.0  # how well a fresh module tells one moment from the next: most of what it hears is within a frame
+REACH, DIRECTIONS = 24, 10  # frames that it tells apart, and directions in which their positions differ
+
 
 def positions(at: Tensor, dim: int) -> Tensor:
     """Sines and cosines, interleaved, of places `at` (T,), in frames -> (T, dim)"""
     rates = torch.exp(torch.arange(0, dim, 2, device=at.device) * (-math.log(10_000) / dim))
     angles = at[:, None].float() * rates
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim]
+
+
+def apart(dim: int) -> Tensor:
+    """The directions (DIRECTIONS, dim), of length 1, in which `positions` of REACH frames differ most."""
+    at = torch.arange(REACH, device="cpu")  # a network may be planned on the meta device
+    return torch.linalg.svd(_centred(positions(at, dim)), full_matrices=False).Vh[:DIRECTIONS]
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(0)
 
 
 def without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -115,6 +128,27 @@ class SongModule(nn.Module):
         self.proj_out = nn.Linear(dim, dim)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Begin by listening to each frame's own moment, which would else have to be found out first.
+
+        Queries and keys keep the few directions in which positions differ most, in the same way, and nothing else; what
+        is heard there is passed on as it is.
+        """
+        listen = self.listen
+        keys, queries = listen.to_k.weight, listen.to_q.weight
+        kept = apart(keys.shape[1])
+        at = torch.arange(REACH, device="cpu")
+        own, heard = (_centred(positions(at, width)) for width in (queries.shape[1], keys.shape[1]))
+        turned = torch.linalg.lstsq(own, heard @ kept.mT, driver="gelsd").solution.mT  # the same of frames' positions
+        size = len(keys) // listen.heads
+        for head in range(listen.heads):
+            rows, mixed = slice(head * size, (head + 1) * size), torch.empty(size, len(kept), device="cpu")
+            nn.init.orthogonal_(mixed)
+            keys[rows], queries[rows] = (mixed @ kept).to(keys), (SHARP * mixed @ turned).to(queries)
+        nn.init.orthogonal_(listen.to_v.weight)
+        nn.init.orthogonal_(listen.to_out[0].weight)
 
     def prepare(self, tokens: Tensor) -> KeysValues:
         """What is heard of tokens (B, L, token_dim), which carry their positions, once a request."""

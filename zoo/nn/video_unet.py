@@ -319,6 +319,9 @@ class VideoUNet(nn.Module):
         self.places = places
         if fresh:
             begin_orthogonal(self)
+            for level in self._levels():
+                for module in [one for modules in level.songs.values() for one in modules]:
+                    module.begin()
 
     def _levels(self) -> list[Level]:
         return [*self.down_blocks, self.mid_block, *self.up_blocks]
@@ -375,24 +378,32 @@ class VideoUNet(nn.Module):
         request: Request = Request(),  # noqa: B008 (frozen)
         guidance: Tensor | None = None,
         residuals: Sequence[Tensor] = (),
+        pairs: bool = False,
     ) -> Tensor:
         """x (B, latent_channels, F, H, W) noisy; time (B,) steps -> the same shape.
 
         guidance (B, channels[0], F, H, W) is added to the first convolution, as pose guiders do; residuals, a
-        ControlNet's: one (B, C, F, h, w) for every skip connection, then one for the middle.
+        ControlNet's: one (B, C, F, h, w) for every skip connection, then one for the middle. pairs: the second half of
+        the samples is like the first, but for the reference, which nobody sees on the way down: that is gone once for
+        both, and residuals are the first half's.
         """
         frames = x.shape[2]
-        y, run = self._run(x, time, request, guidance, residuals, None)
+        y, run = self._run(x, time, request, guidance, residuals, None, pairs)
         y = self.conv_out(F.silu(self.conv_norm_out(y, frames)))
         return rearrange(y, "(b f) c h w -> b c f h w", f=frames)
 
-    def _run(self, x, time, request, guidance, residuals, features) -> tuple[Tensor, _Pass]:
+    def _run(self, x, time, request, guidance, residuals, features, pairs=False) -> tuple[Tensor, _Pass]:
         """(B, C, F, H, W) -> (B F, channels[0], H, W)"""
-        x, skips, run = self._down(x, time, request, guidance, features)
+        if pairs:
+            x, skips, run = self._down_once(x, time, request, guidance, residuals[:-1])
+        else:
+            x, skips, run = self._down(x, time, request, guidance, features)
+            if residuals:
+                skips = [skip + _flat(one) for skip, one in zip(skips, residuals[:-1], strict=True)]
+        x = self._middle(x, run)
         if residuals:
-            *aside, middle = residuals
-            skips = [skip + _flat(one) for skip, one in zip(skips, aside, strict=True)]
-            x = x + _flat(middle)
+            middle = _flat(residuals[-1])
+            x = x + (_twice(middle) if pairs else middle)
         for level in self.up_blocks:
             for index in range(len(level.resnets)):
                 x = level.layer(index, torch.cat([x, skips.pop()], 1), run)
@@ -401,15 +412,31 @@ class VideoUNet(nn.Module):
                 x = level.upsamplers[0].conv(F.interpolate(x, skips[-1].shape[2:], mode="nearest"))
         return x, run
 
+    def _down_once(self, x, time, request, guidance, residuals) -> tuple[Tensor, list[Tensor], _Pass]:
+        """`_down` of pairs, with what is added to what skips the middle."""
+        half, blind = len(x) // 2, sum(len(level.attentions or ()) for level in self.down_blocks)
+        assert not (any(request.reference[:blind]) or request.face or request.past or request.songs), "pairs differ"
+        text = [tuple(one[:half] for one in known) for known in request.text]
+        alike = Request(text=text, still=request.still)
+        x, skips, run = self._down(x[:half], time[:half], alike, None if guidance is None else guidance[:half], None)
+        if residuals:
+            skips = [skip + _flat(one) for skip, one in zip(skips, residuals, strict=True)]
+        run = _Pass(run.frames, _twice(run.time), request, None)
+        return _twice(x), [_twice(skip) for skip in skips], run
+
+    def _middle(self, x: Tensor, run: _Pass) -> Tensor:
+        """(B F, C, h, w) -> the same"""
+        return self.mid_block.resnets[1](self.mid_block.layer(0, x, run), run)
+
     def _down(self, x, time, request, guidance, features) -> tuple[Tensor, list[Tensor], _Pass]:
-        """(B, C, F, H, W) -> the middle (B F, C, h, w), and what skips it."""
+        """(B, C, F, H, W) -> what comes before the middle (B F, C, h, w), and what skips it."""
         embedded = self.time_embedding(self.time_proj(time).to(self.conv_in.weight.dtype))
         run = _Pass(x.shape[2], F.silu(embedded), request, features)
         x = self.conv_in(_flat(x))
         if self.places:
             x = x + _places(x)
         if guidance is not None:
-            x = x + _flat(guidance)
+            x = x + _flat(guidance).to(x.dtype)
         skips = [x]
         for level in self.down_blocks:
             for index in range(len(level.resnets)):
@@ -418,8 +445,7 @@ class VideoUNet(nn.Module):
             if level.downsamplers is not None:
                 x = level.downsamplers[0](x)
                 skips.append(x)
-        x = self.mid_block.layer(0, x, run)
-        return self.mid_block.resnets[1](x, run), skips, run
+        return x, skips, run
 
 
 class ReferenceNet(VideoUNet):
@@ -481,9 +507,9 @@ class ControlNet(VideoUNet):
     def forward(self, x: Tensor, time: Tensor, request: Request, guidance: Tensor) -> list[Tensor]:
         """x (B, latent_channels, F, H, W), time (B,), guidance of `embed` -> `residuals` of `VideoUNet.forward`."""
         frames = x.shape[2]
-        x, skips, _ = self._down(x, time, request, guidance, None)
+        x, skips, run = self._down(x, time, request, guidance, None)
         said = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
-        said.append(self.controlnet_mid_block(x))
+        said.append(self.controlnet_mid_block(self._middle(x, run)))
         return [rearrange(one, "(b f) c h w -> b c f h w", f=frames) for one in said]
 
 
@@ -498,6 +524,11 @@ def _silent(channels: int) -> nn.Conv2d:
 def _flat(x: Tensor) -> Tensor:
     """(B, C, F, H, W) -> (B F, C, H, W)"""
     return rearrange(x, "b c f h w -> (b f) c h w").contiguous(memory_format=torch.channels_last)
+
+
+def _twice(x: Tensor) -> Tensor:
+    """(N, ...) -> (2 N, ...)"""
+    return torch.cat([x, x])
 
 
 def _places(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
@@ -26,6 +27,7 @@ from zoo.families.magicdance.wan_animate import WanAnimator, WanRenderer
 from zoo.media import Sound, VideoWriter, read_image
 from zoo.metrics.judge import WorldJudge
 from zoo.music.encoder import Music, listen
+from zoo.nn.fast import sampling
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.request import FINDING, MOTIONS, WAN, WORLD, Request
@@ -76,7 +78,12 @@ def generate(request: Request) -> Path:
     sampler = Sampler(request.steps, request.guidance, request.eta)
     request.out.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    with torch.inference_mode():
+    networks = family.denoisers()
+    if request.precision is not None and not networks:
+        raise ValueError(f"precision={request.precision}: this checkpoint has no network that it is for")
+    with torch.inference_mode(), ExitStack() as faster:
+        for network in networks:
+            faster.enter_context(sampling(network, request.precision))
         if as_motion:
             _write_motion(family, picture, music, seconds, request, sampler)
         else:

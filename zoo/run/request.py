@@ -43,12 +43,15 @@ class Request:
     steps: int | None
     guidance: float | None
     eta: float | None
+    precision: str | None  # of denoisers, see `zoo.nn.fast`
 
 
 def read_request(config: DictConfig) -> Request:
     """Check conf/sample.yaml's values. Raises ValueError saying which one is wrong and what it may be."""
     if config.ckpt_weights not in ("ema", "raw"):
         raise ValueError(f"ckpt_weights={config.ckpt_weights}: use ema or raw")
+    if config.precision not in (None, "fp32", "bf16"):
+        raise ValueError(f"precision={config.precision}: use fp32 or bf16, or leave it out")
     if config.music is None:
         raise ValueError("music= needs a sound file")
     seconds, fps = positive(config.seconds, "seconds"), frame_rate(config.fps)
@@ -88,6 +91,7 @@ def read_request(config: DictConfig) -> Request:
         out=writable(config.out),
         averaged=config.ckpt_weights == "ema",
         device=str(config.device),
+        precision=config.precision,
         **read_sampler(config.sampler),
     )
 

@@ -17,7 +17,7 @@ from zoo.run.protocol import Gauge
 from zoo.run.records import Facts, Measurements
 from zoo.run.rows import Row
 
-BREAKDOWNS = ("camera", "style")  # DabFusion's Tables 2 and 4
+BREAKDOWNS = ("camera", "style", "figure")  # the first two are DabFusion's Tables 2 and 4
 MISSING = {  # what of Evidence a metric needs -> why a row has no value without it
     "joints": "it rests on the exact motion, which this row does not come with",
     "joints_again": "it rests on a second dance to the same clip, which this row does not have",

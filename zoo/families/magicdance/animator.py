@@ -5,6 +5,7 @@ attends to the face, denoises the frames' latents.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,12 +18,23 @@ from zoo.diffusion.denoiser import Denoiser, Guided
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.latent import LatentPictures, Pictured
 from zoo.nn.autoencoder import picture_autoencoder
+from zoo.nn.figure import HEAD as HEAD_REGION
+from zoo.nn.figure import without
 from zoo.nn.temporal import positions
 from zoo.nn.text import WordEncoder
 from zoo.nn.video_unet import ControlNet, ReferenceNet, VideoUNet
 
 HEAD = (23, 24)  # the head's among DensePose's parts
 AROUND = 1.6  # side of what is taken for a face, in sides of the box of the head's parts
+HIDDEN = 1.25  # side of what is hidden of a head, in the same
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What is known of faces."""
+
+    tokens: Tensor  # (B, L, dim)
+    look: Tensor  # (B, C): the latents of each face's middle, on average
 
 
 class FaceEncoder(nn.Module):
@@ -66,12 +78,15 @@ class Animator(LatentPictures, nn.Module):
         prediction: str = "epsilon",
         steps: int = 25,
         guidance: float = 7.5,
+        headless: float = 0.0,
     ):
         """words: reads the empty prompt that MagicAnimate's networks are given. vae, unet: arguments of
         `picture_autoencoder` and of `VideoUNet`; guidance_channels: of `ControlNet`; face: of `FaceEncoder`, or None to
         do without. changes: see `LatentPictures.changed`. size: pixels of the square frames; frames: of a window, of
         which `overlap` are the last of the one before. schedule: 'animatediff', which MagicAnimate's is,
-        'stable_diffusion' or 'cosine'. Raises ValueError for another, and for an overlap that does not fit.
+        'stable_diffusion' or 'cosine'. headless: share of the pictures in training whose heads are hidden, so that what
+        they look like is learned from the faces alone (the paper does not say how its encoder comes to matter beside
+        the picture). Raises ValueError for another schedule, and for an overlap that does not fit.
         """
         super().__init__()
         if not 0 <= overlap < frames:
@@ -89,18 +104,37 @@ class Animator(LatentPictures, nn.Module):
         self.blind = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
         self.begin_latents(self.unet, changes, schedule, noisier, prediction, driven=True)
         self.size, self.frames, self.overlap = size, frames, overlap
-        self.steps, self.guidance = steps, guidance
+        self.steps, self.guidance, self.headless = steps, guidance, headless if self.face is not None else 0.0
 
-    def faces(self, pictures: Tensor, boxes: Tensor) -> Tensor | None:
-        """Tokens of the faces in pictures (B, 3, H, W) in [-1, 1], in boxes (B, 4) of `head_box`; None without encoder.
+    def faces(self, pictures: Tensor, boxes: Tensor) -> Faces | None:
+        """The faces in pictures (B, 3, H, W) in [-1, 1], in boxes (B, 4) of `head_box`; None without encoder.
 
         A box that is not finite holds no face: its tokens are 0.
         """
         if self.face is None:
             return None
         there = boxes.isfinite().all(1)
-        tokens = self.face(self.encode(cut_squares(pictures, boxes.nan_to_num(0.5), self.face.side)))
-        return tokens * there[:, None, None].to(tokens.dtype)
+        latents = self.encode(cut_squares(pictures, boxes.nan_to_num(0.5), self.face.side))
+        tokens = self.face(latents)
+        rows, columns = (slice(side // 4, side - side // 4) for side in latents.shape[2:])
+        return Faces(tokens * there[:, None, None].to(tokens.dtype), latents[:, :, rows, columns].mean((2, 3)))
+
+    def without_head(self, reference: Pictured, boxes: Tensor, faces: Faces, hidden: Tensor) -> Pictured:
+        """The same references, the heads of those that are `hidden` (R,) taken out of them.
+
+        boxes (R, 4) of `head_box`; of one that is not finite nothing is hidden. What a hidden head looks like on
+        average is taken from its face.
+        """
+        there = within(boxes, reference.latents.shape[2:], HIDDEN / AROUND).to(reference.latents)
+        if reference.figure is not None:
+            there = there * reference.figure
+        there = there * hidden[:, None, None, None].to(there)
+        latents, looks = without(reference.latents, there), reference.looks
+        if looks is not None:
+            hidden = hidden & boxes.isfinite().all(1)
+            head = torch.where(hidden[:, None], faces.look.to(looks), looks[:, HEAD_REGION])
+            looks = torch.cat([looks[:, :HEAD_REGION], head[:, None], looks[:, HEAD_REGION + 1 :]], 1)
+        return replace(reference, latents=latents, looks=looks)
 
     def predict(
         self,
@@ -123,10 +157,13 @@ class Animator(LatentPictures, nn.Module):
         features = [None] * self.blind + features[self.blind :]
         posed = len(seen)
         residuals = self.controlnet(x[:posed], t[:posed], self.controlnet.prepare(text[:posed]), seen)
-        if posed < len(x):  # as MagicAnimate's pipeline does, where it is asked once a frame
+        shown = self.shown(reference, x)
+        # guided pairs differ by face and reference only, of which the way down sees the face
+        pairs = 2 * posed == len(x) and face is None and shown is None
+        if posed < len(x) and not pairs:  # as MagicAnimate's pipeline does, where it is asked once a frame
             residuals = [one.repeat(len(x) // posed, 1, 1, 1, 1) for one in residuals]
         request = self.unet.prepare(text, features, face=face, still=still)
-        return self.unet(x, t, request, self.shown(reference, x), residuals)
+        return self.unet(x, t, request, shown, residuals, pairs)
 
     @torch.no_grad()
     def window(
@@ -182,6 +219,15 @@ def head_box(parts: Tensor) -> Tensor:
             half = AROUND * max(rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]) / 2
             box[:] = torch.stack([(x - half) / width, (y - half) / height, (x + half) / width, (y + half) / height])
     return boxes
+
+
+def within(boxes: Tensor, size: tuple[int, int], share: float) -> Tensor:
+    """1 within the middle of boxes (B, 4), `share` of a side long, else 0: (B, 1, h, w); all 0 of one not finite."""
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * share
+    rows, columns = ((torch.arange(side, device=boxes.device) + 0.5) / side for side in size)
+    x = (columns - middle[:, None, 0]).abs() <= half[:, None, 0]
+    y = (rows - middle[:, None, 1]).abs() <= half[:, None, 1]
+    return (y[:, None, :, None] & x[:, None, None]).float()
 
 
 def cut_squares(pictures: Tensor, boxes: Tensor, side: int) -> Tensor:

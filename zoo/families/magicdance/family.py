@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.batch import MOTION_FPS
 from zoo.body.skeleton import Normalizer, resample
@@ -152,6 +152,11 @@ class MagicDance(Family, DancesInMotion):
                 GROUP,
                 known,
             )
+
+    def denoisers(self) -> list[nn.Module]:
+        """See `Family`: the renderer's. Motion takes little time beside it."""
+        animator = self.animator
+        return [] if animator is None else [animator.unet, animator.controlnet, animator.appearance]
 
     def load_public(self, path: str) -> Report:
         """Start from a public EDGE checkpoint, its bare `DanceDecoder` state dict, or a file of this family.

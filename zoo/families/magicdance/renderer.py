@@ -14,7 +14,7 @@ from zoo.body.people import PoseDetector
 from zoo.body.puppet import Puppet, Stage2D, make_puppet
 from zoo.body.render import render_motion
 from zoo.body.skeleton import unpack
-from zoo.families.magicdance.animator import Animator
+from zoo.families.magicdance.animator import Animator, Faces
 from zoo.nn.picture import to_square
 
 ROOM = 0.45  # metres the dancer may be off the middle of the picture before the camera follows
@@ -128,11 +128,11 @@ class DiffusionRenderer:
         """
         self.animator, self.detector, self.instead = animator, detector, instead
         self.fit: float | None = None  # of the last picture that did, in [0, 1]
-        self.face = None
+        self.face: Faces | None = None
         if face is not None:
             if animator.face is None:
                 raise ValueError("face=: this checkpoint has no face encoder")
-            self.face = self._tokens(*self._aligned(face))
+            self.face = self._faces(*self._aligned(face))
 
     def start(self, image: Tensor | None, fps: Fraction, seed: int) -> Callable[[Tensor], Tensor]:
         """As `MeshRenderer.start`. Raises ValueError without a picture, and for one of not one whole figure."""
@@ -145,8 +145,8 @@ class DiffusionRenderer:
                 raise
             return self.instead.start(image, fps, seed)
         self.fit = alignment.fit
-        face = self._tokens(picture, alignment) if self.face is None else self.face
-        return DiffusionShot(self.animator, picture, alignment, face, seed)
+        face = self._faces(picture, alignment) if self.face is None else self.face
+        return DiffusionShot(self.animator, picture, alignment, face, seed, lent=self.face is not None)
 
     def _aligned(self, image: Tensor) -> tuple[Tensor, Alignment]:
         """A picture (3, H, W) uint8 as (1, 3, S, S) in [-1, 1], and what is to be seen in it."""
@@ -157,19 +157,32 @@ class DiffusionRenderer:
         return to_square(large, size)[None].to(self.animator.device).float() / 127.5 - 1, alignment
 
     @torch.no_grad()
-    def _tokens(self, picture: Tensor, alignment: Alignment) -> Tensor | None:
-        box = torch.from_numpy(alignment.face)[None].to(picture.device)
-        return self.animator.faces(picture, box)
+    def _faces(self, picture: Tensor, alignment: Alignment) -> Faces | None:
+        return self.animator.faces(picture, torch.from_numpy(alignment.face)[None].to(picture.device))
 
 
 class DiffusionShot:
     """One take, window after window: each sees the last frames of the one before."""
 
-    def __init__(self, animator: Animator, picture: Tensor, alignment: Alignment, face: Tensor | None, seed: int):
-        """picture (1, 3, S, S) in [-1, 1]; face: tokens of `Animator.faces`."""
-        self.animator, self.dance, self.face = animator, AlignedDance(alignment), face
+    @torch.no_grad()
+    def __init__(
+        self,
+        animator: Animator,
+        picture: Tensor,
+        alignment: Alignment,
+        face: Faces | None,
+        seed: int,
+        lent: bool = False,
+    ):
+        """picture (1, 3, S, S) in [-1, 1]; face: of `Animator.faces`; lent: it is another's, and the picture's head is
+        hidden from a network that has learned without."""
+        self.animator, self.dance, self.face = animator, AlignedDance(alignment), None if face is None else face.tokens
         self.draw = torch.Generator("cpu").manual_seed(seed)
-        self.reference = animator.detailed(animator.pictured(animator.encode(picture)), picture)
+        reference = animator.detailed(animator.pictured(animator.encode(picture)), picture)
+        if lent and animator.headless:
+            box = torch.from_numpy(alignment.face)[None].to(picture.device)
+            reference = animator.without_head(reference, box, face, torch.ones(1, dtype=torch.bool, device=box.device))
+        self.reference = reference
         self.before: tuple[Tensor, Tensor] | None = None  # parts and latents of the last frames
 
     def __call__(self, motion: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from zoo.body.skeleton import FEET, forward_kinematics, unpack
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
 from zoo.families.latent import DenoisingStage, Kept, few
-from zoo.families.magicdance.animator import Animator, coloured, head_box
+from zoo.families.magicdance.animator import Animator, Faces, coloured, head_box
 
 DROP_CONDITION = 0.25  # share of clips that hear nothing, for classifier-free guidance (EDGE's public code)
 STILL = 0.95  # a foot whose predicted contact is above this should not move
@@ -102,20 +102,27 @@ class _Rendering(DenoisingStage):
         return self.family.animator
 
     def of_noise(
-        self, latents: Tensor, source: Tensor, faces: Tensor | None, parts: Tensor, still: bool = False
+        self, latents: Tensor, source: Tensor, faces: Faces | None, boxes: Tensor, parts: Tensor, still: bool = False
     ) -> dict[str, Tensor]:
-        """The error for latents (B, C, F, h, w) of frames with `parts` (B, F, H, W), by the latents of pictures."""
-        animator = self.animator
-        pictured = animator.driven(animator.pictured(source), parts)
+        """The error for latents (B, C, F, h, w) of frames with `parts` (B, F, H, W), by the latents of pictures.
+
+        faces are in `boxes` (B, 4) of the pictures.
+        """
+        animator, pictured = self.animator, self.animator.pictured(source)
+        if animator.headless and faces is not None:
+            hidden = torch.rand(len(source), device=source.device) < animator.headless
+            pictured = animator.without_head(pictured, boxes, faces, hidden)
+        pictured = animator.driven(pictured, parts)
         x0 = animator.changed(latents, pictured)
         text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
         seen = animator.controlnet.embed(coloured(parts))
         shown = len(x0) - int((torch.rand(len(x0)) < self.drop).sum())  # the last ones of a batch, which is in no order
+        tokens = None
         if faces is not None:
-            faces = faces * (torch.arange(len(x0), device=x0.device) < shown)[:, None, None]
+            tokens = faces.tokens * (torch.arange(len(x0), device=x0.device) < shown)[:, None, None]
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            return animator.predict(x, t, pictured.each(lambda one: one[:shown]), seen, faces, text, still)
+            return animator.predict(x, t, pictured.each(lambda one: one[:shown]), seen, tokens, text, still)
 
         return self.denoised(x0, animator.schedule, predict)
 
@@ -155,8 +162,9 @@ class ImageStage(_Rendering):
         """The error of the other frames' noise, given the first."""
         frames, parts = batch["frames"], batch["parts"]
         latents = self.kept.frames(self.animator, batch)
-        faces = self.animator.faces(frames[:, 0], head_box(parts[:, 0]))
-        losses = self.of_noise(latents[:, 1:].movedim(1, 2), latents[:, 0], faces, parts[:, 1:], still=True)
+        boxes = head_box(parts[:, 0])
+        faces = self.animator.faces(frames[:, 0], boxes)
+        losses = self.of_noise(latents[:, 1:].movedim(1, 2), latents[:, 0], faces, boxes, parts[:, 1:], still=True)
         if self.animator.finder is not None:
             losses["figure"] = self.animator.finder.error(latents[:, 0], parts[:, 0])
         return losses
@@ -192,7 +200,8 @@ class VideoStage(_Rendering):
         chosen = torch.randint(frames.shape[1], (len(frames),), device=frames.device)
         start = torch.randint(frames.shape[1] - count + 1, (len(frames), 1), device=frames.device)
         window = start + torch.arange(count, device=frames.device)
+        boxes = head_box(parts[clip, chosen])
         with torch.no_grad():
-            faces = self.animator.faces(frames[clip, chosen], head_box(parts[clip, chosen]))
+            faces = self.animator.faces(frames[clip, chosen], boxes)
         x0 = latents[clip[:, None], window].movedim(1, 2)
-        return self.of_noise(x0, latents[clip, chosen], faces, parts[clip[:, None], window])
+        return self.of_noise(x0, latents[clip, chosen], faces, boxes, parts[clip[:, None], window])

@@ -21,7 +21,7 @@ from zoo.music.scale import MusicScale
 from zoo.nn.autoencoder import picture_autoencoder
 from zoo.nn.picture import to_square
 from zoo.nn.pretrained import Report, load_foreign, read_weights
-from zoo.nn.temporal import positions
+from zoo.nn.temporal import apart, positions
 from zoo.nn.text import WordEncoder
 from zoo.nn.video_files import Places, translation
 from zoo.nn.video_unet import ReferenceNet, Request, VideoUNet
@@ -44,6 +44,12 @@ class SongTokens(nn.Module):
         self.music = nn.Linear(music_dim, dim) if "music" in listens else None
         self.beats = nn.Embedding(2, dim) if "beats" in listens else None
         self.pulse = nn.Linear(2, dim, bias=False) if pulse and "beats" in listens else None
+        free = apart(dim)
+        with torch.no_grad():  # what sounds is not taken for a place, by which it is found
+            for one in (self.music, self.beats, self.pulse):
+                if one is not None:
+                    weight = one.weight if isinstance(one, nn.Embedding) else one.weight.mT
+                    weight -= weight @ (free.mT @ free).to(weight)
 
     def forward(self, music: Tensor, places: Tensor, beats: Tensor, pulse: Tensor) -> dict[str, Tensor]:
         """music (B, L, music_dim) at places (L,), in frames; beats (B, F) 0 or 1; pulse (B, F, 2) -> (B, _, dim)"""
@@ -113,8 +119,8 @@ class MuseDance(LatentPictures, Family):
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
         self.music_scale = MusicScale(music_dim)
         self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
-        self.begin_latents(self.unet, changes, schedule, noisier, prediction)
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
+        self.begin_latents(self.unet, changes, schedule, noisier, prediction, past=past)
         self.defaults, self.anchor = Sampler(steps, guidance, eta), anchor
 
     def load_public(self, path: str) -> Report:
@@ -151,6 +157,10 @@ class MuseDance(LatentPictures, Family):
         places = torch.arange(music.shape[1], device=music.device) * (float(self.fps) / rate)
         return self.song_tokens(self.music_scale(music), places, beats, pulse)
 
+    def denoisers(self) -> list[nn.Module]:
+        """See `Family`."""
+        return [self.unet, self.reference_net]
+
     def unread(self, prompt: str) -> str:
         """See `Family`."""
         return self.words.unread(prompt)
@@ -182,15 +192,16 @@ class MuseDance(LatentPictures, Family):
             start = window * self.frames
             heard = self._song(music, start)
             request, weight = self._request(text, reference, before, heard, sampler)
-            latent = anchored(self._window(request, weight, pictured, draw, sampler), latents, self.anchor)
+            shown = pictured if before is None else self.following(pictured, before.movedim(0, 1)[None])
+            latent = anchored(self._window(request, weight, shown, draw, sampler), latents, self.anchor)
             before = latent[-self.past :] if self.past else None
             # the moments nearest to this window's frames
             last = (start + self.frames - Fraction(1, 2)) * fps / self.fps
             stop = min(frames, ceil(last))
             nearest = [round(index * self.fps / fps) - start for index in range(made, stop)]
-            shown = [min(max(each, 0), self.frames - 1) for each in nearest]  # a tie may be rounded out of the window
-            for first in range(0, len(shown), DECODED):
-                group = shown[first : first + DECODED]
+            wanted = [min(max(each, 0), self.frames - 1) for each in nearest]  # a tie may be rounded out of the window
+            for first in range(0, len(wanted), DECODED):
+                group = wanted[first : first + DECODED]
                 distinct = sorted(set(group))
                 pictures = self.decode(latent[distinct], pictured)
                 yield pictures[[distinct.index(each) for each in group]]

@@ -138,14 +138,16 @@ class DynamicsStage(_Dancing):
         music = batch["music"][:, round(late * rate) :]
         heard = family.tokens(music, rate, batch["beats"][:, count:], batch["pulse"][:, count:])
         heard = {name: tokens * keep[:, None, None] for name, tokens in heard.items()}
+        pictured = family.pictured(references)
         if past and torch.rand(()) >= self.begins:
+            pictured = family.following(pictured, before)
             with torch.no_grad():
                 flat = before.movedim(2, 1).flatten(0, 1)
                 found = family.reference_net(flat, text=text.repeat_interleave(past, 0))
             seen = [one.unflatten(0, (-1, past)) for one in found]
         else:
             seen = []
-        return self.of_noise(x0, family.pictured(references), family.unet.prepare(text, reference, seen, heard))
+        return self.of_noise(x0, pictured, family.unet.prepare(text, reference, seen, heard))
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w)."""

@@ -1,4 +1,4 @@
-// The tables that a menu changes: breakdowns by camera and style, and paired comparisons.
+// The tables that a menu changes: breakdowns by camera, style and figure, and paired comparisons.
 
 // rows: {kind, cells}, the first cell a name, the others text or {text, small, best}.
 function table(head, rows) {
@@ -21,7 +21,7 @@ function table(head, rows) {
 
 function breakdown(key) {
   const one = column(key);
-  const parts = ["camera", "style"].map((label) => {
+  const parts = ["camera", "style", "figure"].map((label) => {
     const known = data.rows.flatMap((row) => Object.entries(row.by[label] || {}));
     const names = [...new Set(known.filter(([, scores]) => scores[key]).map(([name]) => name))].sort();
     if (!names.length) return "";
@@ -69,7 +69,7 @@ const parted = (row, key) => Object.values(row.by).some((label) => Object.values
 const broken = data.columns.filter(({ key }) => data.rows.some((row) => parted(row, key)));
 menu($("#breakdown-column"), headings(broken), data.main, breakdown);
 $("#breakdown .controls").hidden = !broken.length;
-if (!broken.length) $("#breakdown-tables").replaceChildren(note("The clips have no camera or style to compare by."));
+if (!broken.length) $("#breakdown-tables").replaceChildren(note("The clips have no camera, style or figure to compare by."));
 
 const pairs = [...new Set(data.comparisons.map(({ a, b }) => JSON.stringify([a, b])))];
 const named = (pair) => JSON.parse(pair).map((row) => data.rows[row].name).join(" − ");

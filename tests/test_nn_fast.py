@@ -1,0 +1,82 @@
+"""Networks prepared for sampling beside the same ones as they are."""
+
+import pytest
+import torch
+from diffusers.models.activations import GEGLU
+from torch import nn
+from weights import filled, numbers
+
+from zoo.nn.fast import fast_here, sampling
+from zoo.nn.video_unet import ControlNet, ReferenceNet, VideoUNet
+
+SIZE = {"channels": (32, 64, 64, 64), "text_dim": 24}
+X, TIME, TEXT = numbers("latents", 2, 4, 5, 12, 8), torch.tensor([321, 321]), numbers("text", 2, 5, 24)
+
+pytestmark = pytest.mark.skipif(not fast_here(), reason="this CPU has no bf16")
+
+
+def answers(networks: nn.ModuleDict) -> torch.Tensor:
+    """Of a guided step with everything that a U-Net can be told."""
+    reference = networks["reference"](numbers("picture", 1, 4, 12, 8), TIME[:1], TEXT[:1])
+    past = [one[None].expand(2, 2, -1, -1) for one in (tokens[0] for tokens in reference)]
+    songs = {"music": numbers("song", 2, 7, 20)}
+    seen = networks["control"].embed(numbers("poses", 1, 5, 3, 96, 64).sigmoid())
+    control = networks["control"]
+    residuals = [one.expand(2, -1, -1, -1, -1) for one in control(X[:1], TIME[:1], control.prepare(TEXT[:1]), seen)]
+    request = networks["unet"].prepare(TEXT, reference, past, songs, numbers("face", 2, 3, 16))
+    return networks["unet"](X, TIME, request, numbers("guidance", 2, 32, 5, 12, 8), residuals)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@torch.inference_mode()
+def test_what_is_prepared_answers_alike(precision):
+    """All networks of a family, in the first step, which lays weights out, and in the next; then they are as before.
+
+    In bf16 about as nearly as by autocast.
+    """
+    parts = {"reference": ReferenceNet(**SIZE), "control": ControlNet((8, 16, 16, 32), **SIZE)}
+    parts["unet"] = VideoUNet(**SIZE, motion=True, motion_middle=True, songs={"music": 20}, face_dim=16)
+    networks = nn.ModuleDict({name: filled(one, name) for name, one in parts.items()})
+    plain, weights = answers(networks), {name: value.clone() for name, value in networks.state_dict().items()}
+    with sampling(networks, precision):
+        made = [answers(networks).float() for _ in range(2)]
+        assert networks.state_dict().keys() == weights.keys()
+    with torch.autocast("cpu", torch.bfloat16):
+        usual = (answers(networks).float() - plain).square().mean()
+    allowed = 1e-4 * plain.abs().max() if precision == "fp32" else 1.5 * usual.sqrt()
+    for one in made:
+        assert 0 < (one - plain).square().mean().sqrt() < allowed
+    assert torch.equal(answers(networks), plain)
+    assert all(torch.equal(value, weights[name]) for name, value in networks.state_dict().items())
+
+
+@torch.inference_mode()
+def test_float32_is_kept_where_products_are_split():
+    """Strides, no bias, a bias that is much larger than what it is added to, and both halves of a gated layer."""
+    layers = [
+        nn.Conv2d(64, 32, 3, padding=1),
+        nn.Conv2d(64, 48, 3, 2, 1, bias=False),
+        nn.Conv2d(64, 32, 1),
+        GEGLU(64, 96),
+    ]
+    for index, layer in enumerate(layers):
+        filled(layer, f"layer {index}")
+    layers[0].bias.mul_(1000)
+    for layer in layers:
+        x = numbers("x", 2, 64, 24, 24)
+        x = x.movedim(1, 3) if isinstance(layer, GEGLU) else x
+        plain = layer.double()(x.double())
+        layer.float()
+        with sampling(layer, "fp32"):
+            made = layer(x)
+        assert made.dtype == torch.float32
+        assert (made - plain).abs().max() < 3e-5 * plain.abs().max()
+
+
+def test_another_precision_is_refused():
+    """By name, and nothing is changed."""
+    layer = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match="precision=half: use fp32 or bf16"), sampling(layer, "half"):
+        pass
+    with sampling(layer, None):
+        assert "forward" not in vars(layer)
