@@ -189,6 +189,20 @@ def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
     assert (found.int() - true.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("headless", [0.0, 1.0])
+def test_hidden_heads_teach_nothing_but_by_their_faces(headless):
+    """No gradient reaches a hidden head's latents."""
+    whole = family(changes=True, headless=headless)
+    torch.nn.init.constant_(whole.animator.finder.net.conv_out.bias, 99.0)  # all of the picture is a figure
+    own = ImageStage(whole, torch.optim.Adam, ema_decay=None, seed=0, spatial=True)
+    source = numbers("source", 2, 4, 16, 16).requires_grad_()
+    faces = Faces(numbers("tokens", 2, 4, 16), numbers("looks", 2, 4))
+    boxes, parts = torch.tensor([[0.25, 0.25, 0.75, 0.75]] * 2), torch.full((2, 1, 64, 64), 5, dtype=torch.uint8)
+    losses = own.of_noise(numbers("frames", 2, 4, 1, 16, 16), source, faces, boxes, parts, still=True)
+    sum(losses.values()).backward()
+    assert (source.grad[:, :, 5:11, 5:11].abs().max() > 0) == (headless == 0) and source.grad[:, :, 0].abs().max() > 0
+
+
 @pytest.mark.parametrize("headless", [0.0, 0.5])
 def test_another_face_is_another_dancer(picture, headless):
     """The face of a second picture changes the frames; the picture's own face changes nothing, if its head is shown."""
