@@ -24,7 +24,9 @@ ROWS = 256  # pixels from which on weights are not what a convolution waits for
 def fast_here() -> bool:
     """Whether this machine's CPU, and this torch, have what is used here."""
     ops = torch.ops.mkldnn  # the ones that torch.compile uses
-    names = "_convolution_pointwise", "_convolution_pointwise_", "_linear_pointwise", "_reorder_linear_weight"
+    names = ["_is_mkldnn_bf16_supported", "_convolution_pointwise_"]
+    names += [f"_{kind}_pointwise" for kind in ("convolution", "linear")]
+    names += [f"_reorder_{kind}_weight" for kind in ("convolution", "linear")]
     there = torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in names)
     return there and ops._is_mkldnn_bf16_supported()
 
