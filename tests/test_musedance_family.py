@@ -10,12 +10,14 @@ from hydra import compose, initialize_config_dir
 from torch.nn.functional import interpolate
 from weights import fill_by_name, numbers
 
+from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Sampler
 from zoo.families.latent import AutoencoderStage
 from zoo.families.musedance.family import MuseDance, SongTokens, anchored
 from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
 from zoo.music.beats import Beats
 from zoo.music.encoder import Music
+from zoo.nn.figure import REGIONS, regions_of
 from zoo.nn.temporal import apart, positions
 from zoo.nn.text import HashedWords
 from zoo.run.build import build_family
@@ -147,7 +149,7 @@ def batch(frames: int, picks: bool = False) -> dict:
     ],
 )
 def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frames, options):
-    family = made(pulse=True, changes=kind is not AutoencoderStage)
+    family = made(pulse=True, changes=kind is not AutoencoderStage, imagines=True)
     own = kind(family, torch.optim.Adam, ema_decay=None, seed=0, **options).train()
     before = {name: value.clone() for name, value in family.state_dict().items()}
     torch.manual_seed(1)
@@ -292,6 +294,47 @@ def test_changes_are_of_the_references_ground():
     pictured = family.pictured(family.encode(picture))
     still = family.decode(pictured.ground, family.detailed(pictured, picture))
     assert (frames.int() - still.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon", "sample"])
+def test_what_a_network_imagines_has_the_pictures_looks(prediction):
+    """Through all the noise there is, the region it names is seen where it names it, and else the ground."""
+    family = made(changes=True, imagines=True, prediction=prediction)
+    family.change_scale.fill_(2.5)
+    parts = (torch.arange(2 * 64 * 64) // 130 % 25).view(2, 64, 64).byte()
+    pictured = family.pictured(numbers("pictures", 2, 4, 8, 8), parts)
+    answer = torch.zeros(2, 4 + 1 + len(REGIONS), 3, 8, 8)
+    answer[:, 4] = 50
+    answer[:, 4 + 1 + 6, 1, 2:5, 3:5] = 100
+    noise, last = numbers("noise", 2, 4, 3, 8, 8), torch.tensor([999, 999])
+    x0 = Denoiser(lambda x, t: family.imagined(answer, t, pictured)[0], family.schedule)(noise, last)
+    if prediction == "epsilon":  # what is left of the signal is divided by next to nothing
+        signal = family.schedule.alphas_cumprod[999].sqrt()
+        x0 = x0 - noise / signal
+    found, grounds = family.whole(x0, pictured), pictured.ground[:, :, None].expand(-1, -1, 3, -1, -1)
+    named = pictured.looks[:, 6, :, None, None]
+    torch.testing.assert_close(found[:, :, 1, 2:5, 3:5], named.expand(-1, -1, 3, 2), atol=1e-2, rtol=0)
+    torch.testing.assert_close(found[:, :, 2], grounds[:, :, 2], atol=1e-2, rtol=0)
+    assert (named - grounds[:, :, 1, 2:5, 3:5]).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize("kind", [AppearanceStage, DynamicsStage])
+def test_regions_are_told_of_the_frames_that_are_made(kind):
+    """A network that knows the very parts of those frames is not wrong about them; one that knows others is."""
+    family, given = made(changes=True, imagines=True), batch(8)
+    given["parts"] = torch.randint(2, (2, 8, 2, 2), generator=torch.Generator().manual_seed(0)).byte()
+    given["parts"] = (given["parts"] * 7).repeat_interleave(32, 2).repeat_interleave(32, 3)
+    own, imagine = kind(family, torch.optim.Adam, ema_decay=None, seed=0), family.imagine
+
+    def error(parts: torch.Tensor) -> float:
+        shares = regions_of(parts.flatten(0, 1), (8, 8)).unflatten(0, parts.shape[:2])
+        logits = torch.cat([1 - shares.sum(2, keepdim=True), shares], 2).clamp(min=1e-6).log()
+        logits = logits.flatten(0, 1)[:, :, None] if kind is AppearanceStage else logits.movedim(1, 2)
+        family.imagine = lambda *asked: (imagine(*asked)[0], logits)
+        return own.loss(given)["regions"].item()
+
+    made_frames = given["parts"][:, 1 if kind is AppearanceStage else 2 :]
+    assert error(made_frames) < 1e-3 and error(made_frames.flip(1)) > 1
 
 
 @pytest.mark.parametrize(("logit", "alike"), [(-20.0, True), (20.0, False)])

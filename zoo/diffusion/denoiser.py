@@ -56,16 +56,17 @@ def _per_row(value: Tensor, x: Tensor) -> Tensor:
     return value.view(-1, *[1] * (x.ndim - 1))
 
 
+def _signal(schedule: DDPMScheduler, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors of x0 and of the noise in x."""
+    kept = _per_row(schedule.alphas_cumprod.to(x.device)[t], x)
+    return kept.sqrt(), (1 - kept).sqrt()
+
+
 class Denoiser:
     """A network with its noise schedule. `network(x, t)` closes over its conditions."""
 
     def __init__(self, network: Predict, schedule: DDPMScheduler):
         self.network, self.schedule = network, schedule
-
-    def _signal(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors of x0 and of the noise in x."""
-        kept = _per_row(self.schedule.alphas_cumprod.to(x.device)[t], x)
-        return kept.sqrt(), (1 - kept).sqrt()
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """x0 (B, ...)."""
@@ -73,7 +74,7 @@ class Denoiser:
         prediction = self.schedule.config.prediction_type
         if prediction == "sample":
             return answer
-        signal, noise = self._signal(x, t)
+        signal, noise = _signal(self.schedule, x, t)
         if prediction == "epsilon":
             return (x - noise * answer) / signal
         assert prediction == "v_prediction", prediction
@@ -81,7 +82,7 @@ class Denoiser:
 
     def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x at step t: sqrt(abar) x0 + sqrt(1 - abar) noise (DDPM eq. 4)."""
-        signal, sigma = self._signal(x0, t)
+        signal, sigma = _signal(self.schedule, x0, t)
         return signal * x0 + sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -91,8 +92,18 @@ class Denoiser:
             return x0
         if prediction == "epsilon":
             return noise
-        signal, sigma = self._signal(x0, t)
+        signal, sigma = _signal(self.schedule, x0, t)
         return signal * noise - sigma * x0
+
+
+def expecting(x0: Tensor, t: Tensor, schedule: DDPMScheduler) -> Tensor:
+    """What a network's answer is more where this x0 is expected and not 0, before anything is seen of x at step t.
+
+    The best answer where x0 is normal, of deviation 1 about what is expected: sigma^2 x0 in the denoised.
+    """
+    signal, sigma = _signal(schedule, x0, t)
+    shares = {"sample": sigma**2, "v_prediction": -sigma, "epsilon": -signal * sigma}
+    return shares[schedule.config.prediction_type] * x0
 
 
 class Guided:

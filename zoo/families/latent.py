@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from zoo.batch import Batch
-from zoo.diffusion.denoiser import Denoiser, cosine_schedule, stable_diffusion_schedule
+from zoo.diffusion.denoiser import Denoiser, cosine_schedule, expecting, stable_diffusion_schedule
 from zoo.families.base import Stage
-from zoo.nn.figure import FigureFinder, figure_of, looks, painted, regions_of, without
+from zoo.nn.figure import REGIONS, FigureFinder, figure_of, looks, painted, regions_of, without
 from zoo.nn.likeness import Likeness
 from zoo.nn.video_unet import VideoUNet
 
@@ -59,9 +59,11 @@ class LatentPictures:
         prediction: str,
         driven: bool = False,
         past: int = 0,
+        imagines: bool = False,
     ) -> None:
         """Set what is described above. changes: see `changed`; noisier, prediction: see `cosine_schedule`; driven: the
-        frames' body parts are known, see `driven`; past: how many frames that come before may be, see `following`.
+        frames' body parts are known, see `driven`; past: how many frames that come before may be, see `following`;
+        imagines: with `changes`, the U-Net says where the figure's regions are, see `imagined`.
 
         Raises ValueError for another schedule than 'stable_diffusion', 'animatediff' or 'cosine'.
         """
@@ -70,9 +72,10 @@ class LatentPictures:
         self.kind, self.noisier, self.prediction = schedule, noisier, prediction
         self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
         self.finder = self.seen = None
+        self.drives, self.imagines = driven, changes and imagines
         if changes:
             latent = self.vae.config.latent_channels
-            self.finder = FigureFinder(latent, regions=driven)
+            self.finder = FigureFinder(latent, regions=driven or imagines)
             self.past_channels = past * latent
             self.seen = nn.Conv2d((2 + driven + past) * latent + 1, unet.conv_in.out_channels, 3, padding=1)
             self.register_buffer("change_scale", torch.tensor(1.0))
@@ -131,7 +134,7 @@ class LatentPictures:
     def driven(self, pictured: Pictured, parts: Tensor) -> Pictured:
         """The same pictures for frames of known body parts (R, F, H, W): their regions are painted into the ground, in
         the looks that the picture's have on average. What is left to diffuse is how they differ from that."""
-        if pictured.looks is None:
+        if pictured.looks is None or not self.drives:
             return pictured
         shares = regions_of(parts.flatten(0, 1), pictured.latents.shape[2:]).unflatten(0, parts.shape[:2])
         return replace(pictured, base=painted(pictured.ground, pictured.looks, shares))
@@ -170,11 +173,26 @@ class LatentPictures:
         if past is None:
             past = latents.new_zeros(len(latents), self.past_channels, *latents.shape[2:])
         known = torch.cat([latents, reference.ground, 2 * reference.figure - 1, past], 1)[:, :, None]
-        if reference.looks is not None:
+        if self.drives:
             known = torch.cat([known.expand(-1, -1, reference.base.shape[2], -1, -1), reference.base], 1)
         shown = self.seen(known.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(known), known.shape[2])).movedim(1, 2)
         shown = shown.expand(-1, -1, like.shape[2], -1, -1)
         return torch.cat([shown, shown.new_zeros(len(like) - len(shown), *shown.shape[1:])])
+
+    def imagined(self, answer: Tensor, t: Tensor, reference: Pictured) -> tuple[Tensor, Tensor | None]:
+        """The answer (B, C, F, h, w) of a U-Net that was asked at steps t (B,), and where it says the regions are:
+        logits (B, 9, F, h, w), the ground's first, or None.
+
+        Where it `imagines`, its last channels are these, and what is expected is them, painted in the looks of the
+        picture's regions: a frame of which little is seen through the noise has the figure's own colours at once, and
+        the network's other channels say what is beyond them.
+        """
+        if not self.imagines:
+            return answer, None
+        answer, logits = answer.float().split([answer.shape[1] - len(REGIONS) - 1, len(REGIONS) + 1], 1)
+        shares = logits.softmax(1)[:, 1:].movedim(2, 1)
+        expected = painted(reference.ground, reference.looks, shares)
+        return answer + expecting(self.changed(expected, reference), t, self.schedule), logits
 
     @torch.no_grad()
     def measure_scales(self, batches: Iterable[Batch]) -> None:

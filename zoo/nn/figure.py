@@ -41,8 +41,7 @@ class FigureFinder(nn.Module):
         found, size = self._logits(latents), latents.shape[2:]
         error = F.binary_cross_entropy_with_logits(found[:, :1], figure_of(parts, size))
         if self.regions:
-            shares = regions_of(parts, size)
-            error = error + F.cross_entropy(found[:, 1:], torch.cat([1 - shares.sum(1, keepdim=True), shares], 1))
+            error = error + regions_error(found[:, 1:], parts)
         return error
 
     def _logits(self, latents: Tensor) -> Tensor:
@@ -64,6 +63,12 @@ def regions_of(parts: Tensor, size: tuple[int, int]) -> Tensor:
         region[list(members)] = index + 1
     one_hot = F.one_hot(region[parts.long()], 1 + len(REGIONS))[..., 1:].movedim(-1, 1)
     return F.adaptive_avg_pool2d(one_hot.float(), size)
+
+
+def regions_error(logits: Tensor, parts: Tensor) -> Tensor:
+    """Of telling the regions of parts (N, H, W) by logits (N, 9, h, w), the ground's first: their cross entropy."""
+    shares = regions_of(parts, logits.shape[2:])
+    return F.cross_entropy(logits.float(), torch.cat([1 - shares.sum(1, keepdim=True), shares], 1))
 
 
 def looks(latents: Tensor, shares: Tensor) -> Tensor:

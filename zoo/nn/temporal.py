@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.nn.attention import CrossAttention, KeysValues
 
 SHARP = 8.0  # how well a fresh module tells one moment from the next: most of what it hears is within a frame
+NEAR, QUIET = 1.5, 0.3  # how a fresh look along time prefers frames nearby; how loud beside that is what they show
 REACH, DIRECTIONS = 24, 10  # frames that it tells apart, and directions in which their positions differ
 
 
@@ -35,6 +36,11 @@ def _centred(x: Tensor) -> Tensor:
     return x - x.mean(0)
 
 
+def _mixed(rows: int, heads: int, directions: int) -> Tensor:
+    """Orthogonal mixtures (rows, directions) for each of the heads."""
+    return torch.cat([nn.init.orthogonal_(torch.empty(rows // heads, directions, device="cpu")) for _ in range(heads)])
+
+
 def without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A public state dict without its tables of positions. Raises ValueError when one of them is not ours."""
     found = {}
@@ -48,6 +54,21 @@ def without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 class TemporalAttention(CrossAttention):
     """Attention of (B, T, dim) to itself, in time."""
+
+    @torch.no_grad()
+    def begin(self, norm: nn.LayerNorm) -> None:
+        """Begin by looking at the frames nearby, whatever they show. norm: what the input comes from.
+
+        Queries and keys keep the directions in which positions differ most, values the others.
+        """
+        keys, queries, kept = self.to_k.weight, self.to_q.weight, apart(self.to_k.weight.shape[1])
+        mixed = _mixed(len(keys), self.heads, len(kept))
+        keys.copy_(mixed @ kept)
+        queries.copy_(NEAR * mixed @ kept)
+        nn.init.orthogonal_(self.to_v.weight)
+        self.to_v.weight -= self.to_v.weight @ (kept.mT @ kept).to(keys)
+        nn.init.orthogonal_(self.to_out[0].weight)
+        norm.weight.fill_(QUIET)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, dim) -> the same"""
@@ -103,6 +124,12 @@ class MotionModule(nn.Module):
         super().__init__()
         self.temporal_transformer = TemporalTransformer(dim, heads, groups, dropout)
 
+    def begin(self) -> None:
+        """Begin by looking at the frames nearby, which would else have to be found out first."""
+        block = self.temporal_transformer.transformer_blocks[0]
+        for attention, norm in zip(block.attention_blocks, block.norms, strict=True):
+            attention.begin(norm)
+
     def forward(self, x: Tensor, frames: int, past: Tensor | None = None) -> Tensor:
         """x (B F, C, H, W); past (B, M, H W, C): hidden states of the frames before, joined in time -> like x"""
         return self.temporal_transformer(x, frames, past)
@@ -142,13 +169,12 @@ class SongModule(nn.Module):
         at = torch.arange(REACH, device="cpu")
         own, heard = (_centred(positions(at, width)) for width in (queries.shape[1], keys.shape[1]))
         turned = torch.linalg.lstsq(own, heard @ kept.mT, driver="gelsd").solution.mT  # the same of frames' positions
-        size = len(keys) // listen.heads
-        for head in range(listen.heads):
-            rows, mixed = slice(head * size, (head + 1) * size), torch.empty(size, len(kept), device="cpu")
-            nn.init.orthogonal_(mixed)
-            keys[rows], queries[rows] = (mixed @ kept).to(keys), (SHARP * mixed @ turned).to(queries)
+        mixed = _mixed(len(keys), listen.heads, len(kept))
+        keys.copy_(mixed @ kept)
+        queries.copy_(SHARP * mixed @ turned)
         nn.init.orthogonal_(listen.to_v.weight)
         nn.init.orthogonal_(listen.to_out[0].weight)
+        self.look.begin(self.norms[1])
 
     def prepare(self, tokens: Tensor) -> KeysValues:
         """What is heard of tokens (B, L, token_dim), which carry their positions, once a request."""

@@ -278,6 +278,7 @@ class VideoUNet(nn.Module):
         face_dim: int | None = None,
         places: bool = False,
         fresh: bool = False,
+        extra: int = 0,
     ):
         """The defaults are Stable Diffusion 1.5's.
 
@@ -287,6 +288,7 @@ class VideoUNet(nn.Module):
         norm all frames of a video at once (AnimateDiff v1, MagicAnimate). face_dim: width of a
         face's tokens, None where there is no attention to one. places: sines tell pixels where they are,
         who else learn it from the borders. fresh: it begins as what is trained from nothing, see `begin_orthogonal`.
+        extra: channels of the answer behind those that the schedule wants.
         """
         super().__init__()
         first, last, time_dim = channels[0], channels[-1], 4 * channels[0]
@@ -315,13 +317,12 @@ class VideoUNet(nn.Module):
             self.up_blocks.append(level)
             before = dim
         self.conv_norm_out = FrameNorm(groups, first, 1e-5, jointly)
-        self.conv_out = nn.Conv2d(first, latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(first, latent_channels + extra, 3, padding=1)
         self.places = places
         if fresh:
             begin_orthogonal(self)
-            for level in self._levels():
-                for module in [one for modules in level.songs.values() for one in modules]:
-                    module.begin()
+            for module in self.temporal().values():
+                module.begin()
 
     def _levels(self) -> list[Level]:
         return [*self.down_blocks, self.mid_block, *self.up_blocks]
@@ -380,7 +381,7 @@ class VideoUNet(nn.Module):
         residuals: Sequence[Tensor] = (),
         pairs: bool = False,
     ) -> Tensor:
-        """x (B, latent_channels, F, H, W) noisy; time (B,) steps -> the same shape.
+        """x (B, latent_channels, F, H, W) noisy; time (B,) steps -> the same shape, and `extra` channels more.
 
         guidance (B, channels[0], F, H, W) is added to the first convolution, as pose guiders do; residuals, a
         ControlNet's: one (B, C, F, h, w) for every skip connection, then one for the middle. pairs: the second half of

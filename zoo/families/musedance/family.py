@@ -19,6 +19,7 @@ from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
 from zoo.nn.autoencoder import picture_autoencoder
+from zoo.nn.figure import REGIONS
 from zoo.nn.picture import to_square
 from zoo.nn.pretrained import Report, load_foreign, read_weights
 from zoo.nn.temporal import apart, positions
@@ -95,6 +96,7 @@ class MuseDance(LatentPictures, Family):
         guidance: float = 1.0,
         eta: float = 0.0,
         anchor: float = 0.0,
+        imagines: bool = False,
     ):
         """words: reads the prompt. vae, unet: arguments of `picture_autoencoder` and of `VideoUNet`.
 
@@ -102,7 +104,8 @@ class MuseDance(LatentPictures, Family):
         listens: which of the music and the beat modules there are, moves: whether there are motion modules (Table 3);
         past: M, frames that a motion module sees of the window before. changes: see `changed`. size: pixels of the
         square picture; frames: K of a window, at `fps`. schedule: 'stable_diffusion', 'animatediff' or 'cosine',
-        `noisier` as in `cosine_schedule`; anchor: see `anchored`. Raises ValueError for other words.
+        `noisier` as in `cosine_schedule`; anchor: see `anchored`; imagines: see `imagined`.
+        Raises ValueError for other words.
         """
         super().__init__()
         for name in listens:
@@ -114,13 +117,14 @@ class MuseDance(LatentPictures, Family):
         shared = dict(unet) | {"latent_channels": latent, "text_dim": words.dim}
         # a reference is what it is: nothing is dropped of it
         self.reference_net = ReferenceNet(**shared | {"dropout": 0.0})
+        extra = 1 + len(REGIONS) if changes and imagines else 0
         songs = {name: song_dim for name in ("music", "beats") if name in listens}
-        self.unet = VideoUNet(**shared, motion=moves, motion_middle=True, songs=songs)
+        self.unet = VideoUNet(**shared, motion=moves, motion_middle=True, songs=songs, extra=extra)
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
         self.music_scale = MusicScale(music_dim)
         self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
-        self.begin_latents(self.unet, changes, schedule, noisier, prediction, past=past)
+        self.begin_latents(self.unet, changes, schedule, noisier, prediction, past=past, imagines=imagines)
         self.defaults, self.anchor = Sampler(steps, guidance, eta), anchor
 
     def load_public(self, path: str) -> Report:
@@ -135,8 +139,12 @@ class MuseDance(LatentPictures, Family):
         return load_foreign(self, path, known[0], allowed_missing=known[1])
 
     def predict(self, x: Tensor, t: Tensor, request: Request, reference: Pictured) -> Tensor:
-        """The U-Net's answer to noisy x (B, C, F, h, w) of `changed`; references of the first R <= B."""
-        return self.unet(x, t, request, self.shown(reference, x))
+        """The U-Net's answer to noisy x (B, C, F, h, w) of `changed`, with its references."""
+        return self.imagine(x, t, request, reference)[0]
+
+    def imagine(self, x: Tensor, t: Tensor, request: Request, reference: Pictured) -> tuple[Tensor, Tensor | None]:
+        """The same, and where the U-Net says that the figure's regions are, see `imagined`."""
+        return self.imagined(self.unet(x, t, request, self.shown(reference, x)), t, reference)
 
     def masked(self, latents: Tensor, parts: Tensor | None) -> Tensor:
         """Eq. 1: a reference's latents (N, C, h, w), and what the mask encoder sees in its DensePose parts (N, H, W).

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.batch import Batch
 from zoo.families.latent import DenoisingStage, Kept, Pictured, few
+from zoo.nn.figure import regions_error
 from zoo.nn.video_unet import Request
 
 DROP = 0.1  # share of samples that read and hear nothing, for classifier-free guidance (the paper gives none)
@@ -24,11 +25,21 @@ class _Dancing(DenoisingStage):
         kept = [line if one else "" for line, one in zip(captions, keep.tolist(), strict=True)]
         return self.family.words(kept).to(self.device)
 
-    def of_noise(self, latents: Tensor, reference: Pictured, request: Request) -> dict[str, Tensor]:
-        """The U-Net's error. latents (B, C, F, h, w) of dances from B references"""
-        family = self.family
-        x0 = family.changed(latents, reference)
-        return self.denoised(x0, family.schedule, lambda x, t: family.predict(x, t, request, reference))
+    def of_noise(
+        self, latents: Tensor, reference: Pictured, request: Request, parts: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The U-Net's error. latents (B, C, F, h, w) of dances from B references, whose parts are (B, F, H, W)"""
+        family, said = self.family, []
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            answer, regions = family.imagine(x, t, request, reference)
+            said.append(regions)
+            return answer
+
+        losses = self.denoised(family.changed(latents, reference), family.schedule, predict)
+        if family.imagines:
+            losses["regions"] = regions_error(said[0].movedim(2, 1).flatten(0, 1), parts.flatten(0, 1))
+        return losses
 
 
 class AppearanceStage(_Dancing):
@@ -76,7 +87,8 @@ class AppearanceStage(_Dancing):
         text, *reference = (one.repeat_interleave(others, 0) for one in (text, *reference))
         pictured = family.pictured(before).each(lambda one: one.repeat_interleave(others, 0))
         alone = latents[:, 1:].flatten(0, 1)[:, :, None]  # each with a step of its own
-        losses = self.of_noise(alone, pictured, family.unet.prepare(text, reference, still=True))
+        parts = batch["parts"][:, 1:].flatten(0, 1)[:, None]
+        losses = self.of_noise(alone, pictured, family.unet.prepare(text, reference, still=True), parts)
         if family.finder is not None:
             losses["figure"] = family.finder.error(before, batch["parts"][:, 0])
         return losses
@@ -96,6 +108,8 @@ class DynamicsStage(_Dancing):
         self.spatial = spatial
         super().__init__(*args, **kwargs)
         self.kept, self.begins = Kept(kept), begins
+        if self.family.imagines:
+            self.needs = (*self.needs, "parts")
 
     def trainable(self) -> dict[str, nn.Module]:
         """The modules that look along time, and what they hear."""
@@ -147,7 +161,8 @@ class DynamicsStage(_Dancing):
             seen = [one.unflatten(0, (-1, past)) for one in found]
         else:
             seen = []
-        return self.of_noise(x0, pictured, family.unet.prepare(text, reference, seen, heard))
+        parts = batch["parts"][:, count:] if family.imagines else None
+        return self.of_noise(x0, pictured, family.unet.prepare(text, reference, seen, heard), parts)
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w)."""
