@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from zoo.nn.attention import CrossAttention, KeysValues
 
 SHARP = 8.0  # how well a fresh module tells one moment from the next: most of what it hears is within a frame
-NEAR, QUIET = 1.5, 0.3  # how a fresh look along time prefers frames nearby; how loud beside that is what they show
 REACH, DIRECTIONS = 24, 10  # frames that it tells apart, and directions in which their positions differ
 
 
@@ -54,21 +53,6 @@ def without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 class TemporalAttention(CrossAttention):
     """Attention of (B, T, dim) to itself, in time."""
-
-    @torch.no_grad()
-    def begin(self, norm: nn.LayerNorm) -> None:
-        """Begin by looking at the frames nearby, whatever they show. norm: what the input comes from.
-
-        Queries and keys keep the directions in which positions differ most, values the others.
-        """
-        keys, queries, kept = self.to_k.weight, self.to_q.weight, apart(self.to_k.weight.shape[1])
-        mixed = _mixed(len(keys), self.heads, len(kept))
-        keys.copy_(mixed @ kept)
-        queries.copy_(NEAR * mixed @ kept)
-        nn.init.orthogonal_(self.to_v.weight)
-        self.to_v.weight -= self.to_v.weight @ (kept.mT @ kept).to(keys)
-        nn.init.orthogonal_(self.to_out[0].weight)
-        norm.weight.fill_(QUIET)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, dim) -> the same"""
@@ -124,12 +108,6 @@ class MotionModule(nn.Module):
         super().__init__()
         self.temporal_transformer = TemporalTransformer(dim, heads, groups, dropout)
 
-    def begin(self) -> None:
-        """Begin by looking at the frames nearby, which would else have to be found out first."""
-        block = self.temporal_transformer.transformer_blocks[0]
-        for attention, norm in zip(block.attention_blocks, block.norms, strict=True):
-            attention.begin(norm)
-
     def forward(self, x: Tensor, frames: int, past: Tensor | None = None) -> Tensor:
         """x (B F, C, H, W); past (B, M, H W, C): hidden states of the frames before, joined in time -> like x"""
         return self.temporal_transformer(x, frames, past)
@@ -174,7 +152,6 @@ class SongModule(nn.Module):
         queries.copy_(SHARP * mixed @ turned)
         nn.init.orthogonal_(listen.to_v.weight)
         nn.init.orthogonal_(listen.to_out[0].weight)
-        self.look.begin(self.norms[1])
 
     def prepare(self, tokens: Tensor) -> KeysValues:
         """What is heard of tokens (B, L, token_dim), which carry their positions, once a request."""

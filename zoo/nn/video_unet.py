@@ -321,8 +321,9 @@ class VideoUNet(nn.Module):
         self.places = places
         if fresh:
             begin_orthogonal(self)
-            for module in self.temporal().values():
-                module.begin()
+            for level in self._levels():
+                for module in [one for modules in level.songs.values() for one in modules]:
+                    module.begin()
 
     def _levels(self) -> list[Level]:
         return [*self.down_blocks, self.mid_block, *self.up_blocks]
