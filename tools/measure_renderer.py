@@ -1,13 +1,14 @@
 """How well MagicDance's diffusion renderer draws held-out dancers, driven by the exact parts of held-out dances.
 
-python tools/measure_renderer.py CKPT [--clips 32] [--steps N] [--strip OUT.png]; prints one JSON line, each
-value with its 95% bootstrap interval over clips. The world's test split, 4 s at 12 fps, one picture from outside each
-clip.
+python tools/measure_renderer.py CKPT [CKPT ...] [--clips 32] [--steps N] [--strip OUT.png]; prints one JSON line a
+checkpoint, each value with its 95% bootstrap interval over clips, and of those after the first what they have more than
+it, clip by clip. The world's test split, 4 s at 12 fps, one picture from outside each clip.
 
 psnr: of the frames, dB, and what it is above copying the picture. face, rest: the same inside and outside of the head's
 box; by its tokens alone: with the picture's head hidden. pose: mean distance of the world judge's joints from the exact
 ones, in body heights, and that of the true frames. background: grey levels by which pixels that no body comes near
-change over time, and those of the true frames. right: share of clips whose dancer is nearest, by colours (`identity`),
+change over time, and those of the true frames. colours, head's colours: how far those of the figure and of its head are
+from the picture's (`identity`). right: share of clips whose dancer is nearest, by colours (`identity`),
 to its own picture among all held-out ones. other_face: with the next dancer's face in place of its own, whose picture
 the head is nearer to, and whose the rest.
 """
@@ -36,6 +37,7 @@ from zoo.run.errors import CONF
 
 FPS, SIDE = 12, 128
 NEAR = 9  # pixels about a body where its shadow may fall
+PARTS = {"head": slice(0, 1), "body": slice(1, None)}  # of a signature
 NEEDS = ("key", "frames", "reference", "parts", "joints2d", "dancer")
 
 
@@ -73,36 +75,40 @@ def told(values: Sequence[float]) -> list[float]:
     return [round(one, 4) for one in interval(values)[:3]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ckpt")
-    parser.add_argument("--clips", type=int, default=32)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--strip", help="a png: pictures, true frames, made frames")
-    options = parser.parse_args()
-    with initialize_config_dir(str(CONF), version_base=None):
-        config = compose("train", overrides=["model=magicdance"])
-    family, trained = load_family(options.ckpt)
-    encoder, world, judge = build_encoder(trained), instantiate(config.data), WorldJudge()
-    world.prepare(NEEDS, encoder, ["test"])
-    clips = world.dataset("test", NEEDS, Clip(4.0, FPS, SIDE, SIDE), encoder)
-    renderer, animator = DiffusionRenderer(family.eval().animator, judge), family.animator
-    animator.steps = options.steps or animator.steps
-    first = {}  # a clip of every dancer, others after them
-    for index in range(len(clips)):
-        first.setdefault(clips[index]["dancer"], index)
-    order = [*first.values(), *(i for i in range(len(clips)) if i not in first.values())][: options.clips]
-    pictures = {name: _bytes(clips[index]["reference"][None]) for name, index in first.items()}
-    names, known = list(pictures), [seen(picture) for picture in pictures.values()]
-    found: dict[str, list[float]] = {}
-    strip = []
-    for number, index in enumerate(tqdm(order, desc="clips", disable=None)):
-        clip = clips[index]
+class Clips:
+    """Held-out clips and pictures of their dancers."""
+
+    def __init__(self, ckpt: str, count: int):
+        with initialize_config_dir(str(CONF), version_base=None):
+            config = compose("train", overrides=["model=magicdance"])
+        encoder, world = build_encoder(load_family(ckpt)[1]), instantiate(config.data)
+        world.prepare(NEEDS, encoder, ["test"])
+        self.clips = world.dataset("test", NEEDS, Clip(4.0, FPS, SIDE, SIDE), encoder)
+        first = {}  # a clip of every dancer, others after them
+        for index in range(len(self.clips)):
+            first.setdefault(self.clips[index]["dancer"], index)
+        rest = (i for i in range(len(self.clips)) if i not in first.values())
+        self.order = [*first.values(), *rest][:count]
+        self.pictures = {name: _bytes(self.clips[index]["reference"][None]) for name, index in first.items()}
+        self.names, self.known = list(first), [seen(picture) for picture in self.pictures.values()]
+
+
+def measured(ckpt: str, held: Clips, steps: int | None) -> tuple[list[dict[str, float]], list[np.ndarray]]:
+    """What there is to say of each clip, nothing of one whose picture does not do; and strips of frames."""
+    judge = WorldJudge()
+    animator = load_family(ckpt)[0].eval().animator
+    renderer = DiffusionRenderer(animator, judge)
+    animator.steps = steps or animator.steps
+    names, known = held.names, held.known
+    said, strips = [], []
+    for number, index in enumerate(tqdm(held.order, desc="clips", disable=None)):
+        clip = held.clips[index]
         parts, true, picture = clip["parts"], _bytes(clip["frames"]), _bytes(clip["reference"][None])
         try:
             shot = renderer.start(_picture(picture), Fraction(FPS), number)
         except ValueError as error:
             print(f"{clip['key']} is left out: {error}")
+            said.append({})
             continue
         made = shot.posed(parts).permute(0, 2, 3, 1).numpy()
         still = np.broadcast_to(picture, true.shape)
@@ -111,13 +117,15 @@ def main() -> None:
         stature = float(np.ptp(joints[..., 1], axis=1).max())
         body = (parts > 0).any(0).numpy() | (judge.detect(picture).mask[0] > 0.5)
         free = cv2.dilate(body.astype(np.uint8), np.ones((2 * NEAR + 1,) * 2, np.uint8)) == 0
-        own = seen(made)
+        own, mine = seen(made), known[names.index(clip["dancer"])]
         apart = [float(signature_distance(own, one)) for one in known]
         values = {
             "psnr": decibels(made, true),
             "above copying": decibels(made, true) - decibels(still, true),
             "face": decibels(made, true, head),
             "rest": decibels(made, true, ~head),
+            "colours": apart[names.index(clip["dancer"])],
+            "head's colours": float(signature_distance(_of(own, PARTS["head"]), _of(mine, PARTS["head"]))),
             "pose": _off(judge.detect(made).joints, joints) / stature,
             "pose of the truth": _off(judge.detect(true).joints, joints) / stature,
             "background": unsteady(made, free),
@@ -132,23 +140,48 @@ def main() -> None:
         other, lent = (names.index(clip["dancer"]) + 1) % len(names), None
         if animator.face is not None and len(names) > 1:
             try:
-                lent = DiffusionRenderer(animator, judge, face=_picture(pictures[names[other]]))
+                lent = DiffusionRenderer(animator, judge, face=_picture(held.pictures[names[other]]))
             except ValueError:  # that picture does not do
                 lent = None
         if lent is not None:
             mixed = seen(lent.start(_picture(picture), Fraction(FPS), number).posed(parts).permute(0, 2, 3, 1).numpy())
-            mine = known[names.index(clip["dancer"])]
-            for part, where in (("head", slice(0, 1)), ("body", slice(1, None))):
+            for part, where in PARTS.items():
                 near = [float(signature_distance(_of(mixed, where), _of(one, where))) for one in (mine, known[other])]
                 values[f"other_face: {part} is of the {'face' if part == 'head' else 'body'}"] = float(
                     (near[1] < near[0]) == (part == "head")
                 )
-        for name, value in values.items():
-            found.setdefault(name, []).append(value)
-        strip.append(np.concatenate([picture[0], *true[8::16], *made[8::16]], 1))
+        said.append(values)
+        strips.append(np.concatenate([picture[0], *true[8::16], *made[8::16]], 1))
+    return said, strips
+
+
+def together(clips: Sequence[dict[str, float]]) -> dict:
+    """Each value's mean and interval over the clips that have it."""
+    names = dict.fromkeys(name for one in clips for name in one)
+    found = {name: [one[name] for one in clips if name in one] for name in names}
+    return {name: told(values) for name, values in found.items()} | {"clips": max(map(len, found.values()))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ckpt", nargs="+")
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--strip", help="a png: pictures, true frames, frames made by the last checkpoint")
+    options = parser.parse_args()
+    held, first = Clips(options.ckpt[0], options.clips), None
+    for ckpt in options.ckpt:
+        said, strips = measured(ckpt, held, options.steps)
+        if first is None:
+            first, more = said, {}
+        else:
+            pairs = zip(said, first, strict=True)
+            more = {
+                "more": together([{name: new[name] - old[name] for name in new.keys() & old} for new, old in pairs])
+            }
+        print(json.dumps({"ckpt": ckpt} | together(said) | more), flush=True)
     if options.strip:
-        cv2.imwrite(options.strip, np.concatenate(strip[:12])[..., ::-1])
-    print(json.dumps({name: told(values) for name, values in found.items()} | {"clips": len(found["psnr"])}))
+        cv2.imwrite(options.strip, np.concatenate(strips[:12])[..., ::-1])
 
 
 def _of(one: Signature, regions: slice) -> Signature:
