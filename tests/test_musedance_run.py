@@ -1,11 +1,14 @@
 """MuseDance by the commands: three stages, two processes, modules switched off, a picture that dances to a line."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from zoo.media import read_video, write_sound
+from zoo.nn.fast import fast_here
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
 
 SMALL = (
@@ -79,6 +82,27 @@ def test_a_picture_dances_to_a_song_and_a_line(run, scripts):
     assert "the prompt is too long: nothing is read from 'jumps and turns" in done.stdout
     frames, fps, sound = read_video(out)
     assert frames.shape == (24, 64, 64, 3) and fps == 12 and abs(float(sound.duration) - 2) < 0.1
+
+
+@pytest.mark.skipif(not fast_here(), reason="this CPU does not multiply bf16")
+def test_a_table_tells_precisions_apart(run, scripts):
+    """The same checkpoint in bf16 is another row, of other dances."""
+    data = [one for one in SMALL if one.startswith("data.")] + ["data.songs={train:1,val:1,test:2}"]
+    cut = [
+        "protocol.frames=12",
+        "protocol.height=64",
+        "protocol.width=64",
+        "protocol.clips=2",
+        "data.dances_per_song=2",
+    ]
+    what = [f"ckpt={run / 'dynamics' / 'last.ckpt'}", "measure=[psnr]", "sampler.steps=2", "workers=0", "out=table"]
+    rows = []
+    for precision in ("null", "bf16"):
+        done = scripts.inside("evaluate", *data, *cut, *what, f"precision={precision}")
+        assert done.returncode == 0, done.stderr
+        rows.append(json.loads((scripts.folder / "table" / "metrics.json").read_text())["rows"][-1])
+    plain, fast = ([(scripts.folder / "table" / path).read_bytes() for path in row["videos"].values()] for row in rows)
+    assert rows[0]["id"] != rows[1]["id"] and len(plain) == 2 and all(a != b for a, b in zip(plain, fast, strict=True))
 
 
 def test_the_papers_size_wants_its_weights(scripts):

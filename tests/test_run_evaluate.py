@@ -219,6 +219,8 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("sampler.eta=2", "sampler.eta"),
         ("device=best", "auto, cpu or cuda"),
         ("workers=-1", "workers"),
+        ("precision=half", "fp32 or bf16"),
+        ("precision=bf16", "ckpt=assets/magicdance_tiny has no network that it is for"),
         ("renderer=cartoon", "use mesh, warp, diffusion"),
         ("weights=raw", "weights.lpips="),
         ("weights.people=nowhere", "no such file"),

@@ -1,6 +1,7 @@
 """Does a checkpoint dance what it is told? The same picture, song and seed with two prompts, told apart by their moves.
 
-python tools/prompt_following.py CKPT [--pairs 32] [--seconds 4] [--steps N]; prints one JSON line.
+python tools/prompt_following.py CKPT [--pairs 32] [--seconds 4] [--steps N] [--guidance W] [--precision bf16]
+prints one JSON line.
 
 A small network learns the world's moves from the exact joints of its training clips. Then each two held-out clips lend
 their captions to one picture and one song, and the network says which of the two videos is which, by the joints that
@@ -27,9 +28,11 @@ from zoo.data.world.moves import MOVES
 from zoo.families.base import Sampler
 from zoo.metrics.judge import WorldJudge
 from zoo.metrics.statistics import interval
+from zoo.nn.fast import PRECISIONS
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.errors import CONF
+from zoo.run.generate import faster
 from zoo.run.rows import pair_up
 
 FPS, SIDE, STEPS, BATCH = 12, 128, 1500, 64
@@ -115,6 +118,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--precision", choices=PRECISIONS)
     options = parser.parse_args()
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose("train", overrides=["model=musedance"])
@@ -139,9 +144,9 @@ def main() -> None:
             continue  # one of them says nothing of its own
         truth.append(told_apart(moves, [take.frames, shown[second].frames], said))
         picture = torch.from_numpy(take.reference).permute(2, 0, 1)
-        sampler, both = Sampler(steps=options.steps), []
+        sampler, both = Sampler(steps=options.steps, guidance=options.guidance), []
         for text in texts:
-            with torch.inference_mode():
+            with torch.inference_mode(), faster(family, options.precision):
                 blocks = family.generate(picture, take.music, text, len(take.frames), rate, index, sampler)
                 both.append(torch.cat(list(blocks)).permute(0, 2, 3, 1).numpy())
         danced.append(told_apart(moves, both, said))

@@ -31,7 +31,7 @@ from zoo.run.protocol import Protocol, digest, protocol_hash
 from zoo.run.provenance import provenance
 from zoo.run.records import Facts, Measurements, keep_take, open_folder, read_index, write_index, write_json
 from zoo.run.report import write_report
-from zoo.run.request import RENDERERS, existing, read_sampler, whole
+from zoo.run.request import RENDERERS, existing, read_precision, read_sampler, whole
 from zoo.run.results import Numbers, compare_all, describe_columns, describe_row
 from zoo.run.rows import (
     PROMPTS,
@@ -63,7 +63,7 @@ def evaluate(config: DictConfig) -> Path:
         raise ValueError(f"renderer={config.renderer}: use {', '.join(RENDERERS)}")
     averaged, device = config.ckpt_weights == "ema", pick_device(str(config.device))
     whole(config.workers, "workers", 0)
-    sampler = Sampler(**read_sampler(config.sampler))
+    sampler, precision = Sampler(**read_sampler(config.sampler)), read_precision(config.precision)
     for name, path in folders.items():
         if not path.is_dir():
             raise ValueError(f"videos={name} is no folder; give the folder that holds KEY.mp4 for each clip")
@@ -72,7 +72,7 @@ def evaluate(config: DictConfig) -> Path:
     if config.inputs is not None:
         folder = open_folder(config.inputs, "inputs")
         return write_inputs(protocol, source.takes(protocol.split, protocol.cut, Spectral()), folder, SUFFIXES)
-    dancers = [load_dancer(name, path, averaged) for name, path in checkpoints.items()]
+    dancers = [load_dancer(name, path, averaged, precision) for name, path in checkpoints.items()]
     out = open_folder(config.out)
 
     clips, content, skipped = _clips(source, protocol, dancers[0].encoder if dancers else Spectral(), out)

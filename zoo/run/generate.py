@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
@@ -78,12 +78,7 @@ def generate(request: Request) -> Path:
     sampler = Sampler(request.steps, request.guidance, request.eta)
     request.out.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    networks = family.denoisers()
-    if request.precision is not None and not networks:
-        raise ValueError(f"precision={request.precision}: this checkpoint has no network that it is for")
-    with torch.inference_mode(), ExitStack() as faster:
-        for network in networks:
-            faster.enter_context(sampling(network, request.precision))
+    with torch.inference_mode(), faster(family, request.precision):
         if as_motion:
             _write_motion(family, picture, music, seconds, request, sampler)
         else:
@@ -102,6 +97,18 @@ def generate(request: Request) -> Path:
     took = time.monotonic() - began
     print(f"{request.out}: {float(seconds):.2f} s of dance in {took:.1f} s, {float(seconds) / took:.1f}x real time")
     return request.out
+
+
+@contextmanager
+def faster(family: Family, precision: str | None) -> Iterator[None]:
+    """Within it the denoisers compute in `precision`, see `zoo.nn.fast`. Raises ValueError where there are none."""
+    networks = family.denoisers()
+    if precision is not None and not networks:
+        raise ValueError(f"precision={precision}: this checkpoint has no network that it is for")
+    with ExitStack() as opened:
+        for network in networks:
+            opened.enter_context(sampling(network, precision))
+        yield
 
 
 def pick_renderer(family: Family, name: str, renderer: str | None) -> str | None:

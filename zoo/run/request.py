@@ -50,8 +50,6 @@ def read_request(config: DictConfig) -> Request:
     """Check conf/sample.yaml's values. Raises ValueError saying which one is wrong and what it may be."""
     if config.ckpt_weights not in ("ema", "raw"):
         raise ValueError(f"ckpt_weights={config.ckpt_weights}: use ema or raw")
-    if config.precision not in (None, "fp32", "bf16"):
-        raise ValueError(f"precision={config.precision}: use fp32 or bf16, or leave it out")
     if config.music is None:
         raise ValueError("music= needs a sound file")
     seconds, fps = positive(config.seconds, "seconds"), frame_rate(config.fps)
@@ -91,7 +89,7 @@ def read_request(config: DictConfig) -> Request:
         out=writable(config.out),
         averaged=config.ckpt_weights == "ema",
         device=str(config.device),
-        precision=config.precision,
+        precision=read_precision(config.precision),
         **read_sampler(config.sampler),
     )
 
@@ -103,6 +101,13 @@ def read_sampler(config: DictConfig) -> dict[str, float | None]:
         "guidance": None if config.guidance is None else finite(config.guidance, "sampler.guidance"),
         "eta": None if config.eta is None else between(config.eta, "sampler.eta", 0, 1),
     }
+
+
+def read_precision(value: str | None) -> str | None:
+    """What denoisers compute in, see `zoo.nn.fast`. Raises ValueError for another word."""
+    if value not in (None, "fp32", "bf16"):
+        raise ValueError(f"precision={value}: use fp32 or bf16, or leave it out")
+    return value
 
 
 def frame_rate(value: float | str) -> Fraction:

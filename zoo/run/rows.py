@@ -29,7 +29,7 @@ from zoo.music.encoder import Encoder
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import WEIGHTS, load_family
 from zoo.run.cost import Meter
-from zoo.run.generate import pick_renderer, set_renderer
+from zoo.run.generate import faster, pick_renderer, set_renderer
 from zoo.run.protocol import Protocol, digest
 from zoo.run.records import Facts, file_name, read_json, with_suffix, write_arrays, write_atomic, write_json
 from zoo.run.request import FINDING
@@ -147,6 +147,7 @@ class Dancer:
     encoder: Encoder
     trained: DictConfig
     renderer: str | None = None  # of magicdance; None is its own
+    precision: str | None = None  # of its denoisers, see `zoo.nn.fast`
 
     def draws_with(self, renderer: str | None, detector: PoseDetector | None) -> None:
         """Draw as `pick_renderer` picks; a figure that is not found is drawn as a mesh. Raises ValueError."""
@@ -163,7 +164,7 @@ class Dancer:
         """A hash of everything that decides its dances."""
         files = [self.path / WEIGHTS, self.path / CONFIG] if self.path.is_dir() else [self.path]
         weights = [file_hash(file) for file in files]
-        dances = protocol.seed, protocol.repeats, *([self.renderer] if self.renderer else [])
+        dances = protocol.seed, protocol.repeats, *(one for one in (self.renderer, self.precision) if one)
         return digest(content, dances, weights, averaged, prompt, vars(sampler), self.encoder.identity, _code())
 
 
@@ -174,14 +175,17 @@ def _code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def load_dancer(name: str, path: Path, averaged: bool) -> Dancer:
-    """Raises ValueError, with its name, for a checkpoint that cannot be loaded or whose encoder cannot hear here."""
+def load_dancer(name: str, path: Path, averaged: bool, precision: str | None) -> Dancer:
+    """Raises ValueError, with its name, for a checkpoint that cannot be loaded, whose encoder cannot hear here, or that
+    has no network for this precision."""
     family, trained = load_family(path, averaged)
     try:
         encoder = build_encoder(trained)
     except ValueError as error:
         raise ValueError(f"ckpt={name} needs a music encoder that cannot be built here: {error}") from None
-    return Dancer(name, path, family, encoder, trained)
+    if precision is not None and not family.denoisers():
+        raise ValueError(f"precision={precision}: ckpt={name} has no network that it is for")
+    return Dancer(name, path, family, encoder, trained, precision=precision)
 
 
 def checkpoint_row(
@@ -217,7 +221,8 @@ def checkpoint_row(
             assert takes.keys[index] == clips[index].key, "the clips come in a fixed order"
             take = takes[index]
             words = take.caption if prompt == "caption" else take.labels["style"]
-            _dance(family, take, words, index, protocol, sampler, device, stems[index])
+            with faster(family, dancer.precision):
+                _dance(family, take, words, index, protocol, sampler, device, stems[index])
         family.cpu()
     costs = [read_json(with_suffix(stem, ".json")) for stem in stems]
     for clip, stem in zip(clips, stems, strict=True):
