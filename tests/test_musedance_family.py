@@ -318,6 +318,20 @@ def test_what_a_network_imagines_has_the_pictures_looks(prediction):
     assert (named - grounds[:, :, 1, 2:5, 3:5]).abs().mean() > 0.1
 
 
+def test_guidance_is_of_what_is_imagined():
+    """However strong, it makes a region surer, and never more than there."""
+    family = made(changes=True, imagines=True)
+    parts = (torch.arange(64 * 64) // 130 % 25).view(1, 64, 64).byte()
+    pictured = family.pictured(numbers("picture", 1, 4, 8, 8), parts)
+    answers = torch.zeros(2, 4 + 1 + len(REGIONS), 6, 8, 8)
+    answers[0, 4 + 1 + 6], answers[1, 4 + 1 + 2] = 4, 4  # who reads sees one region, who does not another one
+    family.unet.forward = lambda x, *_: answers
+    request = family.unet.prepare(family.words(["", ""]))
+    made_of = family._window(request, 5.0, pictured, torch.Generator().manual_seed(0), Sampler(1, None, 0.0))
+    wanted = pictured.looks[0, 6, None, :, None, None].expand_as(made_of)
+    assert (made_of - wanted).abs().mean() < 0.1 < (pictured.looks[0, 6] - pictured.looks[0, 2]).abs().mean()
+
+
 @pytest.mark.parametrize("kind", [AppearanceStage, DynamicsStage])
 def test_regions_are_told_of_the_frames_that_are_made(kind):
     """A network that knows the very parts of those frames is not wrong about them; one that knows others is."""

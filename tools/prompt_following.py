@@ -3,11 +3,11 @@
 python tools/prompt_following.py CKPT [--pairs 32] [--seconds 4] [--steps N] [--guidance W] [--precision bf16]
 prints one JSON line.
 
-A small network learns the world's moves from the exact joints of its training clips. Then each two held-out clips lend
-their captions to one picture and one song, and the network says which of the two videos is which, by the joints that
-the world judge sees: the moves that only one caption names are to show more in its own video than in the other. What is
-printed is the share of pairs that are told apart rightly (chance .5), with a bootstrap interval, and that share of the
-clips' true videos.
+A small network learns the world's moves from the exact joints of its training dances, seen by three cameras. Then each
+two held-out clips lend their captions to one picture and one song, and the network says which of the two videos is
+which, by the joints that the world judge sees: the moves that only one caption names are to show more in its own video
+than in the other. What is printed is the share of pairs that are told apart rightly (chance .5), with a bootstrap
+interval, and that share of the clips' true videos.
 """
 
 import argparse
@@ -20,8 +20,10 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from zoo.body.camera import camera
 from zoo.body.skeleton import JOINTS
 from zoo.data.base import Clip, Cut
 from zoo.data.world.moves import MOVES
@@ -37,6 +39,7 @@ from zoo.run.rows import pair_up
 
 FPS, SIDE, STEPS, BATCH = 12, 128, 1500, 64
 TORSO = [JOINTS.index(name) for name in ("pelvis", "neck")]
+VIEWS = ("C01", "C02", "C03")
 SIDES = ("left", "right")
 CLASSES = [(name, side) for name in MOVES for side in SIDES]
 
@@ -73,6 +76,18 @@ class Moves(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 48, F) -> logits (B, moves): each move's where it shows most."""
         return self.said(self.time(x).mT).logsumexp(1) - np.log(x.shape[2] / 2)
+
+
+def filmed(dances: Dataset) -> list[tuple[Tensor, Tensor]]:
+    """Joints and moves of every window, from each of `VIEWS`."""
+    found = []
+    for first in tqdm(range(0, len(dances), BATCH), desc="filming joints", disable=None):
+        windows = dances.__getitems__(list(range(first, min(first + BATCH, len(dances)))))
+        for joints, text in zip(windows["joints3d"].numpy(), windows["caption"], strict=True):
+            x, y = joints[:, JOINTS.index("pelvis"), :2].mean(0)
+            shots = [camera(view).moved(x, y).project(joints, SIDE, SIDE)[0] for view in VIEWS]
+            found += [(seen(shot), named(text)) for shot in shots]
+    return found
 
 
 def learned(clips: Sequence) -> Moves:
@@ -124,12 +139,10 @@ def main() -> None:
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose("train", overrides=["model=musedance"])
     family, trained = load_family(options.ckpt)
-    encoder, world, needs = build_encoder(trained), instantiate(config.data), ("joints2d", "caption")
-    world.prepare(needs, encoder, ["train", "test"])
-    clips = world.dataset("train", needs, Clip(options.seconds, FPS, SIDE, SIDE, stride=0.5), encoder)
-    moves = learned(
-        [(seen(clip["joints2d"]), named(clip["caption"])) for clip in (clips[i] for i in range(len(clips)))]
-    )
+    encoder, world = build_encoder(trained), instantiate(config.data)
+    world.prepare(("joints2d", "caption"), encoder, ["train", "test"])
+    dances = world.dataset("train", ("joints3d", "caption"), Clip(options.seconds, FPS, stride=1.0), encoder)
+    moves = learned(filmed(dances))
     cut = Cut(round(options.seconds * FPS), FPS, SIDE, SIDE)
     takes, rate = world.takes("test", cut, encoder), cut.rate
     shown = [takes[index] for index in range(len(takes))]

@@ -11,7 +11,7 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.diffusion.denoiser import Denoiser, Guided
+from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.base import Family, Sampler
 from zoo.families.latent import DECODED, LatentPictures, Pictured
@@ -253,14 +253,21 @@ class MuseDance(LatentPictures, Family):
         eta = self.defaults.eta if sampler.eta is None else sampler.eta
         rule = step_rule(self.schedule, steps)
         channels, height, width = reference.latents.shape[1:]
-        both = reference if weight == 1 else reference.each(lambda one: one.expand(2, *one.shape[1:]))
-        denoiser = Denoiser(lambda x, t: self.predict(x, t, request, both).float(), self.schedule)
+        both = reference.each(lambda one: one.expand(2, *one.shape[1:]))
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            if weight == 1:
+                return self.predict(x, t, request, reference).float()
+            pairs = x.repeat(2, 1, 1, 1, 1)
+            read, unread = self.unet(pairs, t.repeat(2), request, self.shown(both, pairs)).float().chunk(2)
+            # before regions are painted: of what is seen of them there is never less than nothing
+            return self.imagined(unread + weight * (read - unread), t, reference)[0]
 
         def noise() -> Tensor:
             return torch.randn(1, channels, self.frames, height, width, generator=draw).to(self.device)
 
-        guided = denoiser if weight == 1 else Guided(denoiser, weight)
-        made = self.whole(sample(guided, noise(), rule, noise, eta, clamp=None), reference)
+        denoiser = Denoiser(predict, self.schedule)
+        made = self.whole(sample(denoiser, noise(), rule, noise, eta, clamp=None), reference)
         return rearrange(made[0], "c f h w -> f c h w")
 
 
