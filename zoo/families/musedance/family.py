@@ -104,7 +104,7 @@ class MuseDance(LatentPictures, Family):
         listens: which of the music and the beat modules there are, moves: whether there are motion modules (Table 3);
         past: M, frames that a motion module sees of the window before. changes: see `changed`. size: pixels of the
         square picture; frames: K of a window, at `fps`. schedule: 'stable_diffusion', 'animatediff' or 'cosine',
-        `noisier` as in `cosine_schedule`; anchor: see `anchored`; imagines: see `imagined`.
+        `noisier` as in `cosine_schedule`; anchor: see `anchored`; imagines: see `imagined` (not in the paper).
         Raises ValueError for other words.
         """
         super().__init__()
