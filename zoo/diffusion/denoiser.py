@@ -97,9 +97,10 @@ class Denoiser:
 
 
 def expecting(x0: Tensor, t: Tensor, schedule: DDPMScheduler) -> Tensor:
-    """What a network's answer is more where this x0 is expected and not 0, before anything is seen of x at step t.
+    """What a network's answer is more where this x0 (B, ...) is expected and not 0, before anything is seen of x at
+    steps t (B,): (B, ...).
 
-    The best answer where x0 is normal, of deviation 1 about what is expected: sigma^2 x0 in the denoised.
+    The best answer where x0 is normal, of deviation 1 about what is expected: sigma^2 x0 in the denoised. Of no paper.
     """
     signal, sigma = _signal(schedule, x0, t)
     shares = {"sample": sigma**2, "v_prediction": -sigma, "epsilon": -signal * sigma}

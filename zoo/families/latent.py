@@ -185,7 +185,7 @@ class LatentPictures:
 
         Where it `imagines`, its last channels are these, and what is expected is them, painted in the looks of the
         picture's regions: a frame of which little is seen through the noise has the figure's own colours at once, and
-        the network's other channels say what is beyond them.
+        the network's other channels say what is beyond them. Not in the paper.
         """
         if not self.imagines:
             return answer, None

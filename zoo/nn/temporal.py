@@ -35,11 +35,6 @@ def _centred(x: Tensor) -> Tensor:
     return x - x.mean(0)
 
 
-def _mixed(rows: int, heads: int, directions: int) -> Tensor:
-    """Orthogonal mixtures (rows, directions) for each of the heads."""
-    return torch.cat([nn.init.orthogonal_(torch.empty(rows // heads, directions, device="cpu")) for _ in range(heads)])
-
-
 def without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A public state dict without its tables of positions. Raises ValueError when one of them is not ours."""
     found = {}
@@ -147,9 +142,11 @@ class SongModule(nn.Module):
         at = torch.arange(REACH, device="cpu")
         own, heard = (_centred(positions(at, width)) for width in (queries.shape[1], keys.shape[1]))
         turned = torch.linalg.lstsq(own, heard @ kept.mT, driver="gelsd").solution.mT  # the same of frames' positions
-        mixed = _mixed(len(keys), listen.heads, len(kept))
-        keys.copy_(mixed @ kept)
-        queries.copy_(SHARP * mixed @ turned)
+        size = len(keys) // listen.heads
+        for head in range(listen.heads):
+            rows, mixed = slice(head * size, (head + 1) * size), torch.empty(size, len(kept), device="cpu")
+            nn.init.orthogonal_(mixed)
+            keys[rows], queries[rows] = (mixed @ kept).to(keys), (SHARP * mixed @ turned).to(queries)
         nn.init.orthogonal_(listen.to_v.weight)
         nn.init.orthogonal_(listen.to_out[0].weight)
 
