@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.data.base import cache_root
+from zoo.files import cache_root
 
 ROOT = Path(__file__).parents[1]
 # a world of eight short songs and a network of a few thousand values: a step takes a hundredth of a second

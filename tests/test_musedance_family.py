@@ -21,6 +21,7 @@ from zoo.nn.figure import REGIONS, regions_of
 from zoo.nn.temporal import apart, positions
 from zoo.nn.text import HashedWords
 from zoo.run.build import build_family
+from zoo.run.checkpoint import load_start
 from zoo.run.errors import CONF
 from zoo.run.fit import recipe
 from zoo.run.runs import stages
@@ -120,6 +121,21 @@ def test_modules_that_are_switched_off_are_not_there(changes, heard):
     assert {name for name in ("music", "beats") if f"songs.{name}" in names} == heard
     assert ("motion_modules" in names) == changes.get("moves", True)
     assert sum(map(len, dance(family, 8))) == 8
+
+
+@pytest.mark.parametrize("listens", [["music"], []])
+def test_a_later_stage_may_have_fewer_modules_than_the_one_before(listens, capsys):
+    """Table 3's rows go on from one stage appearance, which no module of theirs has changed."""
+    whole, less = made().state_dict(), made(listens=listens, moves=False)
+    learned = AppearanceStage(less, optimizer=None, seed=0).trainable()
+    for parameter in less.parameters():
+        parameter.data.zero_()
+    load_start(less, whole, "whole.ckpt", learned)
+    anew = [name for name, value in less.state_dict().items() if not torch.equal(value, whole[name])]
+    assert all(name.startswith("song_tokens.") for name in anew) and bool(anew) == bool(listens)
+    told = capsys.readouterr().out.splitlines()
+    assert ("song_tokens of another make: starting anew" in told[0]) == bool(listens)
+    assert told[-1] == "whole.ckpt: left out what this model has no place for in song_tokens, unet"
 
 
 def batch(frames: int, picks: bool = False) -> dict:
@@ -363,3 +379,16 @@ def test_where_no_figure_is_a_picture_stays_as_it_is(logit, alike):
     assert (family.decode(latents).int() - PICTURE.int()).abs().max() > 20
     wanted = PICTURE[None] if alike else family.decode(latents)
     assert (family.decode(latents, pictured).int() - wanted.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("logit", "refused"), [(-5.0, True), (-1.5, False)])
+def test_a_picture_in_which_no_figure_is_found_is_refused(logit, refused):
+    """But not by a network that is sure of nothing yet."""
+    family = made(changes=True)
+    torch.nn.init.zeros_(family.finder.net.conv_out.weight)
+    torch.nn.init.constant_(family.finder.net.conv_out.bias, logit)
+    if refused:
+        with pytest.raises(ValueError, match="finds no figure"):
+            dance(family, 1)
+    else:
+        assert len(dance(family, 1)) == 1

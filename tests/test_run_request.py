@@ -69,6 +69,7 @@ def refused(done, words: str) -> None:
         ("train", ["model=nope"], "magicdance"),
         ("train", ["stage=nope"], "motion"),
         ("train", ["model=dabfusion", "stage=diffusion"], "goes on from stage flow"),
+        ("train", ["model=dabfusion", "stage=[diffusion,flow]"], "has the stages flow, diffusion, in this order"),
         ("train", ["fit.max_step=3"], "there is no option fit.max_step"),
         ("train", ["resume=nothing"], "there is no run there"),
         ("train", ["trainer=nope"], "fsdp_32gpu"),

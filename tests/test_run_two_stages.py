@@ -33,7 +33,7 @@ def test_killed_in_the_second_stage_and_resumed_is_the_uninterrupted_run_and_dan
     assert any(not torch.equal(flow[name], last[name]) for name in flow if name.startswith("family.unet."))
     assert (last["family.music_scale.std"] != 1).any()
 
-    process = scripts.start("train", *SMALL, "name=killed")
+    process = scripts.start("train", *SMALL, "name=killed", "stage=[flow,diffusion]")  # as without
     killed = scripts.folder / "two" / "dabfusion" / "killed"
     while not list((killed / "diffusion").glob("step_*2.ckpt")) and process.poll() is None:
         time.sleep(0.01)

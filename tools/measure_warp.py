@@ -28,9 +28,9 @@ from zoo.body.blazepose import silenced
 from zoo.body.people import PeopleDetector
 from zoo.body.puppet import Stage2D, make_puppet
 from zoo.body.skeleton import unpack
-from zoo.data.base import cache_root
 from zoo.families.base import Sampler
 from zoo.families.magicdance.family import at_frame_times
+from zoo.files import cache_root
 from zoo.media import Sound, read_image
 from zoo.music.encoder import listen
 from zoo.run.build import build_encoder

@@ -19,6 +19,8 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageOps
 
+from zoo.files import replacing
+
 SHORTEST = Fraction(1, 2)  # s; no beat, and hardly a feature window, fits into less
 SOUND_CODECS = {
     ".wav": "pcm_s16le",
@@ -34,20 +36,15 @@ BT709, BT2020 = 1, 9  # H.273 codes of colour matrices; every other one that is 
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`: it takes the place of `path` on success and vanishes on any exception."""
+    """`replacing`, with ValueError where nothing can be written."""
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a directory; name a file in it")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-    except OSError as error:
-        raise ValueError(f"cannot write {path} ({error.strerror}); name another place") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(replacing(path))
+        except OSError as error:
+            raise ValueError(f"cannot write {path} ({error.strerror}); name another place") from None
         yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _existing(path: str | os.PathLike, what: str) -> Path:

@@ -7,7 +7,6 @@ the colours in the order that each network was trained with: YOLOX's blue first,
 pixels, x right, y down, the centre of the first pixel at (0.5, 0.5).
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from zoo.body.blazepose import silenced
 from zoo.body.cutout import stature_of
 from zoo.body.people import FindsPeople, Poses, as_joints, joint_weights
 from zoo.body.puppet import BEYOND, LIMBS, TORSO, J
+from zoo.files import file_hash
 
 FILES = ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")  # as DWPose's page calls them
 HOW_TO_GET = "DWPose's page has both files"
@@ -69,16 +69,14 @@ class DWPose:
 
     def __init__(self, files: list[Path]):
         """Raises ValueError in one line for a file that OpenCV cannot read."""
-        digest, networks = hashlib.sha256(), []
+        networks = []
         for file in files:
-            with open(file, "rb") as opened:
-                digest.update(hashlib.file_digest(opened, "sha256").digest())
             try:
                 with silenced():
                     networks.append(cv2.dnn.readNetFromONNX(str(file)))
             except cv2.error:
                 raise ValueError(f"weights.people: {file} is damaged or no network; {HOW_TO_GET}") from None
-        self.files, self.hash = files, digest.hexdigest()[:12]
+        self.files, self.hash = files, file_hash(*files)
         self._detector, self._pose = networks
 
     def find(self, image: np.ndarray) -> list[Found]:

@@ -1,7 +1,5 @@
 """Motion files by their suffix: .bvh, .glb and .npz out; .bvh, .npz, AIST++ .pkl and DeepMimic .txt or .json in."""
 
-import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from zoo.body.gltf import write_glb
 from zoo.body.look import Look, vertex_colours
 from zoo.body.mocap import read_aistpp_pickle, read_deepmimic, read_npz, write_npz
 from zoo.body.render import dressed
+from zoo.files import replacing
 
 READERS = {
     ".bvh": read_bvh,
@@ -49,21 +48,14 @@ def write_motion(path: Path | str, motion: Tensor, look: Look | None = None) -> 
     if not len(motion):
         raise ValueError(f"cannot write motion to {path}: it has no frames")
     try:
-        handle, temporary = tempfile.mkstemp(suffix, f".{path.stem}-", path.parent)
+        with replacing(path) as temporary:
+            if suffix == ".bvh":
+                write_bvh(temporary, motion)
+            elif suffix == ".npz":
+                write_npz(temporary, motion)
+            else:
+                look = replace(look or Look(), pattern="plain")  # stripes are finer than the mesh that would carry them
+                figure = dressed(look)
+                write_glb(temporary, motion, figure, vertex_colours(look, figure))
     except OSError as error:
         raise ValueError(f"cannot write {path} ({error.strerror}); name another place") from None
-    os.close(handle)
-    try:
-        if suffix == ".bvh":
-            write_bvh(temporary, motion)
-        elif suffix == ".npz":
-            write_npz(temporary, motion)
-        else:
-            look = replace(look or Look(), pattern="plain")  # stripes are finer than the mesh that would carry them
-            figure = dressed(look)
-            write_glb(temporary, motion, figure, vertex_colours(look, figure))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

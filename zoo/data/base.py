@@ -3,12 +3,10 @@
 Adding a data set is one file with a `DataSource` and one YAML in `conf/data/`.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -204,11 +202,6 @@ class DataSource(ABC):
     @abstractmethod
     def content(self, split: str) -> str:
         """A hash (12 hex digits) of what the split's clips hold: equal content, equal hash, wherever it was made."""
-
-
-def cache_root() -> Path:
-    """Where made and downloaded things are kept: $DANCEZOO_CACHE, else ~/.cache/dancezoo."""
-    return Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo").expanduser()
 
 
 def collate(items: list[dict] | Batch) -> Batch:

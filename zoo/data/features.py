@@ -3,16 +3,14 @@
 import hashlib
 import json
 import multiprocessing
-import uuid
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
 from rich.progress import track
 
-from zoo.data.base import cache_root
+from zoo.files import cache_root, replacing, write_atomic
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
 from zoo.music.beats import Beats, find_beats
@@ -65,9 +63,10 @@ class Features:
         with torch.inference_mode():
             features = self.encoder.encode(torch.from_numpy(waveform)[None], sample_rate, [beats])[0]
             features = features.float().cpu().numpy()
-        _replace(self.folder / f"{sound_id}.npy", lambda file: np.save(file, features))
+        with replacing(self.folder / f"{sound_id}.npy") as file:
+            np.save(file, features)
         kept = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}
-        _replace(self.folder / f"{sound_id}.json", lambda file: file.write(json.dumps(kept).encode()))
+        write_atomic(self.folder / f"{sound_id}.json", json.dumps(kept).encode())
 
     def get(self, sound_id: str) -> tuple[np.ndarray, Beats]:
         """(features (L, D) float32 of the whole song, found beats)."""
@@ -103,11 +102,3 @@ def _in_order(pool: ProcessPoolExecutor, function, jobs, ahead: int):
 
 def _be_one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def _replace(path: Path, write) -> None:
-    """Write a file that appears whole."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with open(temporary, "wb") as file:
-        write(file)
-    temporary.replace(path)

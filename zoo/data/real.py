@@ -14,8 +14,8 @@ from rich.progress import track
 
 from zoo.batch import MOTION_FPS
 from zoo.body.formats import READERS, read_motion
-from zoo.data.base import cache_root
 from zoo.data.shards import write_shard
+from zoo.files import cache_root
 from zoo.media import SOUND_CODECS, Sound
 
 AIST_NAME = re.compile(r"g(?P<style>[A-Z]{2})_s\w\w_c\w+_(?P<dancer>d\d+)_(?P<song>m[A-Z]{2}\d+)_ch\d+")

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import tarfile
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob
@@ -17,11 +16,12 @@ from braceexpand import braceexpand
 from torch.utils.data import Dataset
 from webdataset.writer import TarWriter
 
-from zoo.data.base import SPLITS, Clip, Cut, DataSource, Piece, Takes, cache_root
+from zoo.data.base import SPLITS, Clip, Cut, DataSource, Piece, Takes
 from zoo.data.features import Features
 from zoo.data.fields import EXTENSIONS, FIELDS, decode_field, encode_sample, sound_id
 from zoo.data.takes import ShardTakes, content_of
 from zoo.data.windows import make_dataset, pieces_of, provided_by, song_of
+from zoo.files import cache_root, replacing, write_atomic
 from zoo.music.encoder import Encoder
 
 
@@ -30,16 +30,11 @@ def write_shard(path: Path, samples: Iterable[tuple[str, dict]]) -> None:
 
     The bytes depend on the samples alone. Keys may hold no dot: in a shard the dot ends the key.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        with open(temporary, "wb") as file, TarWriter(file, encoder=False, mtime=0) as writer:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        with TarWriter(file, encoder=False, mtime=0) as writer:
             for key, sample in samples:
                 assert "." not in key, f"a sample's key holds no dot: {key}"
                 writer.write({"__key__": key, **encode_sample(sample)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -122,10 +117,7 @@ def _index(path: Path) -> list[Sample]:
         rows = json.loads(kept.read_text())
     else:
         rows = _scan(path, state.st_size)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        temporary = kept.with_name(f".{kept.name}.{uuid.uuid4().hex[:8]}")
-        temporary.write_text(json.dumps(rows))
-        temporary.replace(kept)
+        write_atomic(kept, json.dumps(rows).encode())
     return [
         Sample(str(path), key, info, {field: tuple(place) for field, place in places.items()})
         for key, info, places in rows

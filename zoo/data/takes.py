@@ -5,7 +5,6 @@ Times in a sample's .json are seconds of its sound; its frames and motion begin 
 
 import hashlib
 import json
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -18,10 +17,11 @@ from torch import Tensor
 
 from zoo.batch import MOTION_FPS
 from zoo.body.mesh import human_names
-from zoo.data.base import Cut, Take, Takes, cache_root
+from zoo.data.base import Cut, Take, Takes
 from zoo.data.captions import caption
 from zoo.data.features import Features
 from zoo.data.windows import LABELS, song_of
+from zoo.files import cache_root, write_atomic
 from zoo.music.encoder import Music, token_count
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
@@ -257,14 +257,6 @@ def state_of(files: Iterable[Path]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def keep(path: Path, value) -> None:
-    """Write a plain value as JSON; the file appears whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
-
-
 def _digest(files: Sequence[Path]) -> str:
     kept = cache_root() / "index" / f"content-{state_of(files)}.json"
     if kept.is_file():
@@ -273,5 +265,5 @@ def _digest(files: Sequence[Path]) -> str:
     for path in files:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    keep(kept, digest.hexdigest())
+    write_atomic(kept, json.dumps(digest.hexdigest()).encode())
     return digest.hexdigest()

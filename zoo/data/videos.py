@@ -18,9 +18,10 @@ from zoo.body.people import PoseDetector
 from zoo.data import folder as folder_module
 from zoo.data import footage as footage_module
 from zoo.data import takes as takes_module
-from zoo.data.base import SPLITS, Clip, Cut, DataSource, Piece, Take, Takes, cache_root
+from zoo.data.base import SPLITS, Clip, Cut, DataSource, Piece, Take, Takes
 from zoo.data.folder import VIDEOS, Folder, Found
-from zoo.data.takes import Box, content_of, crop_box, cut_music, cut_pictures, cut_waveform, keep, state_of
+from zoo.data.takes import Box, content_of, crop_box, cut_music, cut_pictures, cut_waveform, state_of
+from zoo.files import cache_root, write_atomic
 from zoo.media import Sound
 from zoo.music.encoder import Encoder, Music, listen, source_mark
 
@@ -155,7 +156,7 @@ class VideoTakes(Takes):
         mark = hashlib.sha256(json.dumps([asked, state_of(clip.files)]).encode()).hexdigest()
         kept = cache_root() / "videos" / f"{mark[:24]}.json"
         if not kept.is_file():
-            keep(kept, self._look(clip, start))
+            write_atomic(kept, json.dumps(self._look(clip, start)).encode())
         return json.loads(kept.read_text())
 
     def _look(self, clip: Found, start: Fraction) -> dict:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.files import file_hash
 from zoo.metrics.base import FROZEN, Column, Evidence, Measurement, SetMetric
 from zoo.metrics.frechet import frechet_distance
-from zoo.nn.pretrained import file_hash
 
 PUBLIC_I3D = "bec6519f66ea"  # how the sha256 of the public i3d_torchscript.pt begins
 MIN_FRAMES = 10  # what I3D needs to leave one moment after its pooling

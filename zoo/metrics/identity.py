@@ -133,7 +133,9 @@ class Identity(ClipMetric):
             "identity_distance": _mean(distance),
             "identity_distance" + OVER_TIME: distance,
             "identity_drift": _mean(distance[-quarter:]) - _mean(distance[:quarter]),
-            "background_distance": _mean(_background(clip.frames, clip.poses.mask, clip.reference, still.mask[0])),
+            "background_distance": _mean(
+                background_difference(clip.frames, clip.poses.mask, clip.reference, still.mask[0])
+            ),
             "figure_found": np.float64(found.found.mean()),
         }
 
@@ -144,7 +146,9 @@ def _mean(values: np.ndarray) -> np.float64:
     return np.float64(values.mean()) if len(values) else np.float64("nan")
 
 
-def _background(frames: np.ndarray, mask: np.ndarray, reference: np.ndarray, covered: np.ndarray) -> np.ndarray:
+def background_difference(
+    frames: np.ndarray, mask: np.ndarray, reference: np.ndarray, covered: np.ndarray
+) -> np.ndarray:
     """CIE76 difference to the reference of each frame's samples outside both figures. -> (F,), NaN where none is"""
     step = max(1, round(2 * min(frames.shape[1:3]) / GRID))
     thin = np.concatenate([reference[None], frames])[:, ::step, ::step]

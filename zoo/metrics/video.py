@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from zoo.files import file_hash
 from zoo.metrics.base import FROZEN, Column, Evidence, Measurement, SetMetric
 from zoo.metrics.frechet import frechet_distance
 from zoo.metrics.judge import WEIGHTS, WINDOW, WorldJudge
-from zoo.nn.pretrained import file_hash
 
 
 class FvdWorld(SetMetric):

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.files import file_hash
 from zoo.music.beats import Beats
 from zoo.music.encoder import Encoder, source_mark, token_count
-from zoo.nn.pretrained import file_hash
 
 RATE = 16000  # Hz; MuseDance sec. 4.2
 FRAMES, HOP, FRAME = 1024, 160, 400  # of the spectrogram; samples

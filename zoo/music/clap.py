@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.files import file_hash
 from zoo.music.beats import Beats
 from zoo.music.encoder import Encoder, source_mark, token_count
 from zoo.nn import laion as laion_module
 from zoo.nn.laion import FILE, RATE, SECONDS, SHARED, AudioTower
-from zoo.nn.pretrained import file_hash
 
 WINDOW = SECONDS * RATE  # samples
 

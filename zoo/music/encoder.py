@@ -1,8 +1,6 @@
 """What a music encoder is, and how a song is listened to: features and beats, cached on disk."""
 
 import hashlib
-import os
-import tempfile
 import zipfile
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from zoo.files import cache_root, replacing
 from zoo.media import Sound
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
@@ -109,7 +108,7 @@ def listen(
         rhythm, rhythm_rate = wave, rate
 
     name = hashlib.sha256(f"{encoder.identity} {_HEARING} {rate}".encode() + wave.tobytes()).hexdigest()
-    path = _cache_folder() / f"{name}.npz"
+    path = cache_root() / "music" / f"{name}.npz"
     heard = _load(path, encoder)
     if heard is None:
         beats = find_beats(rhythm, rhythm_rate)
@@ -130,10 +129,6 @@ def source_mark(*modules: ModuleType) -> str:
 _HEARING = source_mark(beats_module, mel_module)
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo") / "music"
-
-
 def _load(path: Path, encoder: Encoder) -> Music | None:
     """What was kept, or None where there is nothing, or nothing whole."""
     try:
@@ -151,9 +146,7 @@ def _keep(path: Path, music: Music) -> None:
     beats = music.beats
     fields = {"times": beats.times, "tempo": beats.tempo, "downbeat": beats.downbeat}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part") as folder:
-            np.savez(Path(folder) / path.name, features=music.features.numpy(), **fields)
-            os.replace(Path(folder) / path.name, path)
+        with replacing(path) as temporary:
+            np.savez(temporary, features=music.features.numpy(), **fields)
     except OSError:
         return

@@ -1,6 +1,5 @@
 """Weights that came from elsewhere: read without running any code, loaded strictly or not at all."""
 
-import hashlib
 import pickle
 import warnings
 import zipfile
@@ -80,16 +79,6 @@ def _what_is_wrong(path: Path, classes: tuple[str, ...]) -> str:
     if foreign:
         return f"holds more than weights ({', '.join(foreign[:3])}); nothing of it was run"
     return "cannot be read as weights: it is damaged, of another kind, or holds code; nothing of it was run"
-
-
-def file_hash(*paths: str | Path) -> str:
-    """The first 12 hexadecimal digits of the sha256 of these files' contents, one behind the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()[:12]
 
 
 def plain(found: Any) -> Mapping[str, Tensor]:

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 from zoo.batch import Batch
+from zoo.files import replacing
 
 
 def _whole_step(trainer: Trainer, batch_idx: int) -> bool:
@@ -58,13 +59,11 @@ class Saver(Callback):
             self._point_last_at(file)
 
     def _point_last_at(self, file: Path) -> None:
-        temporary = self.folder / f".last.{os.getpid()}"
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(file, temporary)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(file, temporary)
-        os.replace(temporary, self.folder / "last.ckpt")
+        with replacing(self.folder / "last.ckpt") as temporary:
+            try:
+                os.link(file, temporary)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(file, temporary)
         for old in sorted(self.folder.glob("step_*.ckpt"))[: -self.keep or None]:
             old.unlink(missing_ok=True)
 

@@ -5,7 +5,6 @@ as YAML text. An exported folder is what diffusers users know: `model.safetensor
 """
 
 import os
-import shutil
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from zoo.families.base import Family
+from zoo.files import replacing
 from zoo.run.build import build_family
 from zoo.run.runs import CONFIG, check_new_folder, read_config
 
@@ -33,17 +33,10 @@ class AtomicCheckpoint(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
         """Write `checkpoint` to `path`; a process killed at any moment leaves the old file or the new one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(Path(path)) as temporary, open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -127,8 +120,13 @@ def load_start(
     odd = {key for key in odd if not key.startswith(tuple(f"{path}." for path in learned))}
     whole = {key.partition(".")[0] for key in odd} - in_part
     anew = odd | {key for key in own.keys() | weights.keys() if key.partition(".")[0] in whole}
-    if anew:
-        print(f"{where}: {', '.join(sorted({key.partition('.')[0] for key in anew}))} of another make: starting anew")
+    rooms = sorted({key.partition(".")[0] for key in own.keys() & anew})
+    if rooms:
+        told = (f"{room} (in part)" if room in in_part else room for room in rooms)
+        print(f"{where}: {', '.join(told)} of another make: starting anew")
+    left = sorted({key.partition(".")[0] for key in weights.keys() - own.keys()})
+    if left:
+        print(f"{where}: left out what this model has no place for in {', '.join(left)}")
     kept = {key: value for key, value in weights.items() if key not in anew}
     load_weights(family, kept | {key: value for key, value in own.items() if key in anew}, where)
 
@@ -174,15 +172,9 @@ def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "
         for name, value in family.state_dict().items()
     }
     kept = OmegaConf.create({name: config[name] for name in ("model", "music", "size", "seed") if name in config})
-    temporary = directory.with_name(f".{directory.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
+    with replacing(directory) as temporary:
+        temporary.mkdir()
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt", "family": str(config.model.name)})
         (temporary / CONFIG).write_text(OmegaConf.to_yaml(kept, resolve=True))
-        if directory.is_dir():
-            directory.rmdir()
-        os.replace(temporary, directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     print(f"{directory}: {sum(value.numel() for value in weights.values()) / 1e6:.2f} M values, {dtype}")
     return directory

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from zoo.data.base import Clip
 from zoo.data.module import DanceData
+from zoo.files import write_atomic
 from zoo.run.build import build_encoder, build_family, build_stage
 from zoo.run.callbacks import Deadline, Previews, Progress, Saver
 from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_start, load_weights, read_checkpoint
@@ -149,7 +150,7 @@ def _fit_stage(
     except (MisconfigurationException, TypeError) as error:  # trainer.devices=0 and the like
         raise ValueError(f"this trainer cannot be made: {error}") from None
     if trainer.is_global_zero:
-        _write_config(run, text)
+        write_atomic(run / CONFIG, text.encode())
     try:
         trainer.fit(stage, datamodule=data, ckpt_path=going_on, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
@@ -192,13 +193,6 @@ def _trainer(config: DictConfig, name: str, settings: Recipe, run: Path, text: s
         Previews(),
     ]
     return trainer
-
-
-def _write_config(run: Path, text: str) -> None:
-    run.mkdir(parents=True, exist_ok=True)
-    temporary = run / f".{CONFIG}.{os.getpid()}"
-    temporary.write_text(text)
-    os.replace(temporary, run / CONFIG)
 
 
 def _quiet() -> None:

@@ -6,9 +6,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from zoo.data.base import Takes
+from zoo.files import write_atomic
 from zoo.media import write_sound
 from zoo.run.protocol import Protocol
-from zoo.run.records import file_name, write_atomic, write_json
+from zoo.run.records import file_name, write_json
 
 README = """# Clips of the protocol {id}
 

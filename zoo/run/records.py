@@ -9,9 +9,7 @@ for something new.
 
 import io
 import json
-import os
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from zoo.data.base import Takes
+from zoo.files import write_atomic
 from zoo.media import encode_frames, write_sound
 
 MARK = ".dancezoo-evaluation"  # in every folder that an evaluation made
@@ -40,17 +39,6 @@ def open_folder(path: str, name: str = "out") -> Path:
     except OSError as error:
         raise ValueError(f"{name}={path}: nothing can be written there ({(error.strerror or '').lower()})") from None
     return folder
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """A file that appears whole, with missing folders."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -1,12 +1,12 @@
 """What an evaluation writes for people: a table in the terminal, table.md, table.tex and report.html."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from zoo.files import write_atomic
 from zoo.run.report_html import to_html
 from zoo.run.table import Sheet, plain, to_latex, to_markdown, to_terminal
 
@@ -26,16 +26,6 @@ def write_report(results: dict[str, Any], out: Path) -> None:
     facts |= {key: plain(value) for key, value in origin.items()}
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     console.print(to_terminal(sheet, console.width))
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "table.md", to_markdown(sheet, facts))
-    _write(out / "table.tex", to_latex(sheet, facts))
-    _write(out / "report.html", to_html(results, sheet, out))
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    tables = {"table.md": to_markdown(sheet, facts), "table.tex": to_latex(sheet, facts)}
+    for name, text in (tables | {"report.html": to_html(results, sheet, out)}).items():
+        write_atomic(out / name, text.encode(errors="replace"))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from zoo.files import cache_root
+
 ROOT = Path(__file__).resolve().parents[2]
 RENDERERS = ("mesh", "warp", "diffusion")
 WAN = "wan_animate"  # sample.py's, whose weights are not of a checkpoint
@@ -63,8 +65,7 @@ def read_request(config: DictConfig) -> Request:
     if config.renderer in FINDING and config.image is None:
         raise ValueError(f"renderer={config.renderer} moves the person of a picture: give image=FILE")
     if people is None and (scene is not None or config.renderer in FINDING):
-        kept = Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo").expanduser() / "people"
-        people = next(iter(sorted(kept.glob("mediapipe-0.10.21-*.whl"))), None)
+        people = next(iter(sorted((cache_root() / "people").glob("mediapipe-0.10.21-*.whl"))), None)
     if scene not in (None, WORLD):
         scene = existing_file(scene, "scene")
     if config.wan is None and config.renderer == WAN:

@@ -23,6 +23,7 @@ from zoo.batch import MOTION_FPS
 from zoo.body.people import PoseDetector
 from zoo.data.base import DataSource, Take
 from zoo.families.base import DancesInMotion, Family, Sampler
+from zoo.files import file_hash, write_atomic
 from zoo.media import encode_frames
 from zoo.metrics.base import FROZEN, OTHER_SONG
 from zoo.music.encoder import Encoder
@@ -31,7 +32,7 @@ from zoo.run.checkpoint import WEIGHTS, load_family
 from zoo.run.cost import Meter
 from zoo.run.generate import faster, pick_renderer, set_renderer
 from zoo.run.protocol import Protocol, digest
-from zoo.run.records import Facts, file_name, read_json, with_suffix, write_arrays, write_atomic, write_json
+from zoo.run.records import Facts, file_name, read_json, with_suffix, write_arrays, write_json
 from zoo.run.request import FINDING
 from zoo.run.runs import CONFIG
 
@@ -123,15 +124,11 @@ def videos_row(folder: Path, name: str, clips: Sequence[Facts]) -> Row:
             row.excluded[clip.key] = "there is no video of it" if not paths else "two videos have its name"
     if others:
         row.notes.append(f"{others} other files in {folder} were left out: they are not named after a clip")
-    row.id = digest({key: file_hash(path) for key, path in row.videos.items()})
+    row.id = digest({key: mark_of(path) for key, path in row.videos.items()})
     return row
 
 
-@cache
-def file_hash(path: Path) -> str:
-    """sha256 of a file's bytes, in hex; each file is read once a process."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+mark_of = cache(file_hash)  # each file is read once a process
 
 
 # Checkpoints ---------------------------------------------------------------------------------------------------------
@@ -163,7 +160,7 @@ class Dancer:
     def row_id(self, content: str, protocol: Protocol, sampler: Sampler, averaged: bool, prompt: str) -> str:
         """A hash of everything that decides its dances."""
         files = [self.path / WEIGHTS, self.path / CONFIG] if self.path.is_dir() else [self.path]
-        weights = [file_hash(file) for file in files]
+        weights = [mark_of(file) for file in files]
         dances = protocol.seed, protocol.repeats, *(one for one in (self.renderer, self.precision) if one)
         return digest(content, dances, weights, averaged, prompt, vars(sampler), self.encoder.identity, _code())
 

@@ -45,14 +45,17 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
         existing_file(config.ckpt, "ckpt")
     if config.init is not None and config.ckpt is not None:
         raise ValueError("init= (foreign weights) and ckpt= (this program's) both name weights to start from; give one")
-    if config.stage is not None and config.stage not in config.model.stages:
-        raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {', '.join(config.model.stages)}")
-    before = earlier(config, config.stage) if config.stage else []
+    names = stages(config)
+    unknown = [name for name in names if name not in config.model.stages]
+    if unknown or not names or names != sorted(set(names), key=list(config.model.stages).index):
+        known = ", ".join(config.model.stages)
+        raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {known}, in this order")
+    before = earlier(config, names[0])
     starts = config.model.get("starts")
     if starts and config.ckpt is None and config.init is None and not config.plan:
         raise ValueError(f"model={config.model.name} size={config.size.name} starts from {starts}: give init=")
     if before and config.ckpt is None and config.init is None and not config.plan:
-        raise ValueError(f"stage={config.stage} goes on from stage {before[-1]}: give its last.ckpt as ckpt=, or init=")
+        raise ValueError(f"stage={names[0]} goes on from stage {before[-1]}: give its last.ckpt as ckpt=, or init=")
     run = Path(os.environ[NAMED]) if NAMED in os.environ else Path(config.runs) / config.model.name / _name(config)
     # the job's other processes may come when the first has made it already
     if (run / CONFIG).exists() and NAMED not in os.environ and is_first_process():
@@ -81,9 +84,9 @@ def check_new_folder(folder: Path) -> None:
 
 def stages(config: DictConfig) -> list[str]:
     """The stages this run trains, in the recipe's order."""
-    if config.stage is not None:
-        return [config.stage]
-    return _recipe(config)
+    if config.stage is None:
+        return _recipe(config)
+    return list(config.stage) if isinstance(config.stage, ListConfig) else [config.stage]
 
 
 def earlier(config: DictConfig, stage: str) -> list[str]:

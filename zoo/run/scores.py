@@ -25,7 +25,7 @@ from zoo.media import decode_frames, read_frames
 from zoo.metrics.base import Evidence
 from zoo.run.protocol import Gauge, Protocol, digest, read_detector, read_gauges, read_protocol
 from zoo.run.records import Facts, Measurements, file_name, read_arrays, read_measured, write_measured
-from zoo.run.rows import Row, file_hash
+from zoo.run.rows import Row, mark_of
 
 RESIZED = "resized"  # what `measured` says of a video that was brought to the protocol's size
 
@@ -158,7 +158,7 @@ def score(
 def _job(row: Row, index: int, clip: Facts, repeats: int, content: str, out: Path) -> Job:
     video, motion = row.videos[clip.key], row.motions.get(clip.key)
     again = index < repeats
-    hashes = [file_hash(path) for path in (video, motion) if path]
+    hashes = [mark_of(path) for path in (video, motion) if path]
     kept = out / "measured" / file_name(row.name) / f"{file_name(clip.key)}.npz"
     return Job(row.name, clip, video, motion, again, kept, digest(content, clip.key, hashes, again))
 

@@ -19,7 +19,7 @@ from rich.progress import track
 from torch.utils.data import Dataset
 
 from zoo.batch import Batch
-from zoo.data.base import PICTURES, SPLITS, Clip, Cut, DataSource, Piece, Takes, cache_root
+from zoo.data.base import PICTURES, SPLITS, Clip, Cut, DataSource, Piece, Takes
 from zoo.data.features import Features
 from zoo.data.real import RealDances
 from zoo.data.shards import ShardReader
@@ -27,6 +27,7 @@ from zoo.data.takes import ShardTakes, content_of
 from zoo.data.windows import make_dataset, pieces_of
 from zoo.data.world.dances import make_dances
 from zoo.data.world.recipe import Filming, Recipe
+from zoo.files import cache_root
 from zoo.music.encoder import Encoder
 
 SHARD_SONGS = 8  # songs in one shard of dances

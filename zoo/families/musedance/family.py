@@ -28,6 +28,7 @@ from zoo.nn.video_files import Places, translation
 from zoo.nn.video_unet import ReferenceNet, Request, VideoUNet
 
 PARTS = 24  # of DensePose
+NOBODY = 0.1  # likelihood of a figure that no place of a picture without one reaches
 
 
 class SongTokens(nn.Module):
@@ -186,13 +187,16 @@ class MuseDance(LatentPictures, Family):
         """Blocks (F, 3, size, size) uint8 of a dance of the pictured figure, window after window (sec. 3.3).
 
         Each window sees the last `past` frames of the one before. Its frames are `fps` of the model's own apart; asked
-        for at another rate, each moment shows the nearest of them. Raises ValueError without a picture.
+        for at another rate, each moment shows the nearest of them. Raises ValueError without a picture, and for one in
+        which no figure is found.
         """
         if image is None:
             raise ValueError("musedance moves a picture: give image=FILE")
         picture = to_square(image, self.size).to(self.device).float()[None] / 127.5 - 1
         latents = self.encode(picture)
         pictured = self.detailed(self.pictured(latents), picture)
+        if pictured.figure is not None and pictured.figure.max() < NOBODY:
+            raise ValueError("image=: this checkpoint finds no figure in it; give a picture of somebody or something")
         text = self.words([prompt]).to(self.device)
         reference = self.reference_net(latents, text=text)
         draw, before, made, window = torch.Generator("cpu").manual_seed(seed), None, 0, 0

@@ -1,0 +1,50 @@
+"""Files as such: where they are kept, how they appear whole, and what tells their contents apart."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache_root() -> Path:
+    """Where made and downloaded things are kept: $DANCEZOO_CACHE, else ~/.cache/dancezoo."""
+    return Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo").expanduser()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place for a file, or a folder, that takes the place of `path` when all went well and vanishes on any exception.
+
+    It is hidden beside `path`, and ends as `path` does. Missing folders are made. Raises OSError where nothing can be
+    written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        temporary.touch()  # fails before any work is done, not after
+        temporary.unlink()
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """A file that appears whole, with missing folders."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def file_hash(*paths: str | Path) -> str:
+    """The first 12 hexadecimal digits of the sha256 of these files' contents, one behind the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()[:12]
