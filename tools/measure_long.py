@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[1]
 
 def dance(options: list[str], out: Path) -> float:
     """Run sample.py; MB at its peak."""
-    child = subprocess.Popen([sys.executable, ROOT / "sample.py", *options, f"out={out}"], stderr=subprocess.DEVNULL)
+    command = [sys.executable, ROOT / "sample.py", *options, f"out={out}"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     if status:
         raise SystemExit(f"sample.py {' '.join(options)} failed")

@@ -2,8 +2,10 @@
 
 import logging
 import os
+import sys
 import time
 import warnings
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from zoo.data.base import Clip
 from zoo.data.module import DanceData
+from zoo.families.base import Family
 from zoo.files import write_atomic
 from zoo.run.build import build_encoder, build_family, build_stage
 from zoo.run.callbacks import Deadline, Previews, Progress, Saver
@@ -122,17 +125,9 @@ def _fit_stage(
     family = build_family(config)
     if going_on is not None:
         read_checkpoint(going_on)  # a clear refusal of a damaged or foreign file, before anything is started
-    elif start is not None:
-        weights = family_weights(read_checkpoint(start)["state_dict"], averaged=True)
-        before = earlier(config, name)
-        if before:
-            taught = [path for each in before for path in build_stage(config, each, family).trainable()]
-            load_start(family, weights, start, taught)
-        else:
-            load_weights(family, weights, start)
     else:
-        for path in init_files(config):
-            family.load_public(path)
+        with redirect_stdout(sys.stdout if is_first_process() else None):  # each process loads, one tells of it
+            _start(config, name, family, start)
     stage = build_stage(config, name, family)
     data = DanceData(
         source=instantiate(config.data),
@@ -157,6 +152,20 @@ def _fit_stage(
         print(f"stopped at step {trainer.global_step}; train.py resume={run} goes on from the last checkpoint")
         raise KeyboardInterrupt from None
     trainer.strategy.barrier()
+
+
+def _start(config: DictConfig, name: str, family: Family, start: Path | None) -> None:
+    """Put into a family the weights that a stage sets out from."""
+    if start is None:
+        for path in init_files(config):
+            family.load_public(path)
+        return
+    weights, before = family_weights(read_checkpoint(start)["state_dict"], averaged=True), earlier(config, name)
+    if before:
+        taught = [path for each in before for path in build_stage(config, each, family).trainable()]
+        load_start(family, weights, start, taught)
+    else:
+        load_weights(family, weights, start)
 
 
 def _trainer(config: DictConfig, name: str, settings: Recipe, run: Path, text: str, ends: float | None) -> Trainer:
@@ -207,5 +216,6 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*returned a view tensor.*",
         ".*in eval mode at the start.*",
+        ".*Grad strides do not match.*",
     ):
         warnings.filterwarnings("ignore", message=words)
