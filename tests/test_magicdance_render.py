@@ -10,10 +10,13 @@ from diffusers import ControlNetModel
 from safetensors.torch import save_file
 from weights import fill_by_name, filled, numbers
 
-from zoo.body.align import AlignedDance, align, proportioned
+from zoo.body.align import AlignedDance, align, head_of, proportioned
+from zoo.body.camera import camera
+from zoo.body.densepose import head_square
 from zoo.body.mesh import body
-from zoo.body.skeleton import STANDING, pack
-from zoo.families.magicdance.animator import Animator, Faces, coloured, cut_squares, head_box
+from zoo.body.render import render_parts
+from zoo.body.skeleton import STANDING, forward_kinematics, pack, unpack
+from zoo.families.magicdance.animator import Animator, Faces, coloured, cut_squares, head_box, patches_of
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderer import DiffusionRenderer, MeshRenderer
 from zoo.families.magicdance.stages import ImageStage, VideoStage
@@ -32,6 +35,11 @@ def made(**changes) -> Animator:
     sizes = {"guidance_channels": [4, 8, 8], "face": FACE, "size": 64, "frames": 6, "overlap": 2, "steps": 2}
     sizes |= {"schedule": "cosine", "prediction": "v_prediction", "guidance": 1.0}
     return fill_by_name(Animator(HashedWords(12), VAE, SIZES, **sizes | changes)).eval()
+
+
+def lent(count: int) -> Faces:
+    squares, there = numbers("squares", count, 3, 16, 16), torch.ones(count, dtype=torch.bool)
+    return Faces(numbers("tokens", count, 4, 16), numbers("looks", count, 4), squares, there)
 
 
 def family(**changes) -> MagicDance:
@@ -78,27 +86,79 @@ def test_faces_are_where_the_heads_parts_are():
     parts = torch.zeros(2, 20, 40, dtype=torch.uint8)
     parts[0, 4:9, 10:14], parts[0, 9:15, 8:20] = 23, 2
     boxes = head_box(parts)
-    half = 1.6 * 5 / 2
-    wanted = [(12 - half) / 40, (6.5 - half) / 20, (12 + half) / 40, (6.5 + half) / 20]
+    half = 2.2 * 4 / 2
+    wanted = [(12 - half) / 40, (6 - half) / 20, (12 + half) / 40, (6 + half) / 20]
     torch.testing.assert_close(boxes[0], torch.tensor(wanted))
     assert boxes[1].isnan().all()
+    parts[0, :4, 12] = 24  # what stands up from it
+    torch.testing.assert_close(head_box(parts)[0], boxes[0])
     ramp = torch.arange(40.0).expand(1, 3, 20, 40) + 0.5
     cut = cut_squares(ramp, torch.tensor([[0.25, 0.0, 0.75, 1.0]]), 10)
     torch.testing.assert_close(cut[0, 0, 0], 10 + 2 * torch.arange(10.0) + 1)
     animator = made()
-    tokens = animator.faces(torch.rand(2, 3, 20, 40), boxes).tokens
+    faces = animator.faces(torch.rand(2, 3, 20, 40), boxes)
+    tokens = faces.tokens
     assert tokens.shape == (2, 4, 16) and tokens[0].abs().min() > 0 and (tokens[1] == 0).all()
+    assert faces.there.tolist() == [True, False] and faces.squares.shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["woman", "man", "robot", "doll"])
+def test_a_pictures_face_is_where_its_parts_would_have_it(name):
+    """Joints and outline say what the parts say in training, up to where a figure's neck counts as head."""
+    motion, shape, view = standing(1), body(name), camera("C01")
+    _, root, rotations = unpack(motion)
+    parts = render_parts(shape, rotations.numpy(), root.numpy(), view, 256, 256)
+    joints = forward_kinematics(rotations, root, torch.from_numpy(shape.offsets))[0].numpy()
+    places, _ = view.project(joints, 256, 256)
+    found, wanted = (
+        head_square(head_of((parts[0] > 0).astype(float), places)),
+        head_box(torch.from_numpy(parts))[0].numpy(),
+    )
+    side = wanted[2] - wanted[0]
+    assert np.abs(found - wanted).max() < 0.3 * side and 10 / 256 < side < 60 / 256
+
+
+@torch.no_grad()
+def test_faces_are_drawn_where_the_frames_heads_are():
+    """As large as the heads, in place of what the head's region looks like on average; everything else stays."""
+    ramp = torch.linspace(-1, 1, 17)[:-1] + 1 / 16  # of a square's pixels, from its left to its right
+    boxes = torch.tensor([[0.25, 0.3, 0.75, 0.8], [0.9, 0.0, 1.1, 0.2]])
+    drawn, corners = patches_of(ramp.expand(2, 3, 16, 16), boxes, 5, (16, 16), 4)
+    assert corners.tolist() == [[6, 6], [11, 0]] and drawn.shape == (2, 3, 20, 20)
+    pixels = (24 + torch.arange(20) + 0.5) / 64
+    torch.testing.assert_close(drawn[0, 0, 3], ((pixels - 0.25) / 0.5 * 2 - 1))
+
+    animator = made(changes=True)
+    parts = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    for frame in range(3):
+        parts[:, frame, 16:24, 8 * frame + 8 : 8 * frame + 16] = 23
+    reference = animator.driven(animator.pictured(numbers("reference", 2, 4, 16, 16), parts[:, 0]), parts)
+    pictures, nobody = numbers("pictures", 2, 3, 64, 64), torch.full((4,), torch.nan)
+    own = head_box(parts[:, 0])
+    faces = animator.faces(pictures, torch.stack([own[0], nobody]))
+    found = animator.faced(reference, faces, parts)
+    assert torch.equal(found.base[1], reference.base[1])
+    for frame in range(3):
+        patch, ((left, top),) = patches_of(faces.squares[:1], head_box(parts[:1, frame]), 5, (16, 16), 4)
+        head = slice(4, 6), slice(2 * frame + 2, 2 * frame + 4)
+        inside = slice(4 - int(top), 6 - int(top)), slice(2 * frame + 2 - int(left), 2 * frame + 4 - int(left))
+        torch.testing.assert_close(found.base[0, :, frame][:, *head], animator.encode(patch)[0][:, *inside])
+        changed = (found.base[0, :, frame] != reference.base[0, :, frame]).any(0)
+        changed[head] = False
+        assert not changed.any()
 
 
 @torch.no_grad()
 def test_hidden_heads_are_the_faces():
     """What is hidden lies on the figure, within the head's box; the head's look is the face's, all else stays."""
     animator, nowhere = made(changes=True, headless=0.5), [torch.nan] * 4
+    torch.nn.init.zeros_(animator.finder.net.conv_out.weight)
+    animator.finder.net.conv_out.bias.data = torch.tensor([9.0, 9.0, *[0.0] * 8])  # somebody, no head
     parts = torch.zeros(3, 64, 64, dtype=torch.uint8)
     parts[:, 16:24, 28:36], parts[:, 24:60, 20:44] = 23, 2
     reference = animator.pictured(numbers("reference", 3, 4, 16, 16), parts)
     boxes = torch.cat([head_box(parts[:2]), torch.tensor([nowhere])])
-    faces = Faces(numbers("tokens", 3, 4, 16), numbers("looks", 3, 4))
+    faces = lent(3)
     found = animator.without_head(reference, boxes, faces, torch.tensor([True, False, True]))
     for row in (1, 2):  # not asked for, and without a head
         assert torch.equal(found.latents[row], reference.latents[row])
@@ -196,7 +256,7 @@ def test_hidden_heads_teach_nothing_but_by_their_faces(headless):
     torch.nn.init.constant_(whole.animator.finder.net.conv_out.bias, 99.0)  # all of the picture is a figure
     own = ImageStage(whole, torch.optim.Adam, ema_decay=None, seed=0, spatial=True)
     source = numbers("source", 2, 4, 16, 16).requires_grad_()
-    faces = Faces(numbers("tokens", 2, 4, 16), numbers("looks", 2, 4))
+    faces = lent(2)
     boxes, parts = torch.tensor([[0.25, 0.25, 0.75, 0.75]] * 2), torch.full((2, 1, 64, 64), 5, dtype=torch.uint8)
     losses = own.of_noise(numbers("frames", 2, 4, 1, 16, 16), source, faces, boxes, parts, still=True)
     sum(losses.values()).backward()
@@ -236,8 +296,9 @@ def test_guidance_is_away_from_no_picture_and_no_face(guidance):
     animator = made(steps=1, guidance=guidance)
     reference = animator.pictured(numbers("reference", 1, 4, 16, 16))
     parts = torch.full((3, 64, 64), 5, dtype=torch.uint8)
-    face = numbers("face", 1, 4, 16)
-    found = animator.window(reference, face, parts, None, torch.Generator().manual_seed(4))
+    faces = lent(1)
+    face = faces.tokens
+    found = animator.window(reference, faces, parts, None, torch.Generator().manual_seed(4))
     x = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(4))
     t, seen, text = torch.tensor([999]), animator.controlnet.embed(coloured(parts)[None]), animator.words([""])
     with_, without = (

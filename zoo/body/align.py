@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo.body.camera import Camera
 from zoo.body.cutout import find_figure, seen_figure
+from zoo.body.densepose import head_square
 from zoo.body.mesh import Body, body, vertex_normals
 from zoo.body.people import PeopleDetector, PoseDetector
 from zoo.body.pose_video import pose_points
@@ -21,7 +22,6 @@ from zoo.body.render import render_parts
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, PARENTS, unpack
 
 AWAY = 8.0  # metres from which the figure is looked at: near and far limbs are almost equally large
-HEAD = 0.16  # side of the square about a face, in statures
 MARGIN = 0.3  # statures of room that the pelvis keeps to the picture's sides
 NAME = "woman"
 
@@ -60,10 +60,34 @@ def align(picture: np.ndarray, detector: PoseDetector, side: int, width: int | N
     camera = Camera((across, -AWAY, high), (across, 0.0, high), fov)
     beyond = 0 if width is None else (side - width) / 2
     room = (min(middle, side - middle) - beyond) / scale - MARGIN * SMPL_STATURE
-    x, y = joints[JOINTS.index("head")]
-    half = HEAD * stature / 2
-    face = np.array([x - half, y - half, x + half, y + half]) / side
-    return Alignment(shape, camera, side, face.astype(np.float32), figure.sure * believed, max(room, 0.1))
+    face = head_square(head_of(figure.alpha, figure.joints))
+    return Alignment(shape, camera, side, face, figure.sure * believed, max(room, 0.1))
+
+
+def head_of(alpha: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """Which pixels of a figure's alpha (H, W) are its head's, bool: those that are nearest to it of all bones.
+
+    joints (24, 2), pixels. The head goes on beyond its joint, by as much again as that is above the neck.
+    """
+    neck, head = joints[JOINTS.index("neck")], joints[JOINTS.index("head")]
+    rows, columns = np.nonzero(alpha > 0.5)
+    at = np.stack([columns, rows], 1) + 0.5
+    ends = [
+        (joints[parent], joints[joint])
+        for joint, parent in enumerate(PARENTS)
+        if joint and joint != JOINTS.index("head")
+    ]
+    apart = [_off_bone(at, *bone) for bone in [(neck + 0.3 * (head - neck), 2 * head - neck), *ends]]
+    found = np.zeros(alpha.shape, bool)
+    found[rows, columns] = np.argmin(apart, 0) == 0
+    return found
+
+
+def _off_bone(at: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Distance of points (N, 2) from the line between two."""
+    way = end - start
+    along = np.clip((at - start) @ way / max(float(way @ way), 1e-6), 0, 1)
+    return np.linalg.norm(at - start - along[:, None] * way, axis=1)
 
 
 def proportioned(shape: Body, offsets: np.ndarray) -> Body:

@@ -8,25 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import grid_sample
+from torch.nn.functional import grid_sample, max_pool2d
 
-from zoo.body.densepose import COLOURS
+from zoo.body.densepose import COLOURS, HEADS, head_square
 from zoo.diffusion.denoiser import Denoiser, Guided
 from zoo.diffusion.sample import sample, step_rule
 from zoo.families.latent import LatentPictures, Pictured
 from zoo.nn.autoencoder import picture_autoencoder
 from zoo.nn.figure import HEAD as HEAD_REGION
-from zoo.nn.figure import without
+from zoo.nn.figure import regions_of, without
 from zoo.nn.temporal import positions
 from zoo.nn.text import WordEncoder
 from zoo.nn.video_unet import ControlNet, ReferenceNet, VideoUNet
-
-HEAD = (23, 24)  # the head's among DensePose's parts
-AROUND = 1.6  # side of what is taken for a face, in sides of the box of the head's parts
-HIDDEN = 1.25  # side of what is hidden of a head, in the same
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,8 @@ class Faces:
 
     tokens: Tensor  # (B, L, dim)
     look: Tensor  # (B, C): the latents of each face's middle, on average
+    squares: Tensor  # (B, 3, S, S): the pictures of them, in [-1, 1]
+    there: Tensor  # (B,) bool: whether there is a face
 
 
 class FaceEncoder(nn.Module):
@@ -114,10 +113,36 @@ class Animator(LatentPictures, nn.Module):
         if self.face is None:
             return None
         there = boxes.isfinite().all(1)
-        latents = self.encode(cut_squares(pictures, boxes.nan_to_num(0.5), self.face.side))
+        squares = cut_squares(pictures, boxes.nan_to_num(0.5), self.face.side)
+        latents = self.encode(squares)
         tokens = self.face(latents)
         rows, columns = (slice(side // 4, side - side // 4) for side in latents.shape[2:])
-        return Faces(tokens * there[:, None, None].to(tokens.dtype), latents[:, :, rows, columns].mean((2, 3)))
+        look = latents[:, :, rows, columns].mean((2, 3))
+        return Faces(tokens * there[:, None, None].to(tokens.dtype), look, squares, there)
+
+    @torch.no_grad()
+    def faced(self, reference: Pictured, faces: Faces | None, parts: Tensor) -> Pictured:
+        """References that are `driven` by parts (R, F, H, W), with their faces where the frames' heads are, as large.
+
+        The face as the picture shows it takes the place of what the head's region looks like on average, and what is
+        left to diffuse is how it is turned. Not in the paper, whose tokens have long to learn what faces look like.
+        """
+        if faces is None or reference.looks is None:
+            return reference
+        flat, frames = parts.flatten(0, 1), parts.shape[1]
+        squares, there = (one.repeat_interleave(frames, 0) for one in (faces.squares, faces.there))
+        boxes, sides = head_box(flat), reference.latents.shape[2:]
+        # what lies around the head is enough to code: a third of the frame, on the latents' grid
+        side = min(sides) // 3
+        patches, corners = patches_of(squares, boxes.nan_to_num(0.5), side, sides, flat.shape[1] // sides[0])
+        share = regions_of(flat, sides)[:, HEAD_REGION] * (there & boxes.isfinite().all(1))[:, None, None]
+        base, latents = reference.base.clone(), self.encode(patches).to(reference.base)
+        for index, (left, top) in enumerate(corners.tolist()):
+            row, frame = divmod(index, frames)
+            place = slice(top, top + side), slice(left, left + side)
+            look = reference.looks[row, HEAD_REGION, :, None, None]
+            base[row, :, frame][:, *place] += share[index][place] * (latents[index] - look)
+        return replace(reference, base=base)
 
     def without_head(self, reference: Pictured, boxes: Tensor, faces: Faces, hidden: Tensor) -> Pictured:
         """The same references, the heads of those that are `hidden` (R,) taken out of them.
@@ -125,9 +150,11 @@ class Animator(LatentPictures, nn.Module):
         boxes (R, 4) of `head_box`; of one that is not finite nothing is hidden. What a hidden head looks like on
         average is taken from its face.
         """
-        there = within(boxes, reference.latents.shape[2:], HIDDEN / AROUND).to(reference.latents)
+        there = within(boxes, reference.latents.shape[2:]).to(reference.latents)
         if reference.figure is not None:
-            there = there * reference.figure
+            head = self.finder(reference.latents)[1][:, HEAD_REGION, None]  # and what stands up from it
+            there = torch.maximum(there * reference.figure, max_pool2d((head > 0.2).to(there), 3, 1, 1))
+            there = there * boxes.isfinite().all(1)[:, None, None, None]
         there = there * hidden[:, None, None, None].to(there)
         latents, looks = without(reference.latents, there), reference.looks
         if looks is not None:
@@ -169,16 +196,17 @@ class Animator(LatentPictures, nn.Module):
     def window(
         self,
         reference: Pictured,
-        face: Tensor | None,
+        faces: Faces | None,
         parts: Tensor,
         known: Tensor | None,
         draw: torch.Generator,
     ) -> Tensor:
-        """Latents (F, C, h, w) of one window. reference: one; face (1, L, D); parts (F, H, W) 0..24; known
+        """Latents (F, C, h, w) of one window. reference: one; faces: its one; parts (F, H, W) 0..24; known
         (K, C, h, w): the first frames' latents, which are kept as they are.
         """
         weight, rule = self.guidance, step_rule(self.schedule, self.steps)
-        reference = self.driven(reference, parts[None])
+        reference = self.faced(self.driven(reference, parts[None]), faces, parts[None])
+        face = None if faces is None else faces.tokens
         text, seen = self.words([""]).to(self.device), self.controlnet.embed(coloured(parts)[None])
         if weight != 1:
             text = text.expand(2, -1, -1)
@@ -208,22 +236,32 @@ def coloured(parts: Tensor) -> Tensor:
 
 
 def head_box(parts: Tensor) -> Tensor:
-    """Squares about the heads in parts (B, H, W): left, top, right, bottom in shares of the picture (B, 4); or NaN."""
-    head = (parts == HEAD[0]) | (parts == HEAD[1])
-    boxes = parts.new_full((len(parts), 4), torch.nan, dtype=torch.float32)
-    height, width = parts.shape[1:]
-    for box, one in zip(boxes, head, strict=True):
-        rows, columns = one.any(1).nonzero()[:, 0], one.any(0).nonzero()[:, 0]
-        if len(rows):
-            y, x = (rows[0] + rows[-1] + 1) / 2, (columns[0] + columns[-1] + 1) / 2
-            half = AROUND * max(rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]) / 2
-            box[:] = torch.stack([(x - half) / width, (y - half) / height, (x + half) / width, (y + half) / height])
-    return boxes
+    """Squares about the heads in parts (B, H, W), see `head_square`: (B, 4), on their device; or NaN."""
+    squares = [head_square(np.isin(one, HEADS)) for one in parts.cpu().numpy()]
+    return torch.from_numpy(np.stack(squares)).to(parts.device)
 
 
-def within(boxes: Tensor, size: tuple[int, int], share: float) -> Tensor:
-    """1 within the middle of boxes (B, 4), `share` of a side long, else 0: (B, 1, h, w); all 0 of one not finite."""
-    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2 * share
+def patches_of(squares: Tensor, boxes: Tensor, side: int, sides: tuple[int, int], scale: int) -> tuple[Tensor, Tensor]:
+    """What frames show around boxes (B, 4) of shares in which squares (B, 3, S, S) are drawn; they go on outside.
+
+    Cut on a grid of `sides` cells of `scale` pixels, `side` cells wide: (B, 3, side scale, side scale), and the cells
+    at their left and top corners (B, 2).
+    """
+    cells = torch.tensor(sides[::-1], device=boxes.device)
+    corners = ((boxes[:, :2] + boxes[:, 2:]) / 2 * cells - side / 2).round()
+    corners = torch.minimum(corners.clamp(min=0), (cells - side).to(corners))
+    pixels = (torch.arange(side * scale, device=boxes.device) + 0.5) / scale
+    at = (corners[:, None] + pixels[:, None]) / cells  # (B, pixels, 2) in shares
+    inside = (at - boxes[:, None, :2]) / (boxes[:, None, 2:] - boxes[:, None, :2]).clamp(min=1e-6) * 2 - 1
+    x, y = (inside[..., axis] for axis in (0, 1))
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
+    drawn = grid_sample(squares, grid.to(squares), mode="bilinear", padding_mode="border", align_corners=False)
+    return drawn, corners.long()
+
+
+def within(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """1 within boxes (B, 4), else 0: (B, 1, h, w); all 0 of one not finite."""
+    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     rows, columns = ((torch.arange(side, device=boxes.device) + 0.5) / side for side in size)
     x = (columns - middle[:, None, 0]).abs() <= half[:, None, 0]
     y = (rows - middle[:, None, 1]).abs() <= half[:, None, 1]

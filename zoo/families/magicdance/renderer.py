@@ -176,7 +176,7 @@ class DiffusionShot:
     ):
         """picture (1, 3, S, S) in [-1, 1]; face: of `Animator.faces`; lent: it is another's, and the picture's head is
         hidden from a network that has learned without."""
-        self.animator, self.dance, self.face = animator, AlignedDance(alignment), None if face is None else face.tokens
+        self.animator, self.dance, self.face = animator, AlignedDance(alignment), face
         self.draw = torch.Generator("cpu").manual_seed(seed)
         reference = animator.detailed(animator.pictured(animator.encode(picture)), picture)
         if lent and animator.headless:

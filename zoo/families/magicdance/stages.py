@@ -112,7 +112,7 @@ class _Rendering(DenoisingStage):
         if animator.headless and faces is not None:
             hidden = torch.rand(len(source), device=source.device) < animator.headless
             pictured = animator.without_head(pictured, boxes, faces, hidden)
-        pictured = animator.driven(pictured, parts)
+        pictured = animator.faced(animator.driven(pictured, parts), faces, parts)
         x0 = animator.changed(latents, pictured)
         text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
         seen = animator.controlnet.embed(coloured(parts))
