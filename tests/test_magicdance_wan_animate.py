@@ -170,7 +170,8 @@ def test_segments_are_those_of_one_long_call(animator, picture):
     ).frames[0]
     assert (made.float() - whole * 255).abs().max() < 1 and whole[9:].std() > 0.05
     again, other = (renderer.start(picture, Fraction(30), seed)(motion[:9]) for seed in (3, 4))
-    assert torch.equal(again, made[:9]) and not torch.equal(other, again)
+    # two threads beside other work have been seen to round a value the other way
+    assert (again.int() - made[:9].int()).abs().max() <= 1 < (other.int() - again.int()).abs().max()
 
 
 def test_what_is_left_of_a_segment_is_not_shown(animator, picture):

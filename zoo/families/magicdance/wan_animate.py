@@ -27,7 +27,7 @@ from zoo.nn.pretrained import read_weights
 PIXELS = 1280 * 720  # of a frame, as published
 STEP = 16  # its sides are multiples of
 PROMPT = "视频中的人在做动作"  # the published one, "people in the video move"; its authors advise against others
-FACE = 0.75  # of the head's square (zoo.body.align): a little more than Wan2.2 cuts about the points of a face it found
+FACE = 0.6  # of the head's square (zoo.body.align): a little more than Wan2.2 cuts about the points of a face it found
 
 
 class WanAnimator:
