@@ -139,7 +139,7 @@ def test_sizes_and_faces():
     assert frame_size(10, 1000, 256) == (16, 160)
     ramp = Image.fromarray(np.tile(np.arange(100, dtype=np.uint8), (100, 1)))
     face = np.array(cut_face(ramp, np.float32([0.2, 0.1, 0.6, 0.5])))
-    assert face.shape == (30, 30) and face[0].tolist() == list(range(25, 55))
+    assert face.shape == (24, 24) and face[0].tolist() == list(range(28, 52))
 
 
 def test_segments_are_those_of_one_long_call(animator, picture):
