@@ -12,6 +12,7 @@ from weights import fill_by_name, filled, numbers
 
 from zoo.body.align import AlignedDance, align, head_of, proportioned
 from zoo.body.camera import camera
+from zoo.body.cutout import seen_figure
 from zoo.body.densepose import head_square
 from zoo.body.mesh import body
 from zoo.body.render import render_parts
@@ -214,6 +215,12 @@ def test_the_dance_is_seen_where_the_figure_stands(picture):
     assert abs(rows[-1] - true[-1]) <= 4 and abs(rows[0] - true[0]) <= 7
     both = (parts & mask).sum() / (parts | mask).sum()
     assert both > 0.55
+    figure = seen_figure(picture.permute(1, 2, 0).numpy(), WorldJudge())
+    np.testing.assert_array_equal(found.face, head_square(head_of(figure.alpha, figure.joints)))
+    wanted = head_box(AlignedDance(found).parts(standing(1)))[0].numpy()  # what training would have cut out
+    side = wanted[2] - wanted[0]
+    assert 0.8 < (found.face[2] - found.face[0]) / side < 1.25
+    assert np.abs(found.face.reshape(2, 2).mean(0) - wanted.reshape(2, 2).mean(0)).max() < 0.4 * side
     left, top, right, bottom = found.face * 128
     assert left < np.flatnonzero(mask[true[0]]).mean() < right and top - 4 < true[0] < bottom
     assert found.fit > 0.7
