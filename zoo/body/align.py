@@ -67,7 +67,8 @@ def align(picture: np.ndarray, detector: PoseDetector, side: int, width: int | N
 def head_of(alpha: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """Which pixels of a figure's alpha (H, W) are its head's, bool: those that are nearest to it of all bones.
 
-    joints (24, 2), pixels. The head goes on beyond its joint, by as much again as that is above the neck.
+    joints (24, 2), pixels. The head goes on beyond its joint, by as much again as that is above the neck, and begins a
+    tenth below that, where the chin of a body is.
     """
     neck, head = joints[JOINTS.index("neck")], joints[JOINTS.index("head")]
     rows, columns = np.nonzero(alpha > 0.5)
@@ -77,7 +78,7 @@ def head_of(alpha: np.ndarray, joints: np.ndarray) -> np.ndarray:
         for joint, parent in enumerate(PARENTS)
         if joint and joint != JOINTS.index("head")
     ]
-    apart = [_off_bone(at, *bone) for bone in [(neck + 0.3 * (head - neck), 2 * head - neck), *ends]]
+    apart = [_off_bone(at, *bone) for bone in [(neck - 0.1 * (head - neck), 2 * head - neck), *ends]]
     found = np.zeros(alpha.shape, bool)
     found[rows, columns] = np.argmin(apart, 0) == 0
     return found

@@ -17,6 +17,7 @@ from zoo.families.latent import DenoisingStage, Kept, few
 from zoo.families.magicdance.animator import Animator, Faces, coloured, head_box
 
 DROP_CONDITION = 0.25  # share of clips that hear nothing, for classifier-free guidance (EDGE's public code)
+MISPLACED, MISSIZED = 0.06, 0.1  # deviations of a detector's squares about faces: in sides, and of sides' logarithms
 STILL = 0.95  # a foot whose predicted contact is above this should not move
 # EDGE eq. 6 and appendix C, as in its public code
 WEIGHTS = {"reconstruction": 0.636, "velocity": 2.964, "joints": 0.646, "feet": 10.942}
@@ -127,6 +128,17 @@ class _Rendering(DenoisingStage):
         return self.denoised(x0, animator.schedule, predict)
 
 
+def as_found(boxes: Tensor) -> Tensor:
+    """Exact squares (B, 4), as a picture's detector might have found them: what is drawn of a face lies as it falls.
+
+    As far off as most of 55 pictures' of the world were.
+    """
+    middle, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    middle = middle + MISPLACED * side * torch.randn_like(middle)
+    half = side / 2 * (MISSIZED * torch.randn_like(side[:, :1])).exp()
+    return torch.cat([middle - half, middle + half], 1)
+
+
 class ImageStage(_Rendering):
     """Frames of a clip from another one and their DensePose parts: a batch's clips are some frames in no order.
 
@@ -162,7 +174,7 @@ class ImageStage(_Rendering):
         """The error of the other frames' noise, given the first."""
         frames, parts = batch["frames"], batch["parts"]
         latents = self.kept.frames(self.animator, batch)
-        boxes = head_box(parts[:, 0])
+        boxes = as_found(head_box(parts[:, 0]))
         faces = self.animator.faces(frames[:, 0], boxes)
         losses = self.of_noise(latents[:, 1:].movedim(1, 2), latents[:, 0], faces, boxes, parts[:, 1:], still=True)
         if self.animator.finder is not None:
@@ -200,7 +212,7 @@ class VideoStage(_Rendering):
         chosen = torch.randint(frames.shape[1], (len(frames),), device=frames.device)
         start = torch.randint(frames.shape[1] - count + 1, (len(frames), 1), device=frames.device)
         window = start + torch.arange(count, device=frames.device)
-        boxes = head_box(parts[clip, chosen])
+        boxes = as_found(head_box(parts[clip, chosen]))
         with torch.no_grad():
             faces = self.animator.faces(frames[clip, chosen], boxes)
         x0 = latents[clip[:, None], window].movedim(1, 2)
