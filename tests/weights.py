@@ -54,6 +54,21 @@ def clap_audio(create_htsat: Callable[[SimpleNamespace], nn.Module], size: str) 
     return audio
 
 
+def jukebox_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """`state_by_name` for Jukebox's files: matrices as half numbers, and codes that a sound makes use of."""
+    state = state_by_name(shapes)
+    for name, value in state.items():
+        if name.endswith(".w"):
+            state[name] = value.half()
+        elif name.startswith("encoders") and name.endswith("bias"):
+            state[name] = torch.zeros(value.shape)
+        elif name.startswith("encoders") and name.endswith("model.3.weight"):
+            state[name] = 0.1 * value  # nearly linear: else all sounds are alike
+        elif name.startswith("bottleneck"):
+            state[name] = 0.1 * value
+    return state
+
+
 def scale_of_tones(seconds: int, sample_rate: int) -> torch.Tensor:
     """(S,) a sound whose pitch changes every second, over some noise."""
     at = torch.arange(seconds * sample_rate, dtype=torch.float64) / sample_rate

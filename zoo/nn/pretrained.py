@@ -98,12 +98,14 @@ def load_foreign(
     translate: Translate = plain,
     classes: tuple[str, ...] = (),
     allowed_missing: tuple[str, ...] = (),
+    assign: bool = False,
 ) -> Report:
     """Fill a module with the weights in a file; prints and returns what was loaded and what is missing.
 
     translate: the file's contents -> the module's names; may raise ValueError saying what they are not. classes: see
-    `read_weights`. allowed_missing: beginnings of names that the file may lack. Raises ValueError, with nothing loaded,
-    when anything else is missing, anything is left over, or a shape differs.
+    `read_weights`. allowed_missing: beginnings of names that the file may lack. assign: the file's tensors take the
+    place of the module's, in their own precision. Raises ValueError, with nothing loaded, when anything else is
+    missing, anything is left over, or a shape differs.
     """
     try:
         state = translate(read_weights(path, classes))
@@ -126,6 +128,6 @@ def load_foreign(
         if own[name].shape != state[name].shape:
             shapes = f"{tuple(state[name].shape)} in the file and {tuple(own[name].shape)} here"
             raise ValueError(f"{path} does not fit {type(module).__name__}: {name} is {shapes}; nothing was loaded")
-    module.load_state_dict(state, strict=False)
+    module.load_state_dict(state, strict=False, assign=assign)
     print(report)
     return report
