@@ -25,7 +25,7 @@ from zoo.run.callbacks import Deadline, Previews, Progress, Saver
 from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_start, load_weights, read_checkpoint
 from zoo.run.plan import print_plan
 from zoo.run.request import positive, whole
-from zoo.run.runs import CONFIG, earlier, init_files, is_first_process, stages
+from zoo.run.runs import CONFIG, earlier, init_files, is_first_process, newest, stages
 
 CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
 
@@ -101,14 +101,14 @@ def fit(config: DictConfig, run: Path) -> Path:
         print_plan(config)
         print(f"run: {run}", flush=True)
     last = Path(config.ckpt) if config.ckpt is not None else None
-    begun = [name for name in names if (run / name / "last.ckpt").exists()]
+    begun = {name: there for name in names if (there := newest(run / name)) is not None}
     for name in names:
-        own = run / name / "last.ckpt"
-        if name in begun[:-1]:  # a later stage has started from it: it is done
+        own = begun.get(name)
+        if name in list(begun)[:-1]:  # a later stage has started from it: it is done
             last = own
             continue
-        _fit_stage(config, name, recipes[name], run, start=last, going_on=own if name in begun else None)
-        last = own
+        _fit_stage(config, name, recipes[name], run, start=last, going_on=own)
+        last = newest(run / name)
     if primary:
         print(f"trained: {last}", flush=True)
         if config.export is not None:

@@ -99,6 +99,12 @@ def _recipe(config: DictConfig) -> list[str]:
     return list(config.model.get("recipe", config.model.stages))  # a size may leave stages out
 
 
+def newest(folder: Path) -> Path | None:
+    """What a stage's folder goes on from: last.ckpt, or the newest step's file where that was lost; None if new."""
+    last = folder / "last.ckpt"
+    return last if last.exists() else max(folder.glob("step_*.ckpt"), default=None)
+
+
 def read_config(text: str, where: Path) -> DictConfig:
     """The config in a YAML text, plain values only. Raises ValueError when it is not one of this program's."""
     try:
