@@ -20,7 +20,7 @@ from zoo.body.skeleton import STANDING, forward_kinematics, pack, unpack
 from zoo.families.magicdance.animator import Animator, Faces, coloured, cut_squares, head_box, patches_of
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderer import DiffusionRenderer, MeshRenderer
-from zoo.families.magicdance.stages import ImageStage, VideoStage
+from zoo.families.magicdance.stages import ImageStage, VideoStage, as_found
 from zoo.media import read_video, write_sound
 from zoo.metrics.judge import WorldJudge
 from zoo.nn.picture import to_square
@@ -117,6 +117,18 @@ def test_a_pictures_face_is_where_its_parts_would_have_it(name):
     )
     side = wanted[2] - wanted[0]
     assert np.abs(found - wanted).max() < 0.3 * side and 10 / 256 < side < 60 / 256
+
+
+def test_training_is_shown_faces_as_a_detector_finds_them():
+    """About the exact squares, off by as much as measured; where there is none, there is none."""
+    torch.manual_seed(0)
+    found = as_found(torch.tensor([[0.4, 0.1, 0.6, 0.3]]).repeat(20000, 1))
+    middle, side = (found[:, :2] + found[:, 2:]) / 2, found[:, 2:] - found[:, :2]
+    torch.testing.assert_close(side[:, 0], side[:, 1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(middle.mean(0), torch.tensor([0.5, 0.2]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(middle.std(0), torch.full((2,), 0.2 * 0.06), atol=3e-4, rtol=0)
+    assert abs(float((side / 0.2).log().mean())) < 3e-3 and abs(float((side / 0.2).log().std()) - 0.1) < 3e-3
+    assert as_found(torch.full((1, 4), torch.nan)).isnan().all()
 
 
 @torch.no_grad()
