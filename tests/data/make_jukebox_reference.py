@@ -53,7 +53,7 @@ found = {"keys_vqvae": np.array(fill(vqvae)), "keys_prior": np.array(fill(prior)
 import jukemirlib  # noqa: E402
 from jukemirlib import lib  # noqa: E402
 
-jukemirlib.DEVICE, lib.VQVAE, lib.TOP_PRIOR, lib.load_audio = "cpu", vqvae, prior, None
+jukemirlib.DEVICE, lib.VQVAE, lib.TOP_PRIOR = "cpu", vqvae, prior
 sound = scale_of_tones(8, RATE).numpy()
 for index, (first, last) in enumerate(PARTS):
     part = sound[first * RATE : last * RATE]

@@ -19,9 +19,8 @@ VQVAE, PRIOR = "vqvae.pth.tar", "prior_level_2.pth.tar"  # OpenAI's names, in mo
 RATE, HOP = 44100, 128  # samples a second; samples a token
 DOWNS, DILATION = (3, 2, 2), 3  # halvings of the sound block by block; growth from convolution to convolution
 BLOCK, HEADS = 64, 8  # tokens that attention looks at together
-LENGTH = (
-    62 * RATE // HOP * HOP
-)  # samples that the song is said to have, as in jukemirlib: the prior knows none below 60 s
+# samples that the song is said to have, as in jukemirlib: the prior knows none below 60 s
+LENGTH = 62 * RATE // HOP * HOP
 LONGEST, SPAN = 600 * RATE, 8192 * HOP  # samples: of a song, and of what the prior hears at once
 
 
@@ -35,12 +34,10 @@ class TopEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def _build(self, found: Any) -> Mapping[str, Tensor]:
-        own = {"encoders.2.": "", "bottleneck.level_blocks.2.": ""}
-        state = {}
+        state, own = {}, ("encoders.2.", "bottleneck.level_blocks.2.")
         for name, value in _model(found).items():
-            for before, now in own.items():
-                if name.startswith(before):
-                    state[now + name.removeprefix(before)] = value
+            if name.startswith(own):
+                state[name.removeprefix(own[0]).removeprefix(own[1])] = value
         try:
             width, channels, _ = state["level_blocks.0.model.0.0.weight"].shape
             inner = len(state["level_blocks.0.model.0.1.model.0.model.1.weight"])
