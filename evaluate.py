@@ -13,7 +13,7 @@ from zoo.run.errors import script
 @script("evaluate")
 def main(config: DictConfig) -> None:
     """Hand the composed config on."""
-    from zoo.run.benchmark import evaluate
+    from zoo.run.evaluate.benchmark import evaluate
 
     evaluate(config)
 

@@ -13,10 +13,10 @@ from zoo.run.errors import script
 @script("sample", groups=False)
 def main(config: DictConfig) -> None:
     """Check the request while nothing heavy is loaded, then do it."""
-    from zoo.run.request import read_request
+    from zoo.run.sample.request import read_request
 
     request = read_request(config)
-    from zoo.run.generate import generate
+    from zoo.run.sample.generate import generate
 
     generate(request)
 

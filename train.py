@@ -14,7 +14,7 @@ from zoo.run.errors import script
 @script("train")
 def main(config: DictConfig) -> None:
     """Check the request while nothing heavy is loaded, then do it."""
-    from zoo.run.runs import open_run
+    from zoo.run.train.runs import open_run
 
     run, config = open_run(config)
     if run is None:
@@ -22,11 +22,11 @@ def main(config: DictConfig) -> None:
 
         export(config.ckpt, config.export, config.export_dtype)
     elif config.plan:
-        from zoo.run.plan import print_plan
+        from zoo.run.train.plan import print_plan
 
         print_plan(config)
     else:
-        from zoo.run.fit import fit
+        from zoo.run.train.fit import fit
 
         fit(config, run)
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from zoo.body.arap import Join, Limb, Mesh
+from zoo.body.image.arap import Join, Limb, Mesh
 
 HEIGHT, WIDTH, CELL = 120, 200, 6.0
 ELBOW = np.array([100.0, 60.0])

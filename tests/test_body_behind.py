@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from zoo.body.behind import filled
+from zoo.body.image.inpainting import filled
 
 
 def test_patterns_go_on_behind_the_hole():

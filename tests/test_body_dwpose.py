@@ -13,15 +13,15 @@ from onnx_files import write_onnx
 from test_body_people import dance
 
 from zoo.body.camera import camera
-from zoo.body.cutout import seen_figure
-from zoo.body.detectors import people_detector
-from zoo.body.dwpose import FILES, WholeBodyDetector, decode_boxes, decode_points, input_map, outline
-from zoo.body.look import random_look
-from zoo.body.people import PoseDetector, Poses
-from zoo.body.render import render_motion
+from zoo.body.detection.blazepose_detector import PoseDetector, Poses
+from zoo.body.detection.dwpose import FILES, WholeBodyDetector, decode_boxes, decode_points, input_map, outline
+from zoo.body.detection.factory import people_detector
+from zoo.body.image.segmentation import seen_figure
+from zoo.body.render.appearance import random_look
+from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import JOINTS
 from zoo.data.base import Cut
-from zoo.data.videos import Videos
+from zoo.data.sources.videos import Videos
 from zoo.media import VideoWriter
 from zoo.music.spectral import Spectral
 

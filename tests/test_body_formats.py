@@ -12,10 +12,10 @@ import torch
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from zoo.body.formats import READERS, WRITTEN, read_motion, write_motion
-from zoo.body.look import Look, vertex_colours
-from zoo.body.mocap import SMPL_PELVIS
-from zoo.body.render import dressed
+from zoo.body.motion_io.formats import READERS, WRITTEN, read_motion, write_motion
+from zoo.body.motion_io.mocap import SMPL_PELVIS
+from zoo.body.render.appearance import Look, vertex_colours
+from zoo.body.render.rasterizer import dressed
 from zoo.body.skeleton import (
     FEET,
     FOOT_HEIGHTS,

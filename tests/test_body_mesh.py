@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from zoo.body.labels import HEAD, JOINT_LIMB, TORSO
-from zoo.body.mesh import body, body_names, human_names
+from zoo.body.render.clothing import HAIR_STYLES, LEGWEAR, SLEEVES, dress
+from zoo.body.render.mesh import body, body_names, human_names
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, OFFSETS, STANDING, forward_kinematics, matrix_from_axis_angle
-from zoo.body.wardrobe import HAIR_STYLES, LEGWEAR, SLEEVES, dress
 
 REST = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
 STAND = np.concatenate([STANDING.numpy()[None], REST[1:]])

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.body.blazepose import FILES, MARGIN, BlazePose, Region, _crop, _merge, _refine
 from zoo.body.camera import camera
-from zoo.body.look import random_look
-from zoo.body.people import TO_JOINTS, PeopleDetector
-from zoo.body.render import render_motion
+from zoo.body.detection.blazepose import FILES, MARGIN, BlazePose, Region, _crop, _merge, _refine
+from zoo.body.detection.blazepose_detector import TO_JOINTS, PeopleDetector
+from zoo.body.render.appearance import random_look
+from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import JOINTS, STANDING, matrix_from_axis_angle
 
 PHOTO = Path("/usr/share/doc/opencv-doc/examples/data/messi5.jpg")  # of the Debian package opencv-doc

@@ -11,12 +11,12 @@ from test_run_request import refused
 from test_run_scene import standing
 from weights import numbers
 
-from zoo.body.cutout import seen_figure
-from zoo.body.people import PeopleDetector
-from zoo.body.puppet import SIDEWAYS, J, Puppet, Stage2D, _begun, _turned, drawing_order, make_puppet, moved
+from zoo.body.detection.blazepose_detector import PeopleDetector
+from zoo.body.detection.synthetic_detector import WorldJudge
+from zoo.body.image.puppet import SIDEWAYS, J, Puppet, Stage2D, _begun, _turned, drawing_order, make_puppet, moved
+from zoo.body.image.segmentation import seen_figure
 from zoo.body.skeleton import STANDING, matrix_from_axis_angle
 from zoo.media import read_video, write_sound
-from zoo.metrics.judge import WorldJudge
 
 PHOTO = Path("/usr/share/doc/opencv-doc/examples/data/messi5.jpg")  # of the Debian package opencv-doc
 FPS = 12.0

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.body import figures
 from zoo.body.camera import CAMERAS, Camera, camera, follow
-from zoo.body.draw import draw_skeleton, heatmaps
 from zoo.body.labels import BOTTOM, FACE, HAIR, SHOES, SKIN, TOP
-from zoo.body.look import Look, look_from_picture, random_look, vertex_colours
-from zoo.body.mesh import Body, body_names
-from zoo.body.render import _draw, dressed, inverse_depth, render, render_motion
+from zoo.body.render import primitives as figures
+from zoo.body.render.appearance import Look, look_from_picture, random_look, vertex_colours
+from zoo.body.render.mesh import Body, body_names
+from zoo.body.render.pose_maps import draw_skeleton, heatmaps
+from zoo.body.render.rasterizer import _draw, dressed, inverse_depth, render, render_motion
 from zoo.body.skeleton import FEET, OFFSETS, STANDING, matrix_from_axis_angle
 
 T_POSE = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 
 from zoo.data.base import DataSource
 from zoo.run.build import build_encoder, build_family, build_stage
-from zoo.run.fit import recipe
-from zoo.run.plan import plan
-from zoo.run.runs import stages
+from zoo.run.train.fit import recipe
+from zoo.run.train.plan import plan
+from zoo.run.train.runs import stages
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -108,7 +108,7 @@ def test_planning_leaves_no_meta_constants_behind():
     code = (
         "from hydra import compose, initialize_config_dir\n"
         f"with initialize_config_dir({str(CONF)!r}, version_base='1.3'): config = compose('train')\n"
-        "from zoo.run.plan import plan; plan(config, 'motion')\n"
+        "from zoo.run.train.plan import plan; plan(config, 'motion')\n"
         "from zoo.body.skeleton import OFFSETS; assert OFFSETS.device.type == 'cpu'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CONF.parent)

@@ -12,15 +12,15 @@ from weights import fill_by_name, numbers
 from zoo.body.labels import JOINT_LIMB, PARTS
 from zoo.body.skeleton import JOINTS
 from zoo.families.base import Sampler
-from zoo.families.dabfusion.bend import Bend, equivariance
 from zoo.families.dabfusion.blocks import grid, still, warp
+from zoo.families.dabfusion.equivariance import Bend, equivariance
 from zoo.families.dabfusion.family import DabFusion
 from zoo.families.dabfusion.limbs import AWAY, LIMBS, PART_LIMB, astray, mirrored, misplaced, pointed, uncovered
 from zoo.families.dabfusion.stages import DiffusionStage, FlowStage
 from zoo.music.beats import Beats
 from zoo.music.encoder import Music
-from zoo.nn.likeness import Likeness
-from zoo.nn.picture import to_square
+from zoo.nn.perceptual_loss import Likeness
+from zoo.nn.square_image import to_square
 
 AUTOENCODER = dict(
     regions=4, width=8, most=16, bottleneck=1, region_width=8, flow_width=8, hourglass_most=16, hourglass_blocks=2,

@@ -9,10 +9,10 @@ import torch
 from weights import numbers, state_by_name
 
 from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
-from zoo.diffusion.sample import sample, step_rule
-from zoo.families.dabfusion.bend import Bend, equivariance
+from zoo.diffusion.samplers import sample, step_rule
+from zoo.families.dabfusion.equivariance import Bend, equivariance
 from zoo.families.dabfusion.family import DabFusion
-from zoo.nn.likeness import Likeness
+from zoo.nn.perceptual_loss import Likeness
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*which is a no-op:UserWarning")  # meta weights
 REFERENCE = np.load(Path(__file__).parent / "data" / "lfdm_reference.npz")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from zoo.nn.picture import to_square
+from zoo.nn.square_image import to_square
 
 
 @pytest.mark.parametrize("height, width, size", [(128, 70, 128), (400, 225, 128), (90, 4, 64), (33, 40, 64)])

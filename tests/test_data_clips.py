@@ -11,10 +11,10 @@ from zoo.batch import Batch
 from zoo.body.labels import JOINT_LIMB, PARTS
 from zoo.data.base import SPLITS, Clip
 from zoo.data.module import DanceData
-from zoo.data.shards import Shards
-from zoo.data.world.make import World
+from zoo.data.sources.shards import Shards
 from zoo.data.world.recipe import Filming
 from zoo.data.world.scene import make_scene
+from zoo.data.world.source import World
 from zoo.music.encoder import Encoder, token_count
 
 SIDE, FRAMES = 96, 24

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.body.densepose import COLOURS, read_parts
+from zoo.body.detection.blazepose_detector import PeopleDetector
 from zoo.body.labels import PARTS
-from zoo.body.people import PeopleDetector
-from zoo.body.render import render_motion
+from zoo.body.render.densepose import COLOURS, read_parts
+from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import unpack
 from zoo.data.base import Clip
-from zoo.data.captioner import Endpoint
-from zoo.data.folder import Folder
+from zoo.data.clip_folder import Folder
 from zoo.data.module import DanceData
-from zoo.data.own import Making, check_alone, make_shard, scenes
-from zoo.data.shards import ShardReader, Shards
+from zoo.data.shard_builder.build import Making, check_alone, make_shard, scenes
+from zoo.data.shard_builder.captioner import Endpoint
+from zoo.data.sources.shards import ShardReader, Shards
 from zoo.data.world.scene import make_scene
 from zoo.media import Sound, VideoWriter, write_sound
 from zoo.music.spectral import Spectral
@@ -197,7 +197,7 @@ def test_a_stage_that_needs_parts_says_which_folder_has_none(scripts, tmp_path):
     as_tiktok(tmp_path / "in" / "00001", "images", "densepose")
     as_tiktok(tmp_path / "in" / "00002", "images")
     folders, sizes = (f"folder={tmp_path}/in", f"out={tmp_path}/out"), ("fps=10", "seconds=1", "height=64", "width=64")
-    done = scripts.inside("zoo/run/shards", *folders, "silence=true", *sizes)
+    done = scripts.inside("zoo/run/build_shards", *folders, "silence=true", *sizes)
     assert done.returncode == 0, done.stderr
     assert "no folder densepose or masks lies beside 00002:" in done.stdout and "2 clips of 2 videos" in done.stdout
     what = "model=magicdance", "model.renderer=diffusion", "model.recipe=[image]", "data=shards"

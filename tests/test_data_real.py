@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.body.formats import write_bvh
+from zoo.body.motion_io.formats import write_bvh
 from zoo.body.skeleton import STANDING, pack
-from zoo.data.real import RealDances
-from zoo.data.shards import ShardReader
+from zoo.data.sources.mocap import RealDances
+from zoo.data.sources.shards import ShardReader
 from zoo.media import write_sound
 
 
@@ -70,7 +70,7 @@ def test_folders_that_give_nothing_are_refused(folder, tmp_path):
 
 
 def test_it_joins_the_train_split_alone(folder, monkeypatch):
-    from zoo.data.world.make import World
+    from zoo.data.world.source import World
 
     world = World(songs={"train": 1, "val": 1, "test": 1}, seconds=5, dances_per_song=1, real=str(folder), workers=1)
     world.prepare(("motion",), None)

@@ -8,9 +8,9 @@ import pytest
 from webdataset.writer import TarWriter
 
 from zoo.data.base import Clip
-from zoo.data.features import Features
-from zoo.data.fields import EXTENSIONS, MAPS, encode_sample
-from zoo.data.shards import ShardReader, Shards, expand, write_shard
+from zoo.data.music_cache import Features
+from zoo.data.sample_format import EXTENSIONS, MAPS, encode_sample
+from zoo.data.sources.shards import ShardReader, Shards, expand, write_shard
 from zoo.data.windows import make_dataset, provided_by
 from zoo.music.spectral import Spectral
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.body.mesh import human_names
+from zoo.body.render.mesh import human_names
 from zoo.data.base import Cut
-from zoo.data.captions import caption
-from zoo.data.shards import ShardReader, Shards, write_shard
-from zoo.data.takes import content_of, crop_box
-from zoo.data.world.make import World
+from zoo.data.eval_clips import content_of, crop_box
+from zoo.data.shard_builder.move_captions import caption
+from zoo.data.sources.shards import ShardReader, Shards, write_shard
 from zoo.data.world.recipe import Filming
+from zoo.data.world.source import World
 from zoo.music.encoder import Encoder, token_count
 
 SIDE = 48

@@ -13,14 +13,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from zoo.body.people import PoseDetector, Poses
+from zoo.body.detection.blazepose_detector import PoseDetector, Poses
 from zoo.data.base import Cut
-from zoo.data.footage import VideoFile
-from zoo.data.videos import Videos
+from zoo.data.frame_source import VideoFile
+from zoo.data.sources.videos import Videos
 from zoo.media import Sound, VideoWriter, write_sound
 from zoo.music.encoder import Encoder, token_count
 from zoo.run.errors import CONF
-from zoo.run.protocol import read_protocol
+from zoo.run.evaluate.protocol import read_protocol
 
 RATE = 24000
 

@@ -8,12 +8,12 @@ import torch
 
 from zoo.body.skeleton import joints_of
 from zoo.data.base import SPLITS, Clip
-from zoo.data.captions import caption
 from zoo.data.module import DanceData
+from zoo.data.shard_builder.move_captions import caption
 from zoo.data.windows import make_dataset
-from zoo.data.world.make import World
 from zoo.data.world.moves import MOVES
 from zoo.data.world.recipe import seed_of
+from zoo.data.world.source import World
 from zoo.music.encoder import Encoder, token_count
 
 SONGS = {"train": 9, "val": 1, "test": 1}  # nine: two shards
@@ -116,7 +116,7 @@ def test_windows_line_up_with_song_and_dance(world):
 
 def test_frames_at_another_rate(world):
     reader = world._reader("val", False)
-    from zoo.data.features import Features
+    from zoo.data.music_cache import Features
 
     clip = Clip(seconds=2, fps=12)
     item = make_dataset(reader, reader.samples, ("beats", "joints3d", "motion"), clip, "val", Features(Loudness()))[0]

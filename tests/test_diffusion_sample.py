@@ -8,9 +8,9 @@ import torch
 from weights import fill_by_name, numbers
 
 from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, ramp
-from zoo.diffusion.sample import sample, step_rule
+from zoo.diffusion.samplers import sample, step_rule
 from zoo.families.magicdance.dance_decoder import DanceDecoder
-from zoo.families.magicdance.motion import WindowNoise
+from zoo.families.magicdance.long_form import WindowNoise
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "edge_reference.npz")
 

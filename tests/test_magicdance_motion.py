@@ -12,9 +12,9 @@ from weights import fill_by_name, numbers
 from zoo.batch import MOTION_FPS
 from zoo.body.skeleton import STANDING, joints_of, matrix_from_axis_angle, pack, resample, unpack
 from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, ramp
-from zoo.diffusion.sample import step_rule
+from zoo.diffusion.samplers import step_rule
 from zoo.families.base import Sampler
-from zoo.families.magicdance import motion
+from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.family import MagicDance, at_frame_times
 from zoo.families.magicdance.stages import MotionStage, motion_losses

@@ -10,10 +10,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from weights import numbers, state_by_name
 
-from zoo.families.latent import Pictured
-from zoo.families.magicdance.animator import Animator, coloured
+from zoo.families.latent.stages import Pictured
 from zoo.families.magicdance.family import MagicDance
-from zoo.nn.fast import sampling
+from zoo.families.magicdance.renderers.animator import Animator, coloured
+from zoo.nn.cpu_inference import sampling
 from zoo.nn.temporal import positions
 from zoo.nn.text import HashedWords
 

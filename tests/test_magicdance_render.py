@@ -10,22 +10,22 @@ from diffusers import ControlNetModel
 from safetensors.torch import save_file
 from weights import fill_by_name, filled, numbers
 
-from zoo.body.align import AlignedDance, align, head_of, proportioned
 from zoo.body.camera import camera
-from zoo.body.cutout import seen_figure
-from zoo.body.densepose import head_square
-from zoo.body.mesh import body
-from zoo.body.render import render_parts
+from zoo.body.detection.synthetic_detector import WorldJudge
+from zoo.body.image.alignment import AlignedDance, align, head_of, proportioned
+from zoo.body.image.segmentation import seen_figure
+from zoo.body.render.densepose import head_square
+from zoo.body.render.mesh import body
+from zoo.body.render.rasterizer import render_parts
 from zoo.body.skeleton import STANDING, forward_kinematics, pack, unpack
-from zoo.families.magicdance.animator import Animator, Faces, coloured, cut_squares, head_box, patches_of
 from zoo.families.magicdance.family import MagicDance
-from zoo.families.magicdance.renderer import DiffusionRenderer, MeshRenderer
+from zoo.families.magicdance.renderers.animator import Animator, Faces, coloured, cut_squares, head_box, patches_of
+from zoo.families.magicdance.renderers.renderers import DiffusionRenderer, MeshRenderer
 from zoo.families.magicdance.stages import ImageStage, VideoStage, as_found
 from zoo.media import read_video, write_sound
-from zoo.metrics.judge import WorldJudge
-from zoo.nn.picture import to_square
+from zoo.nn.square_image import to_square
 from zoo.nn.text import HashedWords
-from zoo.nn.video_unet import ControlNet
+from zoo.nn.video_unet.unet import ControlNet
 
 SIZES = {"channels": [16, 32], "attends": [True, True], "layers": 1, "heads": 2, "groups": 8}
 VAE = {"block_out_channels": [8, 8, 8], "latent_channels": 4, "norm_num_groups": 4, "layers_per_block": 1}

@@ -25,13 +25,19 @@ from transformers import (
 )
 from weights import fill_by_name
 
-from zoo.body.align import AlignedDance, align
-from zoo.body.pose_video import COLOURS, LIMBS, POINTS, draw_pose
+from zoo.body.detection.synthetic_detector import WorldJudge
+from zoo.body.image.alignment import AlignedDance, align
+from zoo.body.render.openpose_video import COLOURS, LIMBS, POINTS, draw_pose
 from zoo.body.skeleton import JOINTS, matrix_from_axis_angle, pack, unpack
-from zoo.families.magicdance.renderer import MeshRenderer
-from zoo.families.magicdance.wan_animate import WanAnimator, WanRenderer, cut_face, frame_size, read_transformer
+from zoo.families.magicdance.renderers.renderers import MeshRenderer
+from zoo.families.magicdance.renderers.wan_animate import (
+    WanAnimator,
+    WanRenderer,
+    cut_face,
+    frame_size,
+    read_transformer,
+)
 from zoo.media import read_video, write_sound
-from zoo.metrics.judge import WorldJudge
 
 P = {name: index for index, name in enumerate(POINTS)}
 
@@ -234,6 +240,6 @@ def test_the_command_goes_from_song_and_picture_to_video(scripts, folder, pictur
 
 
 def test_a_figure_that_is_hard_to_make_out_is_refused(animator, picture, monkeypatch):
-    monkeypatch.setattr("zoo.families.magicdance.renderer.LEAST_FIT", 1.01)
+    monkeypatch.setattr("zoo.families.magicdance.renderers.renderers.LEAST_FIT", 1.01)
     with pytest.raises(ValueError, match="hard to make out"):
         WanRenderer(animator, WorldJudge()).start(picture, Fraction(30), 0)

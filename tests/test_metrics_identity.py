@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from zoo.body import skeleton
-from zoo.body.people import PoseDetector, Poses
-from zoo.body.render import render_motion
+from zoo.body.detection.blazepose_detector import PoseDetector, Poses
+from zoo.body.render.rasterizer import render_motion
 from zoo.data.world.choreography import choreograph
 from zoo.data.world.scene import make_scene
 from zoo.data.world.song import make_song

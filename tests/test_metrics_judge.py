@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from zoo.body.detection.synthetic_detector import WorldJudge
 from zoo.data.base import Clip
-from zoo.data.world.make import World
 from zoo.data.world.recipe import Filming
+from zoo.data.world.source import World
 from zoo.metrics.base import Evidence
-from zoo.metrics.judge import WorldJudge
 from zoo.metrics.video import FvdWorld
 from zoo.music.spectral import Spectral
 

@@ -12,19 +12,19 @@ from weights import fill_by_name, numbers
 
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Sampler
-from zoo.families.latent import AutoencoderStage
+from zoo.families.latent.stages import AutoencoderStage
 from zoo.families.musedance.family import MuseDance, SongTokens, anchored
 from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
 from zoo.music.beats import Beats
 from zoo.music.encoder import Music
-from zoo.nn.figure import REGIONS, regions_of
+from zoo.nn.figure_segmentation import REGIONS, regions_of
 from zoo.nn.temporal import apart, positions
 from zoo.nn.text import HashedWords
 from zoo.run.build import build_family
 from zoo.run.checkpoint import load_start
 from zoo.run.errors import CONF
-from zoo.run.fit import recipe
-from zoo.run.runs import stages
+from zoo.run.train.fit import recipe
+from zoo.run.train.runs import stages
 
 VAE = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
 UNET = {"channels": [16, 32], "attends": [True, True], "layers": 1, "heads": 1, "groups": 8}

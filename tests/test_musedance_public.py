@@ -7,8 +7,8 @@ from safetensors.torch import save_file
 from test_musedance_family import UNET, VAE, made
 from weights import filled
 
-from zoo.nn.autoencoder import picture_autoencoder
-from zoo.nn.video_public import reference_net
+from zoo.nn.vae import picture_autoencoder
+from zoo.nn.weights.public_unets import reference_net
 
 SIZES = {
     "block_out_channels": UNET["channels"], "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 1,

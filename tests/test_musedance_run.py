@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zoo.media import read_video, write_sound
-from zoo.nn.fast import fast_here
+from zoo.nn.cpu_inference import fast_here
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
 
 SMALL = (

@@ -10,7 +10,7 @@ from weights import clap_audio, scale_of_tones
 
 from zoo.music.clap import Clap
 from zoo.music.encoder import listen
-from zoo.nn.laion import _laion
+from zoo.nn.laion_clap import _laion
 
 RATE = 48000
 REFERENCE = np.load(Path(__file__).parent / "data" / "clap_reference.npz")  # made by make_clap_reference.py

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from zoo.families.latent import AutoencoderStage
-from zoo.nn.autoencoder import picture_autoencoder
-from zoo.nn.likeness import Likeness
+from zoo.families.latent.stages import AutoencoderStage
+from zoo.nn.perceptual_loss import Likeness
+from zoo.nn.vae import picture_autoencoder
 
 
 def patches(count: int) -> Tensor:

@@ -6,8 +6,8 @@ from diffusers.models.activations import GEGLU
 from torch import nn
 from weights import filled, numbers
 
-from zoo.nn.fast import fast_here, sampling
-from zoo.nn.video_unet import ControlNet, ReferenceNet, VideoUNet
+from zoo.nn.cpu_inference import fast_here, sampling
+from zoo.nn.video_unet.unet import ControlNet, ReferenceNet, VideoUNet
 
 SIZE = {"channels": (32, 64, 64, 64), "text_dim": 24}
 X, TIME, TEXT = numbers("latents", 2, 4, 5, 12, 8), torch.tensor([321, 321]), numbers("text", 2, 5, 24)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from weights import numbers
 
-from zoo.nn.figure import REGIONS, FigureFinder, figure_of, looks, painted, regions_of, without
+from zoo.nn.figure_segmentation import REGIONS, FigureFinder, figure_of, looks, painted, regions_of, without
 
 
 def test_a_ground_is_kept_where_it_is_seen_and_even_ones_are_whole():

@@ -12,7 +12,7 @@ from weights import fill_by_name, numbers
 
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.family import MagicDance
-from zoo.nn.pretrained import load_foreign, read_weights
+from zoo.nn.weights.loading import load_foreign, read_weights
 
 SIZE = {"music_dim": 35, "dim": 64, "ff_dim": 96, "layers": 2, "heads": 2}
 

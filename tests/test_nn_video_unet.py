@@ -10,8 +10,8 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from weights import filled, numbers
 
 from zoo.nn.temporal import MotionModule, positions
-from zoo.nn.video_public import reference_net, video_unet
-from zoo.nn.video_unet import ReferenceNet, VideoUNet
+from zoo.nn.video_unet.unet import ReferenceNet, VideoUNet
+from zoo.nn.weights.public_unets import reference_net, video_unet
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "video_unet_reference.npz")
 SIZE = {"channels": (32, 64, 64, 64), "text_dim": 24}

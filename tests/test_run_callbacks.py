@@ -6,8 +6,8 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from zoo.run.callbacks import Deadline, Saver
 from zoo.run.checkpoint import AtomicCheckpoint, read_checkpoint
+from zoo.run.train.callbacks import Deadline, Saver
 
 
 class Line(LightningModule):

@@ -18,9 +18,9 @@ from zoo.media import decode_frames, encode_frames, read_frames, read_image
 from zoo.music.spectral import Spectral
 from zoo.run.checkpoint import load_family
 from zoo.run.errors import CONF
-from zoo.run.protocol import protocol_hash, read_gauges, read_protocol
-from zoo.run.records import MARK
-from zoo.run.rows import pair_up
+from zoo.run.evaluate.protocol import protocol_hash, read_gauges, read_protocol
+from zoo.run.evaluate.records import MARK
+from zoo.run.evaluate.systems import pair_up
 
 SHIPPED = "assets/magicdance_tiny"
 # eight clips of two seconds: four songs, two dancers to each

@@ -9,10 +9,10 @@ import pytest
 from report_results import COLUMNS, HOSTILE, REASON, make_results
 from rich.console import Console
 
-from zoo.run import report_html
-from zoo.run.report import write_report
-from zoo.run.report_html import pick_clips
-from zoo.run.table import Sheet, number, to_latex, to_markdown, to_terminal
+from zoo.run.report import html as report_html
+from zoo.run.report.html import pick_clips
+from zoo.run.report.report import write_report
+from zoo.run.report.table import Sheet, number, to_latex, to_markdown, to_terminal
 
 
 class Page(HTMLParser):

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 from report_results import HOSTILE, make_results
 
-from zoo.run.report import write_report
+from zoo.run.report.report import write_report
 
 FRAMES, FPS = 24, 12
 pytestmark = pytest.mark.skipif(

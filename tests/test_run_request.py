@@ -14,8 +14,8 @@ from PIL import Image
 from zoo.media import write_sound
 from zoo.run.build import check_targets
 from zoo.run.checkpoint import AtomicCheckpoint, load_family
-from zoo.run.generate import count_frames
-from zoo.run.request import frame_rate
+from zoo.run.sample.generate import count_frames
+from zoo.run.sample.request import frame_rate
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_a_typo_is_answered_at_once_and_a_pickle_runs_nothing(scripts, tmp_path)
 def test_a_config_in_a_checkpoint_runs_nothing(small_run, tmp_path):
     """A checkpoint whose config names a function of Python's instead of the family's class, straight or by detour."""
     found = torch.load(small_run / "motion" / "last.ckpt", weights_only=True)
-    for target in ("os.mkdir", "zoo.media.os.mkdir", "zoo.run.fit.fit", "zoo.music.encoder.listen"):
+    for target in ("os.mkdir", "zoo.media.os.mkdir", "zoo.run.train.fit.fit", "zoo.music.encoder.listen"):
         bad = found["config"].replace("zoo.families.magicdance.family.MagicDance", target)
         torch.save(found | {"config": bad}, tmp_path / "bad.ckpt")
         with pytest.raises(ValueError, match="config names|this program has no"):

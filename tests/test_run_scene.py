@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from zoo.body.camera import camera
-from zoo.body.cutout import Cutout, _own_colours, cut_out, from_alpha
-from zoo.body.look import Look
-from zoo.body.people import PeopleDetector
-from zoo.body.render import render
+from zoo.body.detection.blazepose_detector import PeopleDetector
+from zoo.body.image.segmentation import Cutout, _own_colours, cut_out, from_alpha
+from zoo.body.render.appearance import Look
+from zoo.body.render.rasterizer import render
 from zoo.body.skeleton import STANDING, matrix_from_axis_angle
 from zoo.media import read_video, write_sound
-from zoo.run.scene import FRONTAL, set_scene
+from zoo.run.sample.scene import FRONTAL, set_scene
 
 SEEDS = range(6)
 PHOTO = Path("/usr/share/doc/opencv-doc/examples/data/messi5.jpg")  # of the Debian package opencv-doc

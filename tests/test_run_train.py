@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
-from zoo.run.runs import RANKS, is_first_process
+from zoo.run.train.runs import RANKS, is_first_process
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:

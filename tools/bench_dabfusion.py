@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 import lfdm_public  # noqa: E402
 
 from zoo.diffusion.denoiser import Denoiser  # noqa: E402
-from zoo.diffusion.sample import sample, step_rule  # noqa: E402
+from zoo.diffusion.samplers import sample, step_rule  # noqa: E402
 from zoo.families.dabfusion.family import DECODED, DabFusion  # noqa: E402
 from zoo.families.dabfusion.flow_unet import from_lfdm  # noqa: E402
 

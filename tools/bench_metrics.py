@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
+from zoo.body.detection.synthetic_detector import WorldJudge
 from zoo.body.skeleton import joints_of
 from zoo.media import decode_frames
 from zoo.metrics.base import Evidence
-from zoo.metrics.judge import WorldJudge
-from zoo.run.protocol import CONF, read_gauges, read_protocol
-from zoo.run.records import read_index
+from zoo.run.evaluate.protocol import CONF, read_gauges, read_protocol
+from zoo.run.evaluate.records import read_index
 
 CLIPS = 100
 

@@ -5,7 +5,7 @@ github.com/MooreThreads/Moore-AnimateAnyone (beside MuseDance's U-Net) or of git
 (beside MagicDance's renderer); side that of the latents. Both have the same random weights, reference, text, guidance
 and latents, and the public networks are given what their own pipelines give them: Moore's both branches at once and the
 reference's features, MagicAnimate's the appearance encoder and the ControlNet in every step. Ours is run as it is and
-with `zoo.nn.fast`, each in turn with the public one.
+with `zoo.nn.cpu_inference`, each in turn with the public one.
 
 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 before the command keeps glibc from giving memory back after
 every large answer, which costs both a tenth of their time.
@@ -26,12 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:0] = [str(Path(__file__).parents[1]), sys.argv[1]]
 
-from zoo.families.latent import Pictured  # noqa: E402
-from zoo.families.magicdance.animator import Animator  # noqa: E402
-from zoo.nn.fast import sampling  # noqa: E402
+from zoo.families.latent.stages import Pictured  # noqa: E402
+from zoo.families.magicdance.renderers.animator import Animator  # noqa: E402
+from zoo.nn.cpu_inference import sampling  # noqa: E402
 from zoo.nn.text import HashedWords  # noqa: E402
-from zoo.nn.video_public import reference_net, video_unet  # noqa: E402
-from zoo.nn.video_unet import VideoUNet  # noqa: E402
+from zoo.nn.video_unet.unet import VideoUNet  # noqa: E402
+from zoo.nn.weights.public_unets import reference_net, video_unet  # noqa: E402
 
 FRAMES, SIDE, ROUNDS = (int(sys.argv[n]) if len(sys.argv) > n else default for n, default in ((2, 4), (3, 32), (4, 3)))
 SD = {"cross_attention_dim": 768, "attention_head_dim": 8}

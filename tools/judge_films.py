@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
+from zoo.body.detection.synthetic_detector import SIDE, WINDOW
 from zoo.body.skeleton import JOINTS
 from zoo.data.base import Clip
-from zoo.data.world.make import World
 from zoo.data.world.song import STYLES
-from zoo.metrics.judge import SIDE, WINDOW
+from zoo.data.world.source import World
 from zoo.music.spectral import Spectral
 
 FPS, SECONDS = 12, 4.0

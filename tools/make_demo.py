@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from zoo.body.camera import camera
-from zoo.body.look import random_look
-from zoo.body.render import render
+from zoo.body.render.appearance import random_look
+from zoo.body.render.rasterizer import render
 from zoo.body.skeleton import unpack
 from zoo.data.world.choreography import choreograph
 from zoo.data.world.song import make_song

@@ -20,7 +20,7 @@ from zoo.data.base import Clip
 from zoo.metrics.statistics import interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.run.protocol import CONF
+from zoo.run.evaluate.protocol import CONF
 
 EVERY, MOVED = 4, 4.0  # frames; pixels
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from zoo.body.detection.synthetic_detector import WorldJudge
 from zoo.media import read_image, read_video
 from zoo.metrics.identity import background_difference, signature, signature_distance
-from zoo.metrics.judge import WorldJudge
 
 EACH = 6
 ROOT = Path(__file__).parents[1]

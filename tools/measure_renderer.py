@@ -25,11 +25,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from tqdm import tqdm
 
+from zoo.body.detection.synthetic_detector import WorldJudge
 from zoo.data.base import Clip
-from zoo.families.magicdance.animator import head_box
-from zoo.families.magicdance.renderer import DiffusionRenderer
+from zoo.families.magicdance.renderers.animator import head_box
+from zoo.families.magicdance.renderers.renderers import DiffusionRenderer
 from zoo.metrics.identity import Signature, signature, signature_distance
-from zoo.metrics.judge import WorldJudge
 from zoo.metrics.statistics import interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from ai_edge_litert.interpreter import Interpreter
 
-from zoo.body.blazepose import silenced
-from zoo.body.people import PeopleDetector
-from zoo.body.puppet import Stage2D, make_puppet
+from zoo.body.detection.blazepose import silenced
+from zoo.body.detection.blazepose_detector import PeopleDetector
+from zoo.body.image.puppet import Stage2D, make_puppet
 from zoo.body.skeleton import unpack
 from zoo.families.base import Sampler
 from zoo.families.magicdance.family import at_frame_times

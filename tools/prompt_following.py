@@ -24,18 +24,18 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from zoo.body.camera import camera
+from zoo.body.detection.synthetic_detector import WorldJudge
 from zoo.body.skeleton import JOINTS
 from zoo.data.base import Clip, Cut
 from zoo.data.world.moves import MOVES
 from zoo.families.base import Sampler
-from zoo.metrics.judge import WorldJudge
 from zoo.metrics.statistics import interval
-from zoo.nn.fast import PRECISIONS
+from zoo.nn.cpu_inference import PRECISIONS
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.errors import CONF
-from zoo.run.generate import faster
-from zoo.run.rows import pair_up
+from zoo.run.evaluate.systems import pair_up
+from zoo.run.sample.generate import faster
 
 FPS, SIDE, STEPS, BATCH = 12, 128, 1500, 64
 TORSO = [JOINTS.index(name) for name in ("pelvis", "neck")]

@@ -1,9 +1,9 @@
-"""Train the world judge (zoo/metrics/judge.py) from nothing, and measure it on songs and dancers it never saw.
+"""Train the world judge (zoo/body/detection/synthetic_detector.py) from nothing, and measure it on songs and dancers it never saw.
 
     PYTHONPATH=. python tools/train_judge.py
 
 It films a world of its own seed (minutes, kept in $DANCEZOO_CACHE), learns on it (half an hour of one core), writes
-zoo/metrics/assets/judge.safetensors, measures that file on the test clips of the protocols' world, and writes the card
+zoo/body/detection/assets/synthetic_detector.safetensors, measures that file on the test clips of the protocols' world, and writes the card
 beside it. Pictures are sometimes coarsened or made noisy, so that joints are found in such ones too; the features that
 `fvd_world` rests on are taught on clean pictures alone, and nothing is ever taught to tell the two apart.
 """
@@ -22,14 +22,25 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from zoo.body.detection.synthetic_detector import (
+    CELLS,
+    FEATURES,
+    SIDE,
+    SPREAD,
+    WEIGHTS,
+    Eyes,
+    JudgeNet,
+    Sense,
+    WorldJudge,
+    place_of,
+)
 from zoo.data.base import Clip, Cut
-from zoo.data.world.make import World
 from zoo.data.world.recipe import Filming
 from zoo.data.world.song import STYLES
-from zoo.metrics.judge import CELLS, FEATURES, SIDE, SPREAD, WEIGHTS, Eyes, JudgeNet, Sense, WorldJudge, place_of
+from zoo.data.world.source import World
 from zoo.metrics.rhythm import beat_alignment, found_beats, in_reach
 from zoo.music.spectral import Spectral
-from zoo.run.provenance import provenance
+from zoo.run.evaluate.provenance import provenance
 
 GROUPS = {
     "trunk and head": (0, 3, 6, 9, 12, 13, 14, 15),
@@ -41,7 +52,7 @@ GROUPS = {
 
 CARD = """# The world judge, v1
 
-judge.safetensors holds the network of zoo/metrics/judge.py: matrices in half precision, everything else in single. It
+synthetic_detector.safetensors holds the network of zoo/body/detection/synthetic_detector.py: matrices in half precision, everything else in single. It
 was trained on the zoo's own synthetic world and nothing else, and is under the zoo's licence. Accuracies are those of
 this file on the test clips of the protocols' world, whose songs and dancers it never saw.
 

@@ -72,8 +72,8 @@ def diffusion(network):
 
 
 def samplers() -> None:
-    """With noise window by window from zoo.families.magicdance.motion.WindowNoise(seed=7)."""
-    from zoo.families.magicdance.motion import WindowNoise
+    """With noise window by window from zoo.families.magicdance.long_form.WindowNoise(seed=7)."""
+    from zoo.families.magicdance.long_form import WindowNoise
 
     for label, windows in (("ddim_sample", 2), ("long_ddim_sample", 5)):
         keep(label, with_noise(label, windows, WindowNoise(7, range(windows), torch.device("cpu"))))

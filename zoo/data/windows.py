@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from zoo.batch import MOTION_FPS, Batch
 from zoo.body.skeleton import joints_of, resample
 from zoo.data.base import PICTURES, Clip, Piece
-from zoo.data.captions import caption
-from zoo.data.features import Features
+from zoo.data.music_cache import Features
+from zoo.data.shard_builder.move_captions import caption
 from zoo.music.beats import beat_pulse, frame_beats
 
 LABELS = ("song", "dancer", "style", "camera")

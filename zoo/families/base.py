@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.batch import Batch
 from zoo.music.encoder import Music
-from zoo.nn.pretrained import Report, load_foreign
+from zoo.nn.weights.loading import Report, load_foreign
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Family(nn.Module, ABC):
         """
 
     def denoisers(self) -> list[nn.Module]:
-        """The networks that a step of sampling takes its time for, if `zoo.nn.fast` suits them."""
+        """The networks that a step of sampling takes its time for, if `zoo.nn.cpu_inference` suits them."""
         return []
 
     def unread(self, prompt: str) -> str:

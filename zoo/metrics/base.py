@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from zoo.body.people import PoseDetector, Poses
+from zoo.body.detection.blazepose_detector import PoseDetector, Poses
 
 Measurement = Mapping[str, np.ndarray]  # what is kept of one clip, by name
 FROZEN, OTHER_SONG = "frozen reference", "other song"  # the baselines, as rows are called

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo.files import file_hash
 from zoo.metrics.base import OTHER_SONG, OVER_TIME, ClipMetric, Column, Evidence, Measurement
 from zoo.metrics.wav2clip import DIM, SAMPLE_RATE, Wav2Clip, wav2clip_names
-from zoo.nn.pretrained import load_foreign, plain
+from zoo.nn.weights.loading import load_foreign, plain
 
 PATCH = 32  # pixels: Wav2CLIP was trained to meet the pictures of CLIP ViT-B/32, and of no other
 BATCH = 16  # frames

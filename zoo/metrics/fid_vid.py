@@ -14,7 +14,7 @@ from torchvision.models.video.resnet import Bottleneck, Conv3DSimple, VideoResNe
 from zoo.files import file_hash
 from zoo.metrics.base import FROZEN, Column
 from zoo.metrics.fvd import VideoFrechet
-from zoo.nn.pretrained import load_foreign, plain
+from zoo.nn.weights.loading import load_foreign, plain
 
 SIDE = 112  # pixels
 MEAN = (114.7748, 107.7354, 99.4750)  # of Kinetics' red, green and blue, which the network was trained without

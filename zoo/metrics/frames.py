@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.files import file_hash
 from zoo.metrics.base import FROZEN, OTHER_SONG, OVER_TIME, ClipMetric, Column, Evidence, Measurement
-from zoo.nn.pretrained import load_foreign, plain, read_weights
+from zoo.nn.weights.loading import load_foreign, plain, read_weights
 
 PEAK = 255  # the range of pixel values
 BASELINES = frozenset({FROZEN, OTHER_SONG})

@@ -11,8 +11,8 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
+from zoo.body.detection.blazepose_detector import Poses
 from zoo.body.labels import FOOT, FOREARM, HAND, HEAD, JOINT_LIMB, SHIN, THIGH, TORSO, UPPER_ARM
-from zoo.body.people import Poses
 from zoo.body.skeleton import PARENTS
 from zoo.metrics.base import OTHER_SONG, OVER_TIME, ClipMetric, Column, Evidence, Measurement
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from zoo.nn.pretrained import plain
+from zoo.nn.weights.loading import plain
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW, HOP = 512, 353  # samples

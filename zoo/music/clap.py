@@ -14,8 +14,8 @@ from torch import Tensor
 from zoo.files import file_hash
 from zoo.music.beats import Beats
 from zoo.music.encoder import Encoder, source_mark, token_count
-from zoo.nn import laion as laion_module
-from zoo.nn.laion import FILE, RATE, SECONDS, SHARED, AudioTower
+from zoo.nn import laion_clap as laion_module
+from zoo.nn.laion_clap import FILE, RATE, SECONDS, SHARED, AudioTower
 
 WINDOW = SECONDS * RATE  # samples
 

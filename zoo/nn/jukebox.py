@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from zoo.nn.pretrained import load_foreign, plain
+from zoo.nn.weights.loading import load_foreign, plain
 
 VQVAE, PRIOR = "vqvae.pth.tar", "prior_level_2.pth.tar"  # OpenAI's names, in models/5b
 RATE, HOP = 44100, 128  # samples a second; samples a token

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor, nn
 
-from zoo.nn.laion import FILE, SHARED, TextTower
+from zoo.nn.laion_clap import FILE, SHARED, TextTower
 
 LONGEST = 77  # tokens that CLAP and CLIP were trained to read
 WORD = re.compile(r"[\w']+")

@@ -21,7 +21,7 @@ from torch import Tensor
 from zoo.families.base import Family
 from zoo.files import replacing
 from zoo.run.build import build_family
-from zoo.run.runs import CONFIG, check_new_folder, read_config
+from zoo.run.train.runs import CONFIG, check_new_folder, read_config
 
 WEIGHTS = "model.safetensors"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -55,7 +55,7 @@ def _store(name: str) -> str:
     from omegaconf import OmegaConf
 
     store = ConfigStore.instance()
-    store.store("quiet", OmegaConf.load(CONF / "quiet.yaml"), package="_global_")
+    store.store("hydra_defaults", OmegaConf.load(CONF / "hydra_defaults.yaml"), package="_global_")
     alone = f"{name}_alone"  # a stored config and a file of one name would be taken for schema and config
     store.store(alone, OmegaConf.load(CONF / f"{name}.yaml"))
     return alone

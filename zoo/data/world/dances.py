@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from zoo.batch import MOTION_FPS
-from zoo.data.shards import write_shard
+from zoo.data.sources.shards import write_shard
 from zoo.data.world.choreography import choreograph
 from zoo.data.world.recipe import Recipe, seed_of
 from zoo.data.world.song import make_song

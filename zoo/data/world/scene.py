@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from zoo.body.camera import Camera, camera
-from zoo.body.look import Look, random_look
-from zoo.body.render import dressed
+from zoo.body.render.appearance import Look, random_look
+from zoo.body.render.rasterizer import dressed
 from zoo.data.world.backdrop import PLAIN, make_backdrop
 from zoo.data.world.recipe import seed_of
 

@@ -10,19 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
-from zoo.diffusion.sample import sample, step_rule
+from zoo.diffusion.samplers import sample, step_rule
 from zoo.families.base import Family, Sampler
 from zoo.families.dabfusion.autoencoder import FlowAutoencoder
 from zoo.families.dabfusion.blocks import still
 from zoo.families.dabfusion.flow_unet import FlowUNet
-from zoo.families.dabfusion.public import translation
 from zoo.families.dabfusion.regions import Regions
+from zoo.families.dabfusion.weights import translation
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
-from zoo.nn.picture import to_square
-from zoo.nn.pretrained import Report, load_foreign, read_weights
+from zoo.nn.square_image import to_square
 from zoo.nn.text import TextEncoder
+from zoo.nn.weights.loading import Report, load_foreign, read_weights
 
 DECODED = 8  # frames decoded at a time
 SAID = " dance music"  # follows a style's name

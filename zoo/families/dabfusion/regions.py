@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.families.dabfusion.blocks import Encoder, Hourglass, grid, warp
 from zoo.families.dabfusion.limbs import LIMBS, pointed
-from zoo.nn.likeness import Shrink
+from zoo.nn.perceptual_loss import Shrink
 
 LEAST = 1e-6  # of a spread, squared: a hundredth of a pixel of a quarter of 128
 

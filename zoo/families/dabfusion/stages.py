@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
-from zoo.families.dabfusion.bend import Bend, equivariance
 from zoo.families.dabfusion.blocks import warp
+from zoo.families.dabfusion.equivariance import Bend, equivariance
 from zoo.families.dabfusion.limbs import astray, mirrored, misplaced, uncovered
-from zoo.nn.likeness import Likeness
+from zoo.nn.perceptual_loss import Likeness
 
 DROP_MUSIC = 0.1  # share of clips that hear nothing, for classifier-free guidance (LFDM's public code)
 SEEN = 7.5  # weight of `misplaced` and `uncovered` beside `astray`: means over pictures that are mostly background

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from zoo.batch import MOTION_FPS
 from zoo.body.skeleton import Normalizer, resample
 from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, ramp
-from zoo.diffusion.sample import step_rule
+from zoo.diffusion.samplers import step_rule
 from zoo.families.base import DancesInMotion, Family, Sampler
-from zoo.families.magicdance import motion
-from zoo.families.magicdance.animator import Animator
+from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
-from zoo.families.magicdance.renderer import MeshRenderer
+from zoo.families.magicdance.renderers.animator import Animator
+from zoo.families.magicdance.renderers.renderers import MeshRenderer
 from zoo.music.beats import beat_pulse
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
-from zoo.nn.pretrained import Report, load_foreign, plain, read_weights
-from zoo.nn.video_files import Places, translation
+from zoo.nn.weights.layouts import Places, translation
+from zoo.nn.weights.loading import Report, load_foreign, plain, read_weights
 
 PLACES = Places("animator.vae.", "animator.unet.", "animator.appearance.", "animator.controlnet.")
 GROUP = 4  # windows denoised at a time

@@ -13,8 +13,8 @@ from zoo.batch import Batch
 from zoo.body.skeleton import FEET, forward_kinematics, unpack
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
-from zoo.families.latent import DenoisingStage, Kept, few
-from zoo.families.magicdance.animator import Animator, Faces, coloured, head_box
+from zoo.families.latent.stages import DenoisingStage, Kept, few
+from zoo.families.magicdance.renderers.animator import Animator, Faces, coloured, head_box
 
 DROP_CONDITION = 0.25  # share of clips that hear nothing, for classifier-free guidance (EDGE's public code)
 MISPLACED, MISSIZED = 0.06, 0.1  # deviations of a detector's squares about faces: in sides, and of sides' logarithms

@@ -12,20 +12,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.diffusion.denoiser import Denoiser
-from zoo.diffusion.sample import sample, step_rule
+from zoo.diffusion.samplers import sample, step_rule
 from zoo.families.base import Family, Sampler
-from zoo.families.latent import DECODED, LatentPictures, Pictured
+from zoo.families.latent.stages import DECODED, LatentPictures, Pictured
 from zoo.music.beats import beat_pulse, frame_beats
 from zoo.music.encoder import Music
 from zoo.music.scale import MusicScale
-from zoo.nn.autoencoder import picture_autoencoder
-from zoo.nn.figure import REGIONS
-from zoo.nn.picture import to_square
-from zoo.nn.pretrained import Report, load_foreign, read_weights
+from zoo.nn.figure_segmentation import REGIONS
+from zoo.nn.square_image import to_square
 from zoo.nn.temporal import apart, positions
 from zoo.nn.text import WordEncoder
-from zoo.nn.video_files import Places, translation
-from zoo.nn.video_unet import ReferenceNet, Request, VideoUNet
+from zoo.nn.vae import picture_autoencoder
+from zoo.nn.video_unet.unet import ReferenceNet, Request, VideoUNet
+from zoo.nn.weights.layouts import Places, translation
+from zoo.nn.weights.loading import Report, load_foreign, read_weights
 
 PARTS = 24  # of DensePose
 NOBODY = 0.1  # likelihood of a figure that no place of a picture without one reaches

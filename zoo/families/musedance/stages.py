@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.batch import Batch
-from zoo.families.latent import DenoisingStage, Kept, Pictured, few
-from zoo.nn.figure import regions_error
-from zoo.nn.video_unet import Request
+from zoo.families.latent.stages import DenoisingStage, Kept, Pictured, few
+from zoo.nn.figure_segmentation import regions_error
+from zoo.nn.video_unet.unet import Request
 
 DROP = 0.1  # share of samples that read and hear nothing, for classifier-free guidance (the paper gives none)
 

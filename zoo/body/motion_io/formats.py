@@ -1,0 +1,61 @@
+"""Motion files by their suffix: .bvh, .glb and .npz out; .bvh, .npz, AIST++ .pkl and DeepMimic .txt or .json in."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from zoo.body.motion_io.bvh import read_bvh, write_bvh
+from zoo.body.motion_io.gltf import write_glb
+from zoo.body.motion_io.mocap import read_aistpp_pickle, read_deepmimic, read_npz, write_npz
+from zoo.body.render.appearance import Look, vertex_colours
+from zoo.body.render.rasterizer import dressed
+from zoo.files import replacing
+
+READERS = {
+    ".bvh": read_bvh,
+    ".npz": read_npz,
+    ".pkl": read_aistpp_pickle,
+    ".txt": read_deepmimic,
+    ".json": read_deepmimic,
+}
+WRITTEN = (".bvh", ".glb", ".npz")
+
+
+def read_motion(path: Path | str) -> Tensor:
+    """Any motion file as motion (T, 151) float32 at 30 Hz, standing on the floor.
+
+    Raises ValueError for a missing file, an unknown suffix or unexpected content.
+    """
+    path = Path(path)
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise ValueError(f"cannot read motion from {path}: its suffix is none of {' '.join(READERS)}")
+    if not path.is_file():
+        raise ValueError(f"cannot read motion from {path}: there is no such file")
+    return reader(path)
+
+
+def write_motion(path: Path | str, motion: Tensor, look: Look | None = None) -> None:
+    """Motion (T, 151) to a file of `WRITTEN`: under a temporary name first, so that a failure leaves no half a file.
+
+    look: the dancer in a .glb. Raises ValueError for another suffix or no frames.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in WRITTEN:
+        raise ValueError(f"cannot write motion to {path}: its suffix is none of {' '.join(WRITTEN)}")
+    if not len(motion):
+        raise ValueError(f"cannot write motion to {path}: it has no frames")
+    try:
+        with replacing(path) as temporary:
+            if suffix == ".bvh":
+                write_bvh(temporary, motion)
+            elif suffix == ".npz":
+                write_npz(temporary, motion)
+            else:
+                look = replace(look or Look(), pattern="plain")  # stripes are finer than the mesh that would carry them
+                figure = dressed(look)
+                write_glb(temporary, motion, figure, vertex_colours(look, figure))
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error.strerror}); name another place") from None

@@ -1,0 +1,129 @@
+"""A dancing body as one glTF 2.0 binary file: mesh, skeleton, skin weights and animation, for Blender and game engines.
+
+glTF is Y up, metres, and looks along +Z, which is the rest frame of every body here; importers turn it upright.
+"""
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from zoo.batch import MOTION_FPS
+from zoo.body.render.mesh import Body
+from zoo.body.skeleton import JOINTS, PARENTS, STANDING, quaternion_from_matrix, unpack
+
+# component types and buffer targets of the specification, sec. 3.6.2 and 5.11
+_COMPONENTS = {np.dtype("u1"): 5121, np.dtype("<u2"): 5123, np.dtype("<u4"): 5125, np.dtype("<f4"): 5126}
+_SHAPES = {(): "SCALAR", (2,): "VEC2", (3,): "VEC3", (4,): "VEC4", (4, 4): "MAT4"}
+_VERTICES, _INDICES = 34962, 34963
+_INFLUENCES = 4  # joints a vertex; more is allowed, but few programs read them
+
+
+class _Buffer:
+    """Arrays laid one after another, each with the view and accessor that describe it."""
+
+    def __init__(self):
+        self.data, self.views, self.accessors = bytearray(), [], []
+
+    def add(self, array: np.ndarray, target: int | None = None, bounds: bool = False, normalized: bool = False) -> int:
+        """Append (N, ...) and return the number of its accessor. bounds: write min and max."""
+        view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes}
+        accessor = {
+            "bufferView": len(self.views),
+            "componentType": _COMPONENTS[array.dtype],
+            "count": len(array),
+            "type": _SHAPES[array.shape[1:]],
+        }
+        if bounds:
+            flat = array.reshape(len(array), -1)
+            accessor |= {"min": flat.min(0).tolist(), "max": flat.max(0).tolist()}
+        self.views.append(view | ({"target": target} if target else {}))
+        self.accessors.append(accessor | ({"normalized": True} if normalized else {}))
+        self.data += array.tobytes()
+        self.data += b"\0" * (-len(self.data) % 4)
+        return len(self.accessors) - 1
+
+
+def _strongest(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(V, 24) -> the four heaviest joints (V, 4) uint8 and their weights (V, 4) float32, which sum to 1."""
+    joints = np.argsort(-weights, axis=1, kind="stable")[:, :_INFLUENCES]
+    kept = np.take_along_axis(weights, joints, 1).astype("<f4")
+    kept /= kept.sum(1, keepdims=True)
+    return np.where(kept > 0, joints, 0).astype("u1"), kept
+
+
+def _animation(motion: Tensor, body: Body) -> tuple[np.ndarray, np.ndarray]:
+    """Local rotations (24, T, 4) as xyzw quaternions without sign jumps, and the pelvis (T, 3), Y up."""
+    _, root, local = unpack(motion.detach().double().cpu())
+    upright = STANDING.T.double()
+    local = local.clone()
+    local[:, 0] = upright @ local[:, 0]
+    turns = quaternion_from_matrix(local).transpose(0, 1).numpy()[..., [1, 2, 3, 0]]
+    flips = np.sign((turns[:, 1:] * turns[:, :-1]).sum(-1))
+    turns[:, 1:] *= np.cumprod(np.where(flips == 0, 1, flips), axis=1)[..., None]
+    pelvis = body.place(root.numpy()) @ upright.numpy().T
+    return turns.astype("<f4"), pelvis.astype("<f4")
+
+
+def write_glb(path: Path | str, motion: Tensor, body: Body, colours: np.ndarray | None = None) -> None:
+    """Motion (T, 151) danced by `body`, 30 keys a second, linear between them.
+
+    colours (V, 3) uint8 sRGB, or None for one plain colour.
+    """
+    turns, pelvis = _animation(motion, body)
+    joints, weights = _strongest(body.weights)
+    times = (np.arange(len(pelvis)) / MOTION_FPS).astype("<f4")
+    binds = np.tile(np.eye(4, dtype="<f4"), (len(JOINTS), 1, 1))
+    binds[:, 3, :3] = -body.joints  # glTF stores columns one after another: the translation is the last four values
+
+    buffer = _Buffer()
+    attributes = {
+        "POSITION": buffer.add(body.vertices.astype("<f4"), _VERTICES, bounds=True),
+        "NORMAL": buffer.add(body.normals.astype("<f4"), _VERTICES),
+        "JOINTS_0": buffer.add(joints, _VERTICES),
+        "WEIGHTS_0": buffer.add(weights, _VERTICES),
+    }
+    if colours is not None:
+        linear = (colours.astype(np.float64) / 255) ** 2.2
+        opaque = np.concatenate([linear, np.ones((len(linear), 1))], 1)
+        attributes["COLOR_0"] = buffer.add((opaque * 65535).round().astype("<u2"), _VERTICES, normalized=True)
+    indices = buffer.add(body.faces.astype("<u4").reshape(-1), _INDICES)
+    inverse_binds = buffer.add(binds)
+    clock = buffer.add(times, bounds=True)
+    samplers = [{"input": clock, "output": buffer.add(pelvis)}]
+    channels = [{"sampler": 0, "target": {"node": 0, "path": "translation"}}]
+    for joint, turn in enumerate(turns):
+        channels.append({"sampler": len(samplers), "target": {"node": joint, "path": "rotation"}})
+        samplers.append({"input": clock, "output": buffer.add(turn)})
+
+    nodes = []
+    for joint, name in enumerate(JOINTS):
+        children = [child for child, parent in enumerate(PARENTS) if parent == joint]
+        nodes.append(
+            {"name": name, "translation": body.offsets[joint].tolist()} | ({"children": children} if children else {})
+        )
+    nodes[0]["translation"], nodes[0]["rotation"] = pelvis[0].tolist(), turns[0, 0].tolist()
+    nodes.append({"name": body.name, "mesh": 0, "skin": 0})
+    plain = [1.0, 1.0, 1.0, 1.0] if colours is not None else [0.62, 0.52, 0.46, 1.0]
+    document = {
+        "asset": {"version": "2.0", "generator": "DanceZoo"},
+        "scene": 0,
+        "scenes": [{"nodes": [0, len(JOINTS)]}],
+        "nodes": nodes,
+        "meshes": [{"name": body.name, "primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
+        "materials": [
+            {"pbrMetallicRoughness": {"baseColorFactor": plain, "metallicFactor": 0.0, "roughnessFactor": 0.8}}
+        ],
+        "skins": [{"joints": list(range(len(JOINTS))), "skeleton": 0, "inverseBindMatrices": inverse_binds}],
+        "animations": [{"name": "dance", "samplers": samplers, "channels": channels}],
+        "buffers": [{"byteLength": len(buffer.data)}],
+        "bufferViews": buffer.views,
+        "accessors": buffer.accessors,
+    }
+    text = json.dumps(document, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text
+    chunks += struct.pack("<I4s", len(buffer.data), b"BIN\0") + bytes(buffer.data)
+    Path(path).write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)

@@ -1,0 +1,196 @@
+"""Recorded dances of other projects, as motion (T, 151) at 30 Hz, standing on the floor: AIST++, AMASS, DeepMimic."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.batch import MOTION_FPS
+from zoo.body.motion_io.retarget import at_motion_rate, retarget
+from zoo.body.skeleton import (
+    JOINTS,
+    OFFSETS,
+    STANDING,
+    axis_angle_from_matrix,
+    matrix_from_axis_angle,
+    matrix_from_quaternion,
+    unpack,
+)
+
+AIST_FPS = 60
+# SMPL turns its body about the pelvis joint, which its mean body has here (metres, its own axes), and adds `trans` then
+SMPL_PELVIS = torch.tensor([-0.00179506, -0.22333382, 0.02821918], dtype=torch.float64)
+_SMPL_BODY = 22  # joints that SMPL, SMPL-H and SMPL-X share; after them stand the hands, each in its own way
+
+# AIST++ --------------------------------------------------------------------------------------------------------------
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """What pickles of protocol 2 say for bytes, and nothing else that `codecs.encode` can be made to do."""
+    if encoding != "latin1":
+        raise ValueError(f"it names the text encoding '{encoding}'")
+    return text.encode("latin1")
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Rebuilds dicts, lists, numbers, text and numpy arrays. Anything else a pickle asks for is refused, not run."""
+
+    def find_class(self, module: str, name: str):
+        home = module.replace("numpy._core", "numpy.core")
+        if (home, name) == ("numpy.core.multiarray", "_reconstruct"):
+            return np.core.multiarray._reconstruct
+        if (home, name) == ("numpy.core.multiarray", "scalar"):
+            return np.core.multiarray.scalar
+        if (home, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if (home, name) == ("_codecs", "encode"):
+            return _latin1
+        raise ValueError(f"it asks for {module}.{name}, which is not an array; nothing of it was run")
+
+
+def read_aistpp_pickle(path: Path | str) -> Tensor:
+    """An AIST++ motion file (`smpl_poses` (T, 72), `smpl_trans` (T, 3), `smpl_scaling`), 60 Hz, Y up.
+
+    Every other frame is taken and Y up becomes Z up, as EDGE does (its `process_dataset`). Code in the file is never
+    run. Raises ValueError for any other content.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = _ArraysOnly(file).load()
+        poses = torch.from_numpy(np.asarray(data["smpl_poses"], np.float64)).unflatten(-1, (len(JOINTS), 3))
+        root = torch.from_numpy(np.asarray(data["smpl_trans"], np.float64) / float(np.ravel(data["smpl_scaling"])[0]))
+        if not len(poses) or root.shape != (len(poses), 3):
+            raise ValueError("its poses and positions differ in length")
+    except KeyError as error:
+        raise ValueError(f"cannot read {path}: it is not an AIST++ motion, it has no {error}") from None
+    except Exception as error:  # there is no end to what broken pickles can raise
+        raise ValueError(f"cannot read {path}: {error or 'it is not an AIST++ motion'}") from None
+    local = matrix_from_axis_angle(poses)
+    standing = STANDING.double()
+    local = torch.cat([(standing @ local[:, 0])[:, None], local[:, 1:]], 1)
+    step = AIST_FPS // MOTION_FPS
+    return at_motion_rate(local[::step], (root @ standing.T)[::step], MOTION_FPS)
+
+
+# SMPL and AMASS npz --------------------------------------------------------------------------------------------------
+
+
+def write_npz(path: Path | str, motion: Tensor) -> None:
+    """Motion (T, 151) as AMASS writes it, Z up.
+
+    Keys: `poses` (T, 72) axis-angle radians, `trans` (T, 3) metres (SMPL's translation; add `SMPL_PELVIS` for the
+    pelvis joint), `betas` (10,) zero, `gender` neutral, `mocap_framerate` and `fps` 30, `contacts` (T, 4).
+    """
+    contacts, root, local = unpack(motion.detach().double().cpu())
+    with open(path, "wb") as file:  # by name numpy would add a suffix
+        np.savez_compressed(
+            file,
+            poses=axis_angle_from_matrix(local).flatten(1).float().numpy(),
+            trans=(root - SMPL_PELVIS).float().numpy(),
+            betas=np.zeros(10, np.float32),
+            gender="neutral",
+            mocap_framerate=float(MOTION_FPS),
+            fps=float(MOTION_FPS),
+            contacts=contacts.float().numpy(),
+        )
+
+
+def read_npz(path: Path | str) -> Tensor:
+    """What `write_npz` wrote, or an AMASS file (SMPL 72, SMPL-H 156, SMPL-X 165 values a pose; hands are left out).
+
+    Raises ValueError for any other content.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not an npz file")
+        with np.load(path, allow_pickle=False) as data:
+            poses, trans = (torch.from_numpy(data[key].astype(np.float64)) for key in ("poses", "trans"))
+            rates = [key for key in ("mocap_framerate", "mocap_frame_rate", "fps") if key in data]
+            if not rates:
+                raise ValueError("it names no frame rate")
+            fps = float(data[rates[0]])
+    except KeyError as error:
+        raise ValueError(f"cannot read {path}: it is not an SMPL motion, it has no {error}") from None
+    except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"cannot read {path}: {error or 'it is not an SMPL motion'}") from None
+    if poses.dim() != 2 or poses.shape[1] % 3 or poses.shape[1] < 3 * _SMPL_BODY or trans.shape != (len(poses), 3):
+        raise ValueError(
+            f"cannot read {path}: poses {tuple(poses.shape)} and trans {tuple(trans.shape)} are not SMPL's"
+        )
+    if not len(poses) or fps <= 0:
+        raise ValueError(f"cannot read {path}: it has {len(poses)} frames at {fps} Hz")
+    poses = poses.unflatten(-1, (-1, 3))
+    if poses.shape[1] != len(JOINTS):
+        poses = torch.cat([poses[:, :_SMPL_BODY], torch.zeros(len(poses), 2, 3, dtype=poses.dtype)], 1)
+    return at_motion_rate(matrix_from_axis_angle(poses), trans + SMPL_PELVIS, fps)
+
+
+# DeepMimic -----------------------------------------------------------------------------------------------------------
+
+# a frame's values after duration and root position: rotations to the parent as quaternions (w, x, y, z) or, for knees
+# and elbows, an angle about z. The humanoid looks along +X, Y up, its right at +Z, and hangs its arms at rest.
+_DEEPMIMIC = [
+    (0, 4),
+    (9, 4),
+    (15, 4),
+    (2, 4),
+    (5, 1),
+    (8, 4),
+    (17, 4),
+    (19, 1),
+    (1, 4),
+    (4, 1),
+    (7, 4),
+    (16, 4),
+    (18, 1),
+]
+_DEEPMIMIC_PARENTS = {9: 0, 15: 9, 2: 0, 5: 2, 8: 5, 1: 0, 4: 1, 7: 4, 17: 9, 19: 17, 16: 9, 18: 16}
+_DEEPMIMIC_OFFSETS = {  # metres, from the parent, in Bullet's humanoid.urdf
+    9: (0.0, 0.236151, 0.0),
+    15: (0.0, 0.223894, 0.0),
+    2: (0.0, 0.0, 0.084887),
+    5: (0.0, -0.421546, 0.0),
+    8: (0.0, -0.40987, 0.0),
+    1: (0.0, 0.0, -0.084887),
+    4: (0.0, -0.421546, 0.0),
+    7: (0.0, -0.40987, 0.0),
+    17: (-0.02405, 0.24350, 0.18311),
+    19: (0.0, -0.274788, 0.0),
+    21: (0.0, -0.258947, 0.0),
+    16: (-0.02405, 0.24350, -0.18311),
+    18: (0.0, -0.274788, 0.0),
+    20: (0.0, -0.258947, 0.0),
+}
+
+
+def read_deepmimic(path: Path | str) -> Tensor:
+    """A motion of DeepMimic's humanoid, as Bullet ships them (`humanoid3d_*.txt`: JSON, frames of 44 values).
+
+    Raises ValueError for any other content.
+    """
+    try:
+        frames = torch.tensor(json.loads(Path(path).read_text())["Frames"], dtype=torch.float64)
+        if frames.dim() != 2 or frames.shape[1] != 44 or not (frames[:, 0].mean() > 0):
+            raise ValueError("frames of 44 values are expected")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot read {path}: it is not a DeepMimic motion ({error})") from None
+    turns, rest, column = {}, {0: torch.zeros(3, dtype=frames.dtype)}, 4
+    for joint, size in _DEEPMIMIC:
+        values = frames[:, column : column + size]
+        column += size
+        if size == 1:
+            own = matrix_from_axis_angle(torch.cat([torch.zeros_like(frames[:, :2]), values], 1))
+        else:
+            own = matrix_from_quaternion(values)
+        parent = _DEEPMIMIC_PARENTS.get(joint)
+        turns[joint] = own if parent is None else turns[parent] @ own
+    for joint, offset in _DEEPMIMIC_OFFSETS.items():
+        rest[joint] = rest[_DEEPMIMIC_PARENTS.get(joint, joint - 2)] + torch.tensor(offset, dtype=frames.dtype)
+    for elbow, wrist in ((18, 20), (19, 21)):
+        turns[wrist] = turns[elbow]
+    local, root = retarget(turns, rest, frames[:, 1:4], OFFSETS)  # its hips are level with its root
+    return at_motion_rate(local, root, 1 / float(frames[:, 0].median()))

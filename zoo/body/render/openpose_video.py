@@ -1,0 +1,84 @@
+"""The pose video that drives Wan-Animate: 20 points of a body, drawn as its public preprocessing draws them.
+
+Cheng et al. 2025 (arXiv 2509.14055) condition on skeletons; their points, colours and widths are those of Wan2.2's
+wan/modules/animate/preprocess: OpenPose's 18 points and the toes, each limb an ellipse, each point a disc, on black.
+There a detector finds the points in somebody's film, here they are a body's own. Hands are left out, as there where
+none are seen: motion has no fingers.
+"""
+
+import math
+
+import cv2
+import numpy as np
+
+from zoo.body.camera import Camera
+from zoo.body.detection.blazepose_detector import HIP_OUT, HIP_UP
+from zoo.body.render.mesh import Body
+from zoo.body.skeleton import JOINTS
+
+POINTS = (
+    "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee "
+    "right_ankle left_hip left_knee left_ankle right_eye left_eye right_ear left_ear left_toes right_toes"
+).split()
+# the points at a limb's ends, in the order in which limbs are drawn; the n-th limb and the n-th point have one colour
+LIMBS = (
+    *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)),
+    *((1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (13, 18), (10, 19)),
+)
+COLOURS = (
+    *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0)),
+    *((0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255)),
+    *((170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85), (200, 200, 0), (100, 100, 0)),
+)
+DIM = 0.6  # of its colour, in which a limb is drawn
+# points that are no joints: the joint they move with, where they are from it at rest, in metres (left is +X, up +Y, the
+# body looks along +Z; measured on the human meshes), and, on the head, which way the skin looks there
+SKIN = {
+    "nose": ("head", (0.0, 0.02, 0.115), (0.0, 0.0, 1.0)),
+    "right_eye": ("head", (-0.031, 0.056, 0.1), (-0.3, 0.0, 0.95)),
+    "left_eye": ("head", (0.031, 0.056, 0.1), (0.3, 0.0, 0.95)),
+    "right_ear": ("head", (-0.086, 0.046, -0.015), (-1.0, 0.0, 0.0)),
+    "left_ear": ("head", (0.086, 0.046, -0.015), (1.0, 0.0, 0.0)),
+    "left_toes": ("left_foot", (0.027, -0.012, 0.068), None),
+    "right_toes": ("right_foot", (-0.027, -0.012, 0.068), None),
+}
+AWAY = -0.3  # cosine of the angle between skin and viewer from which on a detector no longer sees it
+
+
+def pose_points(body: Body, rotations: np.ndarray, root: np.ndarray, camera: Camera, side: int) -> np.ndarray:
+    """Where a picture of side x side pixels shows `POINTS`, NaN on the far side of the head. -> (F, 20, 2) float32
+
+    rotations (F, 24, 3, 3) local; root (F, 3) canonical, metres (`Body.place`).
+    """
+    transforms, joints = body.transforms(rotations, root)
+    at = {name: joints[:, index] for index, name in enumerate(JOINTS)}
+    shoulders = at["neck"] = (at["left_shoulder"] + at["right_shoulder"]) / 2
+    # a detector's hips are points of the outline, wider apart than SMPL's and higher (zoo.body.detection.blazepose_detector)
+    middle = (at["left_hip"] + at["right_hip"]) / 2
+    hips = (middle - HIP_UP * shoulders) / (1 - HIP_UP)
+    at |= {name: hips + (at[name] - middle) / HIP_OUT for name in ("left_hip", "right_hip")}
+    for name, (joint, place, looks) in SKIN.items():
+        moved = transforms[:, JOINTS.index(joint)]
+        at[name] = moved[:, :, :3] @ (body.joints[JOINTS.index(joint)] + np.float32(place)) + moved[:, :, 3]
+        if looks is not None:
+            viewer = np.float32(camera.position) - at[name]
+            facing = ((moved[:, :, :3] @ np.float32(looks)) * viewer).sum(-1) / np.linalg.norm(viewer, axis=-1)
+            at[name] = np.where(facing[:, None] < AWAY, np.nan, at[name])
+    return camera.project(np.stack([at[name] for name in POINTS], 1), side, side)[0].astype(np.float32)
+
+
+def draw_pose(points: np.ndarray, height: int, width: int) -> np.ndarray:
+    """points (20, 2) pixels -> (H, W, 3) uint8; what is not finite is left out with its limbs."""
+    image = np.zeros((height, width, 3), np.uint8)
+    thick = max(min(height, width) // 200 - 1, 1)
+    seen = np.isfinite(points).all(1)
+    for (a, b), colour in zip(LIMBS, COLOURS, strict=False):
+        if seen[a] and seen[b]:
+            x, y = (points[a] + points[b]) / 2
+            along = points[a] - points[b]
+            half, angle = math.hypot(*along) / 2, math.degrees(math.atan2(along[1], along[0]))
+            outline = cv2.ellipse2Poly((int(x), int(y)), (int(half), thick), int(angle), 0, 360, 1)
+            cv2.fillConvexPoly(image, outline, [int(DIM * value) for value in colour])
+    for point in np.flatnonzero(seen):
+        cv2.circle(image, tuple(map(int, points[point])), thick, COLOURS[point], -1)
+    return image

@@ -1,0 +1,332 @@
+"""What families that work in the latents of a picture autoencoder share: coding, its stage, and the loss of noise."""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from zoo.batch import Batch
+from zoo.diffusion.denoiser import Denoiser, cosine_schedule, expecting, stable_diffusion_schedule
+from zoo.families.base import Stage
+from zoo.nn.figure_segmentation import REGIONS, FigureFinder, figure_of, looks, painted, regions_of, without
+from zoo.nn.perceptual_loss import Likeness
+from zoo.nn.video_unet.unet import VideoUNet
+
+DECODED = 4  # pictures encoded or decoded at a time
+
+
+@dataclass(frozen=True)
+class Pictured:
+    """Pictures as the networks are given them: latents, and with `changes` where the figures are, and the grounds."""
+
+    latents: Tensor  # (R, C, h, w)
+    figure: Tensor | None = None  # (R, 1, h, w) in 0..1
+    ground: Tensor | None = None  # (R, C, h, w): the latents without the figure
+    looks: Tensor | None = None  # (R, 8, C): of the figure's regions, where they are found
+    base: Tensor | None = None  # (R, C, 1 or F, h, w): what is changed in frames
+    past: Tensor | None = None  # (R, P C, h, w): how P frames before differ from the base, see `following`
+    detail: Tensor | None = None  # (R, 3, H, W): what the pictures, in [-1, 1], have beyond their decoded latents
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Pictured":
+        """The same change of all that is there."""
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Pictured(**{name: None if value is None else change(value) for name, value in known.items()})
+
+
+class LatentPictures:
+    """Mixed into a module that has a `vae`, an `AutoencoderKL`, and says `begin_latents` when it has its networks.
+
+    latent_scale: times a latent is about as large as the noise: Stable Diffusion's own, or what a stage measured.
+    finder: finds the figure in a picture, seen: shows it to the U-Net beside the noise, both None without `changes`;
+    change_scale: times a change is as large as the noise.
+    """
+
+    vae: nn.Module
+    finder: FigureFinder | None
+    seen: nn.Module | None
+    latent_scale: Tensor
+    change_scale: Tensor
+
+    def begin_latents(
+        self,
+        unet: VideoUNet,
+        changes: bool,
+        schedule: str,
+        noisier: float,
+        prediction: str,
+        driven: bool = False,
+        past: int = 0,
+        imagines: bool = False,
+    ) -> None:
+        """Set what is described above. changes: see `changed`; noisier, prediction: see `cosine_schedule`; driven: the
+        frames' body parts are known, see `driven`; past: how many frames that come before may be, see `following`;
+        imagines: with `changes`, the U-Net says where the figure's regions are, see `imagined`.
+
+        Raises ValueError for another schedule than 'stable_diffusion', 'animatediff' or 'cosine'.
+        """
+        if schedule not in ("stable_diffusion", "animatediff", "cosine"):
+            raise ValueError(f"schedule={schedule}: use stable_diffusion, animatediff or cosine")
+        self.kind, self.noisier, self.prediction = schedule, noisier, prediction
+        self.register_buffer("latent_scale", torch.tensor(float(self.vae.config.scaling_factor)))
+        self.finder = self.seen = None
+        self.drives, self.imagines = driven, changes and imagines
+        if changes:
+            latent = self.vae.config.latent_channels
+            self.finder = FigureFinder(latent, regions=driven or imagines)
+            self.past_channels = past * latent
+            self.seen = nn.Conv2d((2 + driven + past) * latent + 1, unet.conv_in.out_channels, 3, padding=1)
+            self.register_buffer("change_scale", torch.tensor(1.0))
+
+    @property
+    def schedule(self) -> SchedulerMixin:
+        """The noise schedule of what is diffused."""
+        if self.kind == "cosine":
+            return cosine_schedule(self.prediction, noisier=self.noisier)
+        betas = "linear" if self.kind == "animatediff" else "scaled_linear"
+        return stable_diffusion_schedule(self.prediction, beta_schedule=betas)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.latent_scale.device
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """(N, 3, H, W) in [-1, 1] -> latents (N, C, h, w), about as large as the noise. No noise of the VAE's own."""
+        pieces = [self.vae.encode(piece).latent_dist.mode() for piece in pictures.split(DECODED)]
+        return torch.cat(pieces) * self.latent_scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, reference: Pictured | None = None) -> Tensor:
+        """(N, C, h, w) -> (N, 3, H, W) uint8; one reference that is `detailed` gives its detail to where no figure is,
+        neither in it nor in the frames."""
+        made = torch.cat([self.vae.decode(piece / self.latent_scale).sample for piece in latents.split(DECODED)])
+        if reference is not None and reference.detail is not None:
+            free = (1 - reference.figure) * (1 - self.finder(latents)[0].to(latents.dtype))
+            made = made + reference.detail * interpolate(free, made.shape[2:], mode="bilinear")
+        return ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+    @torch.no_grad()
+    def detailed(self, reference: Pictured, pictures: Tensor) -> Pictured:
+        """With `changes`, the same references with the detail of their pictures (R, 3, H, W), see `decode`."""
+        if self.seen is None:
+            return reference
+        pieces = [self.vae.decode(piece / self.latent_scale).sample for piece in reference.latents.split(DECODED)]
+        return replace(reference, detail=pictures - torch.cat(pieces))
+
+    @torch.no_grad()
+    def pictured(self, latents: Tensor, parts: Tensor | None = None) -> Pictured:
+        """Pictures' latents (R, C, h, w), and with `changes` what is found in them; parts (R, H, W), if they are known,
+        say where the figures are."""
+        if self.finder is None:
+            return Pictured(latents)
+        if parts is None:
+            figure, shares = self.finder(latents)
+        else:
+            figure, shares = figure_of(parts, latents.shape[2:]), regions_of(parts, latents.shape[2:])
+        figure = figure.to(latents.dtype)
+        ground = without(latents, figure)
+        known = looks(latents.float(), shares) if self.finder.regions else None
+        return Pictured(latents, figure, ground, known, ground[:, :, None])
+
+    def driven(self, pictured: Pictured, parts: Tensor) -> Pictured:
+        """The same pictures for frames of known body parts (R, F, H, W): their regions are painted into the ground, in
+        the looks that the picture's have on average. What is left to diffuse is how they differ from that."""
+        if pictured.looks is None or not self.drives:
+            return pictured
+        shares = regions_of(parts.flatten(0, 1), pictured.latents.shape[2:]).unflatten(0, parts.shape[:2])
+        return replace(pictured, base=painted(pictured.ground, pictured.looks, shares))
+
+    def following(self, reference: Pictured, before: Tensor) -> Pictured:
+        """The same pictures for frames that follow others, of latents (R, C, P, h, w).
+
+        With `changes` these are seen beside the picture, pixel by pixel: their features (MuseDance sec. 3.3) tell a
+        network that learns for minutes too little.
+        """
+        if self.seen is None:
+            return reference
+        return replace(reference, past=self.changed(before, reference).flatten(1, 2))
+
+    def changed(self, latents: Tensor, reference: Pictured) -> Tensor:
+        """What is diffused of latents (B, C, F, h, w) of a dance from references of B: of its first frames, where the
+        references are `driven` by more.
+
+        The latents themselves, as in the papers. With `changes`, how they differ at their place from the reference's
+        ground, or from the painted one, and the U-Net sees the reference beside the noise: backgrounds stand still,
+        nothing is left where the figure stood, and a network that learns for minutes learns the figure.
+        """
+        return (
+            latents if self.seen is None else (latents - reference.base[:, :, : latents.shape[2]]) * self.change_scale
+        )
+
+    def whole(self, changes: Tensor, reference: Pictured) -> Tensor:
+        """The inverse of `changed`."""
+        return changes if self.seen is None else changes / self.change_scale + reference.base[:, :, : changes.shape[2]]
+
+    def shown(self, reference: Pictured, like: Tensor) -> Tensor | None:
+        """`guidance` of a `VideoUNet` for latents like (B, C, F, h, w): the references of the first R."""
+        if self.seen is None:
+            return None
+        latents, past = reference.latents, reference.past
+        if past is None:
+            past = latents.new_zeros(len(latents), self.past_channels, *latents.shape[2:])
+        known = torch.cat([latents, reference.ground, 2 * reference.figure - 1, past], 1)[:, :, None]
+        if self.drives:
+            known = torch.cat([known.expand(-1, -1, reference.base.shape[2], -1, -1), reference.base], 1)
+        shown = self.seen(known.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(known), known.shape[2])).movedim(1, 2)
+        shown = shown.expand(-1, -1, like.shape[2], -1, -1)
+        return torch.cat([shown, shown.new_zeros(len(like) - len(shown), *shown.shape[1:])])
+
+    def imagined(self, answer: Tensor, t: Tensor, reference: Pictured) -> tuple[Tensor, Tensor | None]:
+        """The answer (B, C, F, h, w) of a U-Net that was asked at steps t (B,), and where it says the regions are:
+        logits (B, 9, F, h, w), the ground's first, or None.
+
+        Where it `imagines`, its last channels are these, and what is expected is them, painted in the looks of the
+        picture's regions: a frame of which little is seen through the noise has the figure's own colours at once, and
+        the network's other channels say what is beyond them. Not in the paper.
+        """
+        if not self.imagines:
+            return answer, None
+        answer, logits = answer.float().split([answer.shape[1] - len(REGIONS) - 1, len(REGIONS) + 1], 1)
+        shares = logits.softmax(1)[:, 1:].movedim(2, 1)
+        expected = painted(reference.ground, reference.looks, shares)
+        return answer + expecting(self.changed(expected, reference), t, self.schedule), logits
+
+    @torch.no_grad()
+    def measure_scales(self, batches: Iterable[Batch]) -> None:
+        """Make latents and changes about as large as the noise, by batches of 2 or more frames a clip and their parts:
+        of an autoencoder just trained."""
+        self.latent_scale.fill_(1.0)
+        frames, parts = [], []
+        for batch in batches:
+            frames.append(self.encode(batch["frames"][:, :2].flatten(0, 1)).unflatten(0, (-1, 2)))
+            parts.append(batch["parts"][:, :2])
+        found = torch.cat(frames)
+        self.latent_scale.fill_(1 / found.std().item())
+        if self.seen is not None:
+            (before, after), known = (found * self.latent_scale).unbind(1), torch.cat(parts)
+            self.change_scale.fill_(1.0)
+            changes = self.changed(after[:, :, None], self.driven(self.pictured(before, known[:, 0]), known[:, 1:]))
+            self.change_scale.fill_(1 / changes.std().item())
+
+
+class AutoencoderStage(Stage):
+    """Teach the autoencoder single frames (`clip.picks`): likeness at four scales, and latents held near the normal.
+
+    part: path of what has the `vae` in the family, '' for the family itself. vgg: file of torchvision's VGG-19 weights,
+    see `Likeness`; kl: weight of the Kullback-Leibler divergence, the mean over pictures of the sum over values (latent
+    diffusion: 1e-6). crop: pixels of the square that is cut at random out of a batch's pictures, or None for all.
+    noise: of up to so many of the latents' own deviations is added before they are decoded, in place of the
+    posterior's, so that the decoder forgives what a diffusion that learned for minutes gets wrong.
+    """
+
+    needs = ("frames",)
+
+    def __init__(
+        self,
+        *args,
+        part: str = "",
+        vgg: str | None = None,
+        kl: float = 1e-6,
+        crop: int | None = None,
+        noise: float = 0.0,
+        **kw,
+    ):
+        self.part = part
+        super().__init__(*args, **kw)
+        self.likeness, self.kl, self.crop, self.noise = Likeness(vgg), kl, crop, noise
+
+    @property
+    def vae(self) -> nn.Module:
+        """The autoencoder."""
+        return self.family.get_submodule(self.part).vae
+
+    def trainable(self) -> dict[str, nn.Module]:
+        """Encoder, decoder and what is between them."""
+        parts = ("encoder", "quant_conv", "post_quant_conv", "decoder")
+        before = f"{self.part}." if self.part else ""
+        return {f"{before}vae.{part}": getattr(self.vae, part) for part in parts}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Likeness of the decoded frames, and the divergence."""
+        pictures = batch["frames"].flatten(0, 1)
+        if self.crop is not None:
+            room = [max(0, side - self.crop) for side in pictures.shape[2:]]
+            top, left = (int(torch.randint(most + 1, ())) for most in room)
+            pictures = pictures[:, :, top : top + self.crop, left : left + self.crop]
+        found = self.vae.encode(pictures).latent_dist
+        made = self.vae.decode(self.noisy(found.mode()) if self.noise else found.sample()).sample
+        with torch.autocast(pictures.device.type, enabled=False):
+            likeness = self.likeness((made.float() + 1) / 2, (pictures + 1) / 2)
+        return {"likeness": likeness, "kl": self.kl * found.kl().float().mean()}
+
+    def noisy(self, latents: Tensor) -> Tensor:
+        """Latents (N, C, h, w), each with noise of its own level, more often high than low."""
+        level = self.noise * torch.rand(len(latents), 1, 1, 1, device=latents.device).sqrt()
+        return latents + level * latents.std() * torch.randn_like(latents)
+
+
+class DenoisingStage(Stage):
+    """A stage that predicts noise.
+
+    velocity: weight of the error of what changes from frame to frame. late: steps of the schedule are drawn like
+    u^(1 / (1 + late)), u even in 0..1: above 0 noisier ones come more often, where it is decided what is danced.
+    """
+
+    def __init__(self, *args, velocity: float = 0.0, late: float = 0.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.velocity, self.late = velocity, late
+
+    def denoised(
+        self, x0: Tensor, schedule: SchedulerMixin, predict: Callable[[Tensor, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """The error of `predict(x, t)`, a network, at a random step of the schedule for each x0 (B, C, F, h, w)."""
+        even = torch.rand(len(x0), device=x0.device)
+        t = (even ** (1 / (1 + self.late)) * schedule.config.num_train_timesteps).long()
+        t = t.clamp(max=schedule.config.num_train_timesteps - 1)  # a float just below 1 may be rounded up
+        noise = torch.randn_like(x0)
+        denoiser = Denoiser(lambda x, t: answer, schedule)
+        x = denoiser.noised(x0, noise, t)
+        answer = predict(x, t).float()
+        losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
+        if self.velocity:
+            losses["velocity"] = self.velocity * (denoiser(x, t) - x0).diff(dim=2).square().mean()
+        return losses
+
+
+class Kept:
+    """Latents of clips, or of their frames, kept in memory as half numbers once they were made, at most `most`."""
+
+    def __init__(self, most: int):
+        self.most, self.known = most, {}
+
+    def frames(self, pictures: LatentPictures, batch: Batch) -> Tensor:
+        """Latents (B, F, C, h, w) of a batch's `frames`, kept frame by frame by its `key` and `picked`."""
+        frames, shape = batch["frames"].flatten(0, 1), batch["frames"].shape[:2]
+        if not self.most:
+            with torch.no_grad():
+                return pictures.encode(frames).float().unflatten(0, shape)
+        keys = [(key, row) for key, rows in zip(batch["key"], batch["picked"].tolist(), strict=True) for row in rows]
+        # one by one: what is not known yet, and so would be encoded together, is not the same in a resumed run
+        return self.of(keys, lambda i: pictures.encode(frames[i, None])[0]).to(frames.device).unflatten(0, shape)
+
+    @torch.no_grad()
+    def of(self, keys: Sequence[Hashable], make: Callable[[int], Tensor]) -> Tensor:
+        """One a key, stacked, float32; `make(index)` makes what is not known."""
+        found = []
+        for index, key in enumerate(keys):
+            made = self.known.get(key)
+            if made is None:
+                # rounded whether they are kept or not, so that a resumed run computes with the same ones
+                made = make(index).half().cpu()
+                if len(self.known) < self.most:
+                    self.known[key] = made
+            found.append(made.float())  # autocast of a CPU refuses to stack half numbers
+        return torch.stack(found)
+
+
+def few(batches: Callable[[], Iterator[Batch]], count: int = 8) -> Iterator[Batch]:
+    """The first batches of a pass."""
+    return (batch for _, batch in zip(range(count), batches(), strict=False))

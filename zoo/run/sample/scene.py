@@ -1,0 +1,71 @@
+"""A picture's figure, set into a scene like those of the training videos (DabFusion sec. 4.4): `sample.py scene=`."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from zoo.body.camera import camera
+from zoo.body.detection.blazepose import HOW_TO_GET
+from zoo.body.detection.factory import people_detector
+from zoo.body.image.segmentation import Cutout, cut_out, from_alpha, place, soles
+from zoo.body.render.rasterizer import shade_floor
+from zoo.data.world.backdrop import PLAIN, make_backdrop
+from zoo.data.world.recipe import seed_of
+from zoo.data.world.scene import CLUTTERED
+from zoo.media import read_rgba
+
+TRANSPARENT = 0.01  # of the picture: less is no cut-out, but rounded corners
+FRONTAL = ("C01", "C09")  # of the world's cameras those at eye level in front, where photographs are taken from
+TALL = 1.7  # m, the world's grown-ups
+TOES = np.array([0, -0.15, 0])  # m: the nearest point of who stands at the origin
+HIPS = 0.55  # of the stature
+
+
+def read_cutout(path: Path, people: Path | None) -> Cutout:
+    """The figure of a picture: what its transparency leaves, else the person that `people` (weights.people=) finds.
+
+    Raises ValueError, one line, when there is none, or not one, or not all of it, or nothing to find it with.
+    """
+    rgba = read_rgba(path)
+    transparent = (rgba[..., 3] < 128).mean() > TRANSPARENT
+    if not transparent and people is None:
+        how = f"weights.people=FILE, the mediapipe 0.10.21 wheel or its .tflite files ({HOW_TO_GET}), or DWPose's .onnx"
+        raise ValueError(f"scene= finds the person of image={path} with {how}; a transparent png needs none")
+    detector = None if transparent else people_detector(people)
+    try:
+        return from_alpha(rgba) if transparent else cut_out(rgba[..., :3], detector)
+    except ValueError as error:
+        raise ValueError(f"image={path}: {error}") from None
+
+
+def set_scene(cutout: Cutout, backdrop: np.ndarray | None, seed: int, side: int) -> np.ndarray:
+    """The figure where the world's dancers stand, as tall as they are, in a picture (side, side, 3) uint8.
+
+    backdrop: any picture (H, W, 3) uint8, of which the middle square is used; None is a place of the world, drawn by
+    `seed`.
+    """
+    rng = np.random.default_rng(seed_of("scene", seed))
+    view = camera(str(rng.choice(FRONTAL)), reach=0)
+    if backdrop is None:
+        kind = "room" if rng.random() < CLUTTERED else str(rng.choice(PLAIN))
+        picture = make_backdrop(kind, rng, np.array(view.position), view.rays(2 * side, 2 * side))
+    else:
+        picture = _middle_square(backdrop, side)
+    (toes, feet, top), _ = view.project(np.array([TOES, [0, 0, 0], [0, 0, TALL]]), side, side)
+    stature = feet[1] - top[1]
+    rgb, alpha = place(cutout, side, toes, stature)
+    metres = TALL / stature
+    standing = [
+        [(x - feet[0]) * metres, depth, lift] for x in soles(alpha, stature) for depth, lift in ((-0.1, 0), (0, 0.08))
+    ]
+    shade_floor(picture, np.array([[0, 0, HIPS * TALL], *standing]), view)
+    return np.round(picture * (1 - alpha[..., None]) + rgb).clip(0, 255).astype(np.uint8)
+
+
+def _middle_square(image: np.ndarray, side: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    least = min(height, width)
+    top, left = (height - least) // 2, (width - least) // 2
+    shrinks = cv2.INTER_AREA if least > side else cv2.INTER_LINEAR
+    return cv2.resize(image[top : top + least, left : left + least], (side, side), interpolation=shrinks)

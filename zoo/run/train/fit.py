@@ -1,0 +1,221 @@
+"""Train a family's stages in order, each from the one before, in a run directory that can always be gone on with."""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from zoo.data.base import Clip
+from zoo.data.module import DanceData
+from zoo.families.base import Family
+from zoo.files import write_atomic
+from zoo.run.build import build_encoder, build_family, build_stage
+from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_start, load_weights, read_checkpoint
+from zoo.run.sample.request import positive, whole
+from zoo.run.train.callbacks import Deadline, Previews, Progress, Saver
+from zoo.run.train.plan import print_plan
+from zoo.run.train.runs import CONFIG, earlier, init_files, is_first_process, newest, stages
+
+CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one stage is trained: the model's `fit.<stage>`, with the command's `fit` on top."""
+
+    max_steps: int  # optimiser steps
+    batch_size: int  # clips of one process in one batch
+    accumulate: int = 1  # batches an optimiser step
+    precision: str = "32-true"  # Lightning's words
+    clip_norm: float | None = None  # gradient norm
+    minutes: float | None = None  # wall clock of this stage, data making included
+    workers: int = 0  # loader processes
+    log_every: int = 20  # steps, as the next three
+    validate_every: int = 500
+    validate_batches: int = 8
+    checkpoint_every: int = 500
+    keep: int = 2
+    clip: dict = field(default_factory=dict)  # of zoo.data.base.Clip
+
+    def __post_init__(self):
+        for name in "max_steps batch_size accumulate log_every validate_every checkpoint_every keep".split():
+            whole(getattr(self, name), f"fit.{name}", 1)
+        for name in ("clip_norm", "minutes"):
+            if getattr(self, name) is not None:
+                positive(getattr(self, name), f"fit.{name}")
+        for name in ("workers", "validate_batches"):
+            whole(getattr(self, name), f"fit.{name}", 0)
+
+
+def recipe(config: DictConfig, stage: str) -> Recipe:
+    """The recipe of one stage. Raises ValueError for a key it does not have or a value out of range."""
+    values = OmegaConf.to_container(config.model.fit[stage], resolve=True)
+    values |= {name: value for name, value in config.fit.items() if value is not None}
+    known = {known.name for known in fields(Recipe)}
+    if values.keys() - known:
+        raise ValueError(f"fit.{stage} has no {', '.join(sorted(values.keys() - known))}; it knows {', '.join(known)}")
+    return Recipe(**values)
+
+
+def check_machine(trainer: DictConfig) -> None:
+    """Raises ValueError when this machine lacks the trainer's GPUs, or nothing starts its other machines."""
+    if trainer.accelerator != "gpu":
+        return
+    here, each, machines = torch.cuda.device_count(), trainer.devices, trainer.num_nodes
+    if here < each:
+        wanted = f"{machines} machine{'s' * (machines > 1)} with {each} GPU{'s' * (each > 1)} each"
+        raise ValueError(f"this trainer needs {wanted}, this machine has {here}; trainer=auto trains with what is here")
+    if machines > 1 and not any(name in os.environ for name in CLUSTER):
+        raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
+
+
+def fit(config: DictConfig, run: Path) -> Path:
+    """Train what is left to train of a run; answers the last checkpoint, which `sample.py ckpt=` takes.
+
+    A fresh run is written to `run`; one that is there goes on from its newest checkpoint. Raises ValueError before
+    anything is made when config, machine and data do not fit together.
+    """
+    check_machine(config.trainer)
+    _quiet()
+    config.seed = whole(config.seed, "seed", 0)
+    if config.seed >= 2**32:
+        raise ValueError(f"seed={config.seed}: it must be below 2^32")
+    names = stages(config)
+    recipes = {name: recipe(config, name) for name in names}
+    seed_everything(config.seed, verbose=False)
+    build_family(config)  # refuses what is wrong, and completes the config, before the run directory is made
+    assert build_encoder(config).identity  # refuses weights that are not there before an earlier stage trains for hours
+    primary = is_first_process()
+    if primary:
+        print_plan(config)
+        print(f"run: {run}", flush=True)
+    last = Path(config.ckpt) if config.ckpt is not None else None
+    begun = {name: there for name in names if (there := newest(run / name)) is not None}
+    for name in names:
+        own = begun.get(name)
+        if name in list(begun)[:-1]:  # a later stage has started from it: it is done
+            last = own
+            continue
+        _fit_stage(config, name, recipes[name], run, start=last, going_on=own)
+        last = newest(run / name)
+    if primary:
+        print(f"trained: {last}", flush=True)
+        if config.export is not None:
+            export(last, config.export, config.export_dtype)
+    return last
+
+
+def _fit_stage(
+    config: DictConfig, name: str, settings: Recipe, run: Path, start: Path | None, going_on: Path | None
+) -> None:
+    ends = None if settings.minutes is None else time.monotonic() + 60 * settings.minutes
+    seed_everything(config.seed, verbose=False)
+    encoder = build_encoder(config)
+    family = build_family(config)
+    if going_on is not None:
+        read_checkpoint(going_on)  # a clear refusal of a damaged or foreign file, before anything is started
+    else:
+        with redirect_stdout(sys.stdout if is_first_process() else None):  # each process loads, one tells of it
+            _start(config, name, family, start)
+    stage = build_stage(config, name, family)
+    data = DanceData(
+        source=instantiate(config.data),
+        encoder=encoder,
+        stages_needs={name: stage.needs},
+        batch_size=settings.batch_size,
+        seed=config.seed,
+        clip=Clip(**settings.clip),
+        workers=settings.workers,
+        val_items=max(1, settings.validate_batches) * settings.batch_size,
+    )
+    text = OmegaConf.to_yaml(config, resolve=True)
+    try:
+        trainer = _trainer(config, name, settings, run, text, ends)
+    except (MisconfigurationException, TypeError) as error:  # trainer.devices=0 and the like
+        raise ValueError(f"this trainer cannot be made: {error}") from None
+    if trainer.is_global_zero:
+        write_atomic(run / CONFIG, text.encode())
+    try:
+        trainer.fit(stage, datamodule=data, ckpt_path=going_on, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        print(f"stopped at step {trainer.global_step}; train.py resume={run} goes on from the last checkpoint")
+        raise KeyboardInterrupt from None
+    trainer.strategy.barrier()
+
+
+def _start(config: DictConfig, name: str, family: Family, start: Path | None) -> None:
+    """Put into a family the weights that a stage sets out from."""
+    if start is None:
+        for path in init_files(config):
+            family.load_public(path)
+        return
+    weights, before = family_weights(read_checkpoint(start)["state_dict"], averaged=True), earlier(config, name)
+    if before:
+        taught = [path for each in before for path in build_stage(config, each, family).trainable()]
+        load_start(family, weights, start, taught)
+    else:
+        load_weights(family, weights, start)
+
+
+def _trainer(config: DictConfig, name: str, settings: Recipe, run: Path, text: str, ends: float | None) -> Trainer:
+    where = config.trainer
+    strategy = where.strategy if isinstance(where.strategy, str) else instantiate(where.strategy)
+    trainer = Trainer(
+        accelerator=where.accelerator,
+        devices=where.devices,
+        num_nodes=where.num_nodes,
+        strategy=strategy,
+        precision=settings.precision,
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip_norm,
+        val_check_interval=settings.validate_every * settings.accumulate,
+        check_val_every_n_epoch=None,  # the data is endless: count batches only
+        limit_val_batches=settings.validate_batches,
+        num_sanity_val_steps=0,
+        log_every_n_steps=settings.log_every,
+        logger=TensorBoardLogger(run, name="logs", version=name),
+        plugins=[AtomicCheckpoint()],
+        use_distributed_sampler=False,  # the data's own sampler gives every process its share
+        enable_checkpointing=False,  # Saver does
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run,
+    )
+    clips = settings.batch_size * settings.accumulate * trainer.world_size
+    trainer.callbacks += [
+        *([Deadline(ends)] if ends is not None else []),
+        Saver(run / name, settings.checkpoint_every, settings.keep, text, name),
+        Progress(name, settings.log_every, clips, ends),
+        Previews(),
+    ]
+    return trainer
+
+
+def _quiet() -> None:
+    """Leave the screen to what concerns the user."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for words in (
+        ".*does not have many workers.*",
+        ".*`train_dataloader`.*",
+        ".*litlogger.*",
+        ".*sync_dist.*",
+        ".*LeafSpec.*",
+        ".*returned a view tensor.*",
+        ".*in eval mode at the start.*",
+        ".*Grad strides do not match.*",
+    ):
+        warnings.filterwarnings("ignore", message=words)

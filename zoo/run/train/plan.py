@@ -1,0 +1,43 @@
+"""How big a training is, worked out on the meta device: nothing is allocated."""
+
+import torch
+from omegaconf import DictConfig
+
+from zoo.run.build import build_family, build_stage
+from zoo.run.train.runs import stages
+
+
+def plan(config: DictConfig, stage: str) -> dict[str, float]:
+    """Counts of one stage: `parameters`, `learning`, and `gigabytes` of one process.
+
+    The gigabytes are float32 weights, their average, gradients, and what the optimiser keeps for each learning value
+    (measured by one step on a small tensor); activations come on top. Sharded trainers divide what learns by their
+    processes.
+    """
+    with torch.device("meta"):
+        family = build_family(config)
+        built = build_stage(config, stage, family)
+    parameters = sum(p.numel() for p in family.parameters())
+    learning = sum(p.numel() for p in family.parameters() if p.requires_grad)
+    kept = 1 + 1 + (built.ema is not None) + _optimizer_values(built.make_optimizer)
+    target = "" if isinstance(config.trainer.strategy, str) else config.trainer.strategy._target_
+    shards = config.trainer.strategy.data_parallel_size if target.endswith("ModelParallelStrategy") else 1
+    size = 4 * ((parameters - learning) + learning * kept / shards)
+    return {"parameters": parameters, "learning": learning, "gigabytes": size / 1e9}
+
+
+def print_plan(config: DictConfig) -> None:
+    """One line a stage."""
+    for stage in stages(config):
+        told = plan(config, stage)
+        millions = f"{told['parameters'] / 1e6:.1f} M parameters, {told['learning'] / 1e6:.1f} M learn"
+        print(f"{config.model.name} {stage}: {millions}; {told['gigabytes']:.2f} GB a process, activations besides")
+
+
+def _optimizer_values(make_optimizer) -> float:
+    """Values an optimiser keeps for each value it trains: 2 for Adam."""
+    probe = torch.nn.Parameter(torch.zeros(64, 64))
+    probe.grad = torch.ones_like(probe)
+    optimizer = make_optimizer([probe])
+    optimizer.step()
+    return sum(v.numel() for v in optimizer.state[probe].values() if torch.is_tensor(v)) // probe.numel()

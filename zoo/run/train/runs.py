@@ -1,0 +1,153 @@
+"""Run directories: which one a command means, and the config it goes by. Light: no torch.
+
+runs/<family>/<name>/config.yaml, <stage>/step_0001000.ckpt, <stage>/last.ckpt, logs/<stage>/ (TensorBoard).
+"""
+
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from zoo.run.sample.request import existing_file
+
+DTYPES = ("fp32", "fp16", "bf16")
+CONFIG = "config.yaml"
+NAMED = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
+RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
+MAY_CHANGE = {  # what an explicit override may change in a run that is resumed: nothing that a step computes with
+    "resume", "trainer", "export", "export_dtype", "plan",
+    "fit.max_steps", "fit.minutes", "fit.workers", "fit.log_every", "fit.validate_every", "fit.validate_batches",
+    "fit.checkpoint_every", "fit.keep",
+}  # fmt: skip
+
+
+def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
+    """The run directory this command trains in (not made yet), and its config; None when it only exports.
+
+    Raises ValueError for an unknown stage or dtype, a run that is not there or has begun already, and for an override
+    that would make a resumed run another run.
+    """
+    if config.export_dtype not in DTYPES:
+        raise ValueError(f"export_dtype={config.export_dtype}: use one of {' '.join(DTYPES)}")
+    if config.export is not None:
+        check_new_folder(Path(config.export))
+    if config.resume is not None:
+        return _resumed(config)
+    if config.ckpt is not None and config.export is not None:
+        return None, config
+    for path in init_files(config):
+        existing_file(path, "init")
+    if config.ckpt is not None:
+        existing_file(config.ckpt, "ckpt")
+    if config.init is not None and config.ckpt is not None:
+        raise ValueError("init= (foreign weights) and ckpt= (this program's) both name weights to start from; give one")
+    names = stages(config)
+    unknown = [name for name in names if name not in config.model.stages]
+    if unknown or not names or names != sorted(set(names), key=list(config.model.stages).index):
+        known = ", ".join(config.model.stages)
+        raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {known}, in this order")
+    before = earlier(config, names[0])
+    starts = config.model.get("starts")
+    if starts and config.ckpt is None and config.init is None and not config.plan:
+        raise ValueError(f"model={config.model.name} size={config.size.name} starts from {starts}: give init=")
+    if before and config.ckpt is None and config.init is None and not config.plan:
+        raise ValueError(f"stage={names[0]} goes on from stage {before[-1]}: give its last.ckpt as ckpt=, or init=")
+    run = Path(os.environ[NAMED]) if NAMED in os.environ else Path(config.runs) / config.model.name / _name(config)
+    # the job's other processes may come when the first has made it already
+    if (run / CONFIG).exists() and NAMED not in os.environ and is_first_process():
+        raise ValueError(f"name={config.name}: {run} has begun already; use resume={run}, or another name")
+    os.environ[NAMED] = str(run)
+    return run, config
+
+
+def init_files(config: DictConfig) -> list[str]:
+    """The files of foreign weights to start from: init=A, or init=[A,B] for a model published in several."""
+    if config.init is None:
+        return []
+    return list(config.init) if isinstance(config.init, ListConfig) else [config.init]
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of its job, or the first of all on all machines (srun, torchrun, Lightning)."""
+    return not any(int(os.environ.get(name) or 0) for name in RANKS)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises ValueError when an export cannot go there: nothing is ever written over."""
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"export={folder} exists already and is not an empty directory")
+
+
+def stages(config: DictConfig) -> list[str]:
+    """The stages this run trains, in the recipe's order."""
+    if config.stage is None:
+        return _recipe(config)
+    return list(config.stage) if isinstance(config.stage, ListConfig) else [config.stage]
+
+
+def earlier(config: DictConfig, stage: str) -> list[str]:
+    """The stages of the recipe that come before one."""
+    names = _recipe(config)
+    return names[: names.index(stage)] if stage in names else []
+
+
+def _recipe(config: DictConfig) -> list[str]:
+    return list(config.model.get("recipe", config.model.stages))  # a size may leave stages out
+
+
+def newest(folder: Path) -> Path | None:
+    """What a stage's folder goes on from: last.ckpt, or the newest step's file where that was lost; None if new."""
+    last = folder / "last.ckpt"
+    return last if last.exists() else max(folder.glob("step_*.ckpt"), default=None)
+
+
+def read_config(text: str, where: Path) -> DictConfig:
+    """The config in a YAML text, plain values only. Raises ValueError when it is not one of this program's."""
+    try:
+        config = OmegaConf.create(yaml.safe_load(text))
+        assert isinstance(config.model.family._target_, str) and isinstance(config.music._target_, str)
+        assert isinstance(config.model.name, str)
+    except Exception:
+        raise ValueError(f"{where} holds no config of this program") from None
+    return config
+
+
+def _name(config: DictConfig) -> str:
+    """config.name, else the job's number on a cluster (the same on every machine), else the time."""
+    if config.name is not None:
+        name = str(config.name)
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(f"name={name}: use letters, digits and . _ + - only, a letter or digit first")
+        return name
+    for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        if os.environ.get(variable, "none") != "none":
+            return f"job_{os.environ[variable]}"
+    if config.trainer.num_nodes > 1 and "NODE_RANK" in os.environ:
+        raise ValueError("several machines started by hand need one name for their run: add name=NAME to each command")
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _resumed(config: DictConfig) -> tuple[Path, DictConfig]:
+    run = Path(str(config.resume))
+    file = run / CONFIG
+    if not file.is_file():
+        raise ValueError(f"resume={run}: there is no run there ({file} is missing)")
+    saved = read_config(file.read_text(errors="replace"), file)
+    OmegaConf.set_struct(saved, True)
+    for override in HydraConfig.get().overrides.task:
+        key, _, _ = override.lstrip("+~").partition("=")
+        if key not in MAY_CHANGE and not key.startswith("trainer."):
+            raise ValueError(
+                f"{override}: resume= keeps the run's own config; only fit.max_steps and the like may change"
+            )
+        if key == "resume":
+            continue
+        if key.split(".")[0] == "trainer":
+            saved.trainer = config.trainer
+        else:
+            OmegaConf.update(saved, key, OmegaConf.select(config, key))
+    return run, saved
