@@ -8,8 +8,10 @@ import pytest
 import torch
 from weights import numbers, state_by_name
 
-from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
-from zoo.diffusion.samplers import sample, step_rule
+from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.guidance import ClassifierFreeGuidance
+from zoo.diffusion.samplers import make_sampler, sample
+from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.dabfusion.equivariance import Bend, equivariance
 from zoo.families.dabfusion.family import DabFusion
 from zoo.nn.perceptual_loss import Likeness
@@ -135,9 +137,9 @@ def test_sampling_equals_public_code(small):
     z, heard = numbers("z", 2, 32, 16, 16), numbers("heard", 2, 24)[:, None]
     prepared = small.unet.prepare(z.repeat(2, 1, 1, 1), torch.cat([heard, torch.zeros_like(heard)]))
     schedule = cosine_schedule("epsilon")
-    denoiser = Guided(Denoiser(lambda x, t: small.unet(x, t, prepared), schedule), 1.5)
+    denoiser = ClassifierFreeGuidance(Denoiser(lambda x, t: small.unet(x, t, prepared), schedule), 1.5)
     noises = iter(numbers("noises", 5, 2, 3, 6, 16, 16))
-    rule = step_rule(schedule, 5, "lfdm", threshold=0.9)
+    rule = make_sampler(schedule, 5, "lfdm", dynamic_threshold=0.9)
     assert rule.timesteps.tolist() == [833, 666, 500, 333, 166]
     made = sample(denoiser, next(noises), rule, lambda: next(noises), eta=1.0, clamp=None)
     assert error(made, "sampled") < 1e-4
@@ -145,13 +147,15 @@ def test_sampling_equals_public_code(small):
 
 def test_lfdm_steps():
     schedule = cosine_schedule("epsilon")
-    assert step_rule(schedule, 100, "lfdm").timesteps.tolist()[::33] == [990, 663, 336, 9]
+    assert make_sampler(schedule, 100, "lfdm").timesteps.tolist()[::33] == [990, 663, 336, 9]
     for steps in (0, 1000):
         with pytest.raises(ValueError, match="1 to 999"):
-            step_rule(schedule, steps, "lfdm")
+            make_sampler(schedule, steps, "lfdm")
     # without noise of its own: a perfect denoiser's answer is kept through any number of steps
     x0 = numbers("x0", 1, 3, 2, 4, 4)
-    assert torch.equal(sample(lambda x, t: x0, torch.randn_like(x0), step_rule(schedule, 999, "lfdm"), clamp=None), x0)
+    assert torch.equal(
+        sample(lambda x, t: x0, torch.randn_like(x0), make_sampler(schedule, 999, "lfdm"), clamp=None), x0
+    )
 
 
 @pytest.fixture(scope="module")

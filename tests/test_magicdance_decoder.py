@@ -7,7 +7,9 @@ import pytest
 import torch
 from weights import fill_by_name, numbers
 
-from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
+from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.guidance import ClassifierFreeGuidance
+from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "edge_reference.npz")
@@ -52,7 +54,7 @@ def test_forward_equals_public_code(size):
 def test_guided_equals_public_code(size):
     network, x, music = inputs(size)
     condition = network.guided_condition(music)
-    guided = Guided(Denoiser(lambda x, t: network(x, condition, t), cosine_schedule()), 2.0)
+    guided = ClassifierFreeGuidance(Denoiser(lambda x, t: network(x, condition, t), cosine_schedule()), 2.0)
     assert error(guided(x, STEPS), f"guided_{size}") < 1e-5
 
 

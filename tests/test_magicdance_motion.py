@@ -11,8 +11,10 @@ from weights import fill_by_name, numbers
 
 from zoo.batch import MOTION_FPS
 from zoo.body.skeleton import STANDING, joints_of, matrix_from_axis_angle, pack, resample, unpack
-from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, ramp
-from zoo.diffusion.samplers import step_rule
+from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
+from zoo.diffusion.samplers import make_sampler
+from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.base import Sampler
 from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
@@ -54,11 +56,13 @@ def test_long_form_is_edges_however_it_is_grouped(group):
     network = fill_by_name(DanceDecoder(35, dim=64, ff_dim=96, layers=2, heads=2))
     songs = numbers("songs", 5, 150, 35)
 
-    def listen(indices: range) -> Guided:
+    def listen(indices: range) -> ClassifierFreeGuidance:
         condition = network.guided_condition(songs[list(indices)])
-        return Guided(Denoiser(lambda x, t: network(x, condition, t), cosine_schedule()), ramp(2.0, 50))
+        return ClassifierFreeGuidance(
+            Denoiser(lambda x, t: network(x, condition, t), cosine_schedule()), guidance_ramp(2.0, 50)
+        )
 
-    rule = partial(step_rule, cosine_schedule(), 50)
+    rule = partial(make_sampler, cosine_schedule(), 50)
     with torch.no_grad():
         made = torch.stack(list(motion.long_form(listen, 5, rule, 1.0, 7, torch.device("cpu"), group)))
     assert float((made[:, ::10] - torch.from_numpy(REFERENCE["long_ddim_sample"])).abs().max()) < 1e-5
@@ -154,7 +158,7 @@ def test_known_parts_steer_the_rest():
         (made,) = motion.long_form(
             lambda _: Denoiser(posterior, cosine_schedule()),
             1,
-            partial(step_rule, cosine_schedule(), 50),
+            partial(make_sampler, cosine_schedule(), 50),
             1.0,
             0,
             torch.device("cpu"),

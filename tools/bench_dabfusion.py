@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 import lfdm_public  # noqa: E402
 
 from zoo.diffusion.denoiser import Denoiser  # noqa: E402
-from zoo.diffusion.samplers import sample, step_rule  # noqa: E402
+from zoo.diffusion.samplers import make_sampler, sample  # noqa: E402
 from zoo.families.dabfusion.family import DECODED, DabFusion  # noqa: E402
 from zoo.families.dabfusion.flow_unet import from_lfdm  # noqa: E402
 
@@ -83,7 +83,7 @@ def ours(half: bool = False) -> tuple[Tensor, float, float]:
         levels = family.autoencoder.encode(picture)
         prepared = family.unet.prepare(levels[-1], heard[:, None])
         denoiser = Denoiser(lambda x, t: family.unet(x, t, prepared).float(), family.schedule)
-        rule = step_rule(family.schedule, STEPS, "lfdm", family.threshold)
+        rule = make_sampler(family.schedule, STEPS, "lfdm", family.threshold)
         volume = sample(denoiser, noise(), rule, noise, eta=1.0, clamp=None)[0].movedim(1, 0)
         sampled = time.perf_counter()
         flow, occlusion = family.from_volume(volume)

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule
-from zoo.diffusion.samplers import sample, step_rule
+from zoo.diffusion.constraints import ReplaceKnownFrames
+from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.guidance import ClassifierFreeGuidance
+from zoo.diffusion.samplers import make_sampler, sample
+from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.base import Family, Sampler
 from zoo.families.dabfusion.autoencoder import FlowAutoencoder
 from zoo.families.dabfusion.blocks import still
@@ -75,7 +78,7 @@ class DabFusion(Family):
         from, in [-1, 1], as published; a number diffuses how far it comes, times the number (LFDM's
         `use_residual_flow`, which does not scale). shows_regions: the U-Net sees the picture's regions beside its
         latent (not in the paper). pooled: what is diffused is the mean over squares of so many of the autoencoder's
-        pixels (1 as published). noisier: see `cosine_schedule`. threshold, rule: of sampling, see `step_rule`.
+        pixels (1 as published). noisier: see `cosine_schedule`. threshold, rule: of sampling, see `make_sampler`.
         overlap: 0, each window moves the last frame of the one before (sec. 4.5), and its blur with it. K: every window
         moves the picture itself; its first K flows are held to the last K of the one before while the rest is denoised,
         so that a long dance is as sharp as a short one (not in the paper). Raises ValueError for other words, and for a
@@ -109,7 +112,7 @@ class DabFusion(Family):
     @property
     def schedule(self):
         """The noise schedule of the flow diffuser."""
-        return cosine_schedule(self.prediction, noisier=self.noisier)
+        return cosine_schedule(self.prediction, shift=self.noisier)
 
     @property
     def device(self) -> torch.device:
@@ -248,7 +251,7 @@ class DabFusion(Family):
             default if asked is None else asked
             for asked, default in zip(vars(sampler).values(), vars(self.defaults).values(), strict=True)
         )
-        rule = step_rule(self.schedule, steps, self.rule, self.threshold)
+        rule = make_sampler(self.schedule, steps, self.rule, self.threshold)
         beats = self.beats_at(music.beats.times, self.frames, start + 1)
         if self.text is None:
             heard = self.hear(music.features[None].to(self.device), music.rate, beats, self.frames, start + 1)
@@ -264,18 +267,13 @@ class DabFusion(Family):
         def noise() -> Tensor:
             return torch.randn(shape, generator=draw).to(self.device)
 
-        guided = denoiser if guidance == 1 else Guided(denoiser, guidance)
+        guided = denoiser if guidance == 1 else ClassifierFreeGuidance(denoiser, guidance)
         x = noise()
         if known is None:
             return sample(guided, x, rule, noise, eta, clamp=None)[0].movedim(1, 0)
-        truth, own = known.movedim(0, 1)[None], x[:, :, : len(known)]
-
-        def hold(x: Tensor, t: int, i: int) -> Tensor:
-            at_t = denoiser.noised(truth, own, torch.full((1,), t, device=x.device))
-            return torch.cat([at_t, x[:, :, len(known) :]], 2)
-
-        x = hold(x, int(rule.timesteps[0]), -1)
-        made = sample(guided, x, rule, noise, eta, hold, clamp=None)[0].movedim(1, 0)
+        constraint = ReplaceKnownFrames.first_frames(known.movedim(0, 1)[None], x, denoiser)
+        x = constraint(x, int(rule.timesteps[0]), -1)
+        made = sample(guided, x, rule, noise, eta, constraint, clamp=None)[0].movedim(1, 0)
         return torch.cat([known, made[len(known) :]])
 
     def _between(self, motion: Tensor, places: Sequence[Fraction]) -> tuple[Tensor, Tensor]:

@@ -186,7 +186,7 @@ class DiffusionStage(Stage):
         condition = family.music_embedding(heard) * keep
         noise = torch.randn_like(x0)
         denoiser = Denoiser(lambda x, t: answer, family.schedule)
-        x = denoiser.noised(x0, noise, t)
+        x = denoiser.add_noise(x0, noise, t)
         answer = family.unet(x, t, (z0, condition)).float()
         losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
         if self.velocity:

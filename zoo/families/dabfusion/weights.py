@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.diffusion.denoiser import cosine_schedule
+from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.dabfusion.flow_unet import from_lfdm
 from zoo.nn.weights.loading import plain
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from zoo.batch import Batch
-from zoo.diffusion.denoiser import Denoiser, cosine_schedule, expecting, stable_diffusion_schedule
+from zoo.diffusion.denoiser import Denoiser, prior_mean_offset
+from zoo.diffusion.schedules import cosine_schedule, stable_diffusion_schedule
 from zoo.families.base import Stage
 from zoo.nn.figure_segmentation import REGIONS, FigureFinder, figure_of, looks, painted, regions_of, without
 from zoo.nn.perceptual_loss import Likeness
@@ -84,7 +85,7 @@ class LatentPictures:
     def schedule(self) -> SchedulerMixin:
         """The noise schedule of what is diffused."""
         if self.kind == "cosine":
-            return cosine_schedule(self.prediction, noisier=self.noisier)
+            return cosine_schedule(self.prediction, shift=self.noisier)
         betas = "linear" if self.kind == "animatediff" else "scaled_linear"
         return stable_diffusion_schedule(self.prediction, beta_schedule=betas)
 
@@ -192,7 +193,7 @@ class LatentPictures:
         answer, logits = answer.float().split([answer.shape[1] - len(REGIONS) - 1, len(REGIONS) + 1], 1)
         shares = logits.softmax(1)[:, 1:].movedim(2, 1)
         expected = painted(reference.ground, reference.looks, shares)
-        return answer + expecting(self.changed(expected, reference), t, self.schedule), logits
+        return answer + prior_mean_offset(self.changed(expected, reference), t, self.schedule), logits
 
     @torch.no_grad()
     def measure_scales(self, batches: Iterable[Batch]) -> None:
@@ -288,7 +289,7 @@ class DenoisingStage(Stage):
         t = t.clamp(max=schedule.config.num_train_timesteps - 1)  # a float just below 1 may be rounded up
         noise = torch.randn_like(x0)
         denoiser = Denoiser(lambda x, t: answer, schedule)
-        x = denoiser.noised(x0, noise, t)
+        x = denoiser.add_noise(x0, noise, t)
         answer = predict(x, t).float()
         losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
         if self.velocity:

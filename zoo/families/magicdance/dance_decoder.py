@@ -208,7 +208,7 @@ class DanceDecoder(nn.Module):
         return Condition(tokens, hidden, pulse, known)
 
     def guided_condition(self, music: Tensor) -> Condition:
-        """Condition of 2B rows for `zoo.diffusion.denoiser.Guided`: B that hear the music, then B that hear nothing."""
+        """Condition of 2B rows for `ClassifierFreeGuidance`: B that hear the music, then B that hear nothing."""
         keep = torch.arange(2 * len(music), device=music.device) < len(music)
         return self.condition(music.repeat(2, 1, 1), keep, remember=True)
 

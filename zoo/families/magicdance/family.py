@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from zoo.batch import MOTION_FPS
 from zoo.body.skeleton import Normalizer, resample
-from zoo.diffusion.denoiser import Denoiser, Guided, cosine_schedule, ramp
-from zoo.diffusion.samplers import step_rule
+from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
+from zoo.diffusion.samplers import make_sampler
+from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
@@ -132,20 +134,20 @@ class MagicDance(Family, DancesInMotion):
         )
         features = music.features[None].to(self.device)
 
-        def listen(indices: range) -> Guided:
+        def listen(indices: range) -> ClassifierFreeGuidance:
             heard = [
                 self.hear(features, music.rate, [music.beats.times], motion.WINDOW, i * motion.HOP) for i in indices
             ]
             condition = self.decoder.guided_condition(torch.cat(heard))
             pair = Denoiser(lambda x, t: self.decoder(x, condition, t).float(), self.schedule)
-            return Guided(pair, ramp(guidance, steps))
+            return ClassifierFreeGuidance(pair, guidance_ramp(guidance, steps))
 
         with torch.no_grad():
-            step_rule(self.schedule, steps)  # a number of steps that cannot be is refused before any work
+            make_sampler(self.schedule, steps)  # a number of steps that cannot be is refused before any work
             yield from motion.long_form(
                 listen,
                 motion.window_count(frames),
-                lambda: step_rule(self.schedule, steps),
+                lambda: make_sampler(self.schedule, steps),
                 eta,
                 seed,
                 self.device,

@@ -25,7 +25,9 @@ from zoo.body.skeleton import (
     slerp,
     unpack,
 )
-from zoo.diffusion.denoiser import Denoiser, Guided
+from zoo.diffusion.constraints import ReplaceKnownFrames
+from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.guidance import ClassifierFreeGuidance
 from zoo.diffusion.samplers import sample
 
 WINDOW = 150  # frames the network sees at once
@@ -84,19 +86,24 @@ class Known:
 class Constraint:
     """Imposed on a group of windows after each step: what an edit keeps, and that each goes on from the one before."""
 
-    def __init__(self, before: list[Tensor], indices: range, denoiser: Guided | Denoiser, draw, known: Known | None):
+    def __init__(
+        self,
+        before: list[Tensor],
+        indices: range,
+        denoiser: ClassifierFreeGuidance | Denoiser,
+        draw,
+        known: Known | None,
+    ):
         """before: the `after` of the group to the left, empty for the first group; draw: noise for what is known."""
         self.before, self.after = before, []
-        self.denoiser, self.draw = denoiser, draw
-        self.known = [torch.stack(part) for part in zip(*map(known.window, indices), strict=True)] if known else None
+        self.replace_known = None
+        if known:
+            value, mask = (torch.stack(part) for part in zip(*map(known.window, indices), strict=True))
+            self.replace_known = ReplaceKnownFrames(value, mask > 0, denoiser, draw)
 
     def __call__(self, x: Tensor, t: int, i: int) -> Tensor:
         """x (W, WINDOW, 151) at step t, the i-th of the run -> the same, constrained."""
-        x = x.clone()
-        if self.known is not None:
-            value, mask = self.known
-            at_t = self.denoiser.noised(value, self.draw(), torch.full((len(x),), t, device=x.device))
-            x = mask * at_t + (1 - mask) * x
+        x = x.clone() if self.replace_known is None else self.replace_known(x, t, i)
         x[1:, :HOP] = x[:-1, HOP:]
         if self.before:
             x[0, :HOP] = self.before[i]
@@ -105,7 +112,7 @@ class Constraint:
 
 
 def long_form(
-    listen: Callable[[range], Guided | Denoiser],
+    listen: Callable[[range], ClassifierFreeGuidance | Denoiser],
     windows: int,
     make_rule: Callable[[], SchedulerMixin],
     eta: float,
@@ -116,7 +123,7 @@ def long_form(
 ) -> Iterator[Tensor]:
     """Yield the windows (WINDOW, 151) of a dance, normalised, from left to right.
 
-    listen: a denoiser of the windows in a range, that has heard their music. make_rule: a fresh `step_rule`. group:
+    listen: a denoiser of the windows in a range, that has heard their music. make_rule: a fresh `make_sampler`. group:
     windows denoised at a time, which changes memory and speed only.
     """
     before: list[Tensor] = []

@@ -63,7 +63,7 @@ class MotionStage(Stage):
         t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         keep = torch.rand(len(x0), device=x0.device) >= DROP_CONDITION
         denoiser = Denoiser(lambda x, t: family.decoder(x, music, t, keep).float(), family.schedule)
-        answer = denoiser(denoiser.noised(x0, torch.randn_like(x0), t), t)
+        answer = denoiser(denoiser.add_noise(x0, torch.randn_like(x0), t), t)
         with torch.autocast(x0.device.type, enabled=False):
             losses = motion_losses(answer, x0, family.normalizer.inverse)
         return {name: WEIGHTS[name] * value for name, value in losses.items()}

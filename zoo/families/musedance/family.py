@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from zoo.diffusion.denoiser import Denoiser
-from zoo.diffusion.samplers import sample, step_rule
+from zoo.diffusion.samplers import make_sampler, sample
 from zoo.families.base import Family, Sampler
 from zoo.families.latent.stages import DECODED, LatentPictures, Pictured
 from zoo.music.beats import beat_pulse, frame_beats
@@ -255,7 +255,7 @@ class MuseDance(LatentPictures, Family):
         """Latents (K, C, h, w) of one window. reference: one"""
         steps = self.defaults.steps if sampler.steps is None else sampler.steps
         eta = self.defaults.eta if sampler.eta is None else sampler.eta
-        rule = step_rule(self.schedule, steps)
+        rule = make_sampler(self.schedule, steps)
         channels, height, width = reference.latents.shape[1:]
         both = reference.each(lambda one: one.expand(2, *one.shape[1:]))
 

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample, max_pool2d
 
 from zoo.body.render.densepose import COLOURS, HEADS, head_square
-from zoo.diffusion.denoiser import Denoiser, Guided
-from zoo.diffusion.samplers import sample, step_rule
+from zoo.diffusion.constraints import ReplaceKnownFrames
+from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.guidance import ClassifierFreeGuidance
+from zoo.diffusion.samplers import make_sampler, sample
 from zoo.families.latent.stages import LatentPictures, Pictured
 from zoo.nn.figure_segmentation import HEAD as HEAD_REGION
 from zoo.nn.figure_segmentation import regions_of, without
@@ -204,7 +206,7 @@ class Animator(LatentPictures, nn.Module):
         """Latents (F, C, h, w) of one window. reference: one; faces: its one; parts (F, H, W) 0..24; known
         (K, C, h, w): the first frames' latents, which are kept as they are.
         """
-        weight, rule = self.guidance, step_rule(self.schedule, self.steps)
+        weight, rule = self.guidance, make_sampler(self.schedule, self.steps)
         reference = self.faced(self.driven(reference, parts[None]), faces, parts[None])
         face = None if faces is None else faces.tokens
         text, seen = self.words([""]).to(self.device), self.controlnet.embed(coloured(parts)[None])
@@ -212,19 +214,15 @@ class Animator(LatentPictures, nn.Module):
             text = text.expand(2, -1, -1)
             face = None if face is None else torch.cat([face, torch.zeros_like(face)])
         denoiser = Denoiser(lambda x, t: self.predict(x, t, reference, seen, face, text).float(), self.schedule)
-        guided = denoiser if weight == 1 else Guided(denoiser, weight)
+        guided = denoiser if weight == 1 else ClassifierFreeGuidance(denoiser, weight)
         channels, *size = reference.latents.shape[1:]
         shape = 1, channels, len(parts), *size
         fresh = torch.randn(shape, generator=draw).to(self.device)
-        constrain = None
+        constraint = None
         if known is not None:
-            kept, noise = self.changed(known.movedim(0, 1)[None], reference), fresh[:, :, : len(known)].clone()
-
-            def constrain(x: Tensor, t: int, _: int) -> Tensor:
-                at = torch.full((1,), t, device=x.device)
-                return torch.cat([denoiser.noised(kept, noise, at), x[:, :, len(known) :]], 2)
-
-        made = self.whole(sample(guided, fresh, rule, None, 0.0, constrain, clamp=None), reference)
+            kept = self.changed(known.movedim(0, 1)[None], reference)
+            constraint = ReplaceKnownFrames.first_frames(kept, fresh, denoiser)
+        made = self.whole(sample(guided, fresh, rule, None, 0.0, constraint, clamp=None), reference)
         made = rearrange(made[0], "c f h w -> f c h w")
         return made if known is None else torch.cat([known, made[len(known) :]])
 

@@ -1,0 +1,75 @@
+"""Noise schedules, as diffusers' schedulers. `zoo.diffusion` is the only package that reads a beta.
+
+Shape letters: B samples; x (B, ...) is x0 noised to step t (B,) int64 of a schedule.
+"""
+
+from functools import cache
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+NOISE_SCHEDULES = ("stable_diffusion", "animatediff", "cosine")
+
+
+def make_noise_schedule(name: str, prediction_type: str, shift: float = 1.0) -> DDPMScheduler:
+    """Return the schedule of a `noise_schedule` node of a configuration.
+
+    name: 'stable_diffusion', 'animatediff' (the same with evenly rising betas) or 'cosine'. shift: of the cosine
+    schedule only. Raises ValueError for another name.
+    """
+    if name not in NOISE_SCHEDULES:
+        raise ValueError(f"noise_schedule.name={name}: use {', '.join(NOISE_SCHEDULES[:-1])} or {NOISE_SCHEDULES[-1]}")
+    if name == "cosine":
+        return cosine_schedule(prediction_type, shift=shift)
+    betas = "linear" if name == "animatediff" else "scaled_linear"
+    return stable_diffusion_schedule(prediction_type, beta_schedule=betas)
+
+
+@cache
+def cosine_schedule(
+    prediction_type: str = "sample", num_train_timesteps: int = 1000, shift: float = 1.0
+) -> DDPMScheduler:
+    """Return the cosine schedule (Nichol and Dhariwal 2021, eq. 17: s = 0.008, beta <= 0.999), as EDGE uses it.
+
+    LFDM clips beta at 0.9999, which changes the last step only. prediction_type: the target of the network, 'epsilon',
+    'sample' (x0) or 'v_prediction'. shift: factor of the ratio of noise to signal at each step (Hoogeboom et al. 2023,
+    "simple diffusion", eq. 3). White noise hides a signal that is smooth over n pixels sqrt(n) times less, so without
+    a shift nearly all of such a signal is decided in the first few sampling steps.
+    """
+    options = {"num_train_timesteps": num_train_timesteps, "prediction_type": prediction_type}
+    cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2", **options)
+    if shift == 1:
+        return cosine
+    alpha_bar = cosine.alphas_cumprod.double()
+    alpha_bar = alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
+    betas = 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
+    return DDPMScheduler(trained_betas=betas.clamp(max=0.999).tolist(), **options)
+
+
+@cache
+def stable_diffusion_schedule(
+    prediction_type: str = "epsilon", num_train_timesteps: int = 1000, beta_schedule: str = "scaled_linear"
+) -> DDPMScheduler:
+    """Return Stable Diffusion's schedule: the square roots of beta rise evenly, from sqrt(0.00085) to sqrt(0.012).
+
+    beta_schedule: 'linear' where beta itself rises evenly, as in AnimateDiff and MagicAnimate.
+    """
+    return DDPMScheduler(
+        num_train_timesteps=num_train_timesteps,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule=beta_schedule,
+        prediction_type=prediction_type,
+    )
+
+
+def per_sample(value: Tensor, x: Tensor) -> Tensor:
+    """Reshape (B,) to (B, 1, ...), to broadcast over x (B, ...)."""
+    return value.view(-1, *[1] * (x.ndim - 1))
+
+
+def alpha_sigma(schedule: DDPMScheduler, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the factors alpha of x0 and sigma of the noise in x at steps t, each (B, 1, ...)."""
+    alpha_bar = per_sample(schedule.alphas_cumprod.to(x.device)[t], x)
+    return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
