@@ -243,7 +243,7 @@ def batch(frames: int) -> dict:
         "music": numbers("music", 2, 40, 5),
         "music_rate": 30.0,
         "beats": beats,
-        "pulse": numbers("pulse", 2, frames, 2),
+        "beat_phase": numbers("pulse", 2, frames, 2),
         "joints2d": 32 + 20 * numbers("joints", 2, frames, 24, 2).tanh(),
         "parts": (torch.arange(2 * frames * 64 * 64) // 170 % 25).view(2, frames, 64, 64).byte(),
     }

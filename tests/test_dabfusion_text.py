@@ -58,7 +58,7 @@ def test_the_style_is_the_condition(checkpoint):
     assert heard.shape == (2, 4, 512) and torch.equal(heard[:, :1].expand_as(heard), heard)
     assert torch.equal(family.words(["house"]), family.words([" house dance music"]))
     assert torch.equal(family.words(["house"]), family.text.encode(["house dance music"]))
-    for beats, needs in (("null", ()), ("true", ("beats", "pulse")), ("false", ())):
+    for beats, needs in (("null", ()), ("true", ("beats", "beat_phase")), ("false", ())):
         config = composed(f"model.family.beats={beats}")
         family = build_family(config)
         assert build_stage(config, "diffusion", family).needs == ("key", "frames", "style", *needs)

@@ -9,7 +9,7 @@ from scipy.ndimage import binary_dilation
 
 from zoo.batch import Batch
 from zoo.body.labels import JOINT_LIMB, PARTS
-from zoo.data.base import SPLITS, Clip
+from zoo.data.base import SPLITS, WindowSpec
 from zoo.data.module import DanceData
 from zoo.data.sources.shards import Shards
 from zoo.data.world.recipe import Filming
@@ -46,7 +46,9 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(world):
-    data = DanceData(world, Index(), {"any": KEYS}, batch_size=4, clip=Clip(seconds=2, fps=12, height=SIDE, width=SIDE))
+    data = DanceData(
+        world, Index(), {"any": KEYS}, batch_size=4, clip=WindowSpec(seconds=2, fps=12, height=SIDE, width=SIDE)
+    )
     return next(data.batches())
 
 
@@ -56,10 +58,10 @@ def test_every_key_of_the_contract_with_its_shape_and_range(batch):
     shapes = {
         "reference": (B, 3, H, W),
         "frames": (B, F, 3, H, W),
-        "picked": (B, F),
+        "frame_indices": (B, F),
         "music": (B, 60, 1),
         "beats": (B, F),
-        "pulse": (B, F, 2),
+        "beat_phase": (B, F, 2),
         "motion": (B, 60, 151),
         "parts": (B, F, H, W),
         "semantic": (B, F, H, W),
@@ -153,7 +155,7 @@ def test_sound_motion_and_frames_tell_the_same_time(world, batch):
         assert torch.nonzero(batch["beats"][clip])[:, 0].tolist() == [beat for beat in beats if 0 <= beat < FRAMES]
         at = info["start"] + np.arange(FRAMES) / 12
         turns = 2 * np.pi * np.interp(at, info["beats"], np.arange(len(info["beats"])))
-        np.testing.assert_allclose(batch["pulse"][clip], np.stack([np.cos(turns), np.sin(turns)], 1), atol=1e-5)
+        np.testing.assert_allclose(batch["beat_phase"][clip], np.stack([np.cos(turns), np.sin(turns)], 1), atol=1e-5)
         dances = world._reader("train", False)
         whole = {one.key: one for one in dances.samples}[name.rsplit("-", 1)[0]]
         assert torch.equal(batch["motion"][clip], torch.from_numpy(dances.read(whole, "motion")[first : first + 60]))
@@ -168,7 +170,7 @@ def test_splits_share_no_dancer(world):
 
 
 def test_smaller_pictures_and_fewer_frames(world, batch):
-    clip = Clip(seconds=2, fps=6, height=48, width=48)
+    clip = WindowSpec(seconds=2, fps=6, height=48, width=48)
     small = next(DanceData(world, Index(), {"any": KEYS}, batch_size=4, clip=clip).batches())
     assert small["frames"].shape == (4, 12, 3, 48, 48) and small["heatmaps"].shape == (4, 12, 24, 12, 12)
     torch.testing.assert_close(small["joints2d"], batch["joints2d"][:, ::2] / 2)
@@ -178,21 +180,29 @@ def test_smaller_pictures_and_fewer_frames(world, batch):
     assert (small["parts"] == batch["parts"][:, ::2, 1::2, 1::2]).float().mean() > 0.97
     for wrong in ({"fps": 24}, {"height": 64, "width": 96}):
         with pytest.raises(ValueError, match="ask for"):
-            DanceData(world, Index(), {"any": KEYS}, 4, clip=Clip(**{"fps": 12, **wrong})).train_dataloader()
+            DanceData(
+                world, Index(), {"any": KEYS}, 4, clip=WindowSpec(**{"seconds": 2, "fps": 12, **wrong})
+            ).train_dataloader()
 
 
 def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
-    needs = ("frames", "joints2d", "parts", "picked")
+    needs = ("frames", "joints2d", "parts", "frame_indices")
     clip = {"seconds": 2, "fps": 12, "height": SIDE, "width": SIDE}
-    whole = world.dataset("train", needs, Clip(**clip), Index())
-    data = DanceData(world, Index(), {"any": needs}, batch_size=1, clip=Clip(**clip, picks=5, kept=1))
+    whole = world.dataset("train", needs, WindowSpec(**clip), Index())
+    data = DanceData(
+        world,
+        Index(),
+        {"any": needs},
+        batch_size=1,
+        clip=WindowSpec(**clip, num_sampled_frames=5, decoded_cache_size=1),
+    )
     count, orders = len(whole), {}
     for batch in itertools.islice(data.train_dataloader(), 2 * count):
         (key,) = batch["key"]
         item = next(item for item in whole if item["key"] == key)
         frames = [int((item["joints2d"] == one).all((1, 2)).nonzero()) for one in batch["joints2d"][0]]
         assert len(set(frames)) == 5
-        assert batch["picked"].tolist() == [frames]
+        assert batch["frame_indices"].tolist() == [frames]
         for name in needs:
             assert torch.equal(batch[name][0], item[name][frames])
         orders.setdefault(key, []).append(frames)
@@ -200,8 +210,8 @@ def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
     assert len(data.dataset("train")._kept) == 1
     once, again = (next(iter(data.train_dataloader())) for _ in range(2))
     assert torch.equal(once["joints2d"], again["joints2d"])
-    with pytest.raises(ValueError, match=r"clip\.picks=25 of a clip of 24 frames"):
-        Clip(**clip, picks=25)
+    with pytest.raises(ValueError, match=r"clip\.num_sampled_frames=25 of a clip of 24 frames"):
+        WindowSpec(**clip, num_sampled_frames=25)
 
 
 def test_the_shards_serve_as_shards(world):
@@ -209,7 +219,7 @@ def test_the_shards_serve_as_shards(world):
     source = Shards([str(path) for path in paths])
     assert source.provides == set(KEYS)
     source.prepare(KEYS, Index())
-    clip = Clip(seconds=2, fps=12, height=SIDE, width=SIDE)
+    clip = WindowSpec(seconds=2, fps=12, height=SIDE, width=SIDE)
     data = DanceData(source, Index(), {"any": KEYS}, batch_size=2, clip=clip)
     assert len(data.dataset("train")) == 3 and len(data.dataset("val")) == 1
     assert next(iter(data.train_dataloader()))["frames"].shape == (2, FRAMES, 3, SIDE, SIDE)

@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import Dataset
 
-from zoo.data.base import Clip, DataSource, collate
+from zoo.data.base import DataSource, WindowSpec, collate
 from zoo.data.module import DanceData, StepSampler
 
 
@@ -57,7 +57,7 @@ def test_epochs_are_permutations_and_nothing_is_dropped():
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert places != list(itertools.chain.from_iterable(first(StepSampler(10, 4, seed=4), 15)))
-    draws = itertools.chain.from_iterable(first(StepSampler(10, 4, seed=3, draws=True), 15))
+    draws = itertools.chain.from_iterable(first(StepSampler(10, 4, seed=3, unique_draws=True), 15))
     assert list(draws) == [place + 10 * (index // 10) for index, place in enumerate(places)]
 
 
@@ -107,14 +107,30 @@ def test_collate_lists_texts_and_keeps_constants():
     assert batch["key"] == ["a", "b"] and batch["fps"] == 12.0 and batch["beats"].tolist() == [[0, 1], [1, 0]]
 
 
-def test_clip_counts_are_exact():
-    clip = Clip(seconds=10, fps="30000/1001", stride=0.5)
-    assert clip.frames == 300 and clip.tokens(30) == 300
-    assert clip.starts(11.0, "train") == [0.0, 0.5, 1.0] and clip.starts(9.99, "train") == []
+def test_window_lengths_are_exact():
+    window = WindowSpec(seconds=10, fps="30000/1001", stride=0.5)
+    assert window.num_frames == 300 and window.tokens(30) == 300
+    assert window.starts(11.0, "train") == [0.0, 0.5, 1.0] and window.starts(9.99, "train") == []
     with pytest.raises(ValueError, match="clip.fps"):
-        Clip(fps=0)
+        WindowSpec(seconds=1, fps=0)
     with pytest.raises(ValueError, match="multiples of 4"):
-        Clip(height=130)
+        WindowSpec(seconds=1, height=130)
+
+
+@pytest.mark.parametrize("num_frames, rounded", [(50, 4.1667), (41, 3.4167), (18, 1.5), (48, 4.0), (11, 0.9167)])
+def test_a_length_in_frames_is_the_length_that_rounded_seconds_gave(num_frames, rounded):
+    """Frames, music tokens and motion frames of both are equal; a clip of exactly this length holds one window."""
+    exact, approximate = WindowSpec(num_frames=num_frames, fps=12), WindowSpec(seconds=rounded, fps=12)
+    assert exact.num_frames == approximate.num_frames == num_frames
+    assert exact.tokens(30) == approximate.tokens(30)
+    assert exact.starts(num_frames / 12, "train") == [0.0]
+    assert abs(exact.seconds - rounded) < 1e-4
+
+
+@pytest.mark.parametrize("length", [{}, {"seconds": 4.0, "num_frames": 48}, {"num_frames": 0}, {"num_frames": 4.5}])
+def test_a_window_has_exactly_one_length(length):
+    with pytest.raises(ValueError, match=r"^[^\n]*clip\.num_frames[^\n]*$"):
+        WindowSpec(**length)
 
 
 class Reader(LightningModule):

@@ -16,7 +16,7 @@ from zoo.body.labels import PARTS
 from zoo.body.render.densepose import COLOURS, read_parts
 from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import unpack
-from zoo.data.base import Clip
+from zoo.data.base import WindowSpec
 from zoo.data.clip_folder import Folder
 from zoo.data.module import DanceData
 from zoo.data.shard_builder.build import Making, check_alone, make_shard, scenes
@@ -107,7 +107,7 @@ def test_the_shards_can_be_trained_on(folder, tmp_path, monkeypatch):
     report = make_shard(found(folder)["a.dance"], tmp_path, MAKING, None, None)
     assert report.clips == 3 and not report.dropped
     source = Shards(str(tmp_path / "a_dance.tar"))
-    assert {"frames", "reference", "caption", "music", "beats", "pulse"} <= source.provides
+    assert {"frames", "reference", "caption", "music", "beats", "beat_phase"} <= source.provides
     starts = [sample.info["start"] for sample in source._reader("train").samples]
     assert starts == [0.0, 2.5, 5.0]  # at most six seconds of the sound before, where there are any
     assert HashedWords(8)([source._samples("val")[0].info["caption"]]).shape == (1, 24, 8)
@@ -161,7 +161,7 @@ def test_parts_lie_where_the_picture_shows_them_in_step_with_it(tmp_path, monkey
             assert ((parts > 0) == (frames.mean(-1) > 172)).mean() > 0.96  # but for edges within a pixel
     # what is trained on: the same labels, halved
     source = Shards([str(tmp_path / "out" / f"{key}.tar") for key in ("00001", "00002")])
-    data = DanceData(source, Spectral(), {"image": ("frames", "parts")}, 1, clip=Clip(0.5, 10, 16, 16))
+    data = DanceData(source, Spectral(), {"image": ("frames", "parts")}, 1, clip=WindowSpec(0.5, 10, 16, 16))
     item = data.dataset("train")[0]
     assert item["parts"].dtype == torch.uint8 and item["parts"].shape == (5, 16, 16)
     assert ((item["parts"] > 0) == (item["frames"].mean(1) > 0.35)).float().mean() > 0.9

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from webdataset.writer import TarWriter
 
-from zoo.data.base import Clip
+from zoo.data.base import WindowSpec
 from zoo.data.music_cache import Features
 from zoo.data.sample_format import EXTENSIONS, MAPS, encode_sample
 from zoo.data.sources.shards import ShardReader, Shards, expand, write_shard
@@ -137,10 +137,10 @@ def test_shards_made_by_other_hands_need_little(tmp_path):
         "music",
         "music_rate",
         "beats",
-        "pulse",
+        "beat_phase",
     }
     assert reader.samples[0].info["sound_id"] == json.loads(files["json"])["sound_id"]
-    clip = Clip(seconds=0.5, stride=0.1)
+    clip = WindowSpec(seconds=0.5, stride=0.1)
     features = Features(Spectral())
     features.make([reader], workers=1)
     dataset = make_dataset(reader, reader.samples, ("motion", "music", "beats"), clip, "train", features)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from zoo.body.skeleton import joints_of
-from zoo.data.base import SPLITS, Clip
+from zoo.data.base import SPLITS, WindowSpec
 from zoo.data.module import DanceData
 from zoo.data.shard_builder.move_captions import caption
 from zoo.data.windows import make_dataset
@@ -94,7 +94,7 @@ def test_other_settings_make_another_corpus_and_more_songs_extend_it(world, cach
 
 def test_windows_line_up_with_song_and_dance(world):
     needs = ("motion", "music", "beats", "joints3d", "caption", "move", "song", "music_rate", "fps")
-    clip = Clip(seconds=2, stride=0.5)
+    clip = WindowSpec(seconds=2, stride=0.5)
     data = DanceData(world, Loudness(), {"any": needs}, batch_size=5, clip=clip)
     batch = next(iter(data.train_dataloader()))
     assert batch["motion"].shape == (5, 60, 151) and batch["music"].shape == (5, 60, 2) and batch["fps"] == 30.0
@@ -118,7 +118,7 @@ def test_frames_at_another_rate(world):
     reader = world._reader("val", False)
     from zoo.data.music_cache import Features
 
-    clip = Clip(seconds=2, fps=12)
+    clip = WindowSpec(seconds=2, fps=12)
     item = make_dataset(reader, reader.samples, ("beats", "joints3d", "motion"), clip, "val", Features(Loudness()))[0]
     assert item["beats"].shape == (24,) and item["joints3d"].shape == (24, 24, 3)
     torch.testing.assert_close(item["joints3d"][2], joints_of(item["motion"])[5], atol=1e-5, rtol=0)
@@ -133,13 +133,13 @@ def test_pieces_are_whole_dances_in_order(world):
 
 def test_captions_say_the_motion_and_nothing_of_looks(world):
     needs = ("caption",)
-    data = DanceData(world, Loudness(), {"any": needs}, batch_size=64, clip=Clip(seconds=2, stride=0.1))
+    data = DanceData(world, Loudness(), {"any": needs}, batch_size=64, clip=WindowSpec(seconds=2, stride=0.1))
     captions = [text for batch in data.batches() for text in batch["caption"]]
     every = captions + [move.words for move in MOVES.values()]
     words = set(re.findall(r"[a-z-]+", " ".join(every).lower()))
     assert not words & set(LOOKS)
     assert len(set(captions)) > len(captions) / 3
-    again = DanceData(world, Loudness(), {"any": needs}, batch_size=64, clip=Clip(seconds=2, stride=0.1))
+    again = DanceData(world, Loudness(), {"any": needs}, batch_size=64, clip=WindowSpec(seconds=2, stride=0.1))
     assert captions == [text for batch in again.batches() for text in batch["caption"]]
 
 

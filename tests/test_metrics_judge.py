@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zoo.body.detection.synthetic_detector import WorldJudge
-from zoo.data.base import Clip
+from zoo.data.base import WindowSpec
 from zoo.data.world.recipe import Filming
 from zoo.data.world.source import World
 from zoo.metrics.base import Evidence
@@ -32,7 +32,7 @@ def clips(tmp_path_factory) -> list[dict]:
         filming = Filming(FPS, 128, 128, seconds=FRAMES / FPS, songs=songs)
         world = World(seed=7, songs=songs, seconds=6, dances_per_song=1, filming=filming, workers=1)
         world.prepare(needs, Spectral(), ["test"])
-        windows = world.dataset("test", needs, Clip(FRAMES / FPS, FPS), Spectral())
+        windows = world.dataset("test", needs, WindowSpec(FRAMES / FPS, FPS), Spectral())
         clips = [windows[index] for index in range(len(windows))]
     return [
         {

@@ -147,7 +147,7 @@ def batch(frames: int, picks: bool = False) -> dict:
         "music": numbers("music", 2, 30, 5),
         "music_rate": 30.0,
         "beats": (torch.arange(frames) % 6 == 3).long().expand(2, -1),
-        "pulse": numbers("pulse", 2, frames, 2),
+        "beat_phase": numbers("pulse", 2, frames, 2),
         "parts": (torch.arange(2 * frames * 64 * 64) // 170 % 25).view(2, frames, 64, 64).byte(),
         "caption": ["a dancer jumps", "a dancer turns"],
         "fps": 12.0,
@@ -226,7 +226,7 @@ def test_frames_whose_latents_are_kept_teach_what_frames_worked_out_anew_do():
                 drawn[name] = drawn[name][:, rows]
             torch.manual_seed(0)
             with torch.autocast("cpu", torch.bfloat16):
-                losses.append(own.loss(drawn | {"picked": torch.tensor([rows] * 2)})["noise"].item())
+                losses.append(own.loss(drawn | {"frame_indices": torch.tensor([rows] * 2)})["noise"].item())
         assert len(own.kept.known) == min(kept, 6)
     assert losses[:3] == losses[3:] and len(set(losses)) == 3
 

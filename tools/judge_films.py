@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.body.detection.synthetic_detector import SIDE, WINDOW
 from zoo.body.skeleton import JOINTS
-from zoo.data.base import Clip
+from zoo.data.base import WindowSpec
 from zoo.data.world.song import STYLES
 from zoo.data.world.source import World
 from zoo.music.spectral import Spectral
@@ -26,7 +26,7 @@ class Films:
     def __init__(self, world: World, split: str, seed: int):
         encoder = Spectral()
         world.prepare(NEEDS, encoder, [split])
-        clips = world.dataset(split, NEEDS, Clip(SECONDS, FPS, SIDE, SIDE), encoder)
+        clips = world.dataset(split, NEEDS, WindowSpec(SECONDS, FPS, SIDE, SIDE), encoder)
         self.rng = np.random.default_rng(seed)
         self.frames, self.figure, self.joints, self.style, self.empty = [], [], [], [], []
         for clip in track((clips[index] for index in range(len(clips))), f"reading {split}", total=len(clips)):

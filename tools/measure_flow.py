@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from zoo.data.base import Clip
+from zoo.data.base import WindowSpec
 from zoo.metrics.statistics import interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
@@ -75,7 +75,7 @@ def main() -> None:
     world, needs = instantiate(config.data), ("frames", "joints2d", "parts")
     encoder = build_encoder(config)
     world.prepare(needs, encoder, ["test"])
-    clips = world.dataset("test", needs, Clip(4.0, 12, 128, 128), encoder)
+    clips = world.dataset("test", needs, WindowSpec(4.0, 12, 128, 128), encoder)
     autoencoder = load_family(options.ckpt)[0].autoencoder
     with torch.inference_mode():
         found, strips = zip(*(measure(autoencoder, clips[index]) for index in range(len(clips))), strict=True)

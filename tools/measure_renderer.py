@@ -26,7 +26,7 @@ from hydra.utils import instantiate
 from tqdm import tqdm
 
 from zoo.body.detection.synthetic_detector import WorldJudge
-from zoo.data.base import Clip
+from zoo.data.base import WindowSpec
 from zoo.families.magicdance.renderers.animator import head_box
 from zoo.families.magicdance.renderers.renderers import DiffusionRenderer
 from zoo.metrics.identity import Signature, signature, signature_distance
@@ -83,7 +83,7 @@ class Clips:
             config = compose("train", overrides=["model=magicdance"])
         encoder, world = build_encoder(load_family(ckpt)[1]), instantiate(config.data)
         world.prepare(NEEDS, encoder, ["test"])
-        self.clips = world.dataset("test", NEEDS, Clip(4.0, FPS, SIDE, SIDE), encoder)
+        self.clips = world.dataset("test", NEEDS, WindowSpec(4.0, FPS, SIDE, SIDE), encoder)
         first = {}  # a clip of every dancer, others after them
         for index in range(len(self.clips)):
             first.setdefault(self.clips[index]["dancer"], index)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from zoo.body.camera import camera
 from zoo.body.detection.synthetic_detector import WorldJudge
 from zoo.body.skeleton import JOINTS
-from zoo.data.base import Clip, Cut
+from zoo.data.base import Cut, WindowSpec
 from zoo.data.world.moves import MOVES
 from zoo.families.base import Sampler
 from zoo.metrics.statistics import interval
@@ -141,7 +141,7 @@ def main() -> None:
     family, trained = load_family(options.ckpt)
     encoder, world = build_encoder(trained), instantiate(config.data)
     world.prepare(("joints2d", "caption"), encoder, ["train", "test"])
-    dances = world.dataset("train", ("joints3d", "caption"), Clip(options.seconds, FPS, stride=1.0), encoder)
+    dances = world.dataset("train", ("joints3d", "caption"), WindowSpec(options.seconds, FPS, stride=1.0), encoder)
     moves = learned(filmed(dances))
     cut = Cut(round(options.seconds * FPS), FPS, SIDE, SIDE)
     takes, rate = world.takes("test", cut, encoder), cut.rate

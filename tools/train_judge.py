@@ -34,7 +34,7 @@ from zoo.body.detection.synthetic_detector import (
     WorldJudge,
     place_of,
 )
-from zoo.data.base import Clip, Cut
+from zoo.data.base import Cut, WindowSpec
 from zoo.data.world.recipe import Filming
 from zoo.data.world.song import STYLES
 from zoo.data.world.source import World
@@ -172,7 +172,7 @@ def measure() -> dict[str, str]:
     """How well the shipped file sees the test clips of the protocols' world."""
     world, encoder = World(seed=1), Spectral()
     world.prepare(("frames", "parts"), encoder, ["test"])
-    clips = world.dataset("test", ("frames", "parts"), Clip(SECONDS, FPS, SIDE, SIDE), encoder)
+    clips = world.dataset("test", ("frames", "parts"), WindowSpec(SECONDS, FPS, SIDE, SIDE), encoder)
     windows = (clips[index] for index in range(len(clips)))  # called KEY@START, and START is 0
     figures = {clip["key"].rpartition("@")[0]: clip["parts"].numpy() > 0 for clip in windows}
     off, overlap, scores, met = [], [], [], np.zeros(4)

@@ -35,12 +35,14 @@ class Batch(TypedDict, total=False):
 
     reference: Tensor  # (B, 3, H, W) float32 in [-1, 1]: the dancer, from outside the clip where that exists
     frames: Tensor  # (B, F, 3, H, W) float32 in [-1, 1]
-    picked: Tensor  # (B, F) int64: which of the take's stored frames these are, for what is worked out once a frame
+    frame_indices: (
+        Tensor  # (B, F) int64: index of each frame in its stored clip: a cache key for values computed per frame
+    )
 
     music: Tensor  # (B, L, D) float32: features of the configured music encoder, over exactly the clip's time
     music_rate: float  # Hz, tokens a second of `music`
     beats: Tensor  # (B, F) int64, 1 on the frame that a beat falls on (round to nearest), else 0
-    pulse: Tensor  # (B, F, 2) float32: cos and sin of a turn a beat, (1, 0) on it, of the exact beats
+    beat_phase: Tensor  # (B, F, 2) float32: cos and sin of a turn a beat, (1, 0) on it, of the exact beats
 
     caption: list[str]  # B lines of text that say the motion and nothing of looks
     motion: Tensor  # (B, T, 151) float32, not normalised: contacts, root in metres, rotations (zoo.body.skeleton)

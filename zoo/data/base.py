@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 
 import numpy as np
 import torch
@@ -23,51 +24,64 @@ PICTURES = frozenset(
 
 
 @dataclass(frozen=True)
-class Clip:
-    """What one training item covers.
+class WindowSpec:
+    """The window of a clip that one training item covers.
 
-    seconds of time, `frames` pictures of height x width at `fps` (a number or a text such as '30000/1001'); consecutive
-    items of one dance start `stride` seconds apart (EDGE: 0.5 s in training, 2.5 s in test). picks: give so many of the
-    frames alone, drawn anew each time and in no order, for what looks at still pictures; sound and motion stay whole.
-    kept: so many dances' decoded pictures stay in each process's memory (3 MB for 4 s of 128x128 at 12 fps). Raises
-    ValueError when a value is not positive, for more picks than frames, or when sides are not multiples of 4 (the heat
-    maps are a quarter of the picture).
+    The length is `num_frames` video frames, or `seconds`; give exactly one of them, the other one follows. Frames are
+    height x width pixels at `fps` (a number, or a text such as '30000/1001'). Consecutive windows of one clip start
+    `stride` seconds apart (EDGE: 0.5 s in training, 2.5 s in test).
+    num_sampled_frames: give only this many frames of the window, drawn anew each time and in random order, for stages
+    that train on single frames; sound and motion stay whole.
+    decoded_cache_size: clips whose decoded frames stay in each process's memory (3 MB for 4 s of 128x128 at 12 fps).
+    Raises ValueError for values that are not positive, for more sampled frames than frames, for sides that are not
+    multiples of 4 (heat maps have a quarter of the resolution), and for two lengths or none.
     """
 
-    seconds: float = 5.0
+    seconds: float | None = None
     fps: float | str | Fraction = 30
     height: int = 128
     width: int = 128
     stride: float = 0.5
     held_out_stride: float = 2.5  # for val and test
-    picks: int | None = None
-    kept: int = 0
+    num_sampled_frames: int | None = None
+    decoded_cache_size: int = 0
+    num_frames: int | None = None
 
     def __post_init__(self):
-        for name in ("seconds", "rate", "height", "width", "stride", "held_out_stride"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"clip.{name.replace('rate', 'fps')} must be above 0, not {getattr(self, name)}")
+        if (self.seconds is None) == (self.num_frames is None):
+            raise ValueError(
+                f"give clip.num_frames or clip.seconds, not both (num_frames={self.num_frames}, seconds={self.seconds})"
+            )
+        if self.num_frames is not None and self.num_frames != int(self.num_frames):
+            raise ValueError(f"clip.num_frames must be a whole number, not {self.num_frames}")
+        for name in ("seconds", "num_frames", "rate", "height", "width", "stride", "held_out_stride"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"clip.{name.replace('rate', 'fps')} must be above 0, not {value}")
         if self.height % 4 or self.width % 4:
             raise ValueError(f"clip height and width must be multiples of 4, not {self.height}x{self.width}")
-        if self.picks is not None and not 1 <= self.picks <= self.frames:
-            raise ValueError(f"clip.picks={self.picks} of a clip of {self.frames} frames")
+        exact = self.num_frames is not None
+        if exact:
+            object.__setattr__(self, "seconds", float(self.num_frames / self.rate))
+        else:
+            object.__setattr__(self, "num_frames", max(1, round(Fraction(str(self.seconds)) * self.rate)))
+        object.__setattr__(self, "_exact", exact)
+        if self.num_sampled_frames is not None and not 1 <= self.num_sampled_frames <= self.num_frames:
+            raise ValueError(f"clip.num_sampled_frames={self.num_sampled_frames} of a clip of {self.num_frames} frames")
 
     @property
     def rate(self) -> Fraction:
         """Frames a second, exactly."""
         return Fraction(str(self.fps))
 
-    @property
-    def frames(self) -> int:
-        """F: frames in one item."""
-        return max(1, round(Fraction(str(self.seconds)) * self.rate))
-
     def tokens(self, rate: float) -> int:
-        """Values in one item of something that comes `rate` times a second: L of music, T of motion."""
+        """Values in one window of a signal of `rate` Hz: L of music, T of motion. Halves are rounded up."""
+        if self._exact:
+            return max(1, floor(self.num_frames / self.rate * Fraction(rate) + Fraction(1, 2)))
         return max(1, round(self.seconds * rate))
 
     def starts(self, duration: float, split: str) -> list[float]:
-        """Start times, seconds, of the items in a dance of `duration` seconds; empty when it is too short for one."""
+        """Start times, seconds, of the windows in a clip of `duration` seconds; empty when it is too short for one."""
         stride = self.stride if split == "train" else self.held_out_stride
         last = duration - self.seconds + 1e-6
         return [index * stride for index in range(int(last / stride) + 1)] if last >= 0 else []
@@ -185,7 +199,7 @@ class DataSource(ABC):
         """Make or fetch what `needs` asks for of `splits`, once, with a progress bar; called on one process a node."""
 
     @abstractmethod
-    def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
+    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: Encoder) -> Dataset:
         """Map-style dataset of items: dicts of tensors without a batch dimension, and texts. Call `prepare` before."""
 
     @abstractmethod

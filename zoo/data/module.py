@@ -12,7 +12,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoo.batch import Batch, require
-from zoo.data.base import SPLITS, Clip, DataSource, collate
+from zoo.data.base import SPLITS, DataSource, WindowSpec, collate
 from zoo.music.encoder import Encoder
 
 
@@ -31,14 +31,14 @@ class StepSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         start_step: int = 0,
-        draws: bool = False,
+        unique_draws: bool = False,
     ):
-        """length: items of the data set, > 0; start_step: the batch to begin with; draws: add length * epoch to an
-        index, for a data set that draws something anew each time.
+        """length: items of the data set, > 0; start_step: the first batch to give; unique_draws: add length * epoch to
+        an index, for a data set that samples anew in every epoch.
         """
         assert length > 0 and batch_size > 0 and 0 <= rank < world_size
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world_size, self.start_step, self.draws = rank, world_size, start_step, draws
+        self.rank, self.world_size, self.start_step, self.unique_draws = rank, world_size, start_step, unique_draws
         self._epoch, self._order = -1, []
 
     def _permutation(self, epoch: int) -> list[int]:
@@ -52,7 +52,7 @@ class StepSampler(Sampler[list[int]]):
         first = (step * self.world_size + self.rank) * self.batch_size
         return [
             self._permutation(place // self.length)[place % self.length]
-            + (place - place % self.length if self.draws else 0)
+            + (place - place % self.length if self.unique_draws else 0)
             for place in range(first, first + self.batch_size)
         ]
 
@@ -73,7 +73,7 @@ class DanceData(LightningDataModule):
         stages_needs: Mapping[str, Iterable[str]],
         batch_size: int,
         seed: int = 0,
-        clip: Clip | None = None,
+        clip: WindowSpec | None = None,
         workers: int = 0,
         val_items: int = 256,
         start_step: int | None = None,
@@ -89,7 +89,7 @@ class DanceData(LightningDataModule):
         for stage, needs in stages_needs.items():
             provided = source.provides
             require(needs, provided, stage, source.name, source.remedy(frozenset(needs) - provided))
-        self.source, self.encoder, self.clip = source, encoder, clip or Clip()
+        self.source, self.encoder, self.clip = source, encoder, clip or WindowSpec(seconds=5.0)
         self.needs = frozenset(key for needs in stages_needs.values() for key in needs)
         self.batch_size, self.seed, self.workers, self.val_items = batch_size, seed, workers, val_items
         self.start_step = start_step
@@ -119,8 +119,8 @@ class DanceData(LightningDataModule):
         if start is None:
             start = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
         dataset = self.dataset("train")
-        draws = self.clip.picks is not None
-        order = StepSampler(len(dataset), self.batch_size, self.seed, rank, world_size, start, draws)
+        unique_draws = self.clip.num_sampled_frames is not None
+        order = StepSampler(len(dataset), self.batch_size, self.seed, rank, world_size, start, unique_draws)
         return self._loader(dataset, order)
 
     def val_dataloader(self) -> DataLoader:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from zoo.batch import MOTION_FPS, Batch
 from zoo.body.skeleton import joints_of, resample
-from zoo.data.base import PICTURES, Clip, Piece
+from zoo.data.base import PICTURES, Piece, WindowSpec
 from zoo.data.music_cache import Features
 from zoo.data.shard_builder.move_captions import caption
 from zoo.music.beats import beat_pulse, frame_beats
@@ -33,11 +33,11 @@ def provided_by(sample) -> frozenset[str]:
     """Keys of the batch contract that one sample can fill."""
     keys = {"key", "fps"} | set(sample.places) - {"info", "sound"} | set(sample.info) & set(LABELS)
     if "frames" in sample.places:
-        keys |= {"picked"}
+        keys |= {"frame_indices"}
     if "motion" in sample.places:
         keys |= {"joints3d"}
     if "sound" in sample.places:
-        keys |= {"music", "music_rate", "beats", "pulse"}
+        keys |= {"music", "music_rate", "beats", "beat_phase"}
     if "moves" in sample.info:
         keys |= {"caption", "move"}
     if "caption" in sample.info:
@@ -45,7 +45,9 @@ def provided_by(sample) -> frozenset[str]:
     return frozenset(keys)
 
 
-def make_dataset(reader, samples: list, needs: Iterable[str], clip: Clip, split: str, features: Features) -> Dataset:
+def make_dataset(
+    reader, samples: list, needs: Iterable[str], clip: WindowSpec, split: str, features: Features
+) -> Dataset:
     """Windows of the samples with the keys of `needs`: from memory, or decoded one by one where pictures are needed."""
     kind = ClipWindows if PICTURES & set(needs) else MotionWindows
     return kind(reader, samples, needs, clip, split, features)
@@ -70,13 +72,13 @@ def pieces_of(reader, samples: list, features: Features) -> Iterator[Piece]:
 class Windows(Dataset, ABC):
     """What both kinds share: which windows there are, their labels, words, music and beats."""
 
-    def __init__(self, reader, samples: list, needs: Iterable[str], clip: Clip, split: str, features: Features):
+    def __init__(self, reader, samples: list, needs: Iterable[str], clip: WindowSpec, split: str, features: Features):
         self.reader, self.samples, self.clip, self.features = reader, samples, clip, features
         self.needs = frozenset(needs) | {"key"}
         self.windows: list[tuple[int, float]] = []  # (sample, seconds from its start)
         self.beat_times: list[np.ndarray] = []
         self.move_starts: list[list[float]] = []
-        hears = bool(self.needs & {"music", "beats", "pulse"})
+        hears = bool(self.needs & {"music", "beats", "beat_phase"})
         for index, sample in enumerate(samples):
             duration = self._duration(sample)
             if hears:
@@ -120,11 +122,11 @@ class Windows(Dataset, ABC):
 
     def beats(self, window: int) -> np.ndarray:
         """(F,) int64, 1 on the frames that a beat falls on."""
-        return frame_beats(self._beat_times(window), self.clip.frames, self.clip.rate)
+        return frame_beats(self._beat_times(window), self.clip.num_frames, self.clip.rate)
 
-    def pulse(self, window: int) -> np.ndarray:
+    def beat_phase(self, window: int) -> np.ndarray:
         """(F, 2) float32: where between two beats each frame lies."""
-        return beat_pulse(self._beat_times(window), np.arange(self.clip.frames) / float(self.clip.rate))
+        return beat_pulse(self._beat_times(window), np.arange(self.clip.num_frames) / float(self.clip.rate))
 
     def _beat_times(self, window: int) -> np.ndarray:
         """Seconds from the window's start."""
@@ -140,9 +142,9 @@ class Windows(Dataset, ABC):
         """(..., T, 151) -> (..., F, 24, 3) metres, at the clip's frame times."""
         if self.clip.rate == MOTION_FPS:
             return joints_of(motion)
-        times = torch.arange(self.clip.frames, dtype=torch.float64) / float(self.clip.rate)
+        times = torch.arange(self.clip.num_frames, dtype=torch.float64) / float(self.clip.rate)
         return torch.stack([joints_of(resample(one, times)) for one in motion.reshape(-1, *motion.shape[-2:])]).reshape(
-            *motion.shape[:-2], self.clip.frames, 24, 3
+            *motion.shape[:-2], self.clip.num_frames, 24, 3
         )
 
 
@@ -181,15 +183,15 @@ class MotionWindows(Windows):
             batch["music"] = torch.from_numpy(np.stack([self.music(window) for window in windows]))
         if "beats" in self.needs:
             batch["beats"] = torch.from_numpy(np.stack([self.beats(window) for window in windows]))
-        if "pulse" in self.needs:
-            batch["pulse"] = torch.from_numpy(np.stack([self.pulse(window) for window in windows]))
+        if "beat_phase" in self.needs:
+            batch["beat_phase"] = torch.from_numpy(np.stack([self.beat_phase(window) for window in windows]))
         return batch
 
 
 class ClipWindows(Windows):
     """Windows of rendered or filmed clips with their maps, decoded when they are asked for.
 
-    Index `draw * len + window` is the window's `draw`-th draw, which matters to `clip.picks` alone.
+    Index `draw * len + window` is the window's `draw`-th draw, which matters to `clip.num_sampled_frames` alone.
     """
 
     def __init__(self, reader, samples, needs, clip, split, features):
@@ -221,7 +223,7 @@ class ClipWindows(Windows):
         kept = self._kept.get(index)
         if kept is None:
             kept = {}
-            if len(self._kept) < self.clip.kept:
+            if len(self._kept) < self.clip.decoded_cache_size:
                 self._kept[index] = kept
         if field not in kept:
             kept[field] = self.reader.read(self.samples[index], field)
@@ -233,13 +235,13 @@ class ClipWindows(Windows):
         sample = self.samples[index]
         stored = Fraction(str(sample.info["fps"]))
         first = Fraction(str(offset))
-        rows = [round((first + i / self.clip.rate) * stored) for i in range(self.clip.frames)]
+        rows = [round((first + i / self.clip.rate) * stored) for i in range(self.clip.num_frames)]
         rows = np.minimum(rows, sample.info["frames"] - 1)
-        if self.clip.picks is not None:
-            rows = rows[np.random.default_rng([draw, window]).permutation(len(rows))[: self.clip.picks]]
+        if self.clip.num_sampled_frames is not None:
+            rows = rows[np.random.default_rng([draw, window]).permutation(len(rows))[: self.clip.num_sampled_frames]]
         item = self.constants() | self.words(window)
-        if "picked" in self.needs:
-            item["picked"] = torch.from_numpy(rows)
+        if "frame_indices" in self.needs:
+            item["frame_indices"] = torch.from_numpy(rows)
         for field, read in _PICTURES.items():
             if field in self.needs:
                 values = self._read(index, field)
@@ -259,8 +261,8 @@ class ClipWindows(Windows):
             item["music"] = torch.from_numpy(np.array(self.music(window)))
         if "beats" in self.needs:
             item["beats"] = torch.from_numpy(self.beats(window))
-        if "pulse" in self.needs:
-            item["pulse"] = torch.from_numpy(self.pulse(window))
+        if "beat_phase" in self.needs:
+            item["beat_phase"] = torch.from_numpy(self.beat_phase(window))
         return item
 
 

@@ -16,7 +16,7 @@ from braceexpand import braceexpand
 from torch.utils.data import Dataset
 from webdataset.writer import TarWriter
 
-from zoo.data.base import SPLITS, Clip, Cut, DataSource, Piece, Takes
+from zoo.data.base import SPLITS, Cut, DataSource, Piece, Takes, WindowSpec
 from zoo.data.eval_clips import ShardTakes, content_of
 from zoo.data.music_cache import Features
 from zoo.data.sample_format import EXTENSIONS, FIELDS, decode_field, encode_sample, sound_id
@@ -218,7 +218,7 @@ class Shards(DataSource):
         if {"music", "beats"} & set(needs):
             Features(encoder).make([self._reader(split) for split in splits], self.workers)
 
-    def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
+    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: Encoder) -> Dataset:
         """See DataSource."""
         return make_dataset(self._reader(split), self._samples(split), needs, clip, split, Features(encoder))
 

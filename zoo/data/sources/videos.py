@@ -18,7 +18,7 @@ from zoo.body.detection.factory import people_detector
 from zoo.data import clip_folder as folder_module
 from zoo.data import eval_clips as takes_module
 from zoo.data import frame_source as footage_module
-from zoo.data.base import SPLITS, Clip, Cut, DataSource, Piece, Take, Takes
+from zoo.data.base import SPLITS, Cut, DataSource, Piece, Take, Takes, WindowSpec
 from zoo.data.clip_folder import VIDEOS, Folder, Found
 from zoo.data.eval_clips import Box, content_of, crop_box, cut_music, cut_pictures, cut_waveform, state_of
 from zoo.files import cache_root, write_atomic
@@ -85,7 +85,7 @@ class Videos(DataSource):
         """Refuses: see UNFIT."""
         raise ValueError(UNFIT)
 
-    def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder):
+    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: Encoder):
         """Refuses: see UNFIT."""
         raise ValueError(UNFIT)
 

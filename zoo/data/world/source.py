@@ -19,7 +19,7 @@ from rich.progress import track
 from torch.utils.data import Dataset
 
 from zoo.batch import Batch
-from zoo.data.base import PICTURES, SPLITS, Clip, Cut, DataSource, Piece, Takes
+from zoo.data.base import PICTURES, SPLITS, Cut, DataSource, Piece, Takes, WindowSpec
 from zoo.data.eval_clips import ShardTakes, content_of
 from zoo.data.music_cache import Features
 from zoo.data.sources.mocap import RealDances
@@ -87,7 +87,7 @@ class World(DataSource):
         if needs & {"music", "beats"}:
             Features(encoder).make([self._reader(split, filmed) for split in splits], self.workers)
 
-    def dataset(self, split: str, needs: Iterable[str], clip: Clip, encoder: Encoder) -> Dataset:
+    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: Encoder) -> Dataset:
         """See DataSource."""
         reader = self._reader(split, bool(PICTURES & set(needs)))
         return make_dataset(reader, reader.samples, needs, clip, split, Features(encoder))

@@ -20,7 +20,7 @@ SEEN = 7.5  # weight of `misplaced` and `uncovered` beside `astray`: means over 
 class FlowStage(Stage):
     """Rebuild one frame of a clip from another: perceptual loss at four scales (eq. 2), equivariance of the regions.
 
-    A batch's clips are frames in no order (`clip.picks`): the second is rebuilt from the first. vgg: file of
+    A batch's clips are frames in no order (`clip.num_sampled_frames`): the second is rebuilt from the first. vgg: file of
     torchvision's VGG-19 weights, see `Likeness`. equivariance: weight of both its losses (10 in MRAA's and LFDM's
     public code).
 
@@ -157,7 +157,7 @@ class DiffusionStage(Stage):
         super().__init__(*args, **kwargs)
         self.kept, self.velocity, self._kept = kept, velocity, {}
         heard = ("music", "music_rate") if self.family.text is None else ("style",)
-        self.needs = ("key", "frames", *heard, *(("beats", "pulse") if self.family.beats else ()))
+        self.needs = ("key", "frames", *heard, *(("beats", "beat_phase") if self.family.beats else ()))
 
     def trainable(self) -> dict[str, nn.Module]:
         """The U-Net and its view of the music."""
@@ -176,7 +176,7 @@ class DiffusionStage(Stage):
         x0, z0 = self._volumes(batch)
         beats = None
         if family.beats:
-            beats = torch.cat([batch["beats"][:, 1:, None], batch["pulse"][:, 1:]], -1)
+            beats = torch.cat([batch["beats"][:, 1:, None], batch["beat_phase"][:, 1:]], -1)
         if family.text is None:
             heard = family.hear(batch["music"], batch["music_rate"], beats, x0.shape[2], start=1)
         else:

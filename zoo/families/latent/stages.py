@@ -214,7 +214,7 @@ class LatentPictures:
 
 
 class AutoencoderStage(Stage):
-    """Teach the autoencoder single frames (`clip.picks`): likeness at four scales, and latents held near the normal.
+    """Teach the autoencoder single frames (`clip.num_sampled_frames`): likeness at four scales, and latents held near the normal.
 
     part: path of what has the `vae` in the family, '' for the family itself. vgg: file of torchvision's VGG-19 weights,
     see `Likeness`; kl: weight of the Kullback-Leibler divergence, the mean over pictures of the sum over values (latent
@@ -304,12 +304,14 @@ class Kept:
         self.most, self.known = most, {}
 
     def frames(self, pictures: LatentPictures, batch: Batch) -> Tensor:
-        """Latents (B, F, C, h, w) of a batch's `frames`, kept frame by frame by its `key` and `picked`."""
+        """Latents (B, F, C, h, w) of a batch's `frames`, kept frame by frame by its `key` and `frame_indices`."""
         frames, shape = batch["frames"].flatten(0, 1), batch["frames"].shape[:2]
         if not self.most:
             with torch.no_grad():
                 return pictures.encode(frames).float().unflatten(0, shape)
-        keys = [(key, row) for key, rows in zip(batch["key"], batch["picked"].tolist(), strict=True) for row in rows]
+        keys = [
+            (key, row) for key, rows in zip(batch["key"], batch["frame_indices"].tolist(), strict=True) for row in rows
+        ]
         # one by one: what is not known yet, and so would be encoded together, is not the same in a resumed run
         return self.of(keys, lambda i: pictures.encode(frames[i, None])[0]).to(frames.device).unflatten(0, shape)
 

@@ -146,7 +146,7 @@ class ImageStage(_Rendering):
     learns too (MagicAnimate's is Stable Diffusion's, and stays). kept: frames whose latents are kept in memory.
     """
 
-    needs = ("key", "frames", "picked", "parts")
+    needs = ("key", "frames", "frame_indices", "parts")
 
     def __init__(self, *args, measures: bool = False, spatial: bool = False, kept: int = 0, **kwargs):
         self.spatial = spatial

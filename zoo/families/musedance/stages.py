@@ -43,7 +43,7 @@ class _Dancing(DenoisingStage):
 
 
 class AppearanceStage(_Dancing):
-    """Frames of a clip from another one (sec. 3.2): a batch's clips are some frames in no order (`clip.picks`).
+    """Frames of a clip from another one (sec. 3.2): a batch's clips are some frames in no order (`clip.num_sampled_frames`).
 
     The first is the reference of the others. The paper has pairs; with more, what the reference's network sees serves
     several, which is what a step spends its time on.
@@ -53,7 +53,7 @@ class AppearanceStage(_Dancing):
     frames whose latents are kept in memory.
     """
 
-    needs = ("key", "frames", "picked", "parts", "caption")
+    needs = ("key", "frames", "frame_indices", "parts", "caption")
 
     def __init__(self, *args, measures: bool = False, kept: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
@@ -101,7 +101,7 @@ class DynamicsStage(_Dancing):
     whose latents are kept in memory. begins: share of windows that begin a video, and have no past.
     """
 
-    needs = ("key", "frames", "reference", "music", "music_rate", "beats", "pulse", "fps", "caption")
+    needs = ("key", "frames", "reference", "music", "music_rate", "beats", "beat_phase", "fps", "caption")
 
     def __init__(self, *args, kept: int = 0, begins: float = 0.25, spatial: bool = False, **kwargs):
         """spatial: the layers that look at single frames go on learning too (the paper freezes their attention)."""
@@ -150,7 +150,7 @@ class DynamicsStage(_Dancing):
             reference = family.reference_net(references, text=text)
         rate, late = batch["music_rate"], count / float(family.fps)
         music = batch["music"][:, round(late * rate) :]
-        heard = family.tokens(music, rate, batch["beats"][:, count:], batch["pulse"][:, count:])
+        heard = family.tokens(music, rate, batch["beats"][:, count:], batch["beat_phase"][:, count:])
         heard = {name: tokens * keep[:, None, None] for name, tokens in heard.items()}
         pictured = family.pictured(references)
         if past and torch.rand(()) >= self.begins:

@@ -16,7 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from zoo.data.base import Clip
+from zoo.data.base import WindowSpec
 from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.files import write_atomic
@@ -46,7 +46,7 @@ class Recipe:
     validate_batches: int = 8
     checkpoint_every: int = 500
     keep: int = 2
-    clip: dict = field(default_factory=dict)  # of zoo.data.base.Clip
+    clip: dict = field(default_factory=dict)  # of zoo.data.base.WindowSpec
 
     def __post_init__(self):
         for name in "max_steps batch_size accumulate log_every validate_every checkpoint_every keep".split():
@@ -135,7 +135,7 @@ def _fit_stage(
         stages_needs={name: stage.needs},
         batch_size=settings.batch_size,
         seed=config.seed,
-        clip=Clip(**settings.clip),
+        clip=WindowSpec(**settings.clip),
         workers=settings.workers,
         val_items=max(1, settings.validate_batches) * settings.batch_size,
     )
