@@ -56,7 +56,7 @@ def climbs(module: str, imported: str) -> bool:
     if floor(module) == 3:
         room = ".".join(module.split(".")[:3])
         return imported.startswith("zoo.families.") and not imported.startswith(
-            (room, "zoo.families.base", "zoo.families.latent.stages")
+            (room, "zoo.families.base", "zoo.families.renderer", "zoo.families.latent")
         )
     return False
 

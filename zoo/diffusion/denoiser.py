@@ -25,29 +25,44 @@ class Denoiser:
 
     def to_x0(self, model_output: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Return x0 (B, ...) for a network output (B, ...) at x and t."""
-        prediction_type = self.schedule.config.prediction_type
-        if prediction_type == "sample":
-            return model_output
-        alpha, sigma = alpha_sigma(self.schedule, x, t)
-        if prediction_type == "epsilon":
-            return (x - sigma * model_output) / alpha
-        assert prediction_type == "v_prediction", prediction_type
-        return alpha * x - sigma * model_output
+        return to_x0(model_output, x, t, self.schedule)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return x at steps t: sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise (DDPM eq. 4)."""
-        alpha, sigma = alpha_sigma(self.schedule, x0, t)
-        return alpha * x0 + sigma * noise
+        """Return x at steps t, see `add_noise`."""
+        return add_noise(x0, noise, t, self.schedule)
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return the network output that is correct for `add_noise(x0, noise, t)`."""
-        prediction_type = self.schedule.config.prediction_type
-        if prediction_type == "sample":
-            return x0
-        if prediction_type == "epsilon":
-            return noise
-        alpha, sigma = alpha_sigma(self.schedule, x0, t)
-        return alpha * noise - sigma * x0
+        """Return the correct network output, see `training_target`."""
+        return training_target(x0, noise, t, self.schedule)
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor, schedule: DDPMScheduler) -> Tensor:
+    """Return x at steps t: sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) noise (DDPM eq. 4)."""
+    alpha, sigma = alpha_sigma(schedule, x0, t)
+    return alpha * x0 + sigma * noise
+
+
+def training_target(x0: Tensor, noise: Tensor, t: Tensor, schedule: DDPMScheduler) -> Tensor:
+    """Return the network output that is correct for `add_noise(x0, noise, t, schedule)`."""
+    prediction_type = schedule.config.prediction_type
+    if prediction_type == "sample":
+        return x0
+    if prediction_type == "epsilon":
+        return noise
+    alpha, sigma = alpha_sigma(schedule, x0, t)
+    return alpha * noise - sigma * x0
+
+
+def to_x0(model_output: Tensor, x: Tensor, t: Tensor, schedule: DDPMScheduler) -> Tensor:
+    """Return x0 (B, ...) for a network output (B, ...) at x and steps t."""
+    prediction_type = schedule.config.prediction_type
+    if prediction_type == "sample":
+        return model_output
+    alpha, sigma = alpha_sigma(schedule, x, t)
+    if prediction_type == "epsilon":
+        return (x - sigma * model_output) / alpha
+    assert prediction_type == "v_prediction", prediction_type
+    return alpha * x - sigma * model_output
 
 
 def prior_mean_offset(x0: Tensor, t: Tensor, schedule: DDPMScheduler) -> Tensor:
