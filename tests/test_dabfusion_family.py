@@ -18,7 +18,7 @@ from zoo.families.dabfusion.family import DabFusion
 from zoo.families.dabfusion.limbs import AWAY, LIMBS, PART_LIMB, astray, mirrored, misplaced, pointed, uncovered
 from zoo.families.dabfusion.stages import DiffusionStage, FlowStage
 from zoo.music.beats import Beats
-from zoo.music.encoder import Music
+from zoo.music.encoder import MusicFeatures
 from zoo.nn.perceptual_loss import Likeness
 from zoo.nn.square_image import to_square
 
@@ -33,9 +33,9 @@ PICTURE = (255 * interpolate(numbers("picture", 1, 3, 8, 8).sigmoid(), 64, mode=
 FEW = Sampler(steps=2, eta=0.0)
 
 
-def song(seconds: float, rate: float = 30.0) -> Music:
+def song(seconds: float, rate: float = 30.0) -> MusicFeatures:
     beats = Beats(np.arange(0.25, seconds, 0.5), 120.0, 0)
-    return Music(numbers("song", int(seconds * rate), 5), rate, beats)
+    return MusicFeatures(numbers("song", int(seconds * rate), 5), rate, beats)
 
 
 def made(frames: int = 10, fine: int = 1, autoencoder: dict | None = None, **changes) -> DabFusion:
@@ -404,7 +404,7 @@ def test_every_window_hears_its_own_frames(overlap):
     """Flows lead to the frames after the picture: to a song whose features are the time, 1/12 s on, in every window."""
     family, heard = made(overlap=overlap), []
     family.hear, hear = lambda *where: (heard.append(hear(*where)), heard[-1])[1], family.hear
-    music = Music((torch.arange(600)[:, None] / 30).expand(-1, 5), 30.0, song(20).beats)
+    music = MusicFeatures((torch.arange(600)[:, None] / 30).expand(-1, 5), 30.0, song(20).beats)
     with torch.no_grad():
         list(family.generate(PICTURE, music, "", 21, Fraction(12), 0, FEW))
     starts = [1, 11] if not overlap else [1, 7, 13]

@@ -13,7 +13,7 @@ from weights import fill_by_name, numbers
 from zoo.families.base import Sampler
 from zoo.media import read_frames
 from zoo.music.beats import NO_BEATS
-from zoo.music.encoder import Music
+from zoo.music.encoder import MusicFeatures
 from zoo.run.build import build_family, build_stage
 from zoo.run.checkpoint import load_family, read_checkpoint
 from zoo.run.errors import CONF
@@ -71,7 +71,7 @@ def test_the_prompt_is_danced_and_the_music_is_not_heard():
         family = fill_by_name(build_family(composed(f"model.hears={hears}", "model.family.beats=false")))
         dances = []
         for prompt, song in (("house", "a"), ("break", "a"), ("house", "b")):
-            music = Music(numbers(song, 60, 35), 30.0, NO_BEATS)
+            music = MusicFeatures(numbers(song, 60, 35), 30.0, NO_BEATS)
             picture = (numbers("picture", 3, 64, 64) * 40 + 128).clamp(0, 255).to(torch.uint8)
             with torch.inference_mode():
                 dances.append(torch.cat(list(family.generate(picture, music, prompt, 5, 12, 0, Sampler()))))
@@ -116,7 +116,7 @@ def test_evaluation_prompts_with_the_style(checkpoint, scripts, tmp_path):
         seed = results["protocol"]["seed"] + index
         with torch.inference_mode():
             blocks = family.generate(
-                picture, Music(torch.empty(0, 35), 30.0, NO_BEATS), style, 6, rate, seed, Sampler()
+                picture, MusicFeatures(torch.empty(0, 35), 30.0, NO_BEATS), style, 6, rate, seed, Sampler()
             )
             made = torch.cat(list(blocks)).movedim(1, -1).numpy()
         assert np.array_equal(videos["style"][index], made)

@@ -15,7 +15,7 @@ from zoo.data.sources.shards import Shards
 from zoo.data.world.recipe import Filming
 from zoo.data.world.scene import make_scene
 from zoo.data.world.source import World
-from zoo.music.encoder import Encoder, token_count
+from zoo.music.encoder import MusicEncoder, token_count
 
 SIDE, FRAMES = 96, 24
 KEYS = tuple(sorted(Batch.__annotations__))
@@ -24,10 +24,10 @@ LIMB_OF_PART = {int(part): limb for limb, rows in enumerate(PARTS) for part in r
 MEETING = {4: {4, 5}, 5: {4, 5}, 15: {1}, 16: {0, 6}, 17: {0, 6}, 18: {6, 7}, 19: {6, 7}, 7: {3, 5}, 8: {3, 5}}
 
 
-class Index(Encoder):
+class Index(MusicEncoder):
     """The index of each token."""
 
-    dim, rate, sample_rate, identity = 1, 30.0, 22050, "test-index"
+    dim, rate, sample_rate, cache_key = 1, 30.0, 22050, "test-index"
 
     def encode(self, waveform, sample_rate, beats=None):
         return torch.arange(token_count(waveform.shape[1] / sample_rate, self.rate)).float()[None, :, None]

@@ -11,15 +11,15 @@ from zoo.data.shard_builder.move_captions import caption
 from zoo.data.sources.shards import ShardReader, Shards, write_shard
 from zoo.data.world.recipe import Filming
 from zoo.data.world.source import World
-from zoo.music.encoder import Encoder, token_count
+from zoo.music.encoder import MusicEncoder, token_count
 
 SIDE = 48
 
 
-class Index(Encoder):
+class Index(MusicEncoder):
     """The index of each token; a rate that no frame rate divides."""
 
-    dim, rate, sample_rate, identity = 1, 31.25, 22050, "test-index"
+    dim, rate, sample_rate, cache_key = 1, 31.25, 22050, "test-index"
 
     def encode(self, waveform, sample_rate, beats=None):
         return torch.arange(token_count(waveform.shape[1] / sample_rate, self.rate)).float()[None, :, None]

@@ -18,17 +18,17 @@ from zoo.data.base import Cut
 from zoo.data.frame_source import VideoFile
 from zoo.data.sources.videos import Videos
 from zoo.media import Sound, VideoWriter, write_sound
-from zoo.music.encoder import Encoder, token_count
+from zoo.music.encoder import MusicEncoder, token_count
 from zoo.run.errors import CONF
 from zoo.run.evaluate.protocol import read_protocol
 
 RATE = 24000
 
 
-class Index(Encoder):
+class Index(MusicEncoder):
     """The index of each token."""
 
-    dim, rate, sample_rate, identity = 1, 30.0, 22050, "test-index"
+    dim, rate, sample_rate, cache_key = 1, 30.0, 22050, "test-index"
 
     def encode(self, waveform, sample_rate, beats=None):
         return torch.arange(token_count(waveform.shape[1] / sample_rate, self.rate)).float()[None, :, None]

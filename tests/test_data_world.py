@@ -14,7 +14,7 @@ from zoo.data.windows import make_dataset
 from zoo.data.world.moves import MOVES
 from zoo.data.world.recipe import seed_of
 from zoo.data.world.source import World
-from zoo.music.encoder import Encoder, token_count
+from zoo.music.encoder import MusicEncoder, token_count
 
 SONGS = {"train": 9, "val": 1, "test": 1}  # nine: two shards
 LOOKS = """man woman boy girl male female he she his her hair skin blond dark pale shirt t-shirt trousers pants jeans
@@ -22,10 +22,10 @@ skirt dress shoes hat clothes wearing wears red blue green black white yellow pi
 bear toy cat tall short fat thin muscular background room wall camera old young""".split()
 
 
-class Loudness(Encoder):
+class Loudness(MusicEncoder):
     """Mean square of each thirtieth of a second, and the token's index: what a window must line up with."""
 
-    dim, rate, sample_rate, identity = 2, 30.0, 22050, "test-loudness"
+    dim, rate, sample_rate, cache_key = 2, 30.0, 22050, "test-loudness"
 
     def encode(self, waveform, sample_rate, beats=None):
         count = token_count(waveform.shape[1] / sample_rate, self.rate)

@@ -21,7 +21,7 @@ from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.family import MagicDance, at_frame_times
 from zoo.families.magicdance.stages import MotionStage, motion_losses
 from zoo.music.beats import Beats
-from zoo.music.encoder import Music
+from zoo.music.encoder import MusicFeatures
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "edge_reference.npz")
 FEW = Sampler(steps=5)
@@ -38,8 +38,8 @@ def walk(frames: int, seed: int = 0) -> torch.Tensor:
     return pack(turns, root)
 
 
-def song(seconds: float, rate: float = 30.0) -> Music:
-    return Music(numbers("song", int(seconds * rate), 35), rate, Beats(np.array([]), 0.0, 0))
+def song(seconds: float, rate: float = 30.0) -> MusicFeatures:
+    return MusicFeatures(numbers("song", int(seconds * rate), 35), rate, Beats(np.array([]), 0.0, 0))
 
 
 @pytest.fixture(scope="module")

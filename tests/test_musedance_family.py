@@ -16,7 +16,7 @@ from zoo.families.latent.stages import AutoencoderStage
 from zoo.families.musedance.family import MuseDance, SongTokens, anchored
 from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
 from zoo.music.beats import Beats
-from zoo.music.encoder import Music
+from zoo.music.encoder import MusicFeatures
 from zoo.nn.figure_segmentation import REGIONS, regions_of
 from zoo.nn.temporal import apart, positions
 from zoo.nn.text import HashedWords
@@ -38,8 +38,8 @@ def made(**changes) -> MuseDance:
     return fill_by_name(family)
 
 
-def song(seconds: float, rate: float = 30.0, name: str = "song") -> Music:
-    return Music(numbers(name, int(seconds * rate), 5), rate, Beats(np.arange(0.25, seconds, 0.5), 120.0, 0))
+def song(seconds: float, rate: float = 30.0, name: str = "song") -> MusicFeatures:
+    return MusicFeatures(numbers(name, int(seconds * rate), 5), rate, Beats(np.arange(0.25, seconds, 0.5), 120.0, 0))
 
 
 def dance(family: MuseDance, frames: int, fps=Fraction(12), seed: int = 0, prompt: str = "", music=None, **sampler):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from zoo.data.world.song import make_song
-from zoo.music.beats import Beats, beat_pulse, find_beats, frame_beats
+from zoo.music.beats import Beats, beat_phase, beats_to_frames, find_beats
 
 RATE = 22050
 
@@ -78,15 +78,15 @@ def test_slices_and_frames():
     part = beats.slice(1.25, 3.0)
     assert part.times.tolist() == [0.25, 0.75, 1.25] and part.downbeat == 3
     assert beats.slice(1.0, 9.0).downbeat == 0
-    marks = frame_beats(np.array([-0.1, 0.0, 0.516, 0.999, 7.0]), 30, 30)
+    marks = beats_to_frames(np.array([-0.1, 0.0, 0.516, 0.999, 7.0]), 30, 30)
     assert marks.dtype == np.int64 and np.flatnonzero(marks).tolist() == [0, 15]
-    assert np.flatnonzero(frame_beats(np.array([1001 / 30000 * 8]), 30, 30000 / 1001)).tolist() == [8]
+    assert np.flatnonzero(beats_to_frames(np.array([1001 / 30000 * 8]), 30, 30000 / 1001)).tolist() == [8]
 
 
 def test_the_pulse_turns_once_a_beat_and_goes_on_past_the_ends():
     """Half-way between beats it points back; outside the beats the nearest gap goes on; no beats have no pulse."""
     times = np.array([1.0, 1.5, 2.1])
-    pulse = beat_pulse(times, np.array([1.0, 1.25, 1.5, 1.8, 2.1, 0.5, 0.75, 2.7, 2.4]))
+    pulse = beat_phase(times, np.array([1.0, 1.25, 1.5, 1.8, 2.1, 0.5, 0.75, 2.7, 2.4]))
     np.testing.assert_allclose(pulse[:, 0], [1, -1, 1, -1, 1, 1, -1, 1, -1], atol=1e-6)
     np.testing.assert_allclose(pulse[:, 1], 0, atol=1e-6)
-    assert not beat_pulse(times[:1], times).any()
+    assert not beat_phase(times[:1], times).any()

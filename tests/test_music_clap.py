@@ -9,7 +9,7 @@ import torch
 from weights import clap_audio, scale_of_tones
 
 from zoo.music.clap import Clap
-from zoo.music.encoder import listen
+from zoo.music.encoder import encode_song
 from zoo.nn.laion_clap import _laion
 
 RATE = 48000
@@ -68,11 +68,11 @@ def test_equal_to_laion_clap(encoder, sound, whole):
 
 
 def test_the_same_wherever_it_is_cut(encoder, sound, whole, monkeypatch, tmp_path):
-    """A cut gives the tokens of the whole where it leaves their windows; `listen` leaves them; twice is the same."""
+    """A cut gives the tokens of the whole where it leaves their windows; `encode_song` leaves them; twice is the same."""
     cut = sound[3 * RATE :]
     assert torch.equal(encoder.encode(cut[None], RATE)[0, 5:9], whole[8:12])
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path))
-    heard = [listen(sound.numpy(), encoder, seconds=2, start=7, sample_rate=RATE) for _ in "ab"]
+    heard = [encode_song(sound.numpy(), encoder, seconds=2, start=7, sample_rate=RATE) for _ in "ab"]
     assert heard[0].rate == 1 and torch.equal(heard[0].features, whole[7:9])
     assert torch.equal(heard[1].features, heard[0].features)
     assert len(list(tmp_path.rglob("*.npz"))) == 1
@@ -102,6 +102,6 @@ def test_other_files_are_refused(audio, encoder, tmp_path):
             Clap(path).encode(torch.zeros(1, RATE), RATE)
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="music.weights=FILE"):
-        Clap().identity  # noqa: B018
-    names = {Clap(path).identity for path in (encoder.weights, encoder.weights, str(tmp_path / "a.pt"))}
+        Clap().cache_key  # noqa: B018
+    names = {Clap(path).cache_key for path in (encoder.weights, encoder.weights, str(tmp_path / "a.pt"))}
     assert len(names) == 2

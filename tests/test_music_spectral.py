@@ -58,7 +58,7 @@ def test_without_rhythm(wave, features):
     assert timbre.encode(piece, RATE).shape == (1, 180, timbre.dim) == (1, 180, 32)
     heard = timbre.encode(piece, RATE, [find_beats(wave, RATE)])[0].numpy()
     np.testing.assert_array_equal(heard[:100], features[:100, 1:33])
-    assert timbre.identity != Spectral().identity == Spectral(rhythm=True).identity
+    assert timbre.cache_key != Spectral().cache_key == Spectral(rhythm=True).cache_key
 
 
 def test_silence_lengths_and_other_rates(wave):

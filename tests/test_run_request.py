@@ -162,7 +162,7 @@ def test_a_typo_is_answered_at_once_and_a_pickle_runs_nothing(scripts, tmp_path)
 def test_a_config_in_a_checkpoint_runs_nothing(small_run, tmp_path):
     """A checkpoint whose config names a function of Python's instead of the family's class, straight or by detour."""
     found = torch.load(small_run / "motion" / "last.ckpt", weights_only=True)
-    for target in ("os.mkdir", "zoo.media.os.mkdir", "zoo.run.train.fit.fit", "zoo.music.encoder.listen"):
+    for target in ("os.mkdir", "zoo.media.os.mkdir", "zoo.run.train.fit.fit", "zoo.music.encoder.encode_song"):
         bad = found["config"].replace("zoo.families.magicdance.family.MagicDance", target)
         torch.save(found | {"config": bad}, tmp_path / "bad.ckpt")
         with pytest.raises(ValueError, match="config names|this program has no"):

@@ -32,7 +32,7 @@ from zoo.families.base import Sampler
 from zoo.families.magicdance.family import at_frame_times
 from zoo.files import cache_root
 from zoo.media import Sound, read_image
-from zoo.music.encoder import listen
+from zoo.music.encoder import encode_song
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 
@@ -84,7 +84,7 @@ def drawing(stage: Stage2D, segmenter: Segmenter, joints: np.ndarray, depth: np.
 def danced(song: Path, seconds: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotations and root of the shipped checkpoint's dance, at FPS."""
     family, config = load_family(Path("assets/magicdance_tiny"), True)
-    music = listen(Sound(song), build_encoder(config), Fraction(seconds))
+    music = encode_song(Sound(song), build_encoder(config), Fraction(seconds))
     frames = round(seconds * FPS)
     with torch.inference_mode():
         blocks = family.dance(music, frames, 0, Sampler(None, None, None))

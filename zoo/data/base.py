@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.batch import Batch
-from zoo.music.encoder import Encoder, Music
+from zoo.music.encoder import MusicEncoder, MusicFeatures
 
 SPLITS = ("train", "val", "test")  # disjoint in songs and, where the data knows them, in dancers
 PICTURES = frozenset(
@@ -93,7 +93,7 @@ class Piece:
 
     key: str
     labels: dict[str, str]  # song, dancer, style
-    music: Music  # of the configured encoder; `beats` are those found in the sound
+    music: MusicFeatures  # of the configured encoder; `beats` are those found in the sound
     beats: np.ndarray  # (N,) float64 seconds: the true beats where the data knows them, else those found
     motion: Tensor  # (T, 151) float32 at MOTION_FPS
     waveform: np.ndarray  # (S,) float32
@@ -144,7 +144,7 @@ class Take:
     caption: str  # '' where the data has none
     reference: np.ndarray  # (H, W, 3) uint8
     frames: np.ndarray  # (F, H, W, 3) uint8
-    music: Music  # of the encoder asked for, cut from the whole song
+    music: MusicFeatures  # of the encoder asked for, cut from the whole song
     waveform: np.ndarray  # (S,) float32, the clip's time exactly
     sample_rate: int
     beats: np.ndarray  # (N,) float64 seconds: the true beats where the data knows them, else those found
@@ -195,19 +195,19 @@ class DataSource(ABC):
         return self.hint
 
     @abstractmethod
-    def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
+    def prepare(self, needs: Iterable[str], encoder: MusicEncoder, splits: Iterable[str] = SPLITS) -> None:
         """Make or fetch what `needs` asks for of `splits`, once, with a progress bar; called on one process a node."""
 
     @abstractmethod
-    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: Encoder) -> Dataset:
+    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: MusicEncoder) -> Dataset:
         """Map-style dataset of items: dicts of tensors without a batch dimension, and texts. Call `prepare` before."""
 
     @abstractmethod
-    def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
+    def pieces(self, split: str, encoder: MusicEncoder) -> Iterator[Piece]:
         """Whole dances of a split, in a fixed order, to evaluate on. `prepare` motion and music before."""
 
     @abstractmethod
-    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Takes:
+    def takes(self, split: str, cut: Cut, encoder: MusicEncoder) -> Takes:
         """The first `cut.clips` clips of a split for evaluation.
 
         Makes or fetches what it needs by itself. Raises ValueError when the data cannot be cut so.

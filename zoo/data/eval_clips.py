@@ -22,7 +22,7 @@ from zoo.data.music_cache import Features
 from zoo.data.shard_builder.move_captions import caption
 from zoo.data.windows import LABELS, song_of
 from zoo.files import cache_root, write_atomic
-from zoo.music.encoder import Music, token_count
+from zoo.music.encoder import MusicFeatures, token_count
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 MARGIN = 0.15  # of the figure's height, left free around its joints: hair, hands and shoes reach beyond them
@@ -152,7 +152,7 @@ def _motion(reader, sample, start: Fraction, seconds: Fraction) -> Tensor | None
     return torch.from_numpy(motion[first : first + count]) if 0 <= first <= len(motion) - count else None
 
 
-def cut_music(music: Music, start: Fraction, seconds: Fraction) -> Music:
+def cut_music(music: MusicFeatures, start: Fraction, seconds: Fraction) -> MusicFeatures:
     """The part of a song's music that a clip hears; at the very end of a song from one token earlier at most."""
     rate = Fraction(music.rate).limit_denominator(1 << 16)
     latest = (len(music.features) - token_count(seconds, music.rate)) / rate

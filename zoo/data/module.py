@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from zoo.batch import Batch, require
 from zoo.data.base import SPLITS, DataSource, WindowSpec, collate
-from zoo.music.encoder import Encoder
+from zoo.music.encoder import MusicEncoder
 
 
 class StepSampler(Sampler[list[int]]):
@@ -69,7 +69,7 @@ class DanceData(LightningDataModule):
     def __init__(
         self,
         source: DataSource,
-        encoder: Encoder,
+        encoder: MusicEncoder,
         stages_needs: Mapping[str, Iterable[str]],
         batch_size: int,
         seed: int = 0,

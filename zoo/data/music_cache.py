@@ -14,7 +14,7 @@ from zoo.files import cache_root, replacing, write_atomic
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
 from zoo.music.beats import Beats, find_beats
-from zoo.music.encoder import Encoder, Music, source_mark
+from zoo.music.encoder import MusicEncoder, MusicFeatures, source_hash
 
 SMALL = 4 << 20  # bytes; a song's features up to this are kept in memory, larger ones are mapped from disk
 MAPPED = 256  # songs mapped at a time: each map holds a file open
@@ -26,9 +26,9 @@ class Features:
     The whole song is encoded at once and cut afterwards, so that a token does not depend on where a clip begins.
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: MusicEncoder):
         self.encoder = encoder
-        mark = hashlib.sha256(f"{encoder.identity} {source_mark(beats_module, mel_module)}".encode()).hexdigest()[:16]
+        mark = hashlib.sha256(f"{encoder.cache_key} {source_hash(beats_module, mel_module)}".encode()).hexdigest()[:16]
         self.folder = cache_root() / "songs" / mark
         self._open: dict[str, tuple[np.ndarray, Beats]] = {}
 
@@ -48,7 +48,7 @@ class Features:
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, (reader, sample) in missing.items())
         bar = {"total": len(missing), "description": "listening to songs"}
-        if workers > 1 and not self.encoder.has_weights:
+        if workers > 1 and not self.encoder.needs_weights_file:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(workers, context, _be_one_thread) as pool:
                 for _ in track(_in_order(pool, self._listen, jobs, ahead=4 * workers), **bar):
@@ -80,10 +80,10 @@ class Features:
             self._open[sound_id] = np.load(path, mmap_mode="r" if large else None), beats
         return self._open[sound_id]
 
-    def music(self, sound_id: str) -> Music:
+    def music(self, sound_id: str) -> MusicFeatures:
         """The whole song."""
         features, beats = self.get(sound_id)
-        return Music(torch.from_numpy(np.array(features)), self.encoder.rate, beats)
+        return MusicFeatures(torch.from_numpy(np.array(features)), self.encoder.rate, beats)
 
     def __getstate__(self):
         return {**self.__dict__, "_open": {}}

@@ -19,7 +19,7 @@ from zoo.body.skeleton import joints_of, resample
 from zoo.data.base import PICTURES, Piece, WindowSpec
 from zoo.data.music_cache import Features
 from zoo.data.shard_builder.move_captions import caption
-from zoo.music.beats import beat_pulse, frame_beats
+from zoo.music.beats import beat_phase, beats_to_frames
 
 LABELS = ("song", "dancer", "style", "camera")
 
@@ -122,11 +122,11 @@ class Windows(Dataset, ABC):
 
     def beats(self, window: int) -> np.ndarray:
         """(F,) int64, 1 on the frames that a beat falls on."""
-        return frame_beats(self._beat_times(window), self.clip.num_frames, self.clip.rate)
+        return beats_to_frames(self._beat_times(window), self.clip.num_frames, self.clip.rate)
 
     def beat_phase(self, window: int) -> np.ndarray:
         """(F, 2) float32: where between two beats each frame lies."""
-        return beat_pulse(self._beat_times(window), np.arange(self.clip.num_frames) / float(self.clip.rate))
+        return beat_phase(self._beat_times(window), np.arange(self.clip.num_frames) / float(self.clip.rate))
 
     def _beat_times(self, window: int) -> np.ndarray:
         """Seconds from the window's start."""

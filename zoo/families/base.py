@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.batch import Batch
-from zoo.music.encoder import Music
+from zoo.music.encoder import MusicFeatures
 from zoo.nn.weights.loading import Report, load_foreign
 
 
@@ -38,7 +38,7 @@ class Family(nn.Module, ABC):
     def generate(
         self,
         image: Tensor | None,
-        music: Music,
+        music: MusicFeatures,
         prompt: str,
         frames: int,
         fps: Fraction,
@@ -72,7 +72,7 @@ class DancesInMotion(ABC):
     """Mixed into a family that makes body motion on its way to frames, so that it can be written as bvh, glb or npz."""
 
     @abstractmethod
-    def dance(self, music: Music, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
+    def dance(self, music: MusicFeatures, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
         """Yield blocks (T, 151) of un-normalised motion at `zoo.batch.MOTION_FPS`, `motion_frames` in all."""
 
 

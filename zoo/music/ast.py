@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.files import file_hash
 from zoo.music.beats import Beats
-from zoo.music.encoder import Encoder, source_mark, token_count
+from zoo.music.encoder import MusicEncoder, source_hash, token_count
 
 RATE = 16000  # Hz; MuseDance sec. 4.2
 FRAMES, HOP, FRAME = 1024, 160, 400  # of the spectrogram; samples
@@ -21,7 +21,7 @@ FIRST, STEP = 0.08, 0.1  # s: middle of the first column of patches, and from co
 FILES = ("config.json", "model.safetensors")
 
 
-class Ast(Encoder):
+class Ast(MusicEncoder):
     """The last hidden states of AST, the mean over frequencies of each column of patches: 768 values at 10 Hz.
 
     Each second of a sound is heard in the middle of a window of ten, moved inwards at the sound's ends; so a token is
@@ -29,7 +29,7 @@ class Ast(Encoder):
     """
 
     dim, rate, sample_rate = 768, 1 / STEP, RATE
-    margin, has_weights = 6.0, True
+    context_seconds, needs_weights_file = 6.0, True
 
     def __init__(self, weights: str | None = None):
         """weights: a folder with the config.json and model.safetensors of MIT/ast-finetuned-audioset-10-10-0.4593, or
@@ -39,9 +39,9 @@ class Ast(Encoder):
         self.weights = weights
 
     @cached_property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         """Raises ValueError where there are no weights, as `encode` does."""
-        return f"ast-{file_hash(*(self._folder() / name for name in FILES))}-{source_mark(sys.modules[__name__])}"
+        return f"ast-{file_hash(*(self._folder() / name for name in FILES))}-{source_hash(sys.modules[__name__])}"
 
     @cached_property
     def parts(self) -> tuple:

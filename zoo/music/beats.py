@@ -79,7 +79,7 @@ def find_beats(mono: np.ndarray, sample_rate: int) -> Beats:
     return Beats(times, float(tempo), _downbeat(wave, bands, times))
 
 
-def frame_beats(times: np.ndarray, frames: int, fps: Fraction | float) -> np.ndarray:
+def beats_to_frames(times: np.ndarray, frames: int, fps: Fraction | float) -> np.ndarray:
     """int64 (frames,): 1 on the frame nearest to each beat, frame i being at i / fps, else 0; others are left out."""
     marks = np.zeros(frames, np.int64)
     index = np.round(np.asarray(times, np.float64) * float(fps)).astype(np.int64)
@@ -178,7 +178,7 @@ def _evenness(onset: np.ndarray, times: np.ndarray) -> float:
     return float(min(even, odd) / max(even, odd, 1e-9))
 
 
-def beat_pulse(times: np.ndarray, at: np.ndarray) -> np.ndarray:
+def beat_phase(times: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Where between two beats each moment lies: (cos, sin) of a turn a beat, (1, 0) on it. -> (N, 2) float32
 
     times: beats, seconds; at (N,): moments, seconds. Before the first and after the last beat the nearest gap between

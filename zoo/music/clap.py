@@ -13,14 +13,14 @@ from torch import Tensor
 
 from zoo.files import file_hash
 from zoo.music.beats import Beats
-from zoo.music.encoder import Encoder, source_mark, token_count
+from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.nn import laion_clap as laion_module
 from zoo.nn.laion_clap import FILE, RATE, SECONDS, SHARED, AudioTower
 
 WINDOW = SECONDS * RATE  # samples
 
 
-class Clap(Encoder):
+class Clap(MusicEncoder):
     """One embedding a second, of the ten seconds around it; its length is 1.
 
     A window near an end of the sound is moved inwards until it lies within it, so that no silence is heard that is not
@@ -31,7 +31,7 @@ class Clap(Encoder):
     """
 
     dim, rate, sample_rate = SHARED, 1.0, RATE
-    margin, has_weights = SECONDS / 2, True
+    context_seconds, needs_weights_file = SECONDS / 2, True
 
     def __init__(self, weights: str | None = None):
         """weights: LAION's file, read when the first sound is encoded."""
@@ -39,9 +39,9 @@ class Clap(Encoder):
         self.weights = weights
 
     @cached_property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         """Raises ValueError where there are no weights, as `encode` does."""
-        return f"clap-{file_hash(self._file())}-{source_mark(sys.modules[__name__], laion_module)}"
+        return f"clap-{file_hash(self._file())}-{source_hash(sys.modules[__name__], laion_module)}"
 
     @cached_property
     def tower(self) -> AudioTower:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from zoo.files import file_hash
 from zoo.music.beats import Beats
-from zoo.music.encoder import Encoder, source_mark, token_count
+from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.nn import jukebox as jukebox_module
 from zoo.nn.jukebox import HOP, PRIOR, RATE, VQVAE, TopEncoder, TopPrior
 
@@ -22,7 +22,7 @@ WINDOW, STEP = 5 * RATE, 5 * RATE // 2  # samples: what EDGE listens to at once,
 LAYER, WIDTH = 66, 4800  # of 72; values of a state
 
 
-class Jukebox(Encoder):
+class Jukebox(MusicEncoder):
     """The states after layer 66 of the 5b model's top prior, brought from 344.5 to 30 Hz: 4,800 values.
 
     Of five seconds they are what jukemirlib, which EDGE was trained with, makes of them. Longer sounds are heard in
@@ -32,7 +32,7 @@ class Jukebox(Encoder):
     """
 
     dim, rate, sample_rate = WIDTH, 30.0, RATE
-    margin, has_weights = WINDOW / RATE, True
+    context_seconds, needs_weights_file = WINDOW / RATE, True
 
     def __init__(self, weights: str | None = None, layer: int = LAYER, dim: int = WIDTH):
         """weights: a folder with OpenAI's VQVAE and PRIOR of the 5b model, read when the first sound is encoded, and
@@ -42,9 +42,9 @@ class Jukebox(Encoder):
         self.weights, self.layer, self.dim = weights, layer, dim
 
     @cached_property
-    def identity(self) -> str:
+    def cache_key(self) -> str:
         """Raises ValueError where there are no weights, as `encode` does."""
-        code = source_mark(sys.modules[__name__], jukebox_module)
+        code = source_hash(sys.modules[__name__], jukebox_module)
         return f"jukebox-{self.layer}-{file_hash(*self._files())}-{code}"
 
     @cached_property

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
-from zoo.music.beats import NO_BEATS, Beats, find_beats, frame_beats
-from zoo.music.encoder import Encoder, source_mark, token_count
+from zoo.music.beats import NO_BEATS, Beats, beats_to_frames, find_beats
+from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.music.mel import mel_blocks
 
 RATE, HOP, WINDOW, MELS = 15360, 512, 2048, 128  # Hz, samples, samples, bands (EDGE data/audio_extraction)
@@ -23,7 +23,7 @@ LOUD = 16.0  # dB; songs of the world reach 20 to 30, mastered ones 6 to 15
 CQT_BLOCK, CQT_MARGIN = 1024, 64  # frames; the longest constant-Q filter reaches 24 frames to either side
 
 
-class Spectral(Encoder):
+class Spectral(MusicEncoder):
     """Onset envelope 1, MFCC 20, CENS chroma 12, onset peak 1, beat 1 (EDGE sec. 5.1, FACT sec. 4.2); not scaled.
 
     Three things of the public formula depend on the whole file, so that a frame changes with where the sound is cut.
@@ -41,8 +41,8 @@ class Spectral(Encoder):
         super().__init__()
         self.rhythm = rhythm
         self.dim = 35 if rhythm else MFCC + 12
-        mark = source_mark(sys.modules[__name__], beats_module, mel_module)
-        self.identity = f"{'spectral' if rhythm else 'timbre'}-{mark}"
+        mark = source_hash(sys.modules[__name__], beats_module, mel_module)
+        self.cache_key = f"{'spectral' if rhythm else 'timbre'}-{mark}"
 
     def encode(self, waveform: Tensor, sample_rate: int, beats: list[Beats] | None = None) -> Tensor:
         """(B, S) float32 -> (B, L, dim) float32, L = ceil(30 S / sample_rate). Silence gives finite values."""
@@ -63,7 +63,7 @@ def _features(wave: np.ndarray, sample_rate: int, beats: Beats) -> np.ndarray:
     onset, mfcc = _onset_and_mfcc(wave, frames)
     marks = np.zeros((2, frames))
     marks[0, librosa.util.peak_pick(onset / LOUD, pre_max=0, post_max=1, pre_avg=3, post_avg=4, delta=0.07, wait=0)] = 1
-    marks[1] = frame_beats(beats.times, frames, 30)
+    marks[1] = beats_to_frames(beats.times, frames, 30)
     return np.concatenate([onset[None], mfcc, _chroma(wave, frames), marks]).T.astype(np.float32)
 
 

@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from zoo.families.base import Family, Stage
-from zoo.music.encoder import Encoder
+from zoo.music.encoder import MusicEncoder
 
 OURS = ("zoo.families.", "zoo.nn.", "zoo.diffusion.", "zoo.music.", "zoo.body.", "diffusers.")
 
 
-def build_encoder(config: DictConfig) -> Encoder:
+def build_encoder(config: DictConfig) -> MusicEncoder:
     """The music encoder of a composed config, or of one that came in a file."""
     check_targets(config.music)
     return instantiate(config.music, _convert_="all")

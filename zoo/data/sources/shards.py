@@ -22,7 +22,7 @@ from zoo.data.music_cache import Features
 from zoo.data.sample_format import EXTENSIONS, FIELDS, decode_field, encode_sample, sound_id
 from zoo.data.windows import make_dataset, pieces_of, provided_by, song_of
 from zoo.files import cache_root, replacing, write_atomic
-from zoo.music.encoder import Encoder
+from zoo.music.encoder import MusicEncoder
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, dict]]) -> None:
@@ -213,20 +213,20 @@ class Shards(DataSource):
         bare = next((sample for sample in samples if missing - provided_by(sample)), None)
         return f"{bare.key} in {bare.path} is the first without; {self.hint}" if bare else self.hint
 
-    def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
+    def prepare(self, needs: Iterable[str], encoder: MusicEncoder, splits: Iterable[str] = SPLITS) -> None:
         """Listens to every song once, when music or beats are asked for."""
         if {"music", "beats"} & set(needs):
             Features(encoder).make([self._reader(split) for split in splits], self.workers)
 
-    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: Encoder) -> Dataset:
+    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: MusicEncoder) -> Dataset:
         """See DataSource."""
         return make_dataset(self._reader(split), self._samples(split), needs, clip, split, Features(encoder))
 
-    def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
+    def pieces(self, split: str, encoder: MusicEncoder) -> Iterator[Piece]:
         """See DataSource."""
         return pieces_of(self._reader(split), self._samples(split), Features(encoder))
 
-    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Takes:
+    def takes(self, split: str, cut: Cut, encoder: MusicEncoder) -> Takes:
         """See DataSource; one take from the beginning of every sample that can be cut so."""
         self.prepare({"music"}, encoder, [split])
         return ShardTakes(self._reader(split), self._samples(split), cut, Features(encoder))

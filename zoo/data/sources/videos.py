@@ -23,7 +23,7 @@ from zoo.data.clip_folder import VIDEOS, Folder, Found
 from zoo.data.eval_clips import Box, content_of, crop_box, cut_music, cut_pictures, cut_waveform, state_of
 from zoo.files import cache_root, write_atomic
 from zoo.media import Sound
-from zoo.music.encoder import Encoder, Music, listen, source_mark
+from zoo.music.encoder import MusicEncoder, MusicFeatures, encode_song, source_hash
 
 WINDOWS = ("first", "all")
 SHORT = Fraction(1, 10)  # s that a clip's sound may end before its pictures: codecs cut both in blocks
@@ -81,19 +81,19 @@ class Videos(DataSource):
         """Refuses: see UNFIT."""
         raise ValueError(UNFIT)
 
-    def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
+    def prepare(self, needs: Iterable[str], encoder: MusicEncoder, splits: Iterable[str] = SPLITS) -> None:
         """Refuses: see UNFIT."""
         raise ValueError(UNFIT)
 
-    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: Encoder):
+    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: MusicEncoder):
         """Refuses: see UNFIT."""
         raise ValueError(UNFIT)
 
-    def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
+    def pieces(self, split: str, encoder: MusicEncoder) -> Iterator[Piece]:
         """Refuses: see UNFIT."""
         raise ValueError(UNFIT)
 
-    def takes(self, split: str, cut: Cut, encoder: Encoder) -> "VideoTakes":
+    def takes(self, split: str, cut: Cut, encoder: MusicEncoder) -> "VideoTakes":
         """See DataSource. Every clip is looked at once, and what was seen is kept in the cache."""
         return VideoTakes(self, cut, encoder)
 
@@ -118,7 +118,7 @@ class Videos(DataSource):
 class VideoTakes(Takes):
     """Clips of videos. Raises ValueError when none can be cut so, with the first reason."""
 
-    def __init__(self, source: Videos, cut: Cut, encoder: Encoder):
+    def __init__(self, source: Videos, cut: Cut, encoder: MusicEncoder):
         if cut.crop == "dancer" and source.people is None:
             raise ValueError("crop=dancer needs what finds people: give weights.people=FILE (docs/data.md says which)")
         self.source, self.cut, self.encoder = source, cut, encoder
@@ -150,7 +150,7 @@ class VideoTakes(Takes):
     def _seen(self, clip: Found, start: Fraction) -> dict:
         """`_look`'s answer, from the cache where nothing has changed."""
         finder = self.source.people.name if self.cut.crop == "dancer" else ""
-        code = source_mark(takes_module, footage_module, folder_module)
+        code = source_hash(takes_module, footage_module, folder_module)
         asked = [self.cut.frames, str(self.cut.rate), self.cut.height, self.cut.width, self.cut.crop, finder]
         asked += [str(start), self.source.windows, str(self.source.picture_fps), self.source.silence, code]
         mark = hashlib.sha256(json.dumps([asked, state_of(clip.files)]).encode()).hexdigest()
@@ -213,12 +213,12 @@ class VideoTakes(Takes):
             beats=music.beats.times if sound else np.empty(0),
         )
 
-    def _music(self, sound: Sound | None, least: Fraction) -> Music:
+    def _music(self, sound: Sound | None, least: Fraction) -> MusicFeatures:
         """The whole sound as the models hear it, at least `least` seconds of it."""
         rate = self.encoder.sample_rate
         waveform = sound.mono(rate) if sound else np.zeros(0, np.float32)
         missing = max(0, round(least * rate) + 1 - len(waveform))
-        return listen(np.pad(waveform, (0, missing)), self.encoder, sample_rate=rate)
+        return encode_song(np.pad(waveform, (0, missing)), self.encoder, sample_rate=rate)
 
 
 def _unfit(reason: str) -> dict:

@@ -28,7 +28,7 @@ from zoo.data.windows import make_dataset, pieces_of
 from zoo.data.world.dances import make_dances
 from zoo.data.world.recipe import Filming, Recipe
 from zoo.files import cache_root
-from zoo.music.encoder import Encoder
+from zoo.music.encoder import MusicEncoder
 
 SHARD_SONGS = 8  # songs in one shard of dances
 # the code that decides the content of shards, from the package folder, and what of it has no say in the dances
@@ -79,7 +79,7 @@ class World(DataSource):
         """Every key of the contract."""
         return EVERYTHING
 
-    def prepare(self, needs: Iterable[str], encoder: Encoder, splits: Iterable[str] = SPLITS) -> None:
+    def prepare(self, needs: Iterable[str], encoder: MusicEncoder, splits: Iterable[str] = SPLITS) -> None:
         """Makes the missing shards of dances, of clips too if `needs` has pictures, and listens to the songs."""
         needs = set(needs)
         filmed = bool(needs & PICTURES)
@@ -87,17 +87,17 @@ class World(DataSource):
         if needs & {"music", "beats"}:
             Features(encoder).make([self._reader(split, filmed) for split in splits], self.workers)
 
-    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: Encoder) -> Dataset:
+    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: MusicEncoder) -> Dataset:
         """See DataSource."""
         reader = self._reader(split, bool(PICTURES & set(needs)))
         return make_dataset(reader, reader.samples, needs, clip, split, Features(encoder))
 
-    def pieces(self, split: str, encoder: Encoder) -> Iterator[Piece]:
+    def pieces(self, split: str, encoder: MusicEncoder) -> Iterator[Piece]:
         """See DataSource; the dances to one song follow each other."""
         reader = self._reader(split, False)
         return pieces_of(reader, reader.samples, Features(encoder))
 
-    def takes(self, split: str, cut: Cut, encoder: Encoder) -> Takes:
+    def takes(self, split: str, cut: Cut, encoder: MusicEncoder) -> Takes:
         """See DataSource; one take from the beginning of every filmed clip. Raises ValueError for what was not filmed:
         more frames a second, more seconds, other proportions."""
         self.prepare({"frames", "music"}, encoder, [split])

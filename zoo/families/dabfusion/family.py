@@ -20,9 +20,9 @@ from zoo.families.dabfusion.blocks import still
 from zoo.families.dabfusion.flow_unet import FlowUNet
 from zoo.families.dabfusion.regions import Regions
 from zoo.families.dabfusion.weights import translation
-from zoo.music.beats import beat_pulse, frame_beats
-from zoo.music.encoder import Music
-from zoo.music.scale import MusicScale
+from zoo.music.beats import beat_phase, beats_to_frames
+from zoo.music.encoder import MusicFeatures
+from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.square_image import to_square
 from zoo.nn.text import TextEncoder
 from zoo.nn.weights.loading import Report, load_foreign, read_weights
@@ -98,7 +98,7 @@ class DabFusion(Family):
         assert hears == "music" or text is not None, "a model that hears text needs an encoder of texts"
         self.text = text if hears == "text" else None
         dim = music_dim if self.text is None else self.text.dim
-        self.music_scale = MusicScale(dim)
+        self.music_scale = FeatureNormalizer(dim)
         self.beats = 3 if (beats if beats is not None else self.text is None) else 0
         self.music_embedding = MusicEmbedding(dim + self.beats, self.unet.music_dim)
         self.size, self.frames, self.fps = size, frames, Fraction(str(fps))
@@ -152,8 +152,8 @@ class DabFusion(Family):
 
     def beats_at(self, times: np.ndarray, frames: int, start: int = 0) -> Tensor:
         """Mark and pulse of each own frame from `start` on, of beats at these seconds: (1, frames, 3)."""
-        marks = frame_beats(times - start / float(self.fps), frames, self.fps)
-        pulse = beat_pulse(times, (start + np.arange(frames)) / float(self.fps))
+        marks = beats_to_frames(times - start / float(self.fps), frames, self.fps)
+        pulse = beat_phase(times, (start + np.arange(frames)) / float(self.fps))
         return torch.from_numpy(np.concatenate([marks[:, None], pulse], -1))[None]
 
     def _with_beats(self, heard: Tensor, beats: Tensor | None) -> Tensor:
@@ -189,7 +189,7 @@ class DabFusion(Family):
     def generate(
         self,
         image: Tensor | None,
-        music: Music,
+        music: MusicFeatures,
         prompt: str,
         frames: int,
         fps: Fraction,
@@ -236,7 +236,7 @@ class DabFusion(Family):
     def _window(
         self,
         z0: Tensor,
-        music: Music,
+        music: MusicFeatures,
         prompt: str,
         start: int,
         known: Tensor | None,

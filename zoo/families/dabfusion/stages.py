@@ -61,7 +61,7 @@ class FlowStage(Stage):
                 raise ValueError("model.stages.flow.guide shows limbs to regions that are none; set it to 0")
 
     def trainable(self) -> dict[str, nn.Module]:
-        """Encoder, decoder, region and flow predictors."""
+        """MusicEncoder, decoder, region and flow predictors."""
         return {"autoencoder": self.family.autoencoder}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -165,7 +165,7 @@ class DiffusionStage(Stage):
 
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Fit the music scaling in one pass."""
-        scaling = self.family.music_scale.fitting()
+        scaling = self.family.music_scale.running_moments()
         for batch in batches():
             scaling.add(batch["music"] if self.family.text is None else self.family.words(batch["style"]))
         scaling.finish()

@@ -19,9 +19,9 @@ from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.renderers.animator import Animator
 from zoo.families.magicdance.renderers.renderers import MeshRenderer
-from zoo.music.beats import beat_pulse
-from zoo.music.encoder import Music
-from zoo.music.scale import MusicScale
+from zoo.music.beats import beat_phase
+from zoo.music.encoder import MusicFeatures
+from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.weights.layouts import Places, translation
 from zoo.nn.weights.loading import Report, load_foreign, plain, read_weights
 
@@ -66,7 +66,7 @@ class MagicDance(Family, DancesInMotion):
             pulse=self.pulse,
         )
         self.normalizer = Normalizer()
-        self.music_scale = MusicScale(music_dim)
+        self.music_scale = FeatureNormalizer(music_dim)
         self.renderer = MeshRenderer(height, width)
         self.animator = animator
         self.defaults = Sampler(steps, guidance, eta)
@@ -90,10 +90,10 @@ class MagicDance(Family, DancesInMotion):
         if not self.pulse:
             return heard
         at = np.arange(start, start + frames) / MOTION_FPS
-        pulses = torch.from_numpy(np.stack([beat_pulse(times, at) for times in beats]))
+        pulses = torch.from_numpy(np.stack([beat_phase(times, at) for times in beats]))
         return torch.cat([heard, pulses.to(heard)], dim=-1)
 
-    def dance(self, music: Music, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
+    def dance(self, music: MusicFeatures, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
         """Blocks (T, 151) of motion, `motion_frames` in all (EDGE sec. 3, long-form sampling), in constant memory."""
         windows = motion.crossfade(map(self.normalizer.inverse, self._windows(music, motion_frames, seed, sampler)))
         left = motion_frames
@@ -103,7 +103,7 @@ class MagicDance(Family, DancesInMotion):
             if left <= 0:
                 return
 
-    def edit(self, music: Music, given: Tensor, mask: Tensor, seed: int, sampler: Sampler) -> Tensor:
+    def edit(self, music: MusicFeatures, given: Tensor, mask: Tensor, seed: int, sampler: Sampler) -> Tensor:
         """Dance to the music, and keep part of a given motion (EDGE sec. 3, "editing").
 
         given: (T, 151), un-normalised; mask: (T, 151), 1 where it is kept (`motion.keep_frames`, `motion.keep_joints`,
@@ -121,7 +121,7 @@ class MagicDance(Family, DancesInMotion):
         return torch.where(mask > 0, given, made).cpu()
 
     def _windows(
-        self, music: Music, frames: int, seed: int, sampler: Sampler, known: motion.Known | None = None
+        self, music: MusicFeatures, frames: int, seed: int, sampler: Sampler, known: motion.Known | None = None
     ) -> Iterator[Tensor]:
         """Normalised windows that cover so many frames."""
         steps, guidance, eta = (
@@ -181,7 +181,7 @@ class MagicDance(Family, DancesInMotion):
     def generate(
         self,
         image: Tensor | None,
-        music: Music,
+        music: MusicFeatures,
         prompt: str,
         frames: int,
         fps: Fraction,
@@ -194,7 +194,9 @@ class MagicDance(Family, DancesInMotion):
         """
         return self._drawn(self.renderer.start(image, fps, seed), music, frames, fps, seed, sampler)
 
-    def _drawn(self, draw, music: Music, frames: int, fps: Fraction, seed: int, sampler: Sampler) -> Iterator[Tensor]:
+    def _drawn(
+        self, draw, music: MusicFeatures, frames: int, fps: Fraction, seed: int, sampler: Sampler
+    ) -> Iterator[Tensor]:
         motion_frames = -(-(frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
         for block in at_frame_times(self.dance(music, motion_frames, seed, sampler), frames, fps):
             yield draw(block)

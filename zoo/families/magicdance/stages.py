@@ -44,7 +44,7 @@ class MotionStage(Stage):
         normalizer = self.family.normalizer
         if not (torch.equal(normalizer.low, -torch.ones(151)) and torch.equal(normalizer.high, torch.ones(151))):
             return
-        scaling = self.family.music_scale.fitting()
+        scaling = self.family.music_scale.running_moments()
 
         def motions() -> Iterator[Tensor]:
             for batch in batches():

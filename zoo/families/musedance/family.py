@@ -15,9 +15,9 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.families.base import Family, Sampler
 from zoo.families.latent.stages import DECODED, LatentPictures, Pictured
-from zoo.music.beats import beat_pulse, frame_beats
-from zoo.music.encoder import Music
-from zoo.music.scale import MusicScale
+from zoo.music.beats import beat_phase, beats_to_frames
+from zoo.music.encoder import MusicFeatures
+from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.figure_segmentation import REGIONS
 from zoo.nn.square_image import to_square
 from zoo.nn.temporal import apart, positions
@@ -122,7 +122,7 @@ class MuseDance(LatentPictures, Family):
         songs = {name: song_dim for name in ("music", "beats") if name in listens}
         self.unet = VideoUNet(**shared, motion=moves, motion_middle=True, songs=songs, extra=extra)
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
-        self.music_scale = MusicScale(music_dim)
+        self.music_scale = FeatureNormalizer(music_dim)
         self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
         self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
         self.begin_latents(self.unet, changes, schedule, noisier, prediction, past=past, imagines=imagines)
@@ -177,7 +177,7 @@ class MuseDance(LatentPictures, Family):
     def generate(
         self,
         image: Tensor | None,
-        music: Music,
+        music: MusicFeatures,
         prompt: str,
         frames: int,
         fps: Fraction,
@@ -219,14 +219,14 @@ class MuseDance(LatentPictures, Family):
                 yield pictures[[distinct.index(each) for each in group]]
             made, window = stop, window + 1
 
-    def _song(self, music: Music, start: int) -> dict[str, Tensor]:
+    def _song(self, music: MusicFeatures, start: int) -> dict[str, Tensor]:
         """The tokens of the window that begins at own frame `start`."""
         rate, fps = float(music.rate), float(self.fps)
         count = ceil(self.frames / fps * rate)
         rows = (torch.arange(count) + round(start / fps * rate)).clamp(max=len(music.features) - 1)
         seconds = (start + np.arange(self.frames)) / fps
-        marks = frame_beats(music.beats.times - start / fps, self.frames, self.fps)
-        beats, pulse = torch.from_numpy(marks), torch.from_numpy(beat_pulse(music.beats.times, seconds))
+        marks = beats_to_frames(music.beats.times - start / fps, self.frames, self.fps)
+        beats, pulse = torch.from_numpy(marks), torch.from_numpy(beat_phase(music.beats.times, seconds))
         features = music.features[rows.to(music.features.device)].to(self.device)
         return self.tokens(features[None], rate, beats[None].to(self.device), pulse[None].to(self.device))
 

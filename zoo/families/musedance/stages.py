@@ -126,7 +126,7 @@ class DynamicsStage(_Dancing):
 
     def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Fit the music scaling in one pass."""
-        scaling = self.family.music_scale.fitting()
+        scaling = self.family.music_scale.running_moments()
         for batch in batches():
             scaling.add(batch["music"])
         scaling.finish()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from zoo.data.base import DataSource
 from zoo.families.base import Sampler
 from zoo.metrics.base import FROZEN, OTHER_SONG
-from zoo.music.encoder import Encoder
+from zoo.music.encoder import MusicEncoder
 from zoo.music.spectral import Spectral
 from zoo.run.evaluate.export_inputs import write_inputs
 from zoo.run.evaluate.protocol import Protocol, digest, protocol_hash
@@ -103,7 +103,7 @@ def _named(value: str | ListConfig | None, option: str) -> dict[str, Path]:
     return {name: existing(one, option) for name, one in zip(names, values, strict=True)}
 
 
-def _clips(source: DataSource, protocol: Protocol, encoder: Encoder, out: Path) -> tuple[list[Facts], str, dict]:
+def _clips(source: DataSource, protocol: Protocol, encoder: MusicEncoder, out: Path) -> tuple[list[Facts], str, dict]:
     """The protocol's clips, kept in `out`; the hash of what they are; and why the data cannot give others."""
     cut = {name: protocol.spec()[name] for name in ("split", "frames", "fps", "height", "width", "crop", "clips")}
     content = digest(source.content(protocol.split), cut)

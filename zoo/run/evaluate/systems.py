@@ -26,7 +26,7 @@ from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.files import file_hash, write_atomic
 from zoo.media import encode_frames
 from zoo.metrics.base import FROZEN, OTHER_SONG
-from zoo.music.encoder import Encoder
+from zoo.music.encoder import MusicEncoder
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import WEIGHTS, load_family
 from zoo.run.evaluate.cost import Meter
@@ -141,7 +141,7 @@ class Dancer:
     name: str
     path: Path
     family: Family
-    encoder: Encoder
+    encoder: MusicEncoder
     trained: DictConfig
     renderer: str | None = None  # of magicdance; None is its own
     precision: str | None = None  # of its denoisers, see `zoo.nn.cpu_inference`
@@ -162,7 +162,7 @@ class Dancer:
         files = [self.path / WEIGHTS, self.path / CONFIG] if self.path.is_dir() else [self.path]
         weights = [mark_of(file) for file in files]
         dances = protocol.seed, protocol.repeats, *(one for one in (self.renderer, self.precision) if one)
-        return digest(content, dances, weights, averaged, prompt, vars(sampler), self.encoder.identity, _code())
+        return digest(content, dances, weights, averaged, prompt, vars(sampler), self.encoder.cache_key, _code())
 
 
 @cache  # of the code that this process runs, whatever is edited meanwhile

@@ -26,7 +26,7 @@ from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.renderers import DiffusionRenderer, WarpRenderer
 from zoo.families.magicdance.renderers.wan_animate import WanAnimator, WanRenderer
 from zoo.media import Sound, VideoWriter, read_image
-from zoo.music.encoder import Music, listen
+from zoo.music.encoder import MusicFeatures, encode_song
 from zoo.nn.cpu_inference import sampling
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
@@ -65,7 +65,7 @@ def generate(request: Request) -> Path:
         else:
             _draw_with(family, renderer, detector, request.face)
     wanted = Fraction(str(request.seconds))
-    music = listen(sound, build_encoder(config), wanted)
+    music = encode_song(sound, build_encoder(config), wanted)
     heard = min(sound.duration, Fraction(music.seconds))  # a cut-off file holds less than its header says
     frames = count_frames(wanted, request.fps, heard)
     unread = family.unread(request.prompt)
@@ -184,7 +184,9 @@ def _write_video(blocks: Iterator[Tensor], frames: int, sound: Sound, request: R
         assert bar.n == frames, f"{bar.n} frames came where {frames} were asked for"
 
 
-def _write_motion(family, picture: Tensor | None, music: Music, seconds: Fraction, request: Request, sampler: Sampler):
+def _write_motion(
+    family, picture: Tensor | None, music: MusicFeatures, seconds: Fraction, request: Request, sampler: Sampler
+):
     """The motion itself; a .glb shows a figure, which wears what is worn in the picture."""
     frames = ceil(seconds * MOTION_FPS)
     blocks = []

@@ -95,7 +95,7 @@ def fit(config: DictConfig, run: Path) -> Path:
     recipes = {name: recipe(config, name) for name in names}
     seed_everything(config.seed, verbose=False)
     build_family(config)  # refuses what is wrong, and completes the config, before the run directory is made
-    assert build_encoder(config).identity  # refuses weights that are not there before an earlier stage trains for hours
+    assert build_encoder(config).cache_key  # refuses missing weights before an earlier stage trains for hours
     primary = is_first_process()
     if primary:
         print_plan(config)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 
-class MusicScale(nn.Module):
-    """(x - mean) / std of each of D values, x held to what the training music spans; before `fitting` the identity.
+class FeatureNormalizer(nn.Module):
+    """(x - mean) / std of each of D values, x held to what the training music spans; before `running_moments` the identity.
 
     Buffers mean, std, low, high (D,). Lives outside the network, so that published weights, which were trained on raw
     features, load strictly and see them raw.
@@ -22,15 +22,15 @@ class MusicScale(nn.Module):
         """(B, L, D) -> (B, L, D)"""
         return (music.clamp(self.low, self.high) - self.mean) / self.std
 
-    def fitting(self) -> "Fitting":
+    def running_moments(self) -> "RunningMoments":
         """Collects a pass over training music: `add` each batch, then `finish`."""
-        return Fitting(self)
+        return RunningMoments(self)
 
 
-class Fitting:
+class RunningMoments:
     """Running moments of music features, in float64."""
 
-    def __init__(self, scale: MusicScale):
+    def __init__(self, scale: FeatureNormalizer):
         dim = len(scale.mean)
         self.scale, self.count = scale, 0
         self.total, self.squares = torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dtype=torch.float64)
