@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # a world of eight short songs and a network of a few thousand values: a step takes a hundredth of a second
 SMALL = (
     "data.songs={train:4,val:2,test:2} data.seconds=6 data.dances_per_song=1 data.workers=1 fit.batch_size=2 "
-    "fit.precision=32-true fit.log_every=1 fit.validate_every=7 fit.validate_batches=1 "
+    "fit.precision=32-true fit.log_every_n_steps=1 fit.val_check_interval=7 fit.limit_val_batches=1 "
     "model.family.dim=64 model.family.heads=1 model.family.layers=1 model.family.ff_dim=32"
 ).split()
 
@@ -72,7 +72,7 @@ def scripts(tmp_path_factory) -> Scripts:
 @pytest.fixture(scope="session")
 def small_run(scripts) -> Path:
     """A run of 30 steps from nothing, never interrupted: runs/magicdance/whole with its checkpoints."""
-    done = scripts("train", *SMALL, "name=whole", "fit.max_steps=30", "fit.checkpoint_every=5")
+    done = scripts("train", *SMALL, "name=whole", "fit.max_steps=30", "fit.save_every_n_steps=5")
     assert done.returncode == 0, done.stderr
     return scripts.folder / "runs" / "magicdance" / "whole"
 

@@ -29,7 +29,7 @@ SMALL = [
         "model.tiny.autoencoder={regions:10,width:4,most:16,bottleneck:1,region_width:4,flow_width:4,hourglass_most:16,"
         "hourglass_blocks:2,background_width:4} model.tiny.unet={music_dim:16,width:8,multiples:[1,2],heads:1,patch:2} "
         "model.tiny.prediction=v_prediction model.tiny.residual=4.0 model.tiny.threshold=0.9 "
-        "fit.batch_size=2 fit.precision=32-true fit.validate_batches=1 fit.max_steps=2 "
+        "fit.batch_size=2 fit.precision=32-true fit.limit_val_batches=1 fit.max_steps=2 "
         "model.fit.flow.clip={seconds:1,fps:12,height:64,width:64} "
         "model.fit.diffusion.clip={seconds:0.4167,fps:12,height:64,width:64,stride:0.25}"
     ).split(),

@@ -433,7 +433,7 @@ SMALL = (
     "model.tiny.heads=2 model.tiny.vae={block_out_channels:[8,8,8],latent_channels:4,norm_num_groups:4,"
     "layers_per_block:1} model.tiny.unet={channels:[16,32],attends:[true,true],layers:1,heads:1,groups:8,dropout:0.0} "
     "model.tiny.size=64 model.tiny.guidance_channels=[4,8,8] model.tiny.face.side=16 fit.batch_size=2 "
-    "fit.precision=32-true fit.log_every=1 fit.validate_every=4 fit.validate_batches=1 fit.checkpoint_every=2 "
+    "fit.precision=32-true fit.log_every_n_steps=1 fit.val_check_interval=4 fit.limit_val_batches=1 fit.save_every_n_steps=2 "
     "fit.max_steps=2 runs=magic"
 ).split()
 

@@ -23,7 +23,7 @@ from zoo.nn.text import HashedWords
 from zoo.run.build import build_family
 from zoo.run.checkpoint import load_start
 from zoo.run.errors import CONF
-from zoo.run.train.fit import recipe
+from zoo.run.train.fit import stage_training
 from zoo.run.train.runs import stages
 
 VAE = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
@@ -267,7 +267,7 @@ def test_the_papers_size_has_the_papers_numbers():
         request = family.unet.prepare(text, reference, past, heard)
         x = torch.empty(2, 4, 48, 80, 80)
         assert family.unet(x, torch.zeros(2), request).shape == x.shape
-    recipes = {name: recipe(config, name) for name in stages(config)}
+    recipes = {name: stage_training(config, name) for name in stages(config)}
     assert {name: (each.max_steps, each.batch_size) for name, each in recipes.items()} == {
         "appearance": (30_000, 12), "dynamics": (30_000, 2),
     }  # fmt: skip

@@ -33,7 +33,7 @@ def test_killed_twice_and_resumed_is_the_uninterrupted_run(scripts, small_run, s
     """SIGKILL in mid-training, at two moments; the final raw and averaged weights are the same to the last bit."""
     run = small_run.with_name("killed")
     kill_after(
-        scripts.start("train", *small_arguments, "name=killed", "fit.max_steps=30", "fit.checkpoint_every=5"),
+        scripts.start("train", *small_arguments, "name=killed", "fit.max_steps=30", "fit.save_every_n_steps=5"),
         run / "motion", 5,
     )  # fmt: skip
     kill_after(scripts.start("train", f"resume={run}"), run / "motion", 15)
@@ -72,7 +72,7 @@ def test_two_processes_train_alike_whole_and_sharded(scripts, small_run, small_a
 def test_a_run_of_minutes_ends_in_time_and_leaves_a_checkpoint(scripts, small_run, small_arguments):
     """A deadline ends the training early, with its last step saved."""
     began = time.monotonic()
-    done = scripts("train", *small_arguments, "name=timed", "fit.max_steps=1000000", "fit.minutes=0.1")
+    done = scripts("train", *small_arguments, "name=timed", "fit.max_steps=1000000", "fit.max_minutes=0.1")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 60
     assert 0 < read_checkpoint(small_run.with_name("timed") / "motion" / "last.ckpt")["global_step"] < 100_000

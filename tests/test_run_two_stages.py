@@ -16,8 +16,8 @@ SMALL = (
     "hourglass_blocks:2,background_width:8} "
     "model.tiny.unet={music_dim:16,width:16,multiples:[1,1,1,1],heads:1,patch:2} "
     "model.frames=10 model.family.size=64 model.fit.diffusion.clip={seconds:0.9167,fps:12,height:64,width:64} "
-    "model.fit.flow.clip={seconds:1,fps:12,height:64,width:64} fit.batch_size=2 fit.precision=32-true fit.log_every=1 "
-    "fit.validate_every=4 fit.validate_batches=1 fit.checkpoint_every=1 fit.max_steps=4 runs=two "
+    "model.fit.flow.clip={seconds:1,fps:12,height:64,width:64} fit.batch_size=2 fit.precision=32-true fit.log_every_n_steps=1 "
+    "fit.val_check_interval=4 fit.limit_val_batches=1 fit.save_every_n_steps=1 fit.max_steps=4 runs=two "
     "model.tiny.flow.alone=1 model.tiny.flow.rebuilt=1"
 ).split()
 

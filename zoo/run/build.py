@@ -1,4 +1,7 @@
-"""From a config to the objects it names, and never to anything else."""
+"""Build the objects that a configuration names: music encoder, family and stages. No configuration is changed.
+
+Configurations also come inside checkpoint files from anywhere. So every `_target_` is checked before it is called.
+"""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -13,58 +16,70 @@ from torch import nn
 from zoo.families.base import Family, Stage
 from zoo.music.encoder import MusicEncoder
 
-OURS = ("zoo.families.", "zoo.nn.", "zoo.diffusion.", "zoo.music.", "zoo.body.", "diffusers.")
+TRUSTED_PREFIXES = ("zoo.families.", "zoo.nn.", "zoo.diffusion.", "zoo.music.", "zoo.body.", "diffusers.")
 
 
 def build_encoder(config: DictConfig) -> MusicEncoder:
-    """The music encoder of a composed config, or of one that came in a file."""
+    """The music encoder that `config.music` names. Raises ValueError for weights that are missing."""
     check_targets(config.music)
     return instantiate(config.music, _convert_="all")
 
 
 def build_family(config: DictConfig) -> Family:
-    """The untrained family of a config; writes the encoder's width into `config.model.family.music_dim`.
+    """The untrained family that `config.model.family` names, for music features as wide as the encoder's.
 
     Raises ValueError when a value is refused, or when the config asks for anything but a module or noise schedule.
     """
-    OmegaConf.update(config, "model.family.music_dim", build_encoder(config).dim, force_add=True)
-    check_targets(config.model.family)
-    return instantiate(config.model.family, _convert_="all")
+    node = OmegaConf.create(OmegaConf.to_container(config.model.family, resolve=True))
+    node.music_dim = build_encoder(config).dim
+    check_targets(node)
+    return instantiate(node, _convert_="all")
 
 
 def build_stage(config: DictConfig, name: str, family: Family) -> Stage:
-    """The stage `name` of the config's recipe, around a family."""
-    for target in _targets(config.model.stages[name]):
-        _find(target)
-    # plain lists and dicts: an optimiser keeps what it is given in its state, and a checkpoint holds plain values only
-    return instantiate(config.model.stages[name], _convert_="all")(family=family, seed=config.seed)
+    """The training stage `name` around a family, with its optimiser and learning-rate schedule."""
+    node = stage_node(config, name)
+    for target in _targets(node):
+        _import_target(target)
+    # plain lists and dicts: an optimiser keeps its arguments in its state, and a checkpoint holds plain values only
+    return instantiate(node, _convert_="all")(family=family, seed=config.seed)
+
+
+def stage_node(config: DictConfig, name: str) -> DictConfig:
+    """The constructor node of a stage: its `module`, with its `optimizer` and `lr_schedule` as arguments."""
+    stage = config.model.stages[name]
+    if "_target_" in stage:  # the layout of version 1, until every family is converted
+        return stage
+    values = OmegaConf.to_container(stage, resolve=True)
+    return OmegaConf.create(
+        values["module"] | {"optimizer": values["optimizer"], "scheduler": values.get("lr_schedule")}
+    )
 
 
 def check_targets(config: DictConfig) -> None:
-    """Configs come inside files from anywhere: refuse, unrun, every `_target_` but the zoo's and diffusers' classes."""
+    """Raises ValueError, before anything runs, for a `_target_` that is no module or noise schedule of TRUSTED_PREFIXES."""
     for target in _targets(config):
-        if not target.startswith(OURS):
+        if not target.startswith(TRUSTED_PREFIXES):
             raise ValueError(f"the config names {target}, which is no part of a family; nothing of it was run")
-        found = _find(target)
-        if not (isinstance(found, type) and issubclass(found, nn.Module | SchedulerMixin)):
+        value = _import_target(target)
+        if not (isinstance(value, type) and issubclass(value, nn.Module | SchedulerMixin)):
             raise ValueError(f"the config names {target}, which is neither a module nor a noise schedule")
 
 
 def _targets(config: DictConfig) -> Iterator[str]:
-    waiting = [
-        OmegaConf.to_container(config, resolve=True)
-    ]  # resolved: an interpolation could fetch one from elsewhere
-    while waiting:
-        node = waiting.pop()
+    """Every `_target_` of a resolved config: an interpolation could bring one from elsewhere."""
+    pending = [OmegaConf.to_container(config, resolve=True)]
+    while pending:
+        node = pending.pop()
         if isinstance(node, dict):
             if "_target_" in node:
                 yield str(node["_target_"])
-            waiting.extend(node.values())
+            pending.extend(node.values())
         elif isinstance(node, list):
-            waiting.extend(node)
+            pending.extend(node)
 
 
-def _find(target: str) -> Any:
+def _import_target(target: str) -> Any:
     module, _, name = target.rpartition(".")
     try:
         with torch.device("cpu"):  # a module first imported inside `torch.device("meta")` would keep meta constants

@@ -21,7 +21,8 @@ from torch import Tensor
 from zoo.families.base import Family
 from zoo.files import replacing
 from zoo.run.build import build_family
-from zoo.run.train.runs import CONFIG, check_new_folder, read_config
+from zoo.run.config import CONFIG_FILE, read_config
+from zoo.run.train.runs import check_new_folder
 
 WEIGHTS = "model.safetensors"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -47,7 +48,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         inside = [str(file) for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}last.ckpt"))][:3]
-        hint = f"; did you mean {' or '.join(inside)}?" if inside else f" without {WEIGHTS} and {CONFIG}"
+        hint = f"; did you mean {' or '.join(inside)}?" if inside else f" without {WEIGHTS} and {CONFIG_FILE}"
         raise ValueError(f"ckpt={path} is a directory{hint}")
     if not path.is_file():
         raise ValueError(f"ckpt={path}: there is no such file")
@@ -138,10 +139,10 @@ def load_family(path: str | os.PathLike, averaged: bool = True) -> tuple[Family,
     has not the weights asked for, holds another program's, or does not fit; nothing in the file is ever run.
     """
     path = Path(path)
-    if path.is_dir() and (path / WEIGHTS).is_file() and (path / CONFIG).is_file():
+    if path.is_dir() and (path / WEIGHTS).is_file() and (path / CONFIG_FILE).is_file():
         if not averaged:
             raise ValueError(f"ckpt_weights=raw: {path} is an exported folder, which holds averaged weights only")
-        config = read_config((path / CONFIG).read_text(errors="replace"), path / CONFIG)
+        config = read_config((path / CONFIG_FILE).read_text(errors="replace"), path / CONFIG_FILE)
         try:
             weights = load_file(path / WEIGHTS)
         except (SafetensorError, OSError) as error:
@@ -175,6 +176,6 @@ def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "
     with replacing(directory) as temporary:
         temporary.mkdir()
         save_file(weights, temporary / WEIGHTS, metadata={"format": "pt", "family": str(config.model.name)})
-        (temporary / CONFIG).write_text(OmegaConf.to_yaml(kept, resolve=True))
+        (temporary / CONFIG_FILE).write_text(OmegaConf.to_yaml(kept, resolve=True))
     print(f"{directory}: {sum(value.numel() for value in weights.values()) / 1e6:.2f} M values, {dtype}")
     return directory

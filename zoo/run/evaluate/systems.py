@@ -29,12 +29,12 @@ from zoo.metrics.base import FROZEN, OTHER_SONG
 from zoo.music.encoder import MusicEncoder
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import WEIGHTS, load_family
+from zoo.run.config import CONFIG_FILE
 from zoo.run.evaluate.cost import Meter
 from zoo.run.evaluate.protocol import Protocol, digest
 from zoo.run.evaluate.records import Facts, file_name, read_json, with_suffix, write_arrays, write_json
 from zoo.run.sample.generate import faster, pick_renderer, set_renderer
 from zoo.run.sample.request import FINDING
-from zoo.run.train.runs import CONFIG
 
 TRUTH = "ground truth"
 AGAIN = 1 << 20  # added to a clip's seed for its second dance
@@ -159,7 +159,7 @@ class Dancer:
 
     def row_id(self, content: str, protocol: Protocol, sampler: Sampler, averaged: bool, prompt: str) -> str:
         """A hash of everything that decides its dances."""
-        files = [self.path / WEIGHTS, self.path / CONFIG] if self.path.is_dir() else [self.path]
+        files = [self.path / WEIGHTS, self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
         weights = [mark_of(file) for file in files]
         dances = protocol.seed, protocol.repeats, *(one for one in (self.renderer, self.precision) if one)
         return digest(content, dances, weights, averaged, prompt, vars(sampler), self.encoder.cache_key, _code())

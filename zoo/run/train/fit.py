@@ -22,50 +22,59 @@ from zoo.families.base import Family
 from zoo.files import write_atomic
 from zoo.run.build import build_encoder, build_family, build_stage
 from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_start, load_weights, read_checkpoint
+from zoo.run.config import CONFIG_FILE, resolve_config, stage_clip
 from zoo.run.sample.request import positive, whole
 from zoo.run.train.callbacks import Deadline, Previews, Progress, Saver
 from zoo.run.train.plan import print_plan
-from zoo.run.train.runs import CONFIG, earlier, init_files, is_first_process, newest, stages
+from zoo.run.train.runs import earlier, init_files, is_first_process, newest, stages
 
 CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one stage is trained: the model's `fit.<stage>`, with the command's `fit` on top."""
+class StageTraining:
+    """How one stage is trained: the model's `stages.NAME.fit` and `.clip`, with the command's `fit` on top."""
 
     max_steps: int  # optimiser steps
-    batch_size: int  # clips of one process in one batch
-    accumulate: int = 1  # batches an optimiser step
-    precision: str = "32-true"  # Lightning's words
-    clip_norm: float | None = None  # gradient norm
-    minutes: float | None = None  # wall clock of this stage, data making included
-    workers: int = 0  # loader processes
-    log_every: int = 20  # steps, as the next three
-    validate_every: int = 500
-    validate_batches: int = 8
-    checkpoint_every: int = 500
-    keep: int = 2
+    batch_size: int  # clips in one batch of one process
+    accumulate_grad_batches: int = 1  # batches in one optimiser step
+    precision: str = "32-true"  # as Lightning's Trainer names it
+    gradient_clip_val: float | None = None  # norm
+    max_minutes: float | None = None  # wall clock of this stage, data generation included
+    num_workers: int = 0  # loader processes
+    log_every_n_steps: int = 20
+    val_check_interval: int = 500  # optimiser steps
+    limit_val_batches: int = 8
+    save_every_n_steps: int = 500
+    keep_last: int = 2  # step files
     clip: dict = field(default_factory=dict)  # of zoo.data.base.WindowSpec
 
     def __post_init__(self):
-        for name in "max_steps batch_size accumulate log_every validate_every checkpoint_every keep".split():
+        positive_ints = "max_steps batch_size accumulate_grad_batches log_every_n_steps val_check_interval"
+        for name in f"{positive_ints} save_every_n_steps keep_last".split():
             whole(getattr(self, name), f"fit.{name}", 1)
-        for name in ("clip_norm", "minutes"):
+        for name in ("gradient_clip_val", "max_minutes"):
             if getattr(self, name) is not None:
                 positive(getattr(self, name), f"fit.{name}")
-        for name in ("workers", "validate_batches"):
+        for name in ("num_workers", "limit_val_batches"):
             whole(getattr(self, name), f"fit.{name}", 0)
 
 
-def recipe(config: DictConfig, stage: str) -> Recipe:
-    """The recipe of one stage. Raises ValueError for a key it does not have or a value out of range."""
-    values = OmegaConf.to_container(config.model.fit[stage], resolve=True)
+def stage_training(config: DictConfig, stage: str) -> StageTraining:
+    """The settings of one stage's training. Raises ValueError for an unknown key or a value out of range."""
+    if "fit" in config.model:  # the layout of version 1, until every family is converted
+        values = OmegaConf.to_container(config.model.fit[stage], resolve=True)
+        if "clip_norm" in values:
+            values["gradient_clip_val"] = values.pop("clip_norm")
+    else:
+        values = OmegaConf.to_container(config.model.stages[stage].fit, resolve=True)
+        values["clip"] = stage_clip(config, stage)
     values |= {name: value for name, value in config.fit.items() if value is not None}
-    known = {known.name for known in fields(Recipe)}
-    if values.keys() - known:
-        raise ValueError(f"fit.{stage} has no {', '.join(sorted(values.keys() - known))}; it knows {', '.join(known)}")
-    return Recipe(**values)
+    names = {item.name for item in fields(StageTraining)}
+    unknown = sorted(values.keys() - names)
+    if unknown:
+        raise ValueError(f"stage {stage}: fit has no option {', '.join(unknown)}; use one of {', '.join(names)}")
+    return StageTraining(**values)
 
 
 def check_machine(trainer: DictConfig) -> None:
@@ -92,9 +101,10 @@ def fit(config: DictConfig, run: Path) -> Path:
     if config.seed >= 2**32:
         raise ValueError(f"seed={config.seed}: it must be below 2^32")
     names = stages(config)
-    recipes = {name: recipe(config, name) for name in names}
+    trainings = {name: stage_training(config, name) for name in names}
     seed_everything(config.seed, verbose=False)
-    build_family(config)  # refuses what is wrong, and completes the config, before the run directory is made
+    config = resolve_config(config)
+    build_family(config)  # refuses wrong values before the run directory is made
     assert build_encoder(config).cache_key  # refuses missing weights before an earlier stage trains for hours
     primary = is_first_process()
     if primary:
@@ -107,7 +117,7 @@ def fit(config: DictConfig, run: Path) -> Path:
         if name in list(begun)[:-1]:  # a later stage has started from it: it is done
             last = own
             continue
-        _fit_stage(config, name, recipes[name], run, start=last, going_on=own)
+        _fit_stage(config, name, trainings[name], run, start=last, going_on=own)
         last = newest(run / name)
     if primary:
         print(f"trained: {last}", flush=True)
@@ -117,9 +127,9 @@ def fit(config: DictConfig, run: Path) -> Path:
 
 
 def _fit_stage(
-    config: DictConfig, name: str, settings: Recipe, run: Path, start: Path | None, going_on: Path | None
+    config: DictConfig, name: str, settings: StageTraining, run: Path, start: Path | None, going_on: Path | None
 ) -> None:
-    ends = None if settings.minutes is None else time.monotonic() + 60 * settings.minutes
+    ends = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
     seed_everything(config.seed, verbose=False)
     encoder = build_encoder(config)
     family = build_family(config)
@@ -136,16 +146,16 @@ def _fit_stage(
         batch_size=settings.batch_size,
         seed=config.seed,
         clip=WindowSpec(**settings.clip),
-        workers=settings.workers,
-        val_items=max(1, settings.validate_batches) * settings.batch_size,
+        workers=settings.num_workers,
+        val_items=max(1, settings.limit_val_batches) * settings.batch_size,
     )
-    text = OmegaConf.to_yaml(config, resolve=True)
+    text = OmegaConf.to_yaml(config)
     try:
         trainer = _trainer(config, name, settings, run, text, ends)
     except (MisconfigurationException, TypeError) as error:  # trainer.devices=0 and the like
         raise ValueError(f"this trainer cannot be made: {error}") from None
     if trainer.is_global_zero:
-        write_atomic(run / CONFIG, text.encode())
+        write_atomic(run / CONFIG_FILE, text.encode())
     try:
         trainer.fit(stage, datamodule=data, ckpt_path=going_on, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
@@ -168,7 +178,9 @@ def _start(config: DictConfig, name: str, family: Family, start: Path | None) ->
         load_weights(family, weights, start)
 
 
-def _trainer(config: DictConfig, name: str, settings: Recipe, run: Path, text: str, ends: float | None) -> Trainer:
+def _trainer(
+    config: DictConfig, name: str, settings: StageTraining, run: Path, text: str, ends: float | None
+) -> Trainer:
     where = config.trainer
     strategy = where.strategy if isinstance(where.strategy, str) else instantiate(where.strategy)
     trainer = Trainer(
@@ -179,13 +191,13 @@ def _trainer(config: DictConfig, name: str, settings: Recipe, run: Path, text: s
         precision=settings.precision,
         max_steps=settings.max_steps,
         max_epochs=-1,
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=settings.clip_norm,
-        val_check_interval=settings.validate_every * settings.accumulate,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        gradient_clip_val=settings.gradient_clip_val,
+        val_check_interval=settings.val_check_interval * settings.accumulate_grad_batches,
         check_val_every_n_epoch=None,  # the data is endless: count batches only
-        limit_val_batches=settings.validate_batches,
+        limit_val_batches=settings.limit_val_batches,
         num_sanity_val_steps=0,
-        log_every_n_steps=settings.log_every,
+        log_every_n_steps=settings.log_every_n_steps,
         logger=TensorBoardLogger(run, name="logs", version=name),
         plugins=[AtomicCheckpoint()],
         use_distributed_sampler=False,  # the data's own sampler gives every process its share
@@ -194,11 +206,11 @@ def _trainer(config: DictConfig, name: str, settings: Recipe, run: Path, text: s
         enable_model_summary=False,
         default_root_dir=run,
     )
-    clips = settings.batch_size * settings.accumulate * trainer.world_size
+    clips = settings.batch_size * settings.accumulate_grad_batches * trainer.world_size
     trainer.callbacks += [
         *([Deadline(ends)] if ends is not None else []),
-        Saver(run / name, settings.checkpoint_every, settings.keep, text, name),
-        Progress(name, settings.log_every, clips, ends),
+        Saver(run / name, settings.save_every_n_steps, settings.keep_last, text, name),
+        Progress(name, settings.log_every_n_steps, clips, ends),
         Previews(),
     ]
     return trainer

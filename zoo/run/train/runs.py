@@ -8,20 +8,20 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
 from zoo.run.sample.request import existing_file
 
 DTYPES = ("fp32", "fp16", "bf16")
-CONFIG = "config.yaml"
 NAMED = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
+LAST_COMMIT_OF = {1: "af8ef85"}  # config_version -> the last commit that resumes its runs
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
 MAY_CHANGE = {  # what an explicit override may change in a run that is resumed: nothing that a step computes with
     "resume", "trainer", "export", "export_dtype", "plan",
-    "fit.max_steps", "fit.minutes", "fit.workers", "fit.log_every", "fit.validate_every", "fit.validate_batches",
-    "fit.checkpoint_every", "fit.keep",
+    "fit.max_steps", "fit.max_minutes", "fit.num_workers", "fit.log_every_n_steps", "fit.val_check_interval",
+    "fit.limit_val_batches", "fit.save_every_n_steps", "fit.keep_last",
 }  # fmt: skip
 
 
@@ -51,14 +51,14 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
         known = ", ".join(config.model.stages)
         raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {known}, in this order")
     before = earlier(config, names[0])
-    starts = config.model.get("starts")
+    starts = config.model.get("requires_init") or config.model.get("starts")
     if starts and config.ckpt is None and config.init is None and not config.plan:
         raise ValueError(f"model={config.model.name} size={config.size.name} starts from {starts}: give init=")
     if before and config.ckpt is None and config.init is None and not config.plan:
         raise ValueError(f"stage={names[0]} goes on from stage {before[-1]}: give its last.ckpt as ckpt=, or init=")
     run = Path(os.environ[NAMED]) if NAMED in os.environ else Path(config.runs) / config.model.name / _name(config)
     # the job's other processes may come when the first has made it already
-    if (run / CONFIG).exists() and NAMED not in os.environ and is_first_process():
+    if (run / CONFIG_FILE).exists() and NAMED not in os.environ and is_first_process():
         raise ValueError(f"name={config.name}: {run} has begun already; use resume={run}, or another name")
     os.environ[NAMED] = str(run)
     return run, config
@@ -105,17 +105,6 @@ def newest(folder: Path) -> Path | None:
     return last if last.exists() else max(folder.glob("step_*.ckpt"), default=None)
 
 
-def read_config(text: str, where: Path) -> DictConfig:
-    """The config in a YAML text, plain values only. Raises ValueError when it is not one of this program's."""
-    try:
-        config = OmegaConf.create(yaml.safe_load(text))
-        assert isinstance(config.model.family._target_, str) and isinstance(config.music._target_, str)
-        assert isinstance(config.model.name, str)
-    except Exception:
-        raise ValueError(f"{where} holds no config of this program") from None
-    return config
-
-
 def _name(config: DictConfig) -> str:
     """config.name, else the job's number on a cluster (the same on every machine), else the time."""
     if config.name is not None:
@@ -133,10 +122,18 @@ def _name(config: DictConfig) -> str:
 
 def _resumed(config: DictConfig) -> tuple[Path, DictConfig]:
     run = Path(str(config.resume))
-    file = run / CONFIG
+    file = run / CONFIG_FILE
     if not file.is_file():
         raise ValueError(f"resume={run}: there is no run there ({file} is missing)")
     saved = read_config(file.read_text(errors="replace"), file)
+    version = saved.get("config_version", 1)
+    if version != CONFIG_VERSION:
+        raise ValueError(
+            f"resume={run}: its configuration has version {version}, this program writes version {CONFIG_VERSION}; "
+            f"resume it with commit {LAST_COMMIT_OF[1]}, or start a new run from its last.ckpt by ckpt="
+            if version in LAST_COMMIT_OF
+            else f"resume={run}: its configuration has version {version}, which this program does not know"
+        )
     OmegaConf.set_struct(saved, True)
     for override in HydraConfig.get().overrides.task:
         key, _, _ = override.lstrip("+~").partition("=")
