@@ -19,8 +19,8 @@ from zoo.families.dabfusion.limbs import AWAY, LIMBS, PART_LIMB, astray, mirrore
 from zoo.families.dabfusion.stages import DiffusionStage, FlowStage
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
-from zoo.nn.perceptual_loss import Likeness
-from zoo.nn.square_image import to_square
+from zoo.nn.perceptual_loss import PerceptualLoss
+from zoo.nn.square_image import pad_to_square
 
 AUTOENCODER = dict(
     regions=4, width=8, most=16, bottleneck=1, region_width=8, flow_width=8, hourglass_most=16, hourglass_blocks=2,
@@ -224,7 +224,7 @@ def test_equivariance_is_kept_by_what_follows_the_bend():
 
 
 def test_likeness_is_zero_for_the_same_and_grows_with_blur():
-    likeness, x = Likeness(), PICTURE[None].float() / 255
+    likeness, x = PerceptualLoss(), PICTURE[None].float() / 255
     blurred = [interpolate(interpolate(x, n, mode="area"), 64, mode="bilinear") for n in (32, 16, 8)]
     losses = [float(likeness(y, x)) for y in (x, *blurred)]
     assert losses[0] == 0 and losses == sorted(losses)
@@ -301,9 +301,9 @@ def test_what_does_not_fit_is_refused():
 def test_a_picture_of_any_shape_is_wholly_in_the_square():
     tall = torch.zeros(3, 40, 10, dtype=torch.uint8)
     tall[:, :, 4:6] = 255
-    square = to_square(tall, 40)
+    square = pad_to_square(tall, 40)
     assert square.shape == (3, 40, 40) and torch.equal(square[:, :, 15:25], tall)
-    assert to_square(numbers("p", 3, 300, 200).byte(), 64).shape == (3, 64, 64)
+    assert pad_to_square(numbers("p", 3, 300, 200).byte(), 64).shape == (3, 64, 64)
     with pytest.raises(ValueError, match="image="):
         dance(made(), 5, Fraction(12), image=None)
 

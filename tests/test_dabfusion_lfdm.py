@@ -14,7 +14,7 @@ from zoo.diffusion.samplers import make_sampler, sample
 from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.dabfusion.equivariance import Bend, equivariance
 from zoo.families.dabfusion.family import DabFusion
-from zoo.nn.perceptual_loss import Likeness
+from zoo.nn.perceptual_loss import PerceptualLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*which is a no-op:UserWarning")  # meta weights
 REFERENCE = np.load(Path(__file__).parent / "data" / "lfdm_reference.npz")
@@ -102,7 +102,7 @@ def test_losses_equal_public_code(small, tmp_path):
     shift, axes = equivariance(made.there, regions.select(slice(-len(driving), None)), bend)
     assert error(10 * shift, "loss_equivariance_shift") < 1e-4
     assert error(10 * axes, "loss_equivariance_affine") < 1e-4
-    likeness = Likeness(vgg19_file(tmp_path / "vgg19.pth"))
+    likeness = PerceptualLoss(vgg19_file(tmp_path / "vgg19.pth"))
     assert error(likeness(made.picture, driving), "loss_perceptual") < 1e-3  # of 61.6
 
 
@@ -176,7 +176,7 @@ def test_paper_files_fit(paper, tmp_path):
     """Every name and shape of the published files, at the paper's size; nothing is allocated."""
     report = paper.load_public(paper_file(tmp_path / "flowdiff.pth"))
     own = {key for key in paper.state_dict() if key.startswith("unet.")}
-    assert set(report.loaded) == own and not report.left_over
+    assert set(report.loaded) == own and not report.unexpected
     parts = {part: {k: torch.zeros(()).expand(s) for k, s in shapes(f"paper_{part}").items()} for part in PARTS}
     torch.save({"epoch": 1, **parts}, tmp_path / "RegionMM.pth")
     report = paper.load_public(tmp_path / "RegionMM.pth")
@@ -191,9 +191,9 @@ def test_paper_files_fit(paper, tmp_path):
     "change, message",
     [
         ({"without": "denoise_fn.mid_block1.block1.proj.weight"}, "1 missing \\(unet.mid_block1.block1.proj.weight"),
-        ({"change": {"denoise_fn.more.weight": torch.zeros(1)}}, "1 left over \\(unet.more.weight"),
-        ({"change": {"more": torch.zeros(1)}}, "1 left over \\(more"),
-        ({"change": {"denoise_fn.null_cond_emb": torch.zeros(1, 768)}}, "1 left over \\(unet.null_cond_emb"),
+        ({"change": {"denoise_fn.more.weight": torch.zeros(1)}}, "1 unexpected \\(unet.more.weight"),
+        ({"change": {"more": torch.zeros(1)}}, "1 unexpected \\(more"),
+        ({"change": {"denoise_fn.null_cond_emb": torch.zeros(1, 768)}}, "1 unexpected \\(unet.null_cond_emb"),
         ({"change": {"denoise_fn.init_conv.weight": torch.zeros(64, 131, 1, 7, 7)}}, "init_conv.weight is \\(64, 131"),
         ({"schedule": torch.linspace(1e-4, 0.02, 1000)}, "its beta differs at 1000 steps"),
         ({"schedule": betas()[:500]}, "has 500 steps, not 1000"),

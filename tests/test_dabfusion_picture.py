@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from zoo.nn.square_image import to_square
+from zoo.nn.square_image import pad_to_square
 
 
 @pytest.mark.parametrize("height, width, size", [(128, 70, 128), (400, 225, 128), (90, 4, 64), (33, 40, 64)])
@@ -12,8 +12,8 @@ def test_the_whole_picture_is_in_the_middle_and_the_rest_is_calm(height, width, 
     """The same for a picture lying down; beyond its edges neither streaks of its last pixels nor the figure again."""
     draw = torch.Generator().manual_seed(0)
     tall = torch.randint(0, 256, (3, height, width), generator=draw, dtype=torch.uint8)
-    square = to_square(tall, size)
-    assert (to_square(tall.mT, size).int() - square.mT.int()).abs().max() <= 1
+    square = pad_to_square(tall, size)
+    assert (pad_to_square(tall.mT, size).int() - square.mT.int()).abs().max() <= 1
     across = max(1, round(width * size / height)) if height > width else size
     down = size if height > width else round(height * size / width)
     top, left = (size - down) // 2, (size - across) // 2
@@ -28,4 +28,4 @@ def test_the_whole_picture_is_in_the_middle_and_the_rest_is_calm(height, width, 
 
 def test_one_colour_stays_one_colour():
     for shape in ((5, 300), (300, 5), (1, 9), (64, 64)):
-        assert (to_square(torch.full((3, *shape), 77, dtype=torch.uint8), 64) == 77).all()
+        assert (pad_to_square(torch.full((3, *shape), 77, dtype=torch.uint8), 64) == 77).all()

@@ -25,7 +25,7 @@ from zoo.data.sources.shards import ShardReader, Shards
 from zoo.data.world.scene import make_scene
 from zoo.media import Sound, VideoWriter, write_sound
 from zoo.music.spectral import Spectral
-from zoo.nn.text import HashedWords
+from zoo.nn.text import HashedTokenEncoder
 
 SIDE, LENGTH = 160, 30  # pixels, frames of a scene at 12 fps
 MAKING = Making(Fraction(2), Fraction(12), 64, 64)
@@ -110,7 +110,7 @@ def test_the_shards_can_be_trained_on(folder, tmp_path, monkeypatch):
     assert {"frames", "reference", "caption", "music", "beats", "beat_phase"} <= source.provides
     starts = [sample.info["start"] for sample in source._reader("train").samples]
     assert starts == [0.0, 2.5, 5.0]  # at most six seconds of the sound before, where there are any
-    assert HashedWords(8)([source._samples("val")[0].info["caption"]]).shape == (1, 24, 8)
+    assert HashedTokenEncoder(8)([source._samples("val")[0].info["caption"]]).shape == (1, 24, 8)
 
 
 COUNT, TALL, WIDE = 45, 96, 48  # pictures of 30 a second, and their sides

@@ -13,9 +13,9 @@ from weights import numbers, state_by_name
 from zoo.families.latent.stages import Pictured
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.animator import Animator, coloured
-from zoo.nn.cpu_inference import sampling
+from zoo.nn.cpu_inference import fast_inference
 from zoo.nn.temporal import positions
-from zoo.nn.text import HashedWords
+from zoo.nn.text import HashedTokenEncoder
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "video_unet_reference.npz")
 CONF = Path(__file__).parents[1] / "conf"
@@ -50,7 +50,9 @@ def animator(tmp_path_factory) -> Animator:
     """Small networks of the paper's layout and settings, with every weight from a file but the empty prompt's."""
     paper = OmegaConf.load(CONF / "model" / "magicdance.yaml").paper
     asked = {"schedule": paper.schedule, "prediction": paper.prediction, "guidance": paper.guided, "steps": 2}
-    animator = Animator(HashedWords(24, longest=5), VAE, {"channels": [32, 64, 64, 64]}, (4, 8, 8, 8), **asked)
+    animator = Animator(
+        HashedTokenEncoder(24, max_tokens=5), VAE, {"channels": [32, 64, 64, 64]}, (4, 8, 8, 8), **asked
+    )
     family = MagicDance(5, dim=16, ff_dim=16, layers=1, heads=2, animator=animator)
     loaded = {name for file in published(tmp_path_factory.mktemp("magic")) for name in family.load_public(file).loaded}
     parts = tuple(f"animator.{name}." for name in ("vae", "unet", "appearance", "controlnet"))
@@ -82,9 +84,9 @@ def test_both_answers_of_a_step_are_magic_animates(animator, reference):
     assert answers.diff(dim=0).std() > 0.05
     for poses in (seen, seen.expand(2, -1, -1, -1, -1)):  # asked for once, or by each
         torch.testing.assert_close(answer(poses), answers, atol=1e-4, rtol=0)
-    with sampling(animator, "fp32"):
+    with fast_inference(animator, "fp32"):
         torch.testing.assert_close(answer(seen), answers, atol=5e-4, rtol=0)
-    with sampling(animator, "bf16"):
+    with fast_inference(animator, "bf16"):
         assert (answer(seen).float() - answers).std() < 0.05 * answers.std()
 
 

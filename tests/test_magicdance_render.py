@@ -23,8 +23,8 @@ from zoo.families.magicdance.renderers.animator import Animator, Faces, coloured
 from zoo.families.magicdance.renderers.renderers import DiffusionRenderer, MeshRenderer
 from zoo.families.magicdance.stages import ImageStage, VideoStage, as_found
 from zoo.media import read_video, write_sound
-from zoo.nn.square_image import to_square
-from zoo.nn.text import HashedWords
+from zoo.nn.square_image import pad_to_square
+from zoo.nn.text import HashedTokenEncoder
 from zoo.nn.video_unet.unet import ControlNet
 
 SIZES = {"channels": [16, 32], "attends": [True, True], "layers": 1, "heads": 2, "groups": 8}
@@ -35,7 +35,7 @@ FACE = {"dim": 16, "side": 16, "patch": 2}
 def made(**changes) -> Animator:
     sizes = {"guidance_channels": [4, 8, 8], "face": FACE, "size": 64, "frames": 6, "overlap": 2, "steps": 2}
     sizes |= {"schedule": "cosine", "prediction": "v_prediction", "guidance": 1.0}
-    return fill_by_name(Animator(HashedWords(12), VAE, SIZES, **sizes | changes)).eval()
+    return fill_by_name(Animator(HashedTokenEncoder(12), VAE, SIZES, **sizes | changes)).eval()
 
 
 def lent(count: int) -> Faces:
@@ -74,8 +74,8 @@ def test_the_controlnet_is_diffusers():
 def test_the_paper_size_has_the_published_parts():
     """Parameters of MagicAnimate's files, part by part; the face's attention comes on top."""
     with torch.device("meta"):
-        animator = Animator(HashedWords(768), {**VAE, "block_out_channels": [128, 256, 512, 512]}, {}, face=None)
-        faced = Animator(HashedWords(768), {**VAE, "block_out_channels": [128, 256, 512, 512]}, {})
+        animator = Animator(HashedTokenEncoder(768), {**VAE, "block_out_channels": [128, 256, 512, 512]}, {}, face=None)
+        faced = Animator(HashedTokenEncoder(768), {**VAE, "block_out_channels": [128, 256, 512, 512]}, {})
     counted = {name: sum(one.numel() for one in part.parameters()) for name, part in animator.named_children()}
     assert counted["appearance"] == 857_066_560
     assert counted["controlnet"] == 361_279_120
@@ -273,7 +273,7 @@ def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
     for index, one in enumerate(parts):
         one[16:48, 4 * index : 4 * index + 16] = 1 + 2 * (index % 3)
     shot = DiffusionRenderer(animator, WorldJudge()).start(picture, Fraction(12), 0)
-    own = to_square(picture, 64)[None].float() / 127.5 - 1
+    own = pad_to_square(picture, 64)[None].float() / 127.5 - 1
     reference = animator.detailed(animator.pictured(animator.encode(own)), own)
     wanted = animator.driven(reference, parts[None]).base[0].movedim(1, 0)
     assert (wanted - reference.ground).abs().max() > 0.1 and reference.detail.abs().max() > 0.1
@@ -414,7 +414,7 @@ def test_magic_animates_files_start_their_parts(tmp_path):
             one.zero_()
     for name in ("appearance.safetensors", "controlnet.safetensors", "temporal.ckpt"):
         report = fresh.load_public(str(tmp_path / name))
-        assert not report.left_over
+        assert not report.unexpected
     for name, value in fresh.state_dict().items():
         if name.startswith(("animator.appearance.", "animator.controlnet.")) or ".motion_modules." in name:
             assert torch.equal(value, state[name]), name

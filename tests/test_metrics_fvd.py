@@ -164,7 +164,7 @@ def test_fid_vid_takes_the_whole_file_or_nothing(public_state, tmp_path):
     short = {name: value for name, value in public_state.items() if name != "layer3.5.bn2.running_mean"}
     for state, message in (
         (short, "1 missing"),
-        (public_state | {"layer5.0.conv1.weight": torch.zeros(1)}, "left over"),
+        (public_state | {"layer5.0.conv1.weight": torch.zeros(1)}, "unexpected"),
     ):
         with pytest.raises(ValueError, match=message):
             FIDVID(write(state, tmp_path / "wrong.pth"))

@@ -19,7 +19,7 @@ from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
 from zoo.nn.figure_segmentation import REGIONS, regions_of
 from zoo.nn.temporal import apart, positions
-from zoo.nn.text import HashedWords
+from zoo.nn.text import HashedTokenEncoder
 from zoo.run.build import build_family
 from zoo.run.checkpoint import load_start
 from zoo.run.errors import CONF
@@ -34,7 +34,7 @@ FEW = Sampler(steps=2)
 
 def made(**changes) -> MuseDance:
     sizes = {"song_dim": 16, "mask_channels": [8, 8, 8, 8], "size": 64, "frames": 6, "schedule": "cosine"}
-    family = MuseDance(5, HashedWords(16), VAE, UNET, **sizes | {"prediction": "v_prediction"} | changes)
+    family = MuseDance(5, HashedTokenEncoder(16), VAE, UNET, **sizes | {"prediction": "v_prediction"} | changes)
     return fill_by_name(family)
 
 

@@ -8,7 +8,7 @@ from test_musedance_family import UNET, VAE, made
 from weights import filled
 
 from zoo.nn.vae import picture_autoencoder
-from zoo.nn.weights.public_unets import reference_net
+from zoo.nn.weights.layouts import convert_reference_net
 
 SIZES = {
     "block_out_channels": UNET["channels"], "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 1,
@@ -55,7 +55,7 @@ def test_stable_diffusion_starts_both_networks(files):
     family.load_public(str(folder / "vae.safetensors"))
     state = family.state_dict()
     wanted = {f"unet.{name}": value for name, value in unet.items()} | {f"vae.{name}": v for name, v in vae.items()}
-    wanted |= {f"reference_net.{name}": value for name, value in reference_net(unet).items()}
+    wanted |= {f"reference_net.{name}": value for name, value in convert_reference_net(unet).items()}
     assert {name for name in state if name.startswith("reference_net.")} <= set(wanted)
     for name, value in state.items():
         assert torch.equal(value, wanted.get(name, before[name])), name

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zoo.media import read_video, write_sound
-from zoo.nn.cpu_inference import fast_here
+from zoo.nn.cpu_inference import is_supported
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
 
 SMALL = (
@@ -84,7 +84,7 @@ def test_a_picture_dances_to_a_song_and_a_line(run, scripts):
     assert frames.shape == (24, 64, 64, 3) and fps == 12 and abs(float(sound.duration) - 2) < 0.1
 
 
-@pytest.mark.skipif(not fast_here(), reason="this CPU does not multiply bf16")
+@pytest.mark.skipif(not is_supported(), reason="this CPU does not multiply bf16")
 def test_a_table_tells_precisions_apart(run, scripts):
     """The same checkpoint in bf16 is another row, of other dances."""
     data = [one for one in SMALL if one.startswith("data.")] + ["data.songs={train:1,val:1,test:2}"]

@@ -10,7 +10,7 @@ from weights import clap_audio, scale_of_tones
 
 from zoo.music.clap import Clap
 from zoo.music.encoder import encode_song
-from zoo.nn.laion_clap import _laion
+from zoo.nn.laion_clap import import_clap_module
 
 RATE = 48000
 REFERENCE = np.load(Path(__file__).parent / "data" / "clap_reference.npz")  # made by make_clap_reference.py
@@ -36,7 +36,7 @@ def laion_file(path: Path, audio: dict[str, torch.Tensor], **others: torch.Tenso
 
 @pytest.fixture(scope="module")
 def audio():
-    return clap_audio(_laion("htsat").create_htsat_model, "tiny").state_dict()
+    return clap_audio(import_clap_module("htsat").create_htsat_model, "tiny").state_dict()
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def sound():
 
 def test_equal_to_jukemirlib(encoder, sound):
     """Tokens and states of a window of five seconds, and of a shorter one, which ends within a block."""
-    top, prior = encoder.parts
+    top, prior = encoder.loaded
     for index, (first, last) in enumerate(REFERENCE["parts"]):
         part = sound[first * RATE : last * RATE]
         tokens = top((part / part.abs().max())[None])[0]
@@ -85,12 +85,12 @@ def test_other_files_are_refused(folder, tmp_path):
     (tmp_path / PRIOR).unlink()
     lyrics = state("prior") | {"prime_prior.x_emb.weight": torch.zeros(80, 64)}
     torch.save({"model": lyrics}, tmp_path / PRIOR)
-    with pytest.raises(ValueError, match="left over"):
+    with pytest.raises(ValueError, match="unexpected"):
         Jukebox(str(tmp_path), layer=4, dim=64).encode(sound, RATE)
 
 
 def test_the_published_prior_fits(tmp_path):
-    """By the shapes of its 5,060,452,800 numbers: 66 of 72 layers are kept, nothing is missing or left over."""
+    """By the shapes of its 5,060,452,800 numbers: 66 of 72 layers are kept, nothing is missing or unexpected."""
     shapes = {}
     for key in REFERENCE["keys_prior"]:
         name, shape = key.split(" ", 1)

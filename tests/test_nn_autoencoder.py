@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from zoo.families.latent.stages import AutoencoderStage
-from zoo.nn.perceptual_loss import Likeness
+from zoo.nn.perceptual_loss import PerceptualLoss
 from zoo.nn.vae import picture_autoencoder
 
 
@@ -23,7 +23,7 @@ def test_colours_are_learned_within_sixty_steps():
     """Correlation of what is not grey: .70 and .86 with two seeds; diffusers' own start had .00 after 250."""
     torch.manual_seed(0)
     vae = picture_autoencoder([16, 16, 32], latent_channels=4, norm_num_groups=4, layers_per_block=1)
-    likeness, optimizer = Likeness(), torch.optim.Adam(vae.parameters(), 1e-3)
+    likeness, optimizer = PerceptualLoss(), torch.optim.Adam(vae.parameters(), 1e-3)
     for _ in range(60):
         true = patches(8)
         made = vae.decode(vae.encode(true).latent_dist.sample()).sample

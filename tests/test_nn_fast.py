@@ -6,13 +6,13 @@ from diffusers.models.activations import GEGLU
 from torch import nn
 from weights import filled, numbers
 
-from zoo.nn.cpu_inference import fast_here, sampling
+from zoo.nn.cpu_inference import fast_inference, is_supported
 from zoo.nn.video_unet.unet import ControlNet, ReferenceNet, VideoUNet
 
 SIZE = {"channels": (32, 64, 64, 64), "text_dim": 24}
 X, TIME, TEXT = numbers("latents", 2, 4, 5, 12, 8), torch.tensor([321, 321]), numbers("text", 2, 5, 24)
 
-pytestmark = pytest.mark.skipif(not fast_here(), reason="this CPU has no bf16")
+pytestmark = pytest.mark.skipif(not is_supported(), reason="this CPU has no bf16")
 
 
 def answers(networks: nn.ModuleDict) -> torch.Tensor:
@@ -38,7 +38,7 @@ def test_what_is_prepared_answers_alike(precision):
     parts["unet"] = VideoUNet(**SIZE, motion=True, motion_middle=True, songs={"music": 20}, face_dim=16)
     networks = nn.ModuleDict({name: filled(one, name) for name, one in parts.items()})
     plain, weights = answers(networks), {name: value.clone() for name, value in networks.state_dict().items()}
-    with sampling(networks, precision):
+    with fast_inference(networks, precision):
         made = [answers(networks).float() for _ in range(2)]
         assert networks.state_dict().keys() == weights.keys()
     with torch.autocast("cpu", torch.bfloat16):
@@ -67,7 +67,7 @@ def test_float32_is_kept_where_products_are_split():
         x = x.movedim(1, 3) if isinstance(layer, GEGLU) else x
         plain = layer.double()(x.double())
         layer.float()
-        with sampling(layer, "fp32"):
+        with fast_inference(layer, "fp32"):
             made = layer(x)
         assert made.dtype == torch.float32
         assert (made - plain).abs().max() < 3e-5 * plain.abs().max()
@@ -76,7 +76,7 @@ def test_float32_is_kept_where_products_are_split():
 def test_another_precision_is_refused():
     """By name, and nothing is changed."""
     layer = nn.Linear(2, 2)
-    with pytest.raises(ValueError, match="precision=half: use fp32 or bf16"), sampling(layer, "half"):
+    with pytest.raises(ValueError, match="precision=half: use fp32 or bf16"), fast_inference(layer, "half"):
         pass
-    with sampling(layer, None):
+    with fast_inference(layer, None):
         assert "forward" not in vars(layer)

@@ -12,7 +12,7 @@ from weights import fill_by_name, numbers
 
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.family import MagicDance
-from zoo.nn.weights.loading import load_foreign, read_weights
+from zoo.nn.weights.loading import load_strict, read_weights
 
 SIZE = {"music_dim": 35, "dim": 64, "ff_dim": 96, "layers": 2, "heads": 2}
 
@@ -64,7 +64,7 @@ def test_edge_checkpoint_with_its_normaliser(edge_file, capsys):
     path, contents = edge_file
     family = MagicDance(**SIZE)
     report = family.load_public(path)
-    assert report.left_over == () and all(name.startswith("music_scale.") for name in report.missing)
+    assert report.unexpected == () and all(name.startswith("music_scale.") for name in report.missing)
     for name, value in contents["ema_state_dict"].items():
         assert torch.equal(family.decoder.state_dict()[name], value)
     scaler, x = contents["normalizer"].scaler, numbers("motion", 7, 151)
@@ -87,18 +87,18 @@ def test_what_does_not_fit_is_refused_whole(tmp_path):
     layer = nn.Linear(2, 3)
     before = layer.weight.clone()
     for state, message in (
-        ({"weight": torch.ones(3, 2)}, r"does not fit Linear: 1 missing \(bias\), 0 left over; nothing was loaded"),
-        ({**layer.state_dict(), "other": torch.ones(1)}, r"0 missing, 1 left over \(other\)"),
-        ({"weight": torch.ones(3, 5), "bias": torch.ones(3)}, r"weight is \(3, 5\) in the file and \(3, 2\) here"),
-        ({"epoch": 3}, "holds no table of weights"),
+        ({"weight": torch.ones(3, 2)}, r"does not fit Linear: 1 missing \(bias\), 0 unexpected; nothing was loaded"),
+        ({**layer.state_dict(), "other": torch.ones(1)}, r"0 missing, 1 unexpected \(other\)"),
+        ({"weight": torch.ones(3, 5), "bias": torch.ones(3)}, r"weight is \(3, 5\) in the file and \(3, 2\) in the model"),
+        ({"epoch": 3}, "holds no state dict"),
     ):
         torch.save(state, tmp_path / "x.pt")
         with pytest.raises(ValueError, match=message) as caught:
-            load_foreign(layer, tmp_path / "x.pt")
+            load_strict(layer, tmp_path / "x.pt")
         assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
         assert torch.equal(layer.weight, before)
     torch.save({"weight": torch.ones(3, 2)}, tmp_path / "x.pt")
-    assert load_foreign(layer, tmp_path / "x.pt", allowed_missing=("bias",)).missing == ("bias",)
+    assert load_strict(layer, tmp_path / "x.pt", allowed_missing=("bias",)).missing == ("bias",)
 
 
 def test_files_with_code_run_nothing(tmp_path):

@@ -7,14 +7,14 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, RobertaConfig, RobertaModel
 from weights import fill_by_name
 
-from zoo.nn.text import ClapText, ClipWords, HashedText, HashedWords
+from zoo.nn.text import ClapTextEncoder, ClipTokenEncoder, HashedTextEncoder, HashedTokenEncoder
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ho", "us", "hous", "house"]
 
 
 def test_hashed_text_is_the_same_everywhere():
     """Known places and values of a word, and what is alike is near."""
-    encoder = HashedText()
+    encoder = HashedTextEncoder()
     word = encoder.encode(["House"])[0]
     places = word.nonzero()[:, 0].tolist()
     assert word.shape == (512,) and word.dtype == torch.float32
@@ -25,7 +25,7 @@ def test_hashed_text_is_the_same_everywhere():
     likeness = encoder.encode(texts) @ encoder.encode(texts).T
     assert likeness[0, 1] > likeness[0, 2] + 0.1 and likeness[3].abs().max() == 0
     torch.testing.assert_close(likeness.diagonal(), torch.tensor([1.0, 1, 1, 0]))
-    assert HashedText(16).encode(["a bit", "of text"]).shape == (2, HashedText(16).dim)
+    assert HashedTextEncoder(16).encode(["a bit", "of text"]).shape == (2, HashedTextEncoder(16).dim)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_clap_text_is_roberta_and_its_projection(roberta, tokenizer, tmp_path):
     state["module.text_branch.embeddings.position_ids"] = torch.arange(82)[None]
     state |= {"module.audio_branch.bn0.weight": torch.ones(2), "module.logit_scale_a": torch.ones(())}
     torch.save({"epoch": 1, "state_dict": state}, tmp_path / "clap.pt")
-    encoder = ClapText(str(tmp_path / "clap.pt"), tokenizer)
+    encoder = ClapTextEncoder(str(tmp_path / "clap.pt"), tokenizer)
     texts = ["house dance", "a", "b " * 60]
     made = encoder.encode(texts)
     rows = [[0, 35, 31, 8, 5, 18, 7, 9, 2], [0, 5, 2], [0, *[6, 31] * 60][:76] + [2]]
@@ -76,15 +76,15 @@ def test_clap_text_says_what_it_needs(tokenizer, tmp_path):
         (str(tmp_path / "x.pt"), tokenizer, "x.pt: it is no CLAP checkpoint"),
     ):
         with pytest.raises(ValueError, match=message):
-            ClapText(weights, folder).encode(["house"])
+            ClapTextEncoder(weights, folder).encode(["house"])
 
 
 def test_a_learned_word_has_its_place_and_no_more_are_read_than_fit():
-    words = HashedWords(8, longest=4)
+    words = HashedTokenEncoder(8, max_tokens=4)
     few, many, again, none = words(["a dancer", "a dancer turns to the left", "A DANCER, turns to!", ""])
     assert few.shape == (4, 8) and torch.equal(many, again) and torch.equal(few[:2], many[:2])
     torch.testing.assert_close(none, words.table(torch.zeros(4, dtype=int)) + words.place)
-    assert words.unread("a dancer turns to the left") == "the left" and words.unread("a dancer turns to") == ""
+    assert words.truncated("a dancer turns to the left") == "the left" and words.truncated("a dancer turns to") == ""
 
 
 def test_clips_words_are_its_last_hidden_states(tmp_path):
@@ -101,7 +101,7 @@ def test_clips_words_are_its_last_hidden_states(tmp_path):
     )  # fmt: skip
     network = fill_by_name(CLIPTextModel(config))
     network.save_pretrained(tmp_path / "text_encoder")
-    clip = ClipWords(str(tmp_path))
+    clip = ClipTokenEncoder(str(tmp_path))
     found = clip(["da b", "", "b " * 100])
     start, end = len(vocabulary) - 2, len(vocabulary) - 1
     b, da_open = vocabulary.index("b</w>"), [vocabulary.index("d"), vocabulary.index("a</w>")]
@@ -110,6 +110,6 @@ def test_clips_words_are_its_last_hidden_states(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(found, network(rows).last_hidden_state)
     assert found.shape == (3, 77, 768) and not clip.state_dict()
-    assert clip.unread("b " * 75) == "" and clip.unread("b " * 75 + "a b") == "a b"
+    assert clip.truncated("b " * 75) == "" and clip.truncated("b " * 75 + "a b") == "a b"
     with pytest.raises(ValueError, match="a folder with its tokenizer/ and text_encoder/, not None"):
-        ClipWords()(["b"])
+        ClipTokenEncoder()(["b"])

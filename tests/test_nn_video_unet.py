@@ -11,7 +11,7 @@ from weights import filled, numbers
 
 from zoo.nn.temporal import MotionModule, positions
 from zoo.nn.video_unet.unet import ReferenceNet, VideoUNet
-from zoo.nn.weights.public_unets import reference_net, video_unet
+from zoo.nn.weights.layouts import convert_reference_net, convert_video_unet
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "video_unet_reference.npz")
 SIZE = {"channels": (32, 64, 64, 64), "text_dim": 24}
@@ -71,7 +71,7 @@ def test_diffusers_motion_modules_mean_the_same():
     plain = UNet2DConditionModel(block_out_channels=(32, 64, 64, 64), cross_attention_dim=24, attention_head_dim=8)
     theirs = filled(UNetMotionModel.from_unet2d(plain, adapter), "animate")
     ours = VideoUNet(**SIZE, motion=True, motion_middle=True).eval()
-    ours.load_state_dict(video_unet(theirs.state_dict()))
+    ours.load_state_dict(convert_video_unet(theirs.state_dict()))
     x, text, time = numbers("one", 1, 4, 1, 16, 16), numbers("text", 1, 7, 24), torch.tensor([321])
     close(ours(x, time, ours.prepare(text)), theirs(x, time, text).sample)
 
@@ -102,12 +102,12 @@ def test_what_public_files_hold_besides_is_known():
     """Tables of positions are checked and left out, of a ReferenceNet what nobody uses; other positions are refused."""
     with torch.device("meta"):
         net, whole = ReferenceNet(), VideoUNet()
-    assert set(reference_net(whole.state_dict())) == set(net.state_dict())
+    assert set(convert_reference_net(whole.state_dict())) == set(net.state_dict())
     name = "down_blocks.0.motion_modules.0.temporal_transformer.transformer_blocks.0.attention_blocks.0.pos_encoder.pe"
     right = positions(torch.arange(24), 320)[None]
-    assert video_unet({name: right, "conv_in.bias": right}) == {"conv_in.bias": right}
+    assert convert_video_unet({name: right, "conv_in.bias": right}) == {"conv_in.bias": right}
     with pytest.raises(ValueError, match="other positions than sines"):
-        video_unet({name: right.flip(1)})
+        convert_video_unet({name: right.flip(1)})
 
 
 @torch.no_grad()

@@ -28,10 +28,10 @@ sys.path[:0] = [str(Path(__file__).parents[1]), sys.argv[1]]
 
 from zoo.families.latent.stages import Pictured  # noqa: E402
 from zoo.families.magicdance.renderers.animator import Animator  # noqa: E402
-from zoo.nn.cpu_inference import sampling  # noqa: E402
-from zoo.nn.text import HashedWords  # noqa: E402
+from zoo.nn.cpu_inference import fast_inference  # noqa: E402
+from zoo.nn.text import HashedTokenEncoder  # noqa: E402
 from zoo.nn.video_unet.unet import VideoUNet  # noqa: E402
-from zoo.nn.weights.public_unets import reference_net, video_unet  # noqa: E402
+from zoo.nn.weights.layouts import convert_reference_net, convert_video_unet  # noqa: E402
 
 FRAMES, SIDE, ROUNDS = (int(sys.argv[n]) if len(sys.argv) > n else default for n, default in ((2, 4), (3, 32), (4, 3)))
 SD = {"cross_attention_dim": 768, "attention_head_dim": 8}
@@ -82,7 +82,7 @@ def moore() -> Case:
     blocks = [one for part in parts for one in part.modules() if isinstance(one, TemporalBasicTransformerBlock)]
     with torch.device("meta"):
         unet = VideoUNet(motion=True, motion_middle=True)
-    unet.load_state_dict(video_unet(network.state_dict()), assign=True)  # one copy of 5 GB serves both
+    unet.load_state_dict(convert_video_unet(network.state_dict()), assign=True)  # one copy of 5 GB serves both
     latents, text = torch.randn(1, 4, FRAMES, SIDE, SIDE).expand(2, -1, -1, -1, -1), torch.randn(1, 1, 768)
     guidance, t = torch.randn(1, 320, FRAMES, SIDE, SIDE), torch.tensor([500, 500])
     sides = (
@@ -122,9 +122,9 @@ def magic_animate() -> Case:
     reader = ReferenceAttentionControl(network, mode="read", **options)
     vae = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
     with torch.device("meta"):
-        animator = Animator(HashedWords(768), vae, {})
-    animator.unet.load_state_dict(video_unet(network.state_dict()), assign=True)
-    animator.appearance.load_state_dict(reference_net(appearance.state_dict()), assign=True)
+        animator = Animator(HashedTokenEncoder(768), vae, {})
+    animator.unet.load_state_dict(convert_video_unet(network.state_dict()), assign=True)
+    animator.appearance.load_state_dict(convert_reference_net(appearance.state_dict()), assign=True)
     animator.controlnet.load_state_dict(control.state_dict(), assign=True)
     picture, poses = torch.randn(1, 4, SIDE, SIDE), torch.rand(1, FRAMES, 3, 8 * SIDE, 8 * SIDE)
     latents, t = torch.randn(1, 4, FRAMES, SIDE, SIDE), torch.tensor([500, 500])
@@ -200,7 +200,7 @@ def main() -> None:
     wanted = case.theirs()  # and it is warm
     print(f"{FRAMES} frames of {SIDE}x{SIDE}, {torch.get_num_threads()} threads, {ROUNDS} rounds, their middle one")
     for precision in (None, "fp32", "bf16"):
-        with sampling(case.network, precision):
+        with fast_inference(case.network, precision):
             start = time.perf_counter()
             step = case.begin()
             answers = step().float().flip(0)

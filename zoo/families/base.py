@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.batch import Batch
 from zoo.music.encoder import MusicFeatures
-from zoo.nn.weights.loading import Report, load_foreign
+from zoo.nn.weights.loading import LoadReport, load_strict
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Family(nn.Module, ABC):
         """The end of a prompt that is too long for the family to read. Here nothing is: not every family reads it."""
         return ""
 
-    def load_public(self, path: str) -> Report:
+    def load_public(self, path: str) -> LoadReport:
         """Start from published weights (`init=`), strictly. A family whose paper's files have other names overrides it.
 
         Raises ValueError, with nothing loaded, when the file does not fit or holds more than weights.
         """
-        return load_foreign(self, path)
+        return load_strict(self, path)
 
 
 class DancesInMotion(ABC):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo.files import file_hash
 from zoo.metrics.base import OTHER_SONG, OVER_TIME, ClipMetric, Column, Evidence, Measurement
 from zoo.metrics.wav2clip import DIM, SAMPLE_RATE, Wav2Clip, wav2clip_names
-from zoo.nn.weights.loading import load_foreign, plain
+from zoo.nn.weights.loading import load_strict, unwrap_state_dict
 
 PATCH = 32  # pixels: Wav2CLIP was trained to meet the pictures of CLIP ViT-B/32, and of no other
 BATCH = 16  # frames
@@ -41,7 +41,7 @@ class ClipScore(ClipMetric):
             self.files = [*_clip_files(Path(clip)), Path(wav2clip)]
             self.pictures, self.prepare = _clip(*self.files[:2])
             self.sound = Wav2Clip().eval()
-            load_foreign(self.sound, wav2clip, wav2clip_names)
+            load_strict(self.sound, wav2clip, wav2clip_names)
 
     @property
     def unavailable(self) -> str | None:
@@ -94,7 +94,7 @@ def _clip(config: Path, weights: Path) -> tuple[nn.Module, Any]:
         found = f"patches of {vision.patch_size} and {vision.projection_dim} values"
         raise ValueError(f"{config}: {found}; Wav2CLIP goes with CLIP ViT-B/32, which has patches of {PATCH} and {DIM}")
     model = CLIPVisionModelWithProjection(vision).eval()
-    load_foreign(model, weights, _vision_names)
+    load_strict(model, weights, _vision_names)
     side = vision.image_size
     return model, CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
@@ -102,5 +102,5 @@ def _clip(config: Path, weights: Path) -> tuple[nn.Module, Any]:
 def _vision_names(found: Any) -> Mapping[str, Tensor]:
     """The picture's part of CLIP; older files also hold the numbers 0, 1, 2... of its patches."""
     others = ("text_model.", "text_projection.", "logit_scale")
-    state = plain(found).items()
+    state = unwrap_state_dict(found).items()
     return {name: value for name, value in state if not name.startswith(others) and not name.endswith(".position_ids")}

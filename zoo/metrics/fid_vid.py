@@ -14,7 +14,7 @@ from torchvision.models.video.resnet import Bottleneck, Conv3DSimple, VideoResNe
 from zoo.files import file_hash
 from zoo.metrics.base import FROZEN, Column
 from zoo.metrics.fvd import VideoFrechet
-from zoo.nn.weights.loading import load_foreign, plain
+from zoo.nn.weights.loading import load_strict, unwrap_state_dict
 
 SIDE = 112  # pixels
 MEAN = (114.7748, 107.7354, 99.4750)  # of Kinetics' red, green and blue, which the network was trained without
@@ -79,7 +79,7 @@ def resnet3d_50() -> VideoResNet:
 def from_public(found: Any) -> Mapping[str, Tensor]:
     """3D-ResNets-PyTorch's names to torchvision's: layer1.0.bn2.bias -> layer1.0.conv2.1.bias, conv1 -> stem.0."""
     state = {}
-    for name, value in plain(found).items():
+    for name, value in unwrap_state_dict(found).items():
         *block, layer, kind = name.split(".")
         if layer.startswith(("conv", "bn")):
             number, place = layer[-1], "0" if layer.startswith("conv") else "1"
@@ -95,6 +95,6 @@ def from_public(found: Any) -> Mapping[str, Tensor]:
 @lru_cache(maxsize=1)
 def _network(path: str | Path) -> nn.Module:
     network = resnet3d_50()
-    load_foreign(network, path, from_public)
+    load_strict(network, path, from_public)
     network.fc = nn.Identity()
     return network.eval()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.files import file_hash
 from zoo.metrics.base import FROZEN, OTHER_SONG, OVER_TIME, ClipMetric, Column, Evidence, Measurement
-from zoo.nn.weights.loading import load_foreign, plain, read_weights
+from zoo.nn.weights.loading import load_strict, read_weights, unwrap_state_dict
 
 PEAK = 255  # the range of pixel values
 BASELINES = frozenset({FROZEN, OTHER_SONG})
@@ -191,14 +191,14 @@ def _lpips_net(path: str | Path) -> tuple[nn.Module, str]:
     name, title, begins = LPIPS_NETS[first]
 
     def features(found: Any) -> dict[str, Tensor]:
-        state = {key: value for key, value in plain(found).items() if not key.startswith("classifier.")}
+        state = {key: value for key, value in unwrap_state_dict(found).items() if not key.startswith("classifier.")}
         parts = [key.split(".", 2) for key in state]  # features, index, weight or bias
         slices = [bisect_right(begins, int(index)) for _, index, _ in parts]
         names = [f"slice{number}.{index}.{kind}" for number, (_, index, kind) in zip(slices, parts, strict=True)]
         return dict(zip(names, state.values(), strict=True))
 
     net = _NoTrainLpips(net=name, pnet_rand=True)
-    load_foreign(net.net, path, features)
+    load_strict(net.net, path, features)
     return net, title
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from zoo.nn.weights.loading import plain
+from zoo.nn.weights.loading import unwrap_state_dict
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW, HOP = 512, 353  # samples
@@ -61,4 +61,4 @@ class _Spectrogram(nn.Module):
 
 def wav2clip_names(found: Any) -> Mapping[str, Tensor]:
     """The sound's part of the public file; the picture's own layers, which only training used, are left out."""
-    return {name: value for name, value in plain(found).items() if not name.startswith("image_transform.")}
+    return {name: value for name, value in unwrap_state_dict(found).items() if not name.startswith("image_transform.")}

@@ -13,6 +13,7 @@ from torch import Tensor
 from zoo.files import file_hash
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicEncoder, source_hash, token_count
+from zoo.nn.weights.lazy import LazyWeights
 
 RATE = 16000  # Hz; MuseDance sec. 4.2
 FRAMES, HOP, FRAME = 1024, 160, 400  # of the spectrogram; samples
@@ -21,7 +22,7 @@ FIRST, STEP = 0.08, 0.1  # s: middle of the first column of patches, and from co
 FILES = ("config.json", "model.safetensors")
 
 
-class Ast(MusicEncoder):
+class Ast(LazyWeights, MusicEncoder):
     """The last hidden states of AST, the mean over frequencies of each column of patches: 768 values at 10 Hz.
 
     Each second of a sound is heard in the middle of a window of ten, moved inwards at the sound's ends; so a token is
@@ -43,9 +44,8 @@ class Ast(MusicEncoder):
         """Raises ValueError where there are no weights, as `encode` does."""
         return f"ast-{file_hash(*(self._folder() / name for name in FILES))}-{source_hash(sys.modules[__name__])}"
 
-    @cached_property
-    def parts(self) -> tuple:
-        """What makes spectrograms, and the network; no submodule: a family need not have read the file to be built."""
+    def load(self) -> tuple:
+        """Read the spectrogram extractor and the network."""
         from transformers import ASTFeatureExtractor, ASTModel
 
         folder = self._folder()
@@ -62,7 +62,7 @@ class Ast(MusicEncoder):
 
     def encode(self, waveform: Tensor, sample_rate: int, beats: list[Beats] | None = None) -> Tensor:
         """(B, S) float32 -> (B, L, 768) float32, L = ceil(10 S / sample_rate), on the waveform's device."""
-        extractor, network = self.parts
+        extractor, network = self.loaded
         network = network.to(waveform.device)
         count = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
         wave = waveform.cpu().numpy()
@@ -91,6 +91,3 @@ class Ast(MusicEncoder):
                 f"music=ast needs music.weights=DIR with an AST's {' and '.join(FILES)}, not {self.weights}"
             )
         return folder
-
-    def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name != "parts"}

@@ -15,12 +15,13 @@ from zoo.files import file_hash
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.nn import laion_clap as laion_module
-from zoo.nn.laion_clap import FILE, RATE, SECONDS, SHARED, AudioTower
+from zoo.nn.laion_clap import EMBED_DIM, FILE, RATE, SECONDS, AudioTower
+from zoo.nn.weights.lazy import LazyWeights
 
 WINDOW = SECONDS * RATE  # samples
 
 
-class Clap(MusicEncoder):
+class Clap(LazyWeights, MusicEncoder):
     """One embedding a second, of the ten seconds around it; its length is 1.
 
     A window near an end of the sound is moved inwards until it lies within it, so that no silence is heard that is not
@@ -30,7 +31,7 @@ class Clap(MusicEncoder):
     (the public code draws its window at random).
     """
 
-    dim, rate, sample_rate = SHARED, 1.0, RATE
+    dim, rate, sample_rate = EMBED_DIM, 1.0, RATE
     context_seconds, needs_weights_file = SECONDS / 2, True
 
     def __init__(self, weights: str | None = None):
@@ -43,14 +44,13 @@ class Clap(MusicEncoder):
         """Raises ValueError where there are no weights, as `encode` does."""
         return f"clap-{file_hash(self._file())}-{source_hash(sys.modules[__name__], laion_module)}"
 
-    @cached_property
-    def tower(self) -> AudioTower:
-        """Not a submodule: a family that is built with this encoder's width need not have read the file."""
+    def load(self) -> AudioTower:
+        """Read the audio tower."""
         return AudioTower(self._file())
 
     def encode(self, waveform: Tensor, sample_rate: int, beats: list[Beats] | None = None) -> Tensor:
         """(B, S) float32 -> (B, L, 512) float32, L = ceil(S / sample_rate), on the waveform's device."""
-        tower = self.tower.to(waveform.device)
+        tower = self.loaded.to(waveform.device)
         count = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
         if sample_rate != RATE:
             wave = librosa.resample(waveform.cpu().numpy(), orig_sr=sample_rate, target_sr=RATE)
@@ -69,9 +69,6 @@ class Clap(MusicEncoder):
         if not Path(self.weights).is_file():
             raise ValueError(f"music.weights={self.weights} is no file; music=clap needs LAION's {FILE}")
         return Path(self.weights)
-
-    def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name != "tower"}
 
 
 def _filled(waveform: Tensor) -> Tensor:

@@ -17,12 +17,13 @@ from zoo.music.beats import Beats
 from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.nn import jukebox as jukebox_module
 from zoo.nn.jukebox import HOP, PRIOR, RATE, VQVAE, TopEncoder, TopPrior
+from zoo.nn.weights.lazy import LazyWeights
 
 WINDOW, STEP = 5 * RATE, 5 * RATE // 2  # samples: what EDGE listens to at once, and from window to window
 LAYER, WIDTH = 66, 4800  # of 72; values of a state
 
 
-class Jukebox(MusicEncoder):
+class Jukebox(LazyWeights, MusicEncoder):
     """The states after layer 66 of the 5b model's top prior, brought from 344.5 to 30 Hz: 4,800 values.
 
     Of five seconds they are what jukemirlib, which EDGE was trained with, makes of them. Longer sounds are heard in
@@ -47,9 +48,8 @@ class Jukebox(MusicEncoder):
         code = source_hash(sys.modules[__name__], jukebox_module)
         return f"jukebox-{self.layer}-{file_hash(*self._files())}-{code}"
 
-    @cached_property
-    def parts(self) -> tuple[TopEncoder, TopPrior]:
-        """Not submodules: a family that is built with this encoder's width need not have read the files."""
+    def load(self) -> tuple[TopEncoder, TopPrior]:
+        """Read the encoder and the prior."""
         first, second = self._files()
         prior = TopPrior(second, self.layer)
         if prior.width != self.dim:
@@ -62,7 +62,7 @@ class Jukebox(MusicEncoder):
         A GPU computes, where there is one: each window takes 16 TFLOP.
         """
         device = torch.device("cuda") if torch.cuda.is_available() else waveform.device
-        parts = [one.to(device) for one in self.parts]
+        parts = [network.to(device) for network in self.loaded]
         count = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
         if sample_rate != RATE:
             wave = librosa.resample(waveform.cpu().numpy(), orig_sr=sample_rate, target_sr=RATE)
@@ -93,6 +93,3 @@ class Jukebox(MusicEncoder):
                 f"music=jukebox needs music.weights=DIR with Jukebox 5b's {VQVAE} and {PRIOR}, not {self.weights}"
             )
         return folder / VQVAE, folder / PRIOR
-
-    def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name != "parts"}

@@ -1,6 +1,6 @@
-"""Multi-head attention with its projections callable one by one: keys and values once a request, queries once a step.
+"""Multi-head attention with separate projections: keys and values once a request, queries once a step.
 
-Two of them, for the two ways that published weights name and hold their projections.
+There are two classes, for the two layouts of the projections in published weights.
 """
 
 import torch
@@ -9,14 +9,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 KeysValues = tuple[Tensor, Tensor]  # (B, heads, S, dim / heads) each
-FEW = 64  # tokens attended to, up to which float32 is the faster on CPUs
+MIN_BF16_TOKENS = 64  # keys; with fewer, float32 attention is faster on CPUs
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
-    """Scaled dot product of (B, heads, T, d) queries with (B, heads, S, d) keys, of values -> (B, T, heads d)."""
-    if q.device.type == "cpu" and (torch.is_grad_enabled() or k.shape[2] < FEW):
-        # bf16 attention is slower than float32's on CPUs, 2.5 times backwards; the projections stay in bf16. Not so
-        # without gradients, where it takes half as long, but for a few tokens
+    """Scaled dot-product attention: q (B, heads, T, d), k and v (B, heads, S, d) -> (B, T, heads d)."""
+    if q.device.type == "cpu" and (torch.is_grad_enabled() or k.shape[2] < MIN_BF16_TOKENS):
+        # On CPUs bf16 attention is slower than float32, 2.5 times in the backward pass; the projections stay in bf16.
+        # Without gradients and with enough keys bf16 takes half the time.
         with torch.autocast("cpu", enabled=False):
             y = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), dropout_p=dropout)
     else:
@@ -43,7 +43,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def _project(self, x: Tensor, first: int, count: int) -> tuple[Tensor, ...]:
-        """Parts first .. first + count - 1 of (query, key, value): each (B, heads, T, dim / heads)."""
+        """Project to entries first .. first + count - 1 of (query, key, value): each (B, heads, T, dim / heads)."""
         dim = self.out_proj.in_features
         rows = slice(first * dim, (first + count) * dim)
         y = F.linear(x, self.in_proj_weight[rows], self.in_proj_bias[rows])
@@ -54,7 +54,7 @@ class Attention(nn.Module):
         return self._project(x, 0, 1)[0]
 
     def queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Both from the same tokens, in one product."""
+        """Project the same tokens to queries and keys in one product."""
         return self._project(x, 0, 2)
 
     def keys(self, x: Tensor) -> Tensor:
@@ -66,14 +66,14 @@ class Attention(nn.Module):
         return self._project(x, 2, 1)[0]
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend with projected (B, heads, T, d) queries to (B, heads, S, d) keys and values -> (B, T, dim)."""
+        """Attend with projected queries (B, heads, T, d) to keys and values (B, heads, S, d) -> (B, T, dim)."""
         return self.out_proj(attend(q, k, v, self.dropout if self.training else 0.0))
 
 
 class CrossAttention(nn.Module):
-    """Attention of (B, T, dim) to a context (B, S, context_dim), or to itself; diffusers' parameter names.
+    """Attention of (B, T, dim) to a context (B, S, context_dim), or to itself, with diffusers' parameter names.
 
-    to_q, to_k, to_v without bias, to_out.0 with one, as in Stable Diffusion and AnimateDiff.
+    to_q, to_k and to_v have no bias, to_out.0 has one, as in Stable Diffusion and AnimateDiff.
     """
 
     def __init__(self, dim: int, heads: int, context_dim: int | None = None, dropout: float = 0.0):
@@ -86,16 +86,18 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_dim, dim, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(dim, dim), nn.Dropout(dropout)])
 
-    def _by_heads(self, x: Tensor) -> Tensor:
+    def _split_heads(self, x: Tensor) -> Tensor:
         return rearrange(x, "b t (h d) -> b h t d", h=self.heads)
 
     def keys_values(self, context: Tensor) -> KeysValues:
-        """(B, S, context_dim) -> keys and values"""
-        return self._by_heads(self.to_k(context)), self._by_heads(self.to_v(context))
+        """Project a context (B, S, context_dim) to keys and values."""
+        return self._split_heads(self.to_k(context)), self._split_heads(self.to_v(context))
 
-    def forward(self, x: Tensor, known: KeysValues) -> Tensor:
-        """x (B, T, dim) attends to known keys and values -> (B, T, dim)"""
-        keys, values = known
-        alone = keys.shape[2] == 1  # there is nothing to choose: everybody gets the one value
-        y = rearrange(values, "b h t d -> b t (h d)") if alone else attend(self._by_heads(self.to_q(x)), keys, values)
+    def forward(self, x: Tensor, kv: KeysValues) -> Tensor:
+        """Attend from x (B, T, dim) to keys and values of `keys_values` -> (B, T, dim)."""
+        keys, values = kv
+        if keys.shape[2] == 1:  # softmax over one key is 1: every query gets the only value
+            y = rearrange(values, "b h t d -> b t (h d)")
+        else:
+            y = attend(self._split_heads(self.to_q(x)), keys, values)
         return self.to_out[1](self.to_out[0](y).expand(-1, x.shape[1], -1))

@@ -1,12 +1,14 @@
-"""Faster sampling on CPUs: the same network, its weights cast and laid out once for oneDNN, for as long as a request.
+"""Faster sampling on CPUs: layers compute with weights that were cast and packed for oneDNN once per request.
 
-The modules, their parameters and the state dict stay as they are; only `forward` of layers is another one meanwhile.
+Modules, parameters and state dicts are unchanged; only the `forward` of some layers is replaced within the context.
 
-bf16: layers compute in bf16, as under autocast, which casts all weights in every step (0.5 s of SD 1.5's size).
-fp32: CPUs with AMX multiply bf16 some eight times as fast as float32. A number is the sum of two bf16 ones to 2^-17 of
-itself, x = X + x', w = W + w', and X W + x' W + X w' is x w but for x' w'. oneDNN adds up in float32 and then rounds
-to bf16, so the first product is asked for twice: what it is rounded to, and what that left over. That makes four
-products, with 2e-5 of the largest as their error, which for 3x3 convolutions take half as long as the float32 one.
+bf16: layers compute in bfloat16, as under autocast, which casts all weights again in every step (0.5 s at the size of
+Stable Diffusion 1.5).
+fp32: CPUs with AMX multiply bfloat16 about eight times as fast as float32. Each float32 number is the sum of two
+bfloat16 numbers to 2^-17 of its value, x = X + x', w = W + w', and X W + x' W + X w' is x w without x' w'. oneDNN
+accumulates in float32 and then rounds to bfloat16, so the first product is computed twice: its rounded value, and its
+rounding error. The four products have an error of 2e-5 of the largest value; 3x3 convolutions take half as long as in
+float32.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,98 +20,99 @@ from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 
 PRECISIONS = ("fp32", "bf16")
-ROWS = 256  # pixels from which on weights are not what a convolution waits for
+MIN_PIXELS = 256  # with fewer, a convolution waits for its weights, and split products gain nothing
 
 
-def fast_here() -> bool:
-    """Whether this machine's CPU, and this torch, have what is used here."""
-    ops = torch.ops.mkldnn  # the ones that torch.compile uses
+def is_supported() -> bool:
+    """Return whether this CPU and this torch have the operators used here."""
+    ops = torch.ops.mkldnn  # those that torch.compile emits
     names = ["_is_mkldnn_bf16_supported", "_convolution_pointwise_"]
     names += [f"_{kind}_pointwise" for kind in ("convolution", "linear")]
     names += [f"_reorder_{kind}_weight" for kind in ("convolution", "linear")]
-    there = torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in names)
-    return there and ops._is_mkldnn_bf16_supported()
+    has_operators = torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in names)
+    return has_operators and ops._is_mkldnn_bf16_supported()
 
 
 @contextmanager
-def sampling(network: nn.Module, precision: str | None) -> Iterator[None]:
-    """Within it `network` runs as the module's head says, without gradients; its weights must not change.
+def fast_inference(network: nn.Module, precision: str | None) -> Iterator[None]:
+    """Run `network` in `precision` within this context, without gradients; its weights must not change.
 
-    precision: 'fp32', 'bf16' (its answers are bf16, too) or None, which changes nothing, as do the others on a GPU and
-    where `fast_here` says no. As much memory as half of the weights take (bf16) or two thirds (fp32) is needed beside
-    them. Raises ValueError for another word.
+    precision: 'fp32', 'bf16' (outputs are bfloat16, too) or None, which changes nothing. On a GPU, and where
+    `is_supported` is false, nothing changes either. Needs as much memory as half of the weights (bf16) or two thirds
+    (fp32) beside them. Raises ValueError for another precision.
     """
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"precision={precision}: use fp32 or bf16, or leave it out")
-    changed, inside = [], set()
+    replaced, handled = [], set()
     try:
-        if precision is not None and fast_here():
-            kind = torch.bfloat16 if precision == "bf16" else torch.float32
+        if precision is not None and is_supported():
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
             for module in network.modules():
-                made = None if module in inside else _fast(module, kind)
-                if made is not None:
-                    module.forward = made
-                    changed.append(module)
-                    inside.update(module.children())
+                forward = None if module in handled else _packed_forward(module, dtype)
+                if forward is not None:
+                    module.forward = forward
+                    replaced.append(module)
+                    handled.update(module.children())
         yield
     finally:
-        for module in changed:
+        for module in replaced:
             del module.forward
 
 
-def _fast(module: nn.Module, kind: torch.dtype) -> Callable[[Tensor], Tensor] | None:
-    """A faster `forward` of this layer, None where there is none."""
-    if type(module) not in (nn.Conv2d, nn.Linear, GEGLU) or any(
-        one.device.type != "cpu" for one in module.parameters()
-    ):
+def _packed_forward(module: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+    """Return a faster `forward` of this layer, or None."""
+    if type(module) not in (nn.Conv2d, nn.Linear, GEGLU):
+        return None
+    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
         return None
     if type(module) is GEGLU:
-        return Gated(module, kind)
-    if type(module) is nn.Linear:  # laid out anew, float32 gains little
-        return Product(module.weight, module.bias, kind) if kind == torch.bfloat16 else None
-    return Convolution(module, kind) if module.groups == 1 and module.padding_mode == "zeros" else None
+        return PackedGEGLU(module, dtype)
+    if type(module) is nn.Linear:  # packing gains little in float32
+        return PackedLinear(module.weight, module.bias, dtype) if dtype == torch.bfloat16 else None
+    return PackedConv2d(module, dtype) if module.groups == 1 and module.padding_mode == "zeros" else None
 
 
-class Product:
-    """`nn.Linear` on (..., in)."""
+class PackedLinear:
+    """`nn.Linear` on (..., in) with packed weights."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, kind: torch.dtype, then: str = "none"):
-        """then: 'gelu', or nothing"""
-        self.weight, self.bias, self.kind, self.then = weight, bias, kind, then
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, activation: str = "none"):
+        """activation: 'gelu' or 'none'."""
+        self.weight, self.bias, self.dtype, self.activation = weight, bias, dtype, activation
         self.packed = None
 
-    def __call__(self, x: Tensor, times: Tensor | None = None) -> Tensor:
-        """times: a factor of the answer, as large as it"""
-        x = x.to(self.kind)
+    def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """factor: multiplied with the output, and like it."""
+        x = x.to(self.dtype)
         if self.packed is None:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(
-                self.weight.detach().to(self.kind), len(x.flatten(0, -2))
+                self.weight.detach().to(self.dtype), len(x.flatten(0, -2))
             )
-            self.bias = None if self.bias is None else self.bias.detach().to(self.kind)
-        if times is not None:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, times, self.packed, self.bias, "mul")
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.then, [], "none")
+            self.bias = None if self.bias is None else self.bias.detach().to(self.dtype)
+        if factor is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self.packed, self.bias, "mul")
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
 
 
-class Gated:
-    """diffusers' `GEGLU`, one half of it times the gelu of the other, in two products that write what comes after."""
+class PackedGEGLU:
+    """diffusers' `GEGLU`, value * gelu(gate), as two products with the GELU and the factor fused into them."""
 
-    def __init__(self, module: GEGLU, kind: torch.dtype):
-        parts = zip(module.proj.weight.chunk(2), module.proj.bias.chunk(2), ("none", "gelu"), strict=True)
-        self.value, self.gate = (Product(weight, bias, kind, then) for weight, bias, then in parts)
+    def __init__(self, module: GEGLU, dtype: torch.dtype):
+        halves = zip(module.proj.weight.chunk(2), module.proj.bias.chunk(2), ("none", "gelu"), strict=True)
+        self.value, self.gate = (PackedLinear(weight, bias, dtype, activation) for weight, bias, activation in halves)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.value(x, times=self.gate(x))
+        return self.value(x, factor=self.gate(x))
 
 
-class Convolution:
-    """`nn.Conv2d`, channels last."""
+class PackedConv2d:
+    """`nn.Conv2d` with packed weights and channels last, in float32 with AMX as four bfloat16 products."""
 
-    def __init__(self, module: nn.Conv2d, kind: torch.dtype):
-        self.module, self.kind = module, kind
-        wide = min(module.in_channels, module.out_channels) >= 32 and module.kernel_size != (1, 1)
-        self.splits = wide and kind == torch.float32 and getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-        self.shape = [list(module.padding), list(module.stride), list(module.dilation), 1]
+    def __init__(self, module: nn.Conv2d, dtype: torch.dtype):
+        self.module, self.dtype = module, dtype
+        is_wide = min(module.in_channels, module.out_channels) >= 32 and module.kernel_size != (1, 1)
+        has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+        self.split_products = is_wide and dtype == torch.float32 and has_amx
+        self.geometry = [list(module.padding), list(module.stride), list(module.dilation), 1]
         self.weights, self.biases = None, None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -117,30 +120,30 @@ class Convolution:
         if self.weights is None:
             self.pack(x)
         conv = torch.ops.mkldnn._convolution_pointwise
-        if not self.splits:
-            return conv(x.to(self.kind), self.weights[0], self.biases[0], *self.shape, "none", [], "")
-        (great, small), (bias, rest) = self.weights, self.biases
+        if not self.split_products:
+            return conv(x.to(self.dtype), self.weights[0], self.biases[0], *self.geometry, "none", [], "")
+        (weight_high, weight_low), (bias_high, bias_low) = self.weights, self.biases
         high = x.bfloat16()
         low = high.float()
         low = torch.sub(x, low, out=low).bfloat16()
-        y = conv(high, great, bias, *self.shape, "none", [], "")
-        left = conv.binary(high, y, great, bias, *self.shape, "sub", 1.0, None, [], None)
-        add = partial(torch.ops.mkldnn._convolution_pointwise_.binary, left)
-        add(low, great, None, *self.shape, "add", 1.0, None, [], None)
-        add(high, small, rest, *self.shape, "add", 1.0, None, [], None)
-        return y.float().add_(left)
+        y = conv(high, weight_high, bias_high, *self.geometry, "none", [], "")
+        remainder = conv.binary(high, y, weight_high, bias_high, *self.geometry, "sub", 1.0, None, [], None)
+        add = partial(torch.ops.mkldnn._convolution_pointwise_.binary, remainder)
+        add(low, weight_high, None, *self.geometry, "add", 1.0, None, [], None)
+        add(high, weight_low, bias_low, *self.geometry, "add", 1.0, None, [], None)
+        return y.float().add_(remainder)
 
     def pack(self, x: Tensor) -> None:
-        """For inputs as large as x."""
+        """Cast and pack the weights for inputs of the size of x."""
         weight, bias = self.module.weight.detach(), self.module.bias
-        self.splits = self.splits and len(x) * x.shape[2] * x.shape[3] >= ROWS
-        kinds = [torch.bfloat16] * 2 if self.splits else [self.kind]
+        self.split_products = self.split_products and len(x) * x.shape[2] * x.shape[3] >= MIN_PIXELS
+        dtypes = [torch.bfloat16] * 2 if self.split_products else [self.dtype]
         self.weights, self.biases = [], []
-        for kind in kinds:
-            now = weight.to(kind)
-            packed = torch.ops.mkldnn._reorder_convolution_weight(now, *self.shape, list(x.shape))
+        for dtype in dtypes:
+            rounded = weight.to(dtype)
+            packed = torch.ops.mkldnn._reorder_convolution_weight(rounded, *self.geometry, list(x.shape))
             self.weights.append(packed)
-            weight = weight - now
-            offset = None if bias is None else bias.detach().to(kind)
-            self.biases.append(offset)
-            bias = None if bias is None else bias.detach() - offset
+            weight = weight - rounded
+            rounded_bias = None if bias is None else bias.detach().to(dtype)
+            self.biases.append(rounded_bias)
+            bias = None if bias is None else bias.detach() - rounded_bias

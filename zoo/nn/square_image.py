@@ -1,31 +1,32 @@
-"""A picture of any shape as the square that the networks move."""
+"""Pad an image of any shape to the square that the networks take."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-COARSE = 16  # pixels a side of what the far border is drawn from
-FADE = 0.03  # of the side: so far the border is the picture's mirror image, and then fades
+FAR_RESOLUTION = 16  # pixels a side of the blurred border
+MIRROR_FADE = 0.03  # of the side: distance over which the mirrored border fades to the blurred one
 
 
-def to_square(image: Tensor, size: int) -> Tensor:
-    """(3, H, W) uint8 -> (3, size, size) uint8: the whole picture, in the middle of a square.
+def pad_to_square(image: Tensor, resolution: int) -> Tensor:
+    """Fit an image (3, H, W) uint8 into the middle of a square (3, resolution, resolution) uint8.
 
-    Beyond its edges it is mirrored, and soon blurred to what its edge pixels are on average: no streaks and no second
-    figure, which the networks would take for something that moves.
+    Near the image the border is its mirror image; farther away it is the blurred mean of the edge pixels. So the border
+    has neither streaks nor a second figure, which the networks would animate.
     """
-    side = max(image.shape[1:])
-    height, width = (max(1, round(length * size / side)) for length in image.shape[1:])
+    longest = max(image.shape[1:])
+    height, width = (max(1, round(length * resolution / longest)) for length in image.shape[1:])
     x = _resize(image.float()[None], height, width)
     if height != width:
-        at = torch.arange(size, device=image.device)
-        rows, columns = at - (size - height) // 2, at - (size - width) // 2
-        held = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-        outside = (rows - held[0]).abs()[:, None] + (columns - held[1]).abs()  # pixels from the picture's edge
-        coarse = _resize(x[..., held[0], :][..., held[1]], COARSE, COARSE)
-        far = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)
+        index = torch.arange(resolution, device=image.device)
+        rows, columns = index - (resolution - height) // 2, index - (resolution - width) // 2
+        nearest_rows, nearest_columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+        # distance to the image, pixels
+        distance = (rows - nearest_rows).abs()[:, None] + (columns - nearest_columns).abs()
+        coarse = _resize(x[..., nearest_rows, :][..., nearest_columns], FAR_RESOLUTION, FAR_RESOLUTION)
+        far = F.interpolate(coarse, (resolution, resolution), mode="bicubic", align_corners=False)
         mirrored = x[..., _mirror(rows, height), :][..., _mirror(columns, width)]
-        x = torch.lerp(mirrored, far, (outside / (FADE * size)).clamp(max=1))
+        x = torch.lerp(mirrored, far, (distance / (MIRROR_FADE * resolution)).clamp(max=1))
     return x[0].round().clamp(0, 255).to(image.dtype)
 
 
@@ -36,6 +37,6 @@ def _resize(x: Tensor, height: int, width: int) -> Tensor:
 
 
 def _mirror(index: Tensor, length: int) -> Tensor:
-    """Indices of any size, folded back into 0 .. length - 1."""
+    """Reflect any indices into 0 .. length - 1."""
     index = index.remainder(2 * length)
     return torch.minimum(index, 2 * length - 1 - index)

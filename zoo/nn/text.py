@@ -1,10 +1,10 @@
-"""What a line of text is to a network: one vector, or one a word."""
+"""Text encoders: one vector a text, or one vector a token."""
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -13,144 +13,141 @@ import torch.nn.functional as F
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor, nn
 
-from zoo.nn.laion_clap import FILE, SHARED, TextTower
+from zoo.nn.laion_clap import EMBED_DIM, FILE, TextTower
+from zoo.nn.weights.lazy import LazyWeights
 
-LONGEST = 77  # tokens that CLAP and CLIP were trained to read
+MAX_TOKENS = 77  # of the texts that CLAP and CLIP were trained with
 WORD = re.compile(r"[\w']+")
-TOKENIZER = ("vocab.json", "merges.txt")
+TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
 class TextEncoder(nn.Module, ABC):
-    """Texts -> vectors of length 1, always the same for the same text. Nothing of it learns, or is in a state dict."""
+    """Texts -> vectors of length 1, a function of the text alone. It has no trainable weights and no state dict."""
 
     dim: int  # D
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """B texts -> (B, D) float32 on the CPU"""
+        """Encode B texts -> (B, D) float32 on the CPU."""
 
 
-class HashedText(TextEncoder):
-    """Which words, pairs of words, and letters (3 and 4 in a row, within a word) a text has, each at a hashed place.
+class HashedTextEncoder(TextEncoder):
+    """Hashed counts of words, word pairs, and letter 3- and 4-grams within words. Needs no weights.
 
-    Texts are near each other as far as they share these, whatever they mean. Needs no weights; the same everywhere.
+    Texts are near each other as far as they share these, whatever they mean.
     """
 
-    def __init__(self, dim: int = SHARED):
+    def __init__(self, dim: int = EMBED_DIM):
         super().__init__()
         self.dim = dim
         common = {"n_features": dim, "dtype": np.float32}
-        self.views = (
+        self.vectorizers = (
             HashingVectorizer(analyzer="word", ngram_range=(1, 2), **common),
             HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), **common),
         )
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """See `TextEncoder`; a text without a letter is all zeros."""
-        counted = sum(torch.from_numpy(view.transform(list(texts)).toarray()) for view in self.views)
-        return F.normalize(counted, dim=-1)
+        counts = sum(torch.from_numpy(view.transform(list(texts)).toarray()) for view in self.vectorizers)
+        return F.normalize(counts, dim=-1)
 
 
-class ClapText(TextEncoder):
-    """The text tower of one of LAION's CLAP checkpoints: near music that the text is said of."""
+class ClapTextEncoder(LazyWeights, TextEncoder):
+    """The text tower of one of LAION's CLAP checkpoints, in the space of its music embeddings."""
 
-    dim = SHARED
+    dim = EMBED_DIM
 
     def __init__(self, weights: str | None = None, tokenizer: str | None = None):
         """weights: LAION's file; tokenizer: a folder with roberta-base's vocab.json and merges.txt.
 
-        Both are read when the first text is encoded, which raises ValueError where they are not there or do not fit.
+        Both are read when the first text is encoded; that raises ValueError where they are missing or do not fit.
         """
         super().__init__()
-        self.weights, self.folder = weights, tokenizer
-        self.known: dict[str, Tensor] = {}  # a training has few texts, and many batches
+        self.weights, self.tokenizer_folder = weights, tokenizer
+        self.cache: dict[str, Tensor] = {}  # a training has few texts, and many batches
 
-    @cached_property
-    def tower(self) -> TextTower:
-        """Not a submodule: a checkpoint of what is trained with it need not hold RoBERTa."""
-        if self.weights is None or not Path(self.weights).is_file():
-            raise ValueError(f"CLAP's text tower needs weights=FILE, LAION's {FILE}, not {self.weights}")
-        return TextTower(self.weights)
-
-    @cached_property
-    def tokenizer(self):
-        """RoBERTa's, from the folder alone."""
+    def load(self) -> tuple[Any, TextTower]:
+        """Read the tokenizer, from the folder alone, and the tower."""
         from transformers import RobertaTokenizer
 
-        folder = Path(self.folder or "")
-        missing = [name for name in TOKENIZER if self.folder is None or not (folder / name).is_file()]
-        if missing:
-            wanted = " and ".join(TOKENIZER)
-            raise ValueError(f"CLAP's text tower needs tokenizer=DIR with roberta-base's {wanted}, not {self.folder}")
-        return RobertaTokenizer.from_pretrained(folder, local_files_only=True)
+        folder = Path(self.tokenizer_folder or "")
+        if self.tokenizer_folder is None or not all((folder / name).is_file() for name in TOKENIZER_FILES):
+            names = " and ".join(TOKENIZER_FILES)
+            raise ValueError(
+                f"CLAP's text tower needs tokenizer=DIR with roberta-base's {names}, not {self.tokenizer_folder}"
+            )
+        tokenizer = RobertaTokenizer.from_pretrained(folder, local_files_only=True)
+        if self.weights is None or not Path(self.weights).is_file():
+            raise ValueError(f"CLAP's text tower needs weights=FILE, LAION's {FILE}, not {self.weights}")
+        return tokenizer, TextTower(self.weights)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """See `TextEncoder`; what is beyond 77 tokens is not read."""
-        new = sorted(set(texts) - self.known.keys())
+        """See `TextEncoder`; tokens after the 77th are dropped."""
+        new = sorted(set(texts) - self.cache.keys())
         if new:
-            tokens = self.tokenizer(new, padding=True, truncation=True, max_length=LONGEST, return_tensors="pt")
+            tokenizer, tower = self.loaded
+            tokens = tokenizer(new, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
             with torch.no_grad():
-                read = self.tower(tokens["input_ids"], tokens["attention_mask"])
-            self.known |= {text: vector for text, vector in zip(new, read, strict=True)}
-        return torch.stack([self.known[text] for text in texts])
+                vectors = tower(tokens["input_ids"], tokens["attention_mask"])
+            self.cache |= dict(zip(new, vectors, strict=True))
+        return torch.stack([self.cache[text] for text in texts])
 
 
-class WordEncoder(nn.Module, ABC):
-    """Texts -> a vector a word, for networks that attend to words."""
+class TokenTextEncoder(nn.Module, ABC):
+    """Texts -> one vector a token, for networks with text cross-attention."""
 
     dim: int  # D
 
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """B texts -> (B, L, D), L the same for all texts"""
+        """Encode B texts -> (B, L, D), L the same for all texts."""
 
     @abstractmethod
-    def unread(self, text: str) -> str:
-        """The end of a text that is too long to be read, empty where all of it is."""
+    def truncated(self, text: str) -> str:
+        """Return the end of a text that is too long to be encoded, empty where all of it is."""
 
 
-class HashedWords(WordEncoder):
-    """A learned vector for each word, at a hashed place of a table, with its position; learns with what reads it."""
+class HashedTokenEncoder(TokenTextEncoder):
+    """A learned vector for each word, at a hashed row of a table, plus one for its position. Trains with the family."""
 
-    def __init__(self, dim: int = 64, words: int = 1024, longest: int = 24):
-        """words: places of the table, 0 for no word; longest: L, words beyond it are not read."""
+    def __init__(self, dim: int = 64, vocab_size: int = 1024, max_tokens: int = 24):
+        """vocab_size: rows of the table, row 0 for no word; max_tokens: L, words after it are dropped."""
         super().__init__()
-        self.dim, self.longest = dim, longest
-        self.table = nn.Embedding(words, dim)
-        self.place = nn.Parameter(0.02 * torch.randn(longest, dim))
+        self.dim, self.max_tokens = dim, max_tokens
+        self.table = nn.Embedding(vocab_size, dim)
+        self.place = nn.Parameter(0.02 * torch.randn(max_tokens, dim))
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """See `WordEncoder`."""
+        """See `TokenTextEncoder`."""
         count = self.table.num_embeddings - 1
         rows = [[1 + crc32(word.encode()) % count for word in WORD.findall(text.lower())] for text in texts]
-        rows = [row[: self.longest] + [0] * (self.longest - len(row)) for row in rows]
+        rows = [row[: self.max_tokens] + [0] * (self.max_tokens - len(row)) for row in rows]
         return self.table(torch.tensor(rows, device=self.place.device)) + self.place
 
-    def unread(self, text: str) -> str:
-        """See `WordEncoder`."""
-        beyond = list(WORD.finditer(text))[self.longest :]
-        return text[beyond[0].start() :] if beyond else ""
+    def truncated(self, text: str) -> str:
+        """See `TokenTextEncoder`."""
+        dropped = list(WORD.finditer(text))[self.max_tokens :]
+        return text[dropped[0].start() :] if dropped else ""
 
 
-class ClipWords(WordEncoder):
-    """Stable Diffusion's text encoder: CLIP ViT-L/14's last hidden states, 77 of 768 values. Frozen."""
+class ClipTokenEncoder(LazyWeights, TokenTextEncoder):
+    """Stable Diffusion's text encoder: the last hidden states of CLIP ViT-L/14, 77 of 768 values. Frozen."""
 
     dim = 768
 
     def __init__(self, weights: str | None = None):
-        """weights: a folder of Stable Diffusion 1.5 with its `tokenizer` and `text_encoder`, read at the first text."""
+        """weights: a folder of Stable Diffusion 1.5 with `tokenizer` and `text_encoder`, read at the first text."""
         super().__init__()
         self.weights = weights
 
-    @cached_property
-    def parts(self) -> tuple:
-        """Tokenizer and network; no submodule: a checkpoint need not hold what never learns."""
+    def load(self) -> tuple:
+        """Read the tokenizer and the network."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
         folder = Path(self.weights or "")
         if self.weights is None or not all((folder / name).is_dir() for name in ("tokenizer", "text_encoder")):
             raise ValueError(
-                "Stable Diffusion's text encoder needs model.texts.clip.weights=DIR, a folder with its tokenizer/ and "
+                "Stable Diffusion's text encoder needs weights=DIR, a folder with its tokenizer/ and "
                 f"text_encoder/, not {self.weights}"
             )
         network = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
@@ -158,15 +155,29 @@ class ClipWords(WordEncoder):
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """See `WordEncoder`; what is beyond 77 tokens is not read."""
-        tokenizer, network = self.parts
-        tokens = tokenizer(list(texts), padding="max_length", truncation=True, max_length=LONGEST, return_tensors="pt")
+        """See `TokenTextEncoder`; tokens after the 77th are dropped."""
+        tokenizer, network = self.loaded
+        tokens = tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        )
         return network(tokens["input_ids"]).last_hidden_state
 
-    def unread(self, text: str) -> str:
-        """See `WordEncoder`; the tokens beyond the 77, of which two are the beginning and the end."""
-        tokenizer = self.parts[0]
-        return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][LONGEST - 2 :])
+    def truncated(self, text: str) -> str:
+        """See `TokenTextEncoder`; two of the 77 tokens mark the beginning and the end."""
+        tokenizer = self.loaded[0]
+        return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][MAX_TOKENS - 2 :])
 
-    def __getstate__(self):
-        return {name: value for name, value in self.__dict__.items() if name != "parts"}
+
+VERSION_1_CLASSES = {
+    "zoo.nn.text.HashedText": "zoo.nn.text.HashedTextEncoder",
+    "zoo.nn.text.ClapText": "zoo.nn.text.ClapTextEncoder",
+    "zoo.nn.text.HashedWords": "zoo.nn.text.HashedTokenEncoder",
+    "zoo.nn.text.ClipWords": "zoo.nn.text.ClipTokenEncoder",
+}
+VERSION_1_ARGUMENTS = {"words": "vocab_size", "longest": "max_tokens"}
+
+
+def upgrade_text_encoder(node: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration node of a text encoder of `config_version` 1 under today's names."""
+    node = {VERSION_1_ARGUMENTS.get(name, name): value for name, value in node.items()}
+    return node | {"_target_": VERSION_1_CLASSES.get(node["_target_"], node["_target_"])}

@@ -23,9 +23,9 @@ from zoo.families.dabfusion.weights import translation
 from zoo.music.beats import beat_phase, beats_to_frames
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
-from zoo.nn.square_image import to_square
+from zoo.nn.square_image import pad_to_square
 from zoo.nn.text import TextEncoder
-from zoo.nn.weights.loading import Report, load_foreign, read_weights
+from zoo.nn.weights.loading import LoadReport, load_strict, read_weights
 
 DECODED = 8  # frames decoded at a time
 SAID = " dance music"  # follows a style's name
@@ -119,7 +119,7 @@ class DabFusion(Family):
         """Where the networks are."""
         return self.unet.init_conv.weight.device
 
-    def load_public(self, path: str) -> Report:
+    def load_public(self, path: str) -> LoadReport:
         """Start from one of LFDM's public checkpoints, the autoencoder's or the diffusion's, or a file of this family.
 
         What the file does not hold stays as it is: `init=[A,B]` takes both. LFDM's U-Net heard a text; the music
@@ -127,7 +127,7 @@ class DabFusion(Family):
         left over.
         """
         translate, missing = translation(read_weights(path), self.prediction)
-        return load_foreign(self, path, translate, allowed_missing=missing)
+        return load_strict(self, path, translate, allowed_missing=missing)
 
     def hear(self, features: Tensor, rate: float, beats: Tensor | None, frames: int, start: int = 0) -> Tensor:
         """What is heard at the own frames start .. start + frames - 1: (B, frames, music_dim + 3 with beats).
@@ -206,7 +206,7 @@ class DabFusion(Family):
             raise ValueError("dabfusion moves a picture: give image=FILE")
         if self.text is not None and not prompt.strip():
             raise ValueError("this dabfusion hears text and no music: give prompt=STYLE, such as prompt=house")
-        reference = to_square(image, self.size).to(self.device).float()[None] / 255
+        reference = pad_to_square(image, self.size).to(self.device).float()[None] / 255
         yield (reference * 255).round().to(torch.uint8)
         last = (frames - 1) * self.fps / fps  # in own frames
         draw = torch.Generator("cpu").manual_seed(seed)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from zoo.families.dabfusion.blocks import Encoder, Hourglass, grid, warp
 from zoo.families.dabfusion.limbs import LIMBS, pointed
-from zoo.nn.perceptual_loss import Shrink
+from zoo.nn.perceptual_loss import AntiAliasDownsample
 
 LEAST = 1e-6  # of a spread, squared: a hundredth of a pixel of a quarter of 128
 
@@ -58,7 +58,7 @@ class RegionPredictor(nn.Module):
         self.limbs = limbs
         self.predictor = Hourglass(width, 3 * factor**2 if folded else 3, blocks, most)
         self.regions = nn.Conv2d(self.predictor.channels, regions, 7, padding=3)
-        self.down = nn.PixelUnshuffle(factor) if folded else Shrink(3, factor)
+        self.down = nn.PixelUnshuffle(factor) if folded else AntiAliasDownsample(3, factor)
         self.temperature = temperature
 
     def forward(self, x: Tensor) -> Regions:
@@ -119,7 +119,7 @@ class PixelwiseFlowPredictor(nn.Module):
         self.hourglass = Hourglass(width, 4 * (regions + 1), blocks, most)
         self.mask = nn.Conv2d(self.hourglass.channels, (regions + 1) * fine**2, 7, padding=3)
         self.occlusion = nn.Conv2d(self.hourglass.channels, fine**2, 7, padding=3)
-        self.down = Shrink(3, factor)
+        self.down = AntiAliasDownsample(3, factor)
 
     def forward(self, source: Tensor, here: Regions, there: Regions, background: Tensor) -> tuple[Tensor, ...]:
         """source (B, 3, H, W); its regions `here`, the driving picture's `there`; background (B, 2, 3) ->

@@ -11,7 +11,7 @@ from zoo.families.base import Stage
 from zoo.families.dabfusion.blocks import warp
 from zoo.families.dabfusion.equivariance import Bend, equivariance
 from zoo.families.dabfusion.limbs import astray, mirrored, misplaced, uncovered
-from zoo.nn.perceptual_loss import Likeness
+from zoo.nn.perceptual_loss import PerceptualLoss
 
 DROP_MUSIC = 0.1  # share of clips that hear nothing, for classifier-free guidance (LFDM's public code)
 SEEN = 7.5  # weight of `misplaced` and `uncovered` beside `astray`: means over pictures that are mostly background
@@ -20,8 +20,8 @@ SEEN = 7.5  # weight of `misplaced` and `uncovered` beside `astray`: means over 
 class FlowStage(Stage):
     """Rebuild one frame of a clip from another: perceptual loss at four scales (eq. 2), equivariance of the regions.
 
-    A batch's clips are frames in no order (`clip.num_sampled_frames`): the second is rebuilt from the first. vgg: file of
-    torchvision's VGG-19 weights, see `Likeness`. equivariance: weight of both its losses (10 in MRAA's and LFDM's
+    A batch's clips are frames in no order (`num_sampled_frames`): the second is rebuilt from the first. vgg: file of
+    torchvision's VGG-19 weights, see `PerceptualLoss`. equivariance: weight of both its losses (10 in MRAA's and LFDM's
     public code).
 
     Two helps that the paper does without, for a tiny autoencoder. guide: weight of `astray`, which shows the regions
@@ -54,7 +54,7 @@ class FlowStage(Stage):
         super().__init__(*args, **kwargs)
         self.equivariance, self.guide, self.warped = equivariance, guide, warped
         self.rebuilt, self.alone, self.coloured = rebuilt, alone, coloured
-        self.likeness = Likeness(vgg)
+        self.likeness = PerceptualLoss(vgg)
         if guide:
             self.needs = ("frames", "joints2d", "parts")
             if not self.family.autoencoder.region_predictor.limbs:

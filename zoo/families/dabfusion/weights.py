@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.dabfusion.flow_unet import from_lfdm
-from zoo.nn.weights.loading import plain
+from zoo.nn.weights.loading import unwrap_state_dict
 
 AUTOENCODER = ("generator", "region_predictor", "bg_predictor")
 OURS = ("music_scale.", "music_embedding.")  # LFDM heard a text
@@ -20,7 +20,7 @@ Translation = tuple[Callable[[Any], Mapping[str, Tensor]], tuple[str, ...]]
 
 
 def translation(found: Any, prediction: str) -> Translation:
-    """By what a file holds: how to read it, and beginnings of the names that it may lack (see `load_foreign`).
+    """By what a file holds: how to read it, and beginnings of the names that it may lack (see `load_strict`).
 
     prediction: what this model's U-Net is taught; LFDM's predicts noise. A file that is neither of the two is read as
     one of this family, whole.
@@ -29,7 +29,7 @@ def translation(found: Any, prediction: str) -> Translation:
         return lambda held: _unet(held, prediction), ("autoencoder.", *OURS)
     if isinstance(found, Mapping) and any(name in found for name in AUTOENCODER):
         return _autoencoder, ("unet.", *OURS)
-    return plain, ()
+    return unwrap_state_dict, ()
 
 
 def _autoencoder(found: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -51,9 +51,9 @@ def _table(found: Mapping[str, Any], part: str) -> Mapping[str, Tensor]:
     if part not in found:
         raise ValueError(f"it holds no '{part}', which an LFDM checkpoint has beside {', '.join(found)}")
     try:
-        return plain(found[part])
+        return unwrap_state_dict(found[part])
     except ValueError:
-        raise ValueError(f"its '{part}' is no table of weights") from None
+        raise ValueError(f"its '{part}' is no state dict") from None
 
 
 SCHEDULE = (

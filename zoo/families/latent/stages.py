@@ -13,7 +13,7 @@ from zoo.diffusion.denoiser import Denoiser, prior_mean_offset
 from zoo.diffusion.schedules import cosine_schedule, stable_diffusion_schedule
 from zoo.families.base import Stage
 from zoo.nn.figure_segmentation import REGIONS, FigureFinder, figure_of, looks, painted, regions_of, without
-from zoo.nn.perceptual_loss import Likeness
+from zoo.nn.perceptual_loss import PerceptualLoss
 from zoo.nn.video_unet.unet import VideoUNet
 
 DECODED = 4  # pictures encoded or decoded at a time
@@ -217,8 +217,8 @@ class AutoencoderStage(Stage):
     """Teach the autoencoder single frames (`clip.num_sampled_frames`): likeness at four scales, and latents held near the normal.
 
     part: path of what has the `vae` in the family, '' for the family itself. vgg: file of torchvision's VGG-19 weights,
-    see `Likeness`; kl: weight of the Kullback-Leibler divergence, the mean over pictures of the sum over values (latent
-    diffusion: 1e-6). crop: pixels of the square that is cut at random out of a batch's pictures, or None for all.
+    see `PerceptualLoss`; kl: weight of the Kullback-Leibler divergence, the mean over pictures of the sum over values
+    (latent diffusion: 1e-6). crop: pixels of the square that is cut at random out of the images, or None for all.
     noise: of up to so many of the latents' own deviations is added before they are decoded, in place of the
     posterior's, so that the decoder forgives what a diffusion that learned for minutes gets wrong.
     """
@@ -237,7 +237,7 @@ class AutoencoderStage(Stage):
     ):
         self.part = part
         super().__init__(*args, **kw)
-        self.likeness, self.kl, self.crop, self.noise = Likeness(vgg), kl, crop, noise
+        self.likeness, self.kl, self.crop, self.noise = PerceptualLoss(vgg), kl, crop, noise
 
     @property
     def vae(self) -> nn.Module:

@@ -22,10 +22,10 @@ from zoo.families.magicdance.renderers.renderers import MeshRenderer
 from zoo.music.beats import beat_phase
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
-from zoo.nn.weights.layouts import Places, translation
-from zoo.nn.weights.loading import Report, load_foreign, plain, read_weights
+from zoo.nn.weights.layouts import ModulePrefixes, find_converter
+from zoo.nn.weights.loading import LoadReport, load_strict, read_weights, unwrap_state_dict
 
-PLACES = Places("animator.vae.", "animator.unet.", "animator.appearance.", "animator.controlnet.")
+PLACES = ModulePrefixes("animator.vae.", "animator.unet.", "animator.appearance.", "animator.controlnet.")
 GROUP = 4  # windows denoised at a time
 EDGE_CLASSES = ("dataset.preprocess.Normalizer", "dataset.scaler.MinMaxScaler")  # pickled in its checkpoints
 
@@ -160,7 +160,7 @@ class MagicDance(Family, DancesInMotion):
         animator = self.animator
         return [] if animator is None else [animator.unet, animator.controlnet, animator.appearance]
 
-    def load_public(self, path: str) -> Report:
+    def load_public(self, path: str) -> LoadReport:
         """Start from a public EDGE checkpoint, its bare `DanceDecoder` state dict, or a file of this family.
 
         With a renderer also from Stable Diffusion's U-Net and autoencoder, and MagicAnimate's appearance encoder,
@@ -171,10 +171,10 @@ class MagicDance(Family, DancesInMotion):
         """
         found = read_weights(path, EDGE_CLASSES)
         if self.animator is not None and not _is_edge(found):
-            known = translation(found, self.state_dict(), PLACES)
+            known = find_converter(found, self.state_dict(), PLACES)
             if known is not None:
-                return load_foreign(self, path, known[0], allowed_missing=known[1])
-        return load_foreign(
+                return load_strict(self, path, known[0], allowed_missing=known[1])
+        return load_strict(
             self, path, from_edge, EDGE_CLASSES, allowed_missing=("normalizer.", "music_scale.", "animator.")
         )
 
@@ -209,7 +209,7 @@ def _is_edge(found: Any) -> bool:
 def from_edge(found: Any) -> dict[str, Tensor]:
     """The contents of a public EDGE checkpoint -> this family's names: averaged weights, normaliser's range."""
     whole = found if isinstance(found, Mapping) else {}
-    state = dict(plain(whole.get("ema_state_dict", found)))
+    state = dict(unwrap_state_dict(whole.get("ema_state_dict", found)))
     if "null_cond_embed" not in state:
         return state
     state = {f"decoder.{name}": value for name, value in state.items()}

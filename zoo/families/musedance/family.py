@@ -19,13 +19,13 @@ from zoo.music.beats import beat_phase, beats_to_frames
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.figure_segmentation import REGIONS
-from zoo.nn.square_image import to_square
+from zoo.nn.square_image import pad_to_square
 from zoo.nn.temporal import apart, positions
-from zoo.nn.text import WordEncoder
+from zoo.nn.text import TokenTextEncoder
 from zoo.nn.vae import picture_autoencoder
 from zoo.nn.video_unet.unet import ReferenceNet, Request, VideoUNet
-from zoo.nn.weights.layouts import Places, translation
-from zoo.nn.weights.loading import Report, load_foreign, read_weights
+from zoo.nn.weights.layouts import ModulePrefixes, find_converter
+from zoo.nn.weights.loading import LoadReport, load_strict, read_weights
 
 PARTS = 24  # of DensePose
 NOBODY = 0.1  # likelihood of a figure that no place of a picture without one reaches
@@ -77,7 +77,7 @@ class MuseDance(LatentPictures, Family):
     def __init__(
         self,
         music_dim: int,
-        words: WordEncoder,
+        words: TokenTextEncoder,
         vae: Mapping[str, Any],
         unet: Mapping[str, Any],
         song_dim: int = 768,
@@ -128,16 +128,16 @@ class MuseDance(LatentPictures, Family):
         self.begin_latents(self.unet, changes, schedule, noisier, prediction, past=past, imagines=imagines)
         self.defaults, self.anchor = Sampler(steps, guidance, eta), anchor
 
-    def load_public(self, path: str) -> Report:
+    def load_public(self, path: str) -> LoadReport:
         """Start from Stable Diffusion's U-Net or autoencoder, AnimateDiff's motion module, Moore's or Champ's nets.
 
         What a file does not hold stays as it is: `init=[A,B,C]` takes several. Raises ValueError, with nothing loaded,
-        when anything else is missing or left over.
+        when anything else is missing or unexpected.
         """
-        known = translation(read_weights(path), self.state_dict(), Places())
+        known = find_converter(read_weights(path), self.state_dict(), ModulePrefixes())
         if known is None:
-            return load_foreign(self, path)
-        return load_foreign(self, path, known[0], allowed_missing=known[1])
+            return load_strict(self, path)
+        return load_strict(self, path, known[0], allowed_missing=known[1])
 
     def predict(self, x: Tensor, t: Tensor, request: Request, reference: Pictured) -> Tensor:
         """The U-Net's answer to noisy x (B, C, F, h, w) of `changed`, with its references."""
@@ -172,7 +172,7 @@ class MuseDance(LatentPictures, Family):
 
     def unread(self, prompt: str) -> str:
         """See `Family`."""
-        return self.words.unread(prompt)
+        return self.words.truncated(prompt)
 
     def generate(
         self,
@@ -192,7 +192,7 @@ class MuseDance(LatentPictures, Family):
         """
         if image is None:
             raise ValueError("musedance moves a picture: give image=FILE")
-        picture = to_square(image, self.size).to(self.device).float()[None] / 127.5 - 1
+        picture = pad_to_square(image, self.size).to(self.device).float()[None] / 127.5 - 1
         latents = self.encode(picture)
         pictured = self.detailed(self.pictured(latents), picture)
         if pictured.figure is not None and pictured.figure.max() < NOBODY:

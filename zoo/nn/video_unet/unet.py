@@ -454,7 +454,7 @@ class ReferenceNet(VideoUNet):
     """The same network for a picture, of which the features that spatial attention sees are wanted, and nothing else.
 
     It ends where the last of them is found, as MagicAnimate's appearance encoder does. Moore's and Champ's files hold
-    the rest too, which they never use: see `zoo.nn.weights.public_unets.reference_net`.
+    the rest too, which they never use: see `zoo.nn.weights.layouts.convert_reference_net`.
     """
 
     def __init__(self, **sizes):

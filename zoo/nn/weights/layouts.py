@@ -1,26 +1,42 @@
-"""Which part of a family a published file starts: of Stable Diffusion, AnimateDiff, Moore, Champ or MagicAnimate.
+"""Layouts of published video-diffusion files: the part of a family that a file fills, and its parameter names there.
 
-What the parts' names become is the work of `zoo.nn.weights.public_unets`.
+Known are Stable Diffusion 1.x in diffusers' layout, the UNet3D and ReferenceNets ("appearance encoders") of
+Moore-AnimateAnyone, Champ and MagicAnimate, AnimateDiff's motion modules v1, v2 and v3, in its own files and in
+diffusers' `MotionAdapter` folders, ControlNets and VAEs.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from zoo.nn.weights.loading import plain
-from zoo.nn.weights.public_unets import reference_net, video_unet
+from zoo.nn.temporal import without_positions
+from zoo.nn.weights.loading import unwrap_state_dict
 
-Translation = tuple[Callable[[Any], Mapping[str, Tensor]], tuple[str, ...]]
-VAE_OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of the attentions in SD's files
-OWN = ("motion_modules", "songs", "attn_face")  # what a video U-Net has and a U-Net for pictures has not
-WRAPPED = ("module.", "unet.")  # what trainers leave before names
+Converter = tuple[Callable[[Any], Mapping[str, Tensor]], tuple[str, ...]]  # reader, names that the file lacks
+# old names of the attention layers in Stable Diffusion's VAE -> diffusers' names
+OLD_VAE_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+NOT_IN_SD = ("motion_modules", "songs", "attn_face")  # modules of a video U-Net that an image U-Net does not have
+WRAPPER_PREFIXES = ("module.", "unet.")  # added to all names by training programs
+TRANSFORMER = re.compile(r"up_blocks\.(\d+)\.attentions\.(\d+)\.(.*)")
+# of a ReferenceNet's last transformer: layers after the last feature, which are never used
+UNUSED_LAYERS = ("proj_out.", *(f"transformer_blocks.0.{layer}" for layer in ("attn", "ff.", "norm2", "norm3")))
+# diffusers' names of the layers in a block of a motion module -> AnimateDiff's
+MOTION_LAYERS = {
+    "attn1": "attention_blocks.0",
+    "attn2": "attention_blocks.1",
+    "norm1": "norms.0",
+    "norm2": "norms.1",
+    "norm3": "ff_norm",
+}
+DIFFUSERS_MOTION = re.compile(r"(.*motion_modules\.\d+)\.(?!temporal_transformer)(.*)")
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a family keeps its networks: the beginnings of their names. No controlnet: None."""
+class ModulePrefixes:
+    """Prefixes of a family's networks in its state dict. No controlnet: None."""
 
     vae: str = "vae."
     unet: str = "unet."
@@ -28,70 +44,117 @@ class Places:
     controlnet: str | None = None
 
 
-def translation(found: Any, own: Mapping[str, Tensor], at: Places) -> Translation | None:
-    """By what a file holds: how to read it, and the names of `own` that it lacks; None where it is no such file.
+def find_converter(contents: Any, own: Mapping[str, Tensor], prefixes: ModulePrefixes) -> Converter | None:
+    """Return the reader for a file's contents, and the names of `own` that it lacks; None for an unknown layout.
 
-    A U-Net without motion modules starts the ReferenceNet, the denoising U-Net and a ControlNet (MuseDance sec. 4.2,
-    Zhang et al. 2023), one without its last convolution the ReferenceNet alone; with motion modules the denoising one.
+    A U-Net without motion modules initialises the ReferenceNet, the denoising U-Net and a ControlNet (MuseDance sec.
+    4.2, Zhang et al. 2023); one without its last convolution the ReferenceNet alone; with motion modules the denoising
+    U-Net.
     """
-    state = _bare(found)
-    moves = any(".motion_modules." in name for name in state)
-    layered = any(name.startswith("down_blocks.") for name in state)
+    state_dict = _strip_wrappers(contents)
+    has_motion = any(".motion_modules." in name for name in state_dict)
+    is_unet = any(name.startswith("down_blocks.") for name in state_dict)
 
-    def all_but(*prefixes: str) -> tuple[str, ...]:
-        return tuple(name for name in own if not name.startswith(prefixes))
+    def all_but(*kept_prefixes: str) -> tuple[str, ...]:
+        return tuple(name for name in own if not name.startswith(kept_prefixes))
 
-    def new(*kinds: str) -> tuple[str, ...]:
-        return tuple(n for n in own if n.startswith(at.unet) and any(f".{kind}." in n for kind in kinds))
+    def of_modules(*modules: str) -> tuple[str, ...]:
+        unet_names = (name for name in own if name.startswith(prefixes.unet))
+        return tuple(name for name in unet_names if any(f".{module}." in name for module in modules))
 
-    if any(name.startswith("encoder.") for name in state):
-        return lambda held: _under(at.vae, _vae(held)), all_but(at.vae)
-    if any(name.startswith("controlnet_") for name in state):
+    if any(name.startswith("encoder.") for name in state_dict):
+        return lambda file: _with_prefix(prefixes.vae, _convert_vae(file)), all_but(prefixes.vae)
+    if any(name.startswith("controlnet_") for name in state_dict):
+        if prefixes.controlnet is None:
+            return None
+        return lambda file: _with_prefix(prefixes.controlnet, _strip_wrappers(file)), all_but(prefixes.controlnet)
+    if has_motion and "conv_in.weight" not in state_dict:
+        has_middle = any(name.startswith("mid_block.") for name in state_dict)  # not in AnimateDiff's v1 and v3
+        motion = set(of_modules("motion_modules"))
+        missing = tuple(name for name in own if name not in motion or (".mid_block." in name and not has_middle))
+        return lambda file: _with_prefix(prefixes.unet, convert_video_unet(_strip_wrappers(file))), missing
+    if has_motion:
+        missing = (*all_but(prefixes.unet), *of_modules("songs", "attn_face"))
+        return lambda file: _with_prefix(prefixes.unet, convert_video_unet(_strip_wrappers(file))), missing
+    if is_unet and "conv_out.weight" in state_dict:
+        targets = (prefixes.unet, prefixes.reference)
+        zero_convs = ()
+        if prefixes.controlnet is not None:
+            targets = (*targets, prefixes.controlnet)
+            zero_convs = tuple(name for name in own if name.startswith(f"{prefixes.controlnet}controlnet_"))
+        missing = (*all_but(*targets), *of_modules(*NOT_IN_SD), *zero_convs)
+        return lambda file: _sd_unet_to_all(_strip_wrappers(file), prefixes), missing
+    if is_unet:
         return (
-            None if at.controlnet is None else (lambda held: _under(at.controlnet, _bare(held)), all_but(at.controlnet))
+            lambda file: _with_prefix(prefixes.reference, convert_reference_net(_strip_wrappers(file))),
+            all_but(prefixes.reference),
         )
-    if moves and "conv_in.weight" not in state:
-        middle = any(name.startswith("mid_block.") for name in state)  # which AnimateDiff's v1 and v3 do not have
-        held = set(new("motion_modules"))
-        lacks = tuple(name for name in own if name not in held or (".mid_block." in name and not middle))
-        return lambda held: _under(at.unet, video_unet(_bare(held))), lacks
-    if moves:
-        lacks = (*all_but(at.unet), *new("songs", "attn_face"))
-        return lambda held: _under(at.unet, video_unet(_bare(held))), lacks
-    if layered and "conv_out.weight" in state:
-        starts = (at.unet, at.reference) if at.controlnet is None else (at.unet, at.reference, at.controlnet)
-        guides = tuple(n for n in own if at.controlnet and n.startswith(f"{at.controlnet}controlnet_"))
-        return lambda held: _three(_bare(held), at), (*all_but(*starts), *new(*OWN), *guides)
-    if layered:
-        return lambda held: _under(at.reference, reference_net(_bare(held))), all_but(at.reference)
     return None
 
 
-def _bare(found: Any) -> dict[str, Tensor]:
-    """The state dict of a file, without what its trainer put before names."""
-    state = dict(plain(found))
-    for prefix in WRAPPED:
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+def _strip_wrappers(contents: Any) -> dict[str, Tensor]:
+    """Return the state dict of a file without the prefixes of its training program."""
+    state_dict = dict(unwrap_state_dict(contents))
+    for prefix in WRAPPER_PREFIXES:
+        if state_dict and all(name.startswith(prefix) for name in state_dict):
+            state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
+    return state_dict
 
 
-def _three(state: Mapping[str, Tensor], at: Places) -> dict[str, Tensor]:
-    made = _under(at.unet, state) | _under(at.reference, reference_net(state))
-    if at.controlnet is not None:
-        half = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")
-        made |= _under(at.controlnet, {name: value for name, value in state.items() if name.startswith(half)})
-    return made
+def _with_prefix(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state_dict.items()}
 
 
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in state.items()}
+def _sd_unet_to_all(state_dict: Mapping[str, Tensor], prefixes: ModulePrefixes) -> dict[str, Tensor]:
+    """Initialise every network that has Stable Diffusion's layers with them."""
+    weights = _with_prefix(prefixes.unet, state_dict)
+    weights |= _with_prefix(prefixes.reference, convert_reference_net(state_dict))
+    if prefixes.controlnet is not None:
+        encoder = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")
+        encoder_weights = {name: value for name, value in state_dict.items() if name.startswith(encoder)}
+        weights |= _with_prefix(prefixes.controlnet, encoder_weights)
+    return weights
 
 
-def _vae(found: Any) -> dict[str, Tensor]:
-    state = {}
-    for name, value in _bare(found).items():
-        for old, new in VAE_OLD.items():
+def _convert_vae(contents: Any) -> dict[str, Tensor]:
+    state_dict = {}
+    for name, value in _strip_wrappers(contents).items():
+        for old, new in OLD_VAE_NAMES.items():
             name = name.replace(f".attentions.0.{old}.", f".attentions.0.{new}.")
-        state[name] = value.flatten(1) if ".attentions.0.to_" in name and value.ndim == 4 else value
-    return state
+        state_dict[name] = value.flatten(1) if ".attentions.0.to_" in name and value.ndim == 4 else value
+    return state_dict
+
+
+def convert_reference_net(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a ReferenceNet or of Stable Diffusion for `ReferenceNet`, without layers it never uses."""
+    matches = {name: TRANSFORMER.fullmatch(name) for name in state_dict}
+    indices = (match.groups()[:2] for match in matches.values() if match)
+    last_transformer = max(indices, key=lambda index: tuple(map(int, index)), default=())
+
+    def is_unused(name: str) -> bool:
+        match = matches[name]
+        is_in_last = match is not None and match.groups()[:2] == last_transformer
+        return (is_in_last and match[3].startswith(UNUSED_LAYERS)) or name.startswith(("conv_norm_out.", "conv_out."))
+
+    return {name: value for name, value in state_dict.items() if not is_unused(name)}
+
+
+def convert_video_unet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a UNet3D's or a motion module's weights under AnimateDiff's names, without tables of positions.
+
+    Raises ValueError for other positions than sines.
+    """
+    state_dict = {name.replace("pos_embed.pe", "attn1.pos_encoder.pe"): value for name, value in state_dict.items()}
+    return {_animatediff_name(name): value for name, value in without_positions(state_dict).items()}
+
+
+def _animatediff_name(name: str) -> str:
+    match = DIFFUSERS_MOTION.fullmatch(name)
+    if not match:
+        return name
+    module, rest = match.groups()
+    block = "transformer_blocks.0."
+    if rest.startswith(block):
+        layer, _, rest = rest.removeprefix(block).partition(".")
+        rest = f"{block}{MOTION_LAYERS.get(layer, layer)}.{rest}"
+    return f"{module}.temporal_transformer.{rest}"

@@ -1,4 +1,4 @@
-"""Weights that came from elsewhere: read without running any code, loaded strictly or not at all."""
+"""Weights of other programs: read without running any code, and loaded strictly or not at all."""
 
 import pickle
 import warnings
@@ -14,45 +14,46 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-Translate = Callable[[Any], Mapping[str, Tensor]]
+Convert = Callable[[Any], Mapping[str, Tensor]]  # contents of a file -> state dict of a module
 
 
-class Inert:
-    """Stands in for an instance of a pickled class: it gets the attributes, and has no code."""
+class UnpickledStub:
+    """Stand-in for an instance of a pickled class: it gets the attributes, and has no code."""
 
     def __init__(self, *arguments: Any):
-        """What it would have been made of is dropped."""
+        """Ignore the arguments of the pickled constructor."""
 
     def __setstate__(self, state: Any) -> None:
-        """Attributes are kept; what else a class says of itself (numpy's types: a tuple) is dropped."""
+        """Keep attributes; drop any other state (of numpy's types: a tuple)."""
         if isinstance(state, dict):
             self.__dict__.update(state)
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a strict load did: names of the module's state dict."""
+class LoadReport:
+    """Result of a strict load: names of the module's state dict."""
 
     path: str
     loaded: tuple[str, ...]
     missing: tuple[str, ...]  # in the module, not in the file, and allowed to be
-    left_over: tuple[str, ...]  # in the file only; always empty after a successful load
+    unexpected: tuple[str, ...]  # in the file only; always empty after a successful load
 
     def __str__(self) -> str:
         values = f"{self.path}: {len(self.loaded)} tensors loaded"
-        return f"{values}, {_some(self.missing, 'missing')}, {_some(self.left_over, 'left over')}"
+        return f"{values}, {_count_names(self.missing, 'missing')}, {_count_names(self.unexpected, 'unexpected')}"
 
 
-def _some(names: tuple[str, ...], kind: str) -> str:
+def _count_names(names: tuple[str, ...], kind: str) -> str:
     more = ", ..." if len(names) > 3 else ""
     return f"{len(names)} {kind}" + (f" ({', '.join(names[:3])}{more})" if names else "")
 
 
 def read_weights(path: str | Path, classes: tuple[str, ...] = ()) -> Any:
-    """What a .safetensors, or any file that torch.save wrote, holds: tensors and plain values, on the CPU.
+    """Read a .safetensors file, or any file of torch.save: tensors and plain values, on the CPU.
 
-    classes: full names of pickled classes whose attributes are wanted; their instances come as `Inert` objects. Raises
-    ValueError for a file that is not there, is damaged, or holds any other class or function; nothing in it is run.
+    classes: full names of pickled classes whose instances are read as `UnpickledStub` objects with their attributes.
+    Raises ValueError for a file that does not exist, is damaged, or holds any other class or function; no code in it is
+    run.
     """
     path = Path(path)
     if not path.is_file():
@@ -62,72 +63,76 @@ def read_weights(path: str | Path, classes: tuple[str, ...] = ()) -> Any:
             return load_file(path)
         except SafetensorError:
             raise ValueError(f"{path} is damaged, or not a .safetensors file") from None
-    stand_ins = [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in classes]
+    stubs = [(type(name.rpartition(".")[2], (UnpickledStub,), {}), name) for name in classes]
     try:
-        with safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an error says it all in one line
+        with safe_globals(stubs), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error below is one line
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        raise ValueError(f"{path} {_what_is_wrong(path, classes)}") from None
+        raise ValueError(f"{path} {_reason(path, classes)}") from None
 
 
-def _what_is_wrong(path: Path, classes: tuple[str, ...]) -> str:
+def _reason(path: Path, classes: tuple[str, ...]) -> str:
     try:
-        foreign = sorted(set(get_unsafe_globals_in_checkpoint(path)) - set(classes))
+        unsafe = sorted(set(get_unsafe_globals_in_checkpoint(path)) - set(classes))
     except (ValueError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError):
-        foreign = []
-    if foreign:
-        return f"holds more than weights ({', '.join(foreign[:3])}); nothing of it was run"
+        unsafe = []
+    if unsafe:
+        return f"holds more than weights ({', '.join(unsafe[:3])}); nothing of it was run"
     return "cannot be read as weights: it is damaged, of another kind, or holds code; nothing of it was run"
 
 
-def plain(found: Any) -> Mapping[str, Tensor]:
-    """The state dict in a file's contents: itself or under 'state_dict', without the 'module.' of DataParallel."""
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise ValueError("it holds no table of weights")
-    if all(name.startswith("module.") for name in found):
-        return {name.removeprefix("module."): value for name, value in found.items()}
-    return found
+def unwrap_state_dict(contents: Any) -> Mapping[str, Tensor]:
+    """Return the state dict in a file: its contents or their 'state_dict', without the 'module.' of DataParallel.
+
+    Raises ValueError for contents that are no state dict.
+    """
+    if isinstance(contents, Mapping) and isinstance(contents.get("state_dict"), Mapping):
+        contents = contents["state_dict"]
+    is_mapping = isinstance(contents, Mapping) and bool(contents)
+    if not is_mapping or not all(isinstance(value, Tensor) for value in contents.values()):
+        raise ValueError("it holds no state dict")
+    if all(name.startswith("module.") for name in contents):
+        return {name.removeprefix("module."): value for name, value in contents.items()}
+    return contents
 
 
-def load_foreign(
+def load_strict(
     module: nn.Module,
     path: str | Path,
-    translate: Translate = plain,
+    convert: Convert = unwrap_state_dict,
     classes: tuple[str, ...] = (),
     allowed_missing: tuple[str, ...] = (),
     assign: bool = False,
-) -> Report:
-    """Fill a module with the weights in a file; prints and returns what was loaded and what is missing.
+) -> LoadReport:
+    """Load the weights in a file into a module; print and return which were loaded and which are missing.
 
-    translate: the file's contents -> the module's names; may raise ValueError saying what they are not. classes: see
-    `read_weights`. allowed_missing: beginnings of names that the file may lack. assign: the file's tensors take the
-    place of the module's, in their own precision. Raises ValueError, with nothing loaded, when anything else is
-    missing, anything is left over, or a shape differs.
+    convert: contents of the file -> state dict of the module; may raise ValueError with the reason why it cannot.
+    classes: see `read_weights`. allowed_missing: prefixes of names that the file may lack. assign: use the file's
+    tensors, in their precision, as the module's. Raises ValueError, with nothing loaded, when anything else is missing,
+    anything is unexpected, or a shape differs.
     """
     try:
-        state = translate(read_weights(path, classes))
+        state_dict = convert(read_weights(path, classes))
     except ValueError as error:
         message = str(error)
         raise ValueError(message if message.startswith(str(path)) else f"{path}: {message}") from None
     own = module.state_dict()
-    missing = tuple(name for name in own if name not in state)
-    report = Report(
+    missing = tuple(name for name in own if name not in state_dict)
+    report = LoadReport(
         path=str(path),
-        loaded=tuple(name for name in own if name in state),
+        loaded=tuple(name for name in own if name in state_dict),
         missing=missing,
-        left_over=tuple(name for name in state if name not in own),
+        unexpected=tuple(name for name in state_dict if name not in own),
     )
-    refused = tuple(name for name in missing if not name.startswith(allowed_missing or ("\0",)))
-    if refused or report.left_over:
-        wrong = f"{_some(refused, 'missing')}, {_some(report.left_over, 'left over')}"
-        raise ValueError(f"{path} does not fit {type(module).__name__}: {wrong}; nothing was loaded")
+    forbidden = tuple(name for name in missing if not name.startswith(allowed_missing or ("\0",)))
+    if forbidden or report.unexpected:
+        names = f"{_count_names(forbidden, 'missing')}, {_count_names(report.unexpected, 'unexpected')}"
+        raise ValueError(f"{path} does not fit {type(module).__name__}: {names}; nothing was loaded")
     for name in report.loaded:
-        if own[name].shape != state[name].shape:
-            shapes = f"{tuple(state[name].shape)} in the file and {tuple(own[name].shape)} here"
+        if own[name].shape != state_dict[name].shape:
+            shapes = f"{tuple(state_dict[name].shape)} in the file and {tuple(own[name].shape)} in the model"
             raise ValueError(f"{path} does not fit {type(module).__name__}: {name} is {shapes}; nothing was loaded")
-    module.load_state_dict(state, strict=False, assign=assign)
+    module.load_state_dict(state_dict, strict=False, assign=assign)
     print(report)
     return report

@@ -27,7 +27,7 @@ from zoo.families.magicdance.renderers.renderers import DiffusionRenderer, WarpR
 from zoo.families.magicdance.renderers.wan_animate import WanAnimator, WanRenderer
 from zoo.media import Sound, VideoWriter, read_image
 from zoo.music.encoder import MusicFeatures, encode_song
-from zoo.nn.cpu_inference import sampling
+from zoo.nn.cpu_inference import fast_inference
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.sample.request import FINDING, MOTIONS, WAN, WORLD, Request
@@ -107,7 +107,7 @@ def faster(family: Family, precision: str | None) -> Iterator[None]:
         raise ValueError(f"precision={precision}: this checkpoint has no network that it is for")
     with ExitStack() as opened:
         for network in networks:
-            opened.enter_context(sampling(network, precision))
+            opened.enter_context(fast_inference(network, precision))
         yield
 
 

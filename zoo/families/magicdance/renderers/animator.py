@@ -23,7 +23,7 @@ from zoo.families.latent.stages import LatentPictures, Pictured
 from zoo.nn.figure_segmentation import HEAD as HEAD_REGION
 from zoo.nn.figure_segmentation import regions_of, without
 from zoo.nn.temporal import positions
-from zoo.nn.text import WordEncoder
+from zoo.nn.text import TokenTextEncoder
 from zoo.nn.vae import picture_autoencoder
 from zoo.nn.video_unet.unet import ControlNet, ReferenceNet, VideoUNet
 
@@ -65,7 +65,7 @@ class Animator(LatentPictures, nn.Module):
 
     def __init__(
         self,
-        words: WordEncoder,
+        words: TokenTextEncoder,
         vae: Mapping[str, Any],
         unet: Mapping[str, Any],
         guidance_channels: Sequence[int] = (16, 32, 96, 256),

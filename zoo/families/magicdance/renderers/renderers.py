@@ -15,7 +15,7 @@ from zoo.body.render.appearance import Look, look_from_picture, random_look
 from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import unpack
 from zoo.families.magicdance.renderers.animator import Animator, Faces
-from zoo.nn.square_image import to_square
+from zoo.nn.square_image import pad_to_square
 
 ROOM = 0.45  # metres the dancer may be off the middle of the picture before the camera follows
 LEAST_FIT = 0.75
@@ -151,10 +151,10 @@ class DiffusionRenderer:
     def _aligned(self, image: Tensor) -> tuple[Tensor, Alignment]:
         """A picture (3, H, W) uint8 as (1, 3, S, S) in [-1, 1], and what is to be seen in it."""
         size = self.animator.size
-        large = to_square(image.cpu(), max(size, min(DETECTED, max(image.shape[1:]))))
+        large = pad_to_square(image.cpu(), max(size, min(DETECTED, max(image.shape[1:]))))
         alignment = align(large.permute(1, 2, 0).numpy(), self.detector, size)
         check_fit(alignment.fit)
-        return to_square(large, size)[None].to(self.animator.device).float() / 127.5 - 1, alignment
+        return pad_to_square(large, size)[None].to(self.animator.device).float() / 127.5 - 1, alignment
 
     @torch.no_grad()
     def _faces(self, picture: Tensor, alignment: Alignment) -> Faces | None:

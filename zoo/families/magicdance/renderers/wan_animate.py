@@ -21,7 +21,7 @@ from zoo.body.detection.blazepose_detector import PoseDetector
 from zoo.body.image.alignment import AlignedDance, align
 from zoo.body.render.openpose_video import draw_pose
 from zoo.families.magicdance.renderers.renderers import DETECTED, check_fit
-from zoo.nn.square_image import to_square
+from zoo.nn.square_image import pad_to_square
 from zoo.nn.weights.loading import read_weights
 
 PIXELS = 1280 * 720  # of a frame, as published
@@ -171,7 +171,9 @@ class WanRenderer:
         finer = max(1, DETECTED // side)  # the figure is looked for in a larger picture than a small frame
         given = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
         picture, large = (given.resize((width * by, height * by), Image.Resampling.BICUBIC) for by in (1, finer))
-        square = to_square(torch.from_numpy(np.array(large)).permute(2, 0, 1), side * finer).permute(1, 2, 0).numpy()
+        square = (
+            pad_to_square(torch.from_numpy(np.array(large)).permute(2, 0, 1), side * finer).permute(1, 2, 0).numpy()
+        )
         alignment = align(square, self.detector, side, width)
         check_fit(alignment.fit)
         self.fit = alignment.fit
