@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from zoo.metrics.base import Evidence
-from zoo.metrics.flow import AVAlign, av_align, flow_magnitude, flow_peaks, onsets
+from zoo.metrics.base import MetricInput
+from zoo.metrics.flow import AVAlign, av_align, detect_onsets, flow_magnitude, flow_peaks
 
 FPS, RATE = 12, 22050
 
@@ -69,7 +69,7 @@ def test_onsets_are_where_it_clicks(rate):
     times = np.array([0.5, 1.1, 1.9, 3.0])
     sound = clicks(times)
     sound = np.interp(np.arange(4 * rate) / rate, np.arange(len(sound)) / RATE, sound).astype(np.float32)
-    np.testing.assert_allclose(onsets(sound, rate), times, atol=0.035)
+    np.testing.assert_allclose(detect_onsets(sound, rate), times, atol=0.035)
 
 
 @pytest.mark.parametrize("flow", ["dis", "farneback"])
@@ -78,7 +78,7 @@ def test_av_align_is_high_for_sound_with_the_motion_and_low_for_sound_beside_it(
     frames = moving(8 * np.cos(2 * np.pi * t / 2))
 
     def score(sound: np.ndarray, seen: np.ndarray = frames) -> float:
-        clip = Evidence("clip", {}, Fraction(FPS), seen, seen, seen[0], sound, RATE, np.empty(0))
+        clip = MetricInput("clip", {}, Fraction(FPS), seen, seen, seen[0], sound, RATE, np.empty(0))
         return float(AVAlign(flow).measure(clip)["av_align"])
 
     fastest = flow_peaks(flow_magnitude(frames, flow), FPS)

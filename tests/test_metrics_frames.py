@@ -13,16 +13,16 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import LearnedPerceptualImagePatchSimilarity
 
-from zoo.metrics.base import ClipMetric, Evidence
+from zoo.metrics.base import ClipMetric, MetricInput
 from zoo.metrics.frames import Lpips, Psnr, PsnrDisco, Ssim
 
 AS_WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
 
 
-def evidence(frames: np.ndarray, true: np.ndarray) -> Evidence:
+def evidence(frames: np.ndarray, true: np.ndarray) -> MetricInput:
     """A clip whose frames alone matter."""
     silence = np.zeros(8, np.float32)
-    return Evidence("clip", {}, Fraction(12), frames, true, true[0], silence, 16000, np.zeros(0))
+    return MetricInput("clip", {}, Fraction(12), frames, true, true[0], silence, 16000, np.zeros(0))
 
 
 def scenes(frames: int = 4, height: int = 48, width: int = 60) -> np.ndarray:
@@ -169,7 +169,7 @@ def test_lpips_is_torchmetrics_with_the_files_backbone(backbone):
     heads = Path(torchmetrics.__file__).parent / "functional/image/lpips_models/alex.pth"
     for name, trained in torch.load(heads, map_location="cpu", weights_only=True).items():
         assert torch.equal(metric.net.state_dict()[name], trained)
-    assert metric.columns["lpips"].heading == "LPIPS (AlexNet)" and len(metric.weights) == 12
+    assert metric.columns["lpips"].heading == "LPIPS (AlexNet)" and len(metric.weights_hash) == 12
 
 
 def test_lpips_tells_the_backbone_by_its_tensors(tmp_path, backbone):
@@ -194,7 +194,7 @@ def test_lpips_tells_the_backbone_by_its_tensors(tmp_path, backbone):
 
 
 def test_lpips_without_its_file_says_what_it_needs():
-    assert "weights.lpips=FILE" in Lpips().unavailable and Lpips().weights is None
+    assert "weights.lpips=FILE" in Lpips().unavailable_reason and Lpips().weights_hash is None
 
 
 @pytest.mark.parametrize("metric", [Psnr(), PsnrDisco(), Ssim()], ids=lambda metric: type(metric).__name__)

@@ -12,8 +12,8 @@ from scipy.linalg import sqrtm
 from torch import Tensor, nn
 from weights import numbers, state_by_name
 
-from zoo.metrics.base import Evidence
-from zoo.metrics.fid_vid import FIDVID, from_public, resnet3d_50
+from zoo.metrics.base import MetricInput
+from zoo.metrics.fid_vid import FIDVID, build_resnet3d_50, convert_public_weights
 from zoo.metrics.fvd import FVD
 
 STORED = np.load(Path(__file__).parent / "data" / "resnet3d_reference.npz")
@@ -48,10 +48,10 @@ def i3d(tmp_path_factory) -> Path:
     return path
 
 
-def clip(frames: np.ndarray) -> Evidence:
+def clip(frames: np.ndarray) -> MetricInput:
     """All that is known of a clip when only its frames count."""
     silence = np.zeros(16, np.float32)
-    return Evidence("key", {}, Fraction(12), frames, frames, frames[0], silence, 16, np.zeros(0))
+    return MetricInput("key", {}, Fraction(12), frames, frames, frames[0], silence, 16, np.zeros(0))
 
 
 def colours(seed: int, clips: int, length: int, low: int = 0, high: int = 256) -> np.ndarray:
@@ -101,10 +101,10 @@ def test_what_is_not_square_is_stretched_or_cropped(i3d):
 
 
 def test_fvd_says_whose_features_they_are(i3d, tmp_path):
-    assert "weights.i3d=FILE" in FVD().unavailable
+    assert "weights.i3d=FILE" in FVD().unavailable_reason
     metric = FVD(i3d)
-    assert metric.unavailable is None and len(metric.weights) == 12
-    assert metric.weights in metric.columns["fvd"].title, "not the public file, and the heading says so"
+    assert metric.unavailable_reason is None and len(metric.weights_hash) == 12
+    assert metric.weights_hash in metric.columns["fvd"].title, "not the public file, and the heading says so"
     assert FVD.columns["fvd"].title == FVD().columns["fvd"].title == "FVD ↓"
     again = pickle.loads(pickle.dumps(metric))
     frames = colours(4, 1, 16)[0]
@@ -157,9 +157,9 @@ def test_fid_vid_answers_as_the_public_scorer(public_state, tmp_path):
 
 
 def test_fid_vid_takes_the_whole_file_or_nothing(public_state, tmp_path):
-    assert "weights.resnet3d=FILE" in FIDVID().unavailable
-    own = resnet3d_50().state_dict()
-    state = from_public({"state_dict": public_state})
+    assert "weights.resnet3d=FILE" in FIDVID().unavailable_reason
+    own = build_resnet3d_50().state_dict()
+    state = convert_public_weights({"state_dict": public_state})
     assert {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in state.items()}
     short = {name: value for name, value in public_state.items() if name != "layer3.5.bn2.running_mean"}
     for state, message in (

@@ -13,8 +13,8 @@ from zoo.body.render.rasterizer import render_motion
 from zoo.data.world.choreography import choreograph
 from zoo.data.world.scene import make_scene
 from zoo.data.world.song import make_song
-from zoo.metrics.base import OVER_TIME, Evidence
-from zoo.metrics.identity import REGIONS, Identity, Signature, signature, signature_distance
+from zoo.metrics.base import TIME_SUFFIX, MetricInput
+from zoo.metrics.identity import COLOR_REGIONS, Identity, Signature, signature, signature_distance
 
 SIDE, FRAMES = 128, 12
 
@@ -58,7 +58,7 @@ def video(pictures: list[np.ndarray], poses: Poses) -> tuple[np.ndarray, Poses]:
 
 def measure(seen: tuple[np.ndarray, Poses], reference: tuple[np.ndarray, Poses]) -> dict[str, np.ndarray]:
     frames, still = seen[0].copy(), reference[0].copy()
-    clip = Evidence(
+    clip = MetricInput(
         *("clip", {}, Fraction(12), frames, frames, still[0], np.zeros(10, np.float32), 22050, np.empty(0)),
         detector=Known([(frames, seen[1]), (still[0][None], reference[1])]),
     )
@@ -70,7 +70,7 @@ def lab(colour: tuple[int, int, int]) -> np.ndarray:
     return cv2.cvtColor(np.float32([[colour]]) / 255, cv2.COLOR_RGB2LAB)[0, 0]
 
 
-COLOURS = dict(zip(REGIONS, [(200, 160, 130), (30, 60, 160), (40, 140, 60), (205, 150, 120), (60, 60, 60),
+COLOURS = dict(zip(COLOR_REGIONS, [(200, 160, 130), (30, 60, 160), (40, 140, 60), (205, 150, 120), (60, 60, 60),
                              (150, 40, 50), (230, 230, 220)], strict=True))  # fmt: skip
 
 
@@ -78,18 +78,18 @@ def test_the_same_figure_has_no_distance_and_another_shirt_the_colours_own():
     reference = figure(COLOURS)
     same = measure(video([reference[0]] * FRAMES, reference[1]), reference)
     assert same["identity_distance"] == same["identity_drift"] == same["background_distance"] == 0
-    assert same["figure_found"] == 1 and same["identity_distance" + OVER_TIME].shape == (FRAMES,)
+    assert same["figure_found"] == 1 and same["identity_distance" + TIME_SUFFIX].shape == (FRAMES,)
     other = figure(COLOURS | {"torso": (160, 60, 30)}, backdrop=100)
     changed = measure(video([other[0]] * FRAMES, other[1]), reference)
     away = np.linalg.norm(lab((160, 60, 30)) - lab((30, 60, 160)))
     # the ends of thick arms and thighs lie over the shirt's region: a quarter of it keeps its colour
-    assert 0.6 < changed["identity_distance"] / (away / len(REGIONS)) < 1
+    assert 0.6 < changed["identity_distance"] / (away / len(COLOR_REGIONS)) < 1
     grey = np.linalg.norm(lab((100,) * 3) - lab((90,) * 3))
     assert changed["background_distance"] == pytest.approx(grey, rel=1e-3)
 
 
 def test_the_distance_of_plain_colours_is_cie76():
-    red, blue = (figure(dict.fromkeys(REGIONS, colour)) for colour in ((160, 60, 30), (30, 60, 160)))
+    red, blue = (figure(dict.fromkeys(COLOR_REGIONS, colour)) for colour in ((160, 60, 30), (30, 60, 160)))
     result = measure(video([blue[0]] * 4, blue[1]), red)
     away = np.linalg.norm(lab((160, 60, 30)) - lab((30, 60, 160)))
     assert result["identity_distance"] == pytest.approx(away, abs=2)  # the width of a bin
@@ -100,7 +100,7 @@ def test_a_figure_that_fades_drifts_by_as_much():
     shades = np.linspace(160, 40, FRAMES).round().astype(int)
     pictures = [figure(COLOURS | {"torso": (30, 60, int(blue))})[0] for blue in shades]
     result = measure(video(pictures, reference[1]), reference)
-    course = result["identity_distance" + OVER_TIME]
+    course = result["identity_distance" + TIME_SUFFIX]
     assert (np.diff(course) > 0).all()
     quarter = FRAMES // 4
     assert result["identity_drift"] == pytest.approx(course[-quarter:].mean() - course[:quarter].mean())
@@ -114,7 +114,7 @@ def test_frames_without_a_figure_are_counted_and_left_out():
     joints[:3], mask[3] = np.nan, 0
     result = measure((frames, Poses(joints, poses.confidence, mask)), reference)
     assert result["figure_found"] == pytest.approx((FRAMES - 4) / FRAMES) and result["identity_distance"] == 0
-    assert np.isnan(result["identity_distance" + OVER_TIME]).sum() == 4
+    assert np.isnan(result["identity_distance" + TIME_SUFFIX]).sum() == 4
     nobody = measure((frames, Poses(joints * np.nan, poses.confidence, mask * 0)), reference)
     assert nobody["figure_found"] == 0 and np.isnan(nobody["identity_distance"])
 

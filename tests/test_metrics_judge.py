@@ -10,15 +10,15 @@ from zoo.body.detection.synthetic_detector import WorldJudge
 from zoo.data.base import WindowSpec
 from zoo.data.world.recipe import Filming
 from zoo.data.world.source import World
-from zoo.metrics.base import Evidence
+from zoo.metrics.base import MetricInput
 from zoo.metrics.video import FvdWorld
 from zoo.music.spectral import Spectral
 
 FPS, FRAMES = 12, 32
 
 
-def evidence(frames: np.ndarray, **more) -> Evidence:
-    return Evidence(
+def evidence(frames: np.ndarray, **more) -> MetricInput:
+    return MetricInput(
         "clip", {}, Fraction(FPS), frames, frames, frames[0], np.zeros(1, np.float32), 22050, np.empty(0), **more
     )
 

@@ -9,7 +9,7 @@ import torch
 from zoo.body import skeleton
 from zoo.data.world.choreography import choreograph
 from zoo.data.world.song import make_song
-from zoo.metrics.base import Evidence
+from zoo.metrics.base import MetricInput
 from zoo.metrics.dance_features import geometric_features, kinetic_features
 from zoo.metrics.motion import (
     PFC,
@@ -19,10 +19,10 @@ from zoo.metrics.motion import (
     FrechetKinetic,
     Jitter,
     Multimodality,
-    dance_distance,
     diversity,
     foot_sliding,
     jitter,
+    motion_distance,
     physical_foot_contact,
 )
 
@@ -32,9 +32,9 @@ NAMES = skeleton.JOINTS
 SWAP = [NAMES.index(n.replace("left", "?").replace("right", "left").replace("?", "right")) for n in NAMES]
 
 
-def evidence(joints: np.ndarray, song: str = "song", again: np.ndarray | None = None) -> Evidence:
+def evidence(joints: np.ndarray, song: str = "song", again: np.ndarray | None = None) -> MetricInput:
     frames = np.zeros((48, 4, 4, 3), np.uint8)
-    return Evidence(
+    return MetricInput(
         *("clip", {"song": song}, Fraction(12), frames, frames, frames[0], np.zeros(10, np.float32), 22050),
         *(np.empty(0), joints, again),
     )
@@ -70,10 +70,10 @@ def test_physical_foot_contact_by_hand():
 def test_distances_ignore_where_the_dancer_stands():
     rng = np.random.default_rng(0)
     dance = rng.normal(size=(30, 24, 3))
-    assert dance_distance(dance, dance + 5.0) == pytest.approx(0, abs=1e-12)
+    assert motion_distance(dance, dance + 5.0) == pytest.approx(0, abs=1e-12)
     other = dance.copy()
     other[:, 1:, 0] += 0.24
-    assert dance_distance(dance, other) == pytest.approx(0.24 * 23 / 24)
+    assert motion_distance(dance, other) == pytest.approx(0.24 * 23 / 24)
     assert diversity([dance, other, other]) == pytest.approx(0.24 * 23 / 24 * 2 / 3)
     assert jitter(np.arange(10.0)[:, None, None] ** 3 * np.ones((10, 24, 3))) == pytest.approx(6 * 3**0.5 * 27)
 
@@ -84,7 +84,7 @@ def test_each_metric_gives_the_number_of_its_clip(dances):
         PFC: physical_foot_contact(dances[0]),
         FootSliding: foot_sliding(dances[0]),
         Jitter: jitter(dances[0]),
-        Multimodality: dance_distance(dances[0], dances[1]),
+        Multimodality: motion_distance(dances[0], dances[1]),
     }
     for metric, value in expected.items():
         (measured,) = metric().measure(clip).values()

@@ -10,19 +10,19 @@ from zoo.body import skeleton
 from zoo.body.detection.blazepose_detector import PoseDetector, Poses
 from zoo.data.world.choreography import choreograph
 from zoo.data.world.song import make_song
-from zoo.metrics.base import Evidence
+from zoo.metrics.base import MetricInput
 from zoo.metrics.rhythm import (
+    HIT_TOLERANCE,
     SIGMA,
-    TOLERANCE,
     BeatAlignment,
     BeatAlignment2D,
     BeatHitRate,
     BeatHitRate2D,
     beat_alignment,
     beat_hits,
-    found_beats,
-    in_reach,
+    detected_beats,
     kinematic_beats,
+    matchable_beats,
 )
 
 BEAT = 0.5  # seconds
@@ -53,9 +53,9 @@ def poses_of(joints: np.ndarray) -> Poses:
     return Poses(joints.astype(np.float32), np.ones(joints.shape[:2], np.float32), np.zeros((len(joints), 4, 4)))
 
 
-def evidence(beats: np.ndarray, seconds=4.0, fps=12, joints=None, poses=None) -> Evidence:
+def evidence(beats: np.ndarray, seconds=4.0, fps=12, joints=None, poses=None) -> MetricInput:
     frames = np.zeros((round(seconds * fps), 4, 4, 3), np.uint8)
-    return Evidence(
+    return MetricInput(
         *("clip", {}, Fraction(fps), frames, frames, frames[0], np.zeros(10, np.float32), 22050, beats),
         joints=joints,
         detector=Known(poses) if poses else None,
@@ -112,20 +112,20 @@ def test_a_dance_of_the_world_falls_in_score_as_it_leaves_the_beat():
         joints = skeleton.joints_of(choreograph(song, number).motion).numpy()
         kinematic, gap = kinematic_beats(joints, 30), np.diff(song.beats).mean()
         shifted = [song.beats + share * gap for share in np.linspace(0, 0.5, 6)]
-        own.append([beat_alignment(in_reach(kinematic, music), music) for music in shifted])
+        own.append([beat_alignment(matchable_beats(kinematic, music), music) for music in shifted])
     course = np.mean(own, 0)
     assert course[0] > 0.7 and (np.diff(course) < 0).all() and course[-1] < 0.25
 
 
 def test_beats_beyond_the_ends_are_not_held_against_the_dance():
     music = np.array([0.45, 0.95, 1.45])  # a clip of 1.8 s; in the song there are beats at -0.05 and 1.95 too
-    np.testing.assert_array_equal(in_reach(np.array([0.0, 0.1, 0.5, 1.0, 1.6, 1.75]), music), [0.5, 1.0, 1.6])
-    np.testing.assert_array_equal(in_reach(np.array([0.0, 1.0]), music[:1]), [0.0, 1.0])
+    np.testing.assert_array_equal(matchable_beats(np.array([0.0, 0.1, 0.5, 1.0, 1.6, 1.75]), music), [0.5, 1.0, 1.6])
+    np.testing.assert_array_equal(matchable_beats(np.array([0.0, 1.0]), music[:1]), [0.0, 1.0])
 
 
 def test_hits_by_hand():
     music = np.arange(8) * 0.5 + 0.02
-    kinematic = np.array([0.52, 1.02 + 0.9 * TOLERANCE, 1.6 + TOLERANCE, 2.5, 2.6])
+    kinematic = np.array([0.52, 1.02 + 0.9 * HIT_TOLERANCE, 1.6 + HIT_TOLERANCE, 2.5, 2.6])
     # hits: 0.52, 1.083 and 2.5; beats met: 0.52, 1.02, 2.52 of the six that lie 0.3 s inside [0, 3.6]
     coverage, hit, met = beat_hits(kinematic, music, 3.6, edge=0.3)
     assert (coverage, hit, met) == pytest.approx((5 / 8, 3 / 5, 3 / 6))
@@ -135,7 +135,7 @@ def test_hits_by_hand():
     for metric in (BeatHitRate(), BeatHitRate2D()):
         coverage, hit, met = (float(metric.measure(clip)[name]) for name in metric.columns)
         assert 0.85 <= coverage <= 1 and hit == met == 1, metric
-        off = {name: float(metric.measure(replace(clip, beats=beats_within(0.25, 0.2), _known={}))[name])
+        off = {name: float(metric.measure(replace(clip, beats=beats_within(0.25, 0.2), _cache={}))[name])
                for name in metric.columns}  # fmt: skip
         assert list(off.values())[1:] == [0, 0]
 
@@ -144,11 +144,11 @@ def test_a_still_figure_has_no_beats_and_a_hidden_one_keeps_the_others():
     rng = np.random.default_rng(0)
     joints = swing(4, 12, dims=2)
     still = np.repeat(joints[:1], 48, 0) + rng.normal(0, 0.1, joints.shape)  # as a detector sees a frozen picture
-    assert len(found_beats(poses_of(still), 12)) == 0
+    assert len(detected_beats(poses_of(still), 12)) == 0
     assert len(kinematic_beats(still, 12)) > 3  # which is what the depth of a minimum is asked for
-    whole = found_beats(poses_of(joints), 12)
+    whole = detected_beats(poses_of(joints), 12)
     hidden = joints.copy()
     hidden[[0, 1, 20, 21]] = np.nan  # at the start and between two beats
-    np.testing.assert_allclose(found_beats(poses_of(hidden), 12), whole, atol=0.03)
+    np.testing.assert_allclose(detected_beats(poses_of(hidden), 12), whole, atol=0.03)
     hidden[2:] = np.nan
-    assert len(found_beats(poses_of(hidden), 12)) == 0
+    assert len(detected_beats(poses_of(hidden), 12)) == 0

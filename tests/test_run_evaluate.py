@@ -305,4 +305,4 @@ def test_every_protocol_can_be_read(name):
     assert len({column for gauge in gauges for column in gauge.metric.columns}) == sum(
         len(gauge.metric.columns) for gauge in gauges
     ), "two metrics name one column"
-    assert all(gauge.reason for gauge in gauges if "detector" in gauge.metric.needs)
+    assert all(gauge.reason for gauge in gauges if "detector" in gauge.metric.required_inputs)

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from zoo.body.detection.synthetic_detector import WorldJudge
 from zoo.body.skeleton import joints_of
 from zoo.media import decode_frames
-from zoo.metrics.base import Evidence
+from zoo.metrics.base import MetricInput
 from zoo.run.evaluate.protocol import CONF, read_gauges, read_protocol
 from zoo.run.evaluate.records import read_index
 
@@ -44,7 +44,7 @@ def main(folder: Path) -> None:
         if frames.shape != true_frames.shape:  # the rows are brought to the protocol's size before they are measured
             frames = frames[:, :: frames.shape[1] // true_frames.shape[1], :: frames.shape[2] // true_frames.shape[2]]
         joints = joints_of(torch.from_numpy(kept["motion"])).numpy()
-        evidence = Evidence(
+        evidence = MetricInput(
             clip.key, clip.labels, Fraction(12), frames, true_frames, kept["reference"], kept["waveform"],
             int(kept["sample_rate"]), kept["beats"], joints, joints, detector,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from zoo.data.base import WindowSpec
-from zoo.metrics.statistics import interval
+from zoo.metrics.statistics import bootstrap_interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.evaluate.protocol import CONF
@@ -81,7 +81,7 @@ def main() -> None:
         found, strips = zip(*(measure(autoencoder, clips[index]) for index in range(len(clips))), strict=True)
     for name in found[0]:
         values = np.array([one[name] for one in found])
-        told = interval(values[np.isfinite(values)])
+        told = bootstrap_interval(values[np.isfinite(values)])
         print(f"{name:36s} {told.mean:7.3f} [{told.low:.3f}, {told.high:.3f}]")
     if options.sheet:
         sheet = (torch.cat(strips[::6], 1) * 255).round().byte().movedim(0, 2).numpy()

@@ -30,7 +30,7 @@ from zoo.data.base import WindowSpec
 from zoo.families.magicdance.renderers.animator import head_box
 from zoo.families.magicdance.renderers.renderers import DiffusionRenderer
 from zoo.metrics.identity import Signature, signature, signature_distance
-from zoo.metrics.statistics import interval
+from zoo.metrics.statistics import bootstrap_interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.errors import CONF
@@ -72,7 +72,7 @@ def seen(frames: np.ndarray) -> Signature:
 
 def told(values: Sequence[float]) -> list[float]:
     """Mean, low, high."""
-    return [round(one, 4) for one in interval(values)[:3]]
+    return [round(one, 4) for one in bootstrap_interval(values)[:3]]
 
 
 class Clips:

@@ -29,7 +29,7 @@ from zoo.body.skeleton import JOINTS
 from zoo.data.base import Cut, WindowSpec
 from zoo.data.world.moves import MOVES
 from zoo.families.base import Sampler
-from zoo.metrics.statistics import interval
+from zoo.metrics.statistics import bootstrap_interval
 from zoo.nn.cpu_inference import PRECISIONS
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
@@ -123,7 +123,7 @@ def told_apart(moves: Moves, videos: Sequence[np.ndarray], said: Sequence[Tensor
 
 def share(right: Sequence[float]) -> dict:
     """Of pairs, with its 95% interval."""
-    told = interval(np.array(right))
+    told = bootstrap_interval(np.array(right))
     return {"share": told.mean, "low": told.low, "high": told.high, "pairs": len(right)}
 
 

@@ -38,7 +38,7 @@ from zoo.data.base import Cut, WindowSpec
 from zoo.data.world.recipe import Filming
 from zoo.data.world.song import STYLES
 from zoo.data.world.source import World
-from zoo.metrics.rhythm import beat_alignment, found_beats, in_reach
+from zoo.metrics.rhythm import beat_alignment, detected_beats, matchable_beats
 from zoo.music.spectral import Spectral
 from zoo.run.evaluate.provenance import provenance
 
@@ -181,8 +181,8 @@ def measure() -> dict[str, str]:
         height = np.median(np.ptp(take.joints2d[..., 1], axis=1))
         off.append(np.linalg.norm(poses.joints - take.joints2d, axis=-1) / height)
         overlap.append(((poses.mask > 0.5) & figure).sum() / ((poses.mask > 0.5) | figure).sum())
-        found, true = found_beats(poses, FPS), found_beats(replace(poses, joints=take.joints2d), FPS)
-        scores.append([beat_alignment(in_reach(beats, take.beats), take.beats) for beats in (found, true)])
+        found, true = detected_beats(poses, FPS), detected_beats(replace(poses, joints=take.joints2d), FPS)
+        scores.append([beat_alignment(matchable_beats(beats, take.beats), take.beats) for beats in (found, true)])
         near = np.abs(found[:, None] - true) <= 1 / FPS
         met += near.any(1).sum(), len(found), near.any(0).sum(), len(true)
     off, scores = np.stack(off), np.array(scores)  # (clips, F, 24), (clips, 2)

@@ -1,7 +1,7 @@
-"""What a metric is: it measures clips one by one, and says what a row of the table gets from the measurements.
+"""The interface of a metric: it measures one clip at a time, and combines measurements into a system's values.
 
-Adding one is a file with a `ClipMetric` or a `SetMetric`, and a YAML in `conf/metrics/` that names the class. A metric
-sees every row alike: frames decoded from a file, whoever made them.
+A new metric is one file with a `ClipMetric` or a `SetMetric`, and a YAML in `conf/metrics/` that names the class. All
+systems are measured alike: a metric receives frames decoded from a file, whichever system wrote them.
 """
 
 from abc import ABC, abstractmethod
@@ -14,55 +14,56 @@ import numpy as np
 
 from zoo.body.detection.blazepose_detector import PoseDetector, Poses
 
-Measurement = Mapping[str, np.ndarray]  # what is kept of one clip, by name
-FROZEN, OTHER_SONG = "frozen reference", "other song"  # the baselines, as rows are called
-OVER_TIME = "@time"  # a column's name with this behind it: its value at every frame
-Answer = TypeVar("Answer")
+Measurement = Mapping[str, np.ndarray]  # of one clip: name -> values
+STILL_IMAGE, OTHER_SONG = "frozen reference", "other song"  # names of the two baselines in the table
+TIME_SUFFIX = "@time"  # column + TIME_SUFFIX: the column's value at every frame
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """One clip of one row, and everything that is known of it. Joints are SMPL's 24 (zoo.body.skeleton)."""
+class MetricInput:
+    """One clip of one system, with its ground truth. Joints are SMPL's 24 (zoo.body.skeleton)."""
 
     key: str
-    labels: Mapping[str, str]  # song, dancer, style, camera, where the data knows them
+    labels: Mapping[str, str]  # song, dancer, style, camera, where the data has them
     fps: Fraction
     frames: np.ndarray  # (F, H, W, 3) uint8
     true_frames: np.ndarray  # (F, H, W, 3) uint8: the ground truth's
-    reference: np.ndarray  # (H, W, 3) uint8: the picture that the dance started from
-    waveform: np.ndarray  # (S,) float32: the sound of exactly the clip's time
+    reference: np.ndarray  # (H, W, 3) uint8: the image that the dance was generated from
+    waveform: np.ndarray  # (S,) float32: the music of exactly the clip's time
     sample_rate: int
     beats: np.ndarray  # (N,) float64 seconds from the clip's start: the music's beats
     joints: np.ndarray | None = None  # (T, 24, 3) metres at `zoo.batch.MOTION_FPS`: the exact motion, if any
-    joints_again: np.ndarray | None = None  # the same of another dance to the same clip (another seed, another dancer)
-    detector: PoseDetector | None = None  # what finds joints in frames, None where no detector fits this data
-    _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    second_joints: np.ndarray | None = None  # the same of a second dance to the same clip (other seed or dancer)
+    detector: PoseDetector | None = None  # detects joints in frames; None where no detector fits this data
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def once(self, what: Any, compute: Callable[[], Answer]) -> Answer:
-        """`compute()`, kept under `what` for the other metrics that ask for the same."""
-        if what not in self._known:
-            self._known[what] = compute()
-        return self._known[what]
+    def cached(self, key: Any, compute: Callable[[], Result]) -> Result:
+        """Return `compute()`, computed once for all metrics that use the same `key`."""
+        if key not in self._cache:
+            self._cache[key] = compute()
+        return self._cache[key]
 
     @property
     def poses(self) -> Poses:
-        """The joints and the figure's mask as `detector` finds them in `frames`."""
-        assert self.detector is not None, "a metric that looks for poses says so in `needs`"
-        return self.once("poses", lambda: self.detector.detect(self.frames))
+        """The joints and the figure's mask that `detector` detects in `frames`."""
+        assert self.detector is not None, "a metric that uses poses lists 'detector' in `required_inputs`"
+        return self.cached("poses", lambda: self.detector.detect(self.frames))
 
 
 @dataclass(frozen=True)
 class Column:
     """One column of the table.
 
-    better: which way is good, None where neither is; sees: the baselines that the ground truth has to beat here.
+    better: the good direction, None where there is none; must_beat: baselines that the ground truth has to beat here
+    (a self-check of the metric).
     """
 
     heading: str
     better: Literal["higher", "lower"] | None
     digits: int = 3
     unit: str = ""
-    sees: frozenset[str] = frozenset()
+    must_beat: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
@@ -74,33 +75,33 @@ class Column:
 class Metric(ABC):
     """Measures clips. Subclass `ClipMetric` or `SetMetric`.
 
-    needs: what of `Evidence` it cannot do without, of 'joints', 'joints_again', 'beats', 'detector'; version: count it
-    up when the numbers change, so that old measurements are not taken for new ones.
+    required_inputs: optional fields of `MetricInput` that it needs, of 'joints', 'second_joints', 'beats', 'detector'.
+    version: to be increased when the values change, so that stored measurements are not reused.
     """
 
     columns: ClassVar[Mapping[str, Column]]
-    needs: ClassVar[frozenset[str]] = frozenset()
+    required_inputs: ClassVar[frozenset[str]] = frozenset()
     version: ClassVar[int] = 1
 
     @property
-    def unavailable(self) -> str | None:
-        """Why this cannot be measured here and how to get what is missing, in one line; None when it can be."""
+    def unavailable_reason(self) -> str | None:
+        """Why this cannot be measured here and how to get the missing files, in one line; None where it can."""
         return None
 
     @property
-    def weights(self) -> str | None:
-        """The hash (sha256, 12 digits) of the feature weights it measures with, None for arithmetic."""
+    def weights_hash(self) -> str | None:
+        """The hash (sha256, 12 digits) of the feature network's weights, None where there is no network."""
         return None
 
     @abstractmethod
-    def measure(self, clip: Evidence) -> Measurement:
-        """What is kept of one clip: small arrays, NaN where a clip has no value."""
+    def measure(self, clip: MetricInput) -> Measurement:
+        """Measure one clip. Returns small arrays, which are stored; NaN where a clip has no value."""
 
 
 class ClipMetric(Metric):
-    """A value per clip and column; a row's is their mean.
+    """A value per clip and column; a system's value is their mean.
 
-    `measure` gives a scalar array under each column's name, and may give (F,) values under the name + OVER_TIME.
+    `measure` returns a scalar array under each column's name, and optionally (F,) values under name + TIME_SUFFIX.
     """
 
 
@@ -108,8 +109,8 @@ class SetMetric(Metric):
     """A value per set of clips, such as a distance between distributions."""
 
     @abstractmethod
-    def combine(self, row: Sequence[Measurement], truth: Sequence[Measurement]) -> dict[str, float]:
-        """Column -> value of a row's clips, beside the ground truth's; NaN where they are too few.
+    def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
+        """Column -> value of a system's clips, given the ground truth's; NaN where there are too few clips.
 
-        Called many times with resampled clips for intervals: keep what is slow in `measure`.
+        Called for every bootstrap resample of the clips: do the slow part in `measure`.
         """

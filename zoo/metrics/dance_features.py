@@ -42,54 +42,58 @@ def geometric_features(joints: np.ndarray, fps: float) -> np.ndarray:
     other joints than Mueller's table in 'moves up' and 'moves away', and takes front for back on one side of the body;
     here a mirrored dance gives the same numbers with each pair exchanged.
     """
-    place = {name: joints[1:, index].astype(np.float64) for index, name in enumerate(JOINTS)}
+    position = {name: joints[1:, index].astype(np.float64) for index, name in enumerate(JOINTS)}
     speed = np.diff(joints.astype(np.float64), axis=0) * fps
     speed = {name: speed[:, index] for index, name in enumerate(JOINTS)}
     lowest = joints[1:, :, 2].min(1)
-    root, neck, arm = place["pelvis"], place["neck"], UPPER_ARM
+    root, neck, arm = position["pelvis"], position["neck"], UPPER_ARM
     trunk = root - neck
-    front = _unit(np.cross(place["right_hip"] - neck, place["left_hip"] - neck))
+    front = _unit(np.cross(position["right_hip"] - neck, position["left_hip"] - neck))
 
     def pair(statement) -> list[np.ndarray]:
         """The statement about the right side, then about the left: it is given this side's joints and the other's."""
-        return [statement(side, other) for side, other in (("right_", "left_"), ("left_", "right_"))]
+        return [statement(side, opposite) for side, opposite in (("right_", "left_"), ("left_", "right_"))]
 
-    def ahead(side: str, other: str) -> np.ndarray:
-        leg = (place[other + "foot"] - root, place[other + "hip"] - root)
-        forward = _unit(np.cross(*leg)) * (1 if other == "left_" else -1)
-        return _dot(forward, place[side + "ankle"] - root) > 0.38 * arm
+    def is_ahead(side: str, opposite: str) -> np.ndarray:
+        leg = (position[opposite + "foot"] - root, position[opposite + "hip"] - root)
+        forward = _unit(np.cross(*leg)) * (1 if opposite == "left_" else -1)
+        return _dot(forward, position[side + "ankle"] - root) > 0.38 * arm
 
-    def bent(side: str, top: str, joint: str, end: str) -> np.ndarray:
-        middle = place[side + joint]
-        return _angle(place[side + top] - middle, place[side + end] - middle) < 110
+    def is_bent(side: str, top: str, joint: str, end: str) -> np.ndarray:
+        middle = position[side + joint]
+        return _angle(position[side + top] - middle, position[side + end] - middle) < 110
 
-    across_hands, across_feet = (place["right_" + end] - place["left_" + end] for end in ("wrist", "ankle"))
-    shoulders = _unit(place["right_shoulder"] - place["left_shoulder"])
-    hips = _unit(place["right_hip"] - place["left_hip"])
-    spine = _unit(place["spine3"] - place["spine1"])
-    ankles = _unit(np.cross(place["left_ankle"] - place["right_ankle"], neck - place["right_ankle"]))
-    true = [
+    across_hands, across_feet = (position["right_" + end] - position["left_" + end] for end in ("wrist", "ankle"))
+    shoulders = _unit(position["right_shoulder"] - position["left_shoulder"])
+    hips = _unit(position["right_hip"] - position["left_hip"])
+    spine = _unit(position["spine3"] - position["spine1"])
+    ankles = _unit(np.cross(position["left_ankle"] - position["right_ankle"], neck - position["right_ankle"]))
+    statements = [
         *pair(lambda s, _: _dot(speed[s + "wrist"] - speed["neck"], front) > 1.8 * arm),  # hand moves ahead
-        *pair(lambda s, _: _dot(place[s + "wrist"] - neck, _unit(neck - place["spine3"])) > 0.2 * arm),  # above neck
+        *pair(
+            lambda s, _: _dot(position[s + "wrist"] - neck, _unit(neck - position["spine3"])) > 0.2 * arm
+        ),  # above neck
         *pair(lambda s, _: _dot(speed[s + "wrist"] - speed["spine3"], spine) > 1.8 * arm),  # hand moves up
-        *pair(lambda s, _: bent(s, "shoulder", "elbow", "wrist")),
+        *pair(lambda s, _: is_bent(s, "shoulder", "elbow", "wrist")),
         _dot(across_hands, shoulders) > 2.5 * SHOULDERS,  # hands far apart
         _dot(speed["left_wrist"] - speed["right_wrist"], _unit(across_hands)) > 1.4 * arm,  # hands approach
-        *pair(lambda s, _: _dot(speed["pelvis"] - speed[s + "wrist"], _unit(root - place[s + "wrist"])) > 1.4 * arm),
+        *pair(lambda s, _: _dot(speed["pelvis"] - speed[s + "wrist"], _unit(root - position[s + "wrist"])) > 1.4 * arm),
         *pair(lambda s, _: _length(speed[s + "wrist"]) > 2.5 * arm),  # fast hand
-        *pair(ahead),  # foot ahead of the other leg and its toes
-        *pair(lambda s, _: place[s + "ankle"][:, 2] - lowest > 1.2 * arm),  # foot lifted
+        *pair(is_ahead),  # foot ahead of the other leg and its toes
+        *pair(lambda s, _: position[s + "ankle"][:, 2] - lowest > 1.2 * arm),  # foot lifted
         _dot(across_feet, hips) > 2.1 * HIPS,  # feet apart
-        *pair(lambda s, _: bent(s, "hip", "knee", "ankle")),
+        *pair(lambda s, _: is_bent(s, "hip", "knee", "ankle")),
         *pair(lambda s, _: _length(speed[s + "ankle"]) > 2.5 * arm),  # fast foot
-        *pair(lambda s, _: _angle(trunk, place[s + "elbow"] - place[s + "shoulder"]) > 25),  # arm off the trunk
-        *pair(lambda s, _: _angle(trunk, place[s + "knee"] - place[s + "hip"]) > 50),  # thigh off the trunk's line
-        _dot(ankles, root - place["right_ankle"]) > 0.5 * arm,  # pelvis ahead of ankles and neck
+        *pair(lambda s, _: _angle(trunk, position[s + "elbow"] - position[s + "shoulder"]) > 25),  # arm off the trunk
+        *pair(
+            lambda s, _: _angle(trunk, position[s + "knee"] - position[s + "hip"]) > 50
+        ),  # thigh off the trunk's line
+        _dot(ankles, root - position["right_ankle"]) > 0.5 * arm,  # pelvis ahead of ankles and neck
         np.abs(_angle(trunk, UP) - 90) < 20,  # trunk level
-        *pair(lambda s, _: place[s + "wrist"][:, 2] - lowest < 1.2 * arm),  # hand low
+        *pair(lambda s, _: position[s + "wrist"][:, 2] - lowest < 1.2 * arm),  # hand low
         _length(speed["pelvis"]) > 2.3 * arm,
     ]
-    return np.stack(true, -1).mean(0)
+    return np.stack(statements, -1).mean(0)
 
 
 def _length(vectors: np.ndarray) -> np.ndarray:

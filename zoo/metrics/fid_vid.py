@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torchvision.models.video.resnet import Bottleneck, Conv3DSimple, VideoResNet
 
 from zoo.files import file_hash
-from zoo.metrics.base import FROZEN, Column
+from zoo.metrics.base import STILL_IMAGE, Column
 from zoo.metrics.fvd import VideoFrechet
 from zoo.nn.weights.loading import load_strict, unwrap_state_dict
 
-SIDE = 112  # pixels
-MEAN = (114.7748, 107.7354, 99.4750)  # of Kinetics' red, green and blue, which the network was trained without
-FEWEST = 2  # frames
+INPUT_SIZE = 112  # pixels
+KINETICS_MEAN = (114.7748, 107.7354, 99.4750)  # of Kinetics' red, green and blue, which the network was trained without
+MIN_FRAMES = 2  # frames
 
 
 class FIDVID(VideoFrechet):
@@ -28,35 +28,37 @@ class FIDVID(VideoFrechet):
     pixels (bicubic), less the mean colour of Kinetics. DisCo takes a window at every frame: stride=1.
     """
 
-    columns = {"fid_vid": Column("FID-VID", "lower", digits=2, sees=frozenset({FROZEN}))}
+    columns = {"fid_vid": Column("FID-VID", "lower", digits=2, must_beat=frozenset({STILL_IMAGE}))}
 
     def __init__(
         self, weights: str | Path | None = None, frames: int | None = 16, stride: int | None = 16, step: int = 1
     ):
         """Raises ValueError where the file does not fit the network exactly."""
-        super().__init__(frames, stride, step, FEWEST)
+        super().__init__(frames, stride, step, MIN_FRAMES)
         self.file = weights
         if weights is not None:
-            _network(weights)
+            _load_network(weights)
 
     @property
-    def unavailable(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Which file it needs."""
         return (
             "needs weights.resnet3d=FILE, resnet-50-kinetics.pth of 3D-ResNets-PyTorch" if self.file is None else None
         )
 
     @property
-    def weights(self) -> str | None:
+    def weights_hash(self) -> str | None:
         """Of the network's file."""
         return None if self.file is None else file_hash(self.file)
 
     def features(self, window: np.ndarray) -> Tensor:
         """(2048,), all at least 0."""
-        pictures = torch.tensor(window).permute(0, 3, 1, 2).float()
-        pictures = F.interpolate(pictures, size=(SIDE, SIDE), mode="bicubic", antialias=True)  # Pillow's bicubic
-        video = pictures - torch.tensor(MEAN)[:, None, None]
-        return _network(self.file)(video.transpose(0, 1)[None])[0]
+        images = torch.tensor(window).permute(0, 3, 1, 2).float()
+        images = F.interpolate(
+            images, size=(INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True
+        )  # Pillow's bicubic
+        video = images - torch.tensor(KINETICS_MEAN)[:, None, None]
+        return _load_network(self.file)(video.transpose(0, 1)[None])[0]
 
 
 class Stem(nn.Sequential):
@@ -71,30 +73,30 @@ class Stem(nn.Sequential):
         )
 
 
-def resnet3d_50() -> VideoResNet:
+def build_resnet3d_50() -> VideoResNet:
     """3D-ResNets-PyTorch's ResNet-50 with shortcut type B: (B, 3, F, H, W) -> (B, 400)."""
     return VideoResNet(Bottleneck, [Conv3DSimple] * 4, [3, 4, 6, 3], Stem)
 
 
-def from_public(found: Any) -> Mapping[str, Tensor]:
+def convert_public_weights(content: Any) -> Mapping[str, Tensor]:
     """3D-ResNets-PyTorch's names to torchvision's: layer1.0.bn2.bias -> layer1.0.conv2.1.bias, conv1 -> stem.0."""
-    state = {}
-    for name, value in unwrap_state_dict(found).items():
+    state_dict = {}
+    for name, value in unwrap_state_dict(content).items():
         *block, layer, kind = name.split(".")
         if layer.startswith(("conv", "bn")):
-            number, place = layer[-1], "0" if layer.startswith("conv") else "1"
-            block += [f"conv{number}" if block else "stem", place]
+            number, index = layer[-1], "0" if layer.startswith("conv") else "1"
+            block += [f"conv{number}" if block else "stem", index]
         else:
             block.append(layer)
-        state[".".join([*block, kind])] = value
+        state_dict[".".join([*block, kind])] = value
         if kind == "running_var":  # the file is older than this counter, which evaluation does not use
-            state.setdefault(".".join([*block, "num_batches_tracked"]), torch.tensor(0))
-    return state
+            state_dict.setdefault(".".join([*block, "num_batches_tracked"]), torch.tensor(0))
+    return state_dict
 
 
 @lru_cache(maxsize=1)
-def _network(path: str | Path) -> nn.Module:
-    network = resnet3d_50()
-    load_strict(network, path, from_public)
+def _load_network(path: str | Path) -> nn.Module:
+    network = build_resnet3d_50()
+    load_strict(network, path, convert_public_weights)
     network.fc = nn.Identity()
     return network.eval()

@@ -6,10 +6,10 @@ import cv2
 import librosa
 import numpy as np
 
-from zoo.metrics.base import FROZEN, ClipMetric, Column, Evidence, Measurement
+from zoo.metrics.base import STILL_IMAGE, ClipMetric, Column, Measurement, MetricInput
 
-FLOWS = ("dis", "farneback")
-SIDE = 64  # pixels of the shorter side on which 'dis' works
+FLOW_METHODS = ("dis", "farneback")
+DIS_SIZE = 64  # pixels of the shorter side on which 'dis' works
 ONSET_RATE = 22050  # Hz; librosa's own, at which the public code hears
 
 
@@ -19,39 +19,39 @@ def flow_magnitude(frames: np.ndarray, flow: str = "dis") -> np.ndarray:
     frames (F, H, W, 3) uint8. flow: 'dis' (Kroeger et al. 2016, on frames shrunk to `SIDE`), which takes a thirtieth of
     the time of 'farneback' (at full size, with the public AV-Align code's settings). Raises ValueError for another one.
     """
-    if flow not in FLOWS:
-        raise ValueError(f"flow={flow}: use {' or '.join(FLOWS)}")
+    if flow not in FLOW_METHODS:
+        raise ValueError(f"flow={flow}: use {' or '.join(FLOW_METHODS)}")
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     scale = 1.0
     if flow == "dis":
-        scale = max(1.0, min(frames.shape[1:3]) / SIDE)
+        scale = max(1.0, min(frames.shape[1:3]) / DIS_SIZE)
         size = (round(frames.shape[2] / scale), round(frames.shape[1] / scale))
         grey = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in grey]
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         dis.setFinestScale(1)  # the default, 2, is meant for large frames
     lengths = []
-    for before, after in zip(grey, grey[1:], strict=False):
+    for frame, next_frame in zip(grey, grey[1:], strict=False):
         if flow == "dis":
-            field = dis.calc(before, after, None)
+            vectors = dis.calc(frame, next_frame, None)
         else:
-            field = cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-        lengths.append(cv2.mean(cv2.magnitude(field[..., 0], field[..., 1]))[0])
+            vectors = cv2.calcOpticalFlowFarneback(frame, next_frame, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+        lengths.append(cv2.mean(cv2.magnitude(vectors[..., 0], vectors[..., 1]))[0])
     return np.array(lengths) * scale
 
 
 def flow_peaks(magnitude: np.ndarray, fps: float) -> np.ndarray:
     """Times, seconds, of the local maxima of flow (F - 1,): the flow into frame i counts at i / fps, as published."""
-    course = np.concatenate([magnitude[:1], magnitude])  # the first frame has no flow of its own
-    inner = course[1:-1]
-    return (np.flatnonzero((inner > course[:-2]) & (inner > course[2:])) + 1) / fps
+    curve = np.concatenate([magnitude[:1], magnitude])  # the first frame has no flow of its own
+    interior = curve[1:-1]
+    return (np.flatnonzero((interior > curve[:-2]) & (interior > curve[2:])) + 1) / fps
 
 
-def onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+def detect_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     """Times, seconds, of the onsets that librosa hears in a waveform (S,) float32."""
-    heard = waveform
+    resampled = waveform
     if sample_rate != ONSET_RATE:
-        heard = librosa.resample(waveform, orig_sr=sample_rate, target_sr=ONSET_RATE)
-    return librosa.onset.onset_detect(y=heard, sr=ONSET_RATE, units="time")
+        resampled = librosa.resample(waveform, orig_sr=sample_rate, target_sr=ONSET_RATE)
+    return librosa.onset.onset_detect(y=resampled, sr=ONSET_RATE, units="time")
 
 
 def av_align(audio: np.ndarray, video: np.ndarray, fps: float) -> float:
@@ -62,9 +62,9 @@ def av_align(audio: np.ndarray, video: np.ndarray, fps: float) -> float:
     """
     if len(audio) + len(video) == 0:
         return float("nan")
-    near = np.abs(np.asarray(audio)[:, None] - np.asarray(video)[None]) < 1 / fps
-    both = int(near.any(1).sum())
-    return both / (len(audio) + len(video) - both)
+    is_near = np.abs(np.asarray(audio)[:, None] - np.asarray(video)[None]) < 1 / fps
+    num_matched = int(is_near.any(1).sum())
+    return num_matched / (len(audio) + len(video) - num_matched)
 
 
 class AVAlign(ClipMetric):
@@ -75,17 +75,17 @@ class AVAlign(ClipMetric):
     here because papers report it.
     """
 
-    columns: ClassVar = {"av_align": Column("AV-Align", "higher", sees=frozenset({FROZEN}))}
+    columns: ClassVar = {"av_align": Column("AV-Align", "higher", must_beat=frozenset({STILL_IMAGE}))}
 
     def __init__(self, flow: str = "dis"):
         """flow: 'dis' or 'farneback'. Raises ValueError for another one."""
-        if flow not in FLOWS:
-            raise ValueError(f"metrics.av_align.flow={flow}: use {' or '.join(FLOWS)}")
+        if flow not in FLOW_METHODS:
+            raise ValueError(f"metrics.av_align.flow={flow}: use {' or '.join(FLOW_METHODS)}")
         self.flow = flow
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """See Metric."""
-        heard = clip.once("onsets", lambda: onsets(clip.waveform, clip.sample_rate))
-        moved = clip.once(("flow", self.flow), lambda: flow_magnitude(clip.frames, self.flow))
+        onset_times = clip.cached("onsets", lambda: detect_onsets(clip.waveform, clip.sample_rate))
+        magnitude = clip.cached(("flow", self.flow), lambda: flow_magnitude(clip.frames, self.flow))
         fps = float(clip.fps)
-        return {"av_align": np.float64(av_align(heard, flow_peaks(moved, fps), fps))}
+        return {"av_align": np.float64(av_align(onset_times, flow_peaks(magnitude, fps), fps))}

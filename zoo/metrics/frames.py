@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from zoo.files import file_hash
-from zoo.metrics.base import FROZEN, OTHER_SONG, OVER_TIME, ClipMetric, Column, Evidence, Measurement
+from zoo.metrics.base import OTHER_SONG, STILL_IMAGE, TIME_SUFFIX, ClipMetric, Column, Measurement, MetricInput
 from zoo.nn.weights.loading import load_strict, read_weights, unwrap_state_dict
 
 PEAK = 255  # the range of pixel values
-BASELINES = frozenset({FROZEN, OTHER_SONG})
-RADIUS, SIGMA = 5, 1.5  # SSIM's window: 11 pixels wide
+BOTH_BASELINES = frozenset({STILL_IMAGE, OTHER_SONG})
+WINDOW_RADIUS, SIGMA = 5, 1.5  # SSIM's window: 11 pixels wide
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 LPIPS_BATCH = 16  # frames
 # by the width of the first filters: torchmetrics' name, ours, and where in torchvision's `features` its slices begin
 LPIPS_NETS = {11: ("alex", "AlexNet", (0, 2, 5, 8, 10)), 3: ("vgg", "VGG16", (0, 4, 9, 16, 23))}
 
 
-def _over_frames(name: str, values: np.ndarray) -> Measurement:
-    return {name: values.mean(), name + OVER_TIME: values}
+def _mean_over_frames(name: str, values: np.ndarray) -> Measurement:
+    return {name: values.mean(), name + TIME_SUFFIX: values}
 
 
 class Psnr(ClipMetric):
@@ -40,15 +40,15 @@ class Psnr(ClipMetric):
     hundredth of the time that torchmetrics takes in float64; the two agree.
     """
 
-    columns = {"psnr": Column("PSNR", "higher", digits=2, unit="dB", sees=BASELINES)}
+    columns = {"psnr": Column("PSNR", "higher", digits=2, unit="dB", must_beat=BOTH_BASELINES)}
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """psnr: dB; psnr@time: (F,) dB."""
-        squares = [cv2.norm(frame, true, cv2.NORM_L2SQR) for frame, true in zip(*_pair(clip), strict=True)]
+        squared_errors = [cv2.norm(frame, true, cv2.NORM_L2SQR) for frame, true in zip(*_frame_pair(clip), strict=True)]
         with np.errstate(divide="ignore"):
-            values = 10 * np.log10(PEAK**2 * clip.frames[0].size / np.array(squares, dtype=np.float64))
-        different = values[np.isfinite(values)]
-        return {"psnr": np.array(different.mean() if different.size else np.inf), "psnr" + OVER_TIME: values}
+            values = 10 * np.log10(PEAK**2 * clip.frames[0].size / np.array(squared_errors, dtype=np.float64))
+        finite = values[np.isfinite(values)]
+        return {"psnr": np.array(finite.mean() if finite.size else np.inf), "psnr" + TIME_SUFFIX: values}
 
 
 class PsnrDisco(ClipMetric):
@@ -59,16 +59,18 @@ class PsnrDisco(ClipMetric):
     is 0. No error can pass 255 there: large differences of any size give 28 to 31 dB.
     """
 
-    columns = {"psnr_disco": Column("PSNR as DisCo (overflows)", "higher", digits=2, unit="dB", sees=BASELINES)}
+    columns = {
+        "psnr_disco": Column("PSNR as DisCo (overflows)", "higher", digits=2, unit="dB", must_beat=BOTH_BASELINES)
+    }
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """psnr_disco: its dB; psnr_disco@time: (F,)."""
-        frames, true = _pair(clip)
-        wrapped = frames - true
-        wrapped *= wrapped
-        error = wrapped.reshape(len(wrapped), -1).mean(1)
+        frames, true = _frame_pair(clip)
+        error = frames - true
+        error *= error
+        mse = error.reshape(len(error), -1).mean(1)
         with np.errstate(divide="ignore"):
-            return _over_frames("psnr_disco", np.where(error == 0, 100.0, 10 * np.log10(PEAK**2 / error)))
+            return _mean_over_frames("psnr_disco", np.where(mse == 0, 100.0, 10 * np.log10(PEAK**2 / mse)))
 
 
 class Ssim(ClipMetric):
@@ -79,15 +81,15 @@ class Ssim(ClipMetric):
     pixels; inside the two agree. Both filter plainly in two dimensions or in float64, at 6 to 15 times the cost.
     """
 
-    columns = {"ssim": Column("SSIM", "higher", digits=4, sees=BASELINES)}
+    columns = {"ssim": Column("SSIM", "higher", digits=4, must_beat=BOTH_BASELINES)}
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """ssim: in [-1, 1]; ssim@time: (F,)."""
         count = min(os.cpu_count() or 1, len(clip.frames))
-        parts = [np.array_split(frames, count) for frames in _pair(clip)]
+        parts = [np.array_split(frames, count) for frames in _frame_pair(clip)]
         # OpenCV and numpy let go of the interpreter; a frame's number is the same on any thread
         with ThreadPoolExecutor(count) as threads:
-            return _over_frames("ssim", np.concatenate(list(threads.map(structural_similarity, *parts))))
+            return _mean_over_frames("ssim", np.concatenate(list(threads.map(structural_similarity, *parts))))
 
 
 def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -99,24 +101,24 @@ def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
     would take three quarters of the time.
     """
     half = (PEAK + 1) // 2
-    kernel = cv2.getGaussianKernel(2 * RADIUS + 1, SIGMA, cv2.CV_32F)
+    kernel = cv2.getGaussianKernel(2 * WINDOW_RADIUS + 1, SIGMA, cv2.CV_32F)
     x, y = np.empty((2, *frames.shape[1:]), np.int16)
     mean_x, mean_y, covariance, squares, variance = np.empty((5, *frames.shape[1:]), np.float32)
 
-    def window(picture: np.ndarray, out: np.ndarray) -> None:
-        cv2.sepFilter2D(picture, cv2.CV_32F, kernel, kernel, dst=out)
+    def blur(image: np.ndarray, out: np.ndarray) -> None:
+        cv2.sepFilter2D(image, cv2.CV_32F, kernel, kernel, dst=out)
 
     values = np.empty(len(frames))
     for index, (frame, true_frame) in enumerate(zip(frames, true, strict=True)):
-        for picture, centred, mean in ((frame, x, mean_x), (true_frame, y, mean_y)):
-            np.copyto(centred, picture)
-            centred -= half
-            window(centred, mean)
+        for image, centered, mean_image in ((frame, x, mean_x), (true_frame, y, mean_y)):
+            np.copyto(centered, image)
+            centered -= half
+            blur(centered, mean_image)
         np.subtract(x, y, out=squares)
         squares *= squares
-        window(squares, variance)
+        blur(squares, variance)
         x *= y
-        window(x, covariance)
+        blur(x, covariance)
 
         a, b, difference = squares, covariance, mean_y
         np.multiply(mean_x, mean_y, out=a)
@@ -139,7 +141,7 @@ def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
         variance += b
         b /= variance
         a *= b
-        values[index] = a[RADIUS:-RADIUS, RADIUS:-RADIUS].mean(dtype=np.float64)
+        values[index] = a[WINDOW_RADIUS:-WINDOW_RADIUS, WINDOW_RADIUS:-WINDOW_RADIUS].mean(dtype=np.float64)
     return values
 
 
@@ -150,64 +152,68 @@ class Lpips(ClipMetric):
     the trained heads. The two nets' numbers do not compare: the heading names the net.
     """
 
-    columns = {"lpips": Column("LPIPS", "lower", digits=4, sees=BASELINES)}
+    columns = {"lpips": Column("LPIPS", "lower", digits=4, must_beat=BOTH_BASELINES)}
 
     def __init__(self, weights: str | Path | None = None):
         """Raises ValueError where the file holds something else."""
         self.file = weights
         if weights is not None:
-            self.net, name = _lpips_net(weights)
+            self.net, name = _load_lpips_net(weights)
             self.columns = {"lpips": replace(self.columns["lpips"], heading=f"LPIPS ({name})")}
 
     @property
-    def unavailable(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Which file it needs."""
         if self.file is None:
             return "needs weights.lpips=FILE, AlexNet or VGG16 as torchvision publishes them (alexnet-owt-7be5be79.pth)"
         return None
 
     @property
-    def weights(self) -> str | None:
+    def weights_hash(self) -> str | None:
         """Of the backbone's file."""
         return None if self.file is None else file_hash(self.file)
 
     @torch.inference_mode()
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """lpips: at least 0; lpips@time: (F,)."""
         values = []
         for start in range(0, len(clip.frames), LPIPS_BATCH):
-            pair = [_in_unit(frames[start : start + LPIPS_BATCH]) for frames in _pair(clip)]
+            pair = [_to_unit_range(frames[start : start + LPIPS_BATCH]) for frames in _frame_pair(clip)]
             values.append(self.net(*pair, normalize=True).flatten().double())
-        return _over_frames("lpips", torch.cat(values).numpy())
+        return _mean_over_frames("lpips", torch.cat(values).numpy())
 
 
-def _lpips_net(path: str | Path) -> tuple[nn.Module, str]:
+def _load_lpips_net(path: str | Path) -> tuple[nn.Module, str]:
     """torchmetrics' LPIPS with the backbone in a file, and the name of the backbone."""
     from torchmetrics.functional.image.lpips import _NoTrainLpips  # its public class downloads the backbone
 
-    first = read_weights(path).get("features.0.weight", torch.empty(0)).shape[-1]  # the width of the first filters
-    if first not in LPIPS_NETS:
+    filter_width = (
+        read_weights(path).get("features.0.weight", torch.empty(0)).shape[-1]
+    )  # the width of the first filters
+    if filter_width not in LPIPS_NETS:
         raise ValueError(f"{path} holds neither torchvision's AlexNet nor its VGG16")
-    name, title, begins = LPIPS_NETS[first]
+    name, title, slice_starts = LPIPS_NETS[filter_width]
 
-    def features(found: Any) -> dict[str, Tensor]:
-        state = {key: value for key, value in unwrap_state_dict(found).items() if not key.startswith("classifier.")}
-        parts = [key.split(".", 2) for key in state]  # features, index, weight or bias
-        slices = [bisect_right(begins, int(index)) for _, index, _ in parts]
+    def convert(content: Any) -> dict[str, Tensor]:
+        state_dict = {
+            key: value for key, value in unwrap_state_dict(content).items() if not key.startswith("classifier.")
+        }
+        parts = [key.split(".", 2) for key in state_dict]  # features, index, weight or bias
+        slices = [bisect_right(slice_starts, int(index)) for _, index, _ in parts]
         names = [f"slice{number}.{index}.{kind}" for number, (_, index, kind) in zip(slices, parts, strict=True)]
-        return dict(zip(names, state.values(), strict=True))
+        return dict(zip(names, state_dict.values(), strict=True))
 
     net = _NoTrainLpips(net=name, pnet_rand=True)
-    load_strict(net.net, path, features)
+    load_strict(net.net, path, convert)
     return net, title
 
 
-def _in_unit(frames: np.ndarray) -> Tensor:
+def _to_unit_range(frames: np.ndarray) -> Tensor:
     """(F, H, W, 3) bytes -> (F, 3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float() / PEAK
 
 
-def _pair(clip: Evidence) -> tuple[np.ndarray, np.ndarray]:
+def _frame_pair(clip: MetricInput) -> tuple[np.ndarray, np.ndarray]:
     """The clip's frames and the ground truth's."""
     assert clip.frames.shape == clip.true_frames.shape, "clips of another size are excluded before"
     return clip.frames, clip.true_frames

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-ROUNDING = 1e-12  # of the covariances' traces: equal sets are this near to no distance
+MIN_RELATIVE_DISTANCE = 1e-12  # of the covariances' traces: equal sets are this near to no distance
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -15,16 +15,16 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:
     if min(len(x), len(y)) < 2:
         return float("nan")
     x, y = x.astype(np.float64), y.astype(np.float64)
-    apart = ((x.mean(0) - y.mean(0)) ** 2).sum()
+    mean_difference = ((x.mean(0) - y.mean(0)) ** 2).sum()
     # C = A'A with A the centred samples over sqrt(N - 1). The eigenvalues of A'A B'B are the squared singular values of
     # AB', so the trace of the root is their sum: no eigenvalues of a matrix that is not symmetric, which torchmetrics
     # takes, and which LAPACK fails to find where samples repeat, as they do in a bootstrap
-    a, b = (_small((one - one.mean(0)) / np.sqrt(len(one) - 1)) for one in (x, y))
+    a, b = (_reduce_rows((samples - samples.mean(0)) / np.sqrt(len(samples) - 1)) for samples in (x, y))
     spread = (a**2).sum() + (b**2).sum()
-    distance = apart + spread - 2 * np.linalg.svd(a @ b.T, compute_uv=False).sum()
-    return float(distance) if distance > ROUNDING * spread else 0.0
+    distance = mean_difference + spread - 2 * np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(distance) if distance > MIN_RELATIVE_DISTANCE * spread else 0.0
 
 
-def _small(samples: np.ndarray) -> np.ndarray:
+def _reduce_rows(samples: np.ndarray) -> np.ndarray:
     """(min(N, D), D) with the same A'A."""
     return np.linalg.qr(samples, mode="r") if len(samples) > samples.shape[1] else samples

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.files import file_hash
-from zoo.metrics.base import FROZEN, Column, Evidence, Measurement, SetMetric
+from zoo.metrics.base import STILL_IMAGE, Column, Measurement, MetricInput, SetMetric
 from zoo.metrics.frechet import frechet_distance
 
 PUBLIC_I3D = "bec6519f66ea"  # how the sha256 of the public i3d_torchscript.pt begins
@@ -26,39 +26,39 @@ class VideoFrechet(SetMetric):
     the clip's start; step: every so-manieth frame is looked at. A subclass names one column and the features.
     """
 
-    def __init__(self, frames: int | None, stride: int | None, step: int, fewest: int):
+    def __init__(self, frames: int | None, stride: int | None, step: int, min_frames: int):
         """fewest: frames that the features need. Raises ValueError for anything below that or below 1."""
         (self._column,) = self.columns
-        for name, value, least in (("frames", frames, fewest), ("stride", stride, 1), ("step", step, 1)):
-            if value is not None and value < least:
-                raise ValueError(f"{self._column}.{name}={value}: at least {least}")
-        self.frames, self.stride, self.step, self.fewest = frames, stride, step, fewest
+        for name, value, min_value in (("frames", frames, min_frames), ("stride", stride, 1), ("step", step, 1)):
+            if value is not None and value < min_value:
+                raise ValueError(f"{self._column}.{name}={value}: at least {min_value}")
+        self.frames, self.stride, self.step, self.min_frames = frames, stride, step, min_frames
 
     def windows(self, frames: np.ndarray) -> list[np.ndarray]:
         """A clip's windows (`frames`, H, W, 3). Raises ValueError when the clip is too short for one."""
-        seen = frames[:: self.step]
-        length = self.frames or len(seen)
-        if len(seen) < max(length, self.fewest):
-            needed = max(length, self.fewest)
+        sampled = frames[:: self.step]
+        length = self.frames or len(sampled)
+        if len(sampled) < max(length, self.min_frames):
+            num_required = max(length, self.min_frames)
             raise ValueError(
-                f"{self._column} needs clips of {needed} frames, every {self.step}; here are {len(frames)}"
+                f"{self._column} needs clips of {num_required} frames, every {self.step}; here are {len(frames)}"
             )
-        last = len(seen) - length if self.stride else 0
-        return [seen[start : start + length] for start in range(0, last + 1, self.stride or 1)]
+        last_start = len(sampled) - length if self.stride else 0
+        return [sampled[start : start + length] for start in range(0, last_start + 1, self.stride or 1)]
 
     @abstractmethod
     def features(self, window: np.ndarray) -> Tensor:
         """(D,) of a window (`frames`, H, W, 3) uint8."""
 
     @torch.inference_mode()
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """features: (windows, D) float32. One at a time, so that a window's bits do not hang on its neighbours."""
         return {"features": np.stack([self.features(window).numpy() for window in self.windows(clip.frames)])}
 
-    def combine(self, row: Sequence[Measurement], truth: Sequence[Measurement]) -> dict[str, float]:
+    def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
         """The squared distance; NaN with fewer than two windows on either side."""
-        row, truth = (np.concatenate([clip["features"] for clip in clips]) for clips in (row, truth))
-        return {self._column: frechet_distance(row, truth)}
+        features, true_features = (np.concatenate([clip["features"] for clip in clips]) for clips in (measured, true))
+        return {self._column: frechet_distance(features, true_features)}
 
 
 class FVD(VideoFrechet):
@@ -69,7 +69,7 @@ class FVD(VideoFrechet):
     step which of the frames, square whether other shapes are stretched (StyleGAN-V) or cropped (VideoGPT).
     """
 
-    columns = {"fvd": Column("FVD", "lower", digits=1, sees=frozenset({FROZEN}))}
+    columns = {"fvd": Column("FVD", "lower", digits=1, must_beat=frozenset({STILL_IMAGE}))}
 
     def __init__(
         self,
@@ -85,17 +85,17 @@ class FVD(VideoFrechet):
             raise ValueError(f"fvd.square={square}: use stretch or crop")
         self.file, self.square = weights, square
         if weights is not None:
-            _i3d(weights)
-            if self.weights != PUBLIC_I3D:
-                self.columns = {"fvd": Column(f"FVD (by another I3D, {self.weights})", "lower", digits=1)}
+            _load_i3d(weights)
+            if self.weights_hash != PUBLIC_I3D:
+                self.columns = {"fvd": Column(f"FVD (by another I3D, {self.weights_hash})", "lower", digits=1)}
 
     @property
-    def unavailable(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Which file it needs."""
         return "needs weights.i3d=FILE, StyleGAN-V's i3d_torchscript.pt" if self.file is None else None
 
     @property
-    def weights(self) -> str | None:
+    def weights_hash(self) -> str | None:
         """Of the TorchScript file."""
         return None if self.file is None else file_hash(self.file)
 
@@ -109,11 +109,11 @@ class FVD(VideoFrechet):
         video = torch.tensor(window).permute(3, 0, 1, 2)[None].float()  # (1, 3, F, H, W) in [0, 255]
         # without the optimiser, which would rewrite the network after its first calls and change the last bits
         with torch.jit.optimized_execution(False):
-            return _i3d(self.file)(video, rescale=True, resize=True, return_features=True)[0]
+            return _load_i3d(self.file)(video, rescale=True, resize=True, return_features=True)[0]
 
 
 @lru_cache(maxsize=1)
-def _i3d(path: str | Path) -> torch.jit.ScriptModule:
+def _load_i3d(path: str | Path) -> torch.jit.ScriptModule:
     """The network in a TorchScript file; ValueError in one line when it is none. Kept here: it cannot be pickled."""
     if not Path(path).is_file():
         raise ValueError(f"weights.i3d={path} is not there")
@@ -123,7 +123,7 @@ def _i3d(path: str | Path) -> torch.jit.ScriptModule:
         raise ValueError(
             f"weights.i3d={path} is no TorchScript file; StyleGAN-V's i3d_torchscript.pt is needed"
         ) from None
-    takes = {argument.name for argument in network.forward.schema.arguments}
-    if not {"rescale", "resize", "return_features"} <= takes:
+    argument_names = {argument.name for argument in network.forward.schema.arguments}
+    if not {"rescale", "resize", "return_features"} <= argument_names:
         raise ValueError(f"weights.i3d={path} is another network than StyleGAN-V's i3d_torchscript.pt")
     return network

@@ -11,12 +11,12 @@ from typing import ClassVar
 import numpy as np
 
 from zoo.batch import MOTION_FPS
-from zoo.metrics.base import ClipMetric, Column, Evidence, Measurement, SetMetric
+from zoo.metrics.base import ClipMetric, Column, Measurement, MetricInput, SetMetric
 from zoo.metrics.dance_features import geometric_features, kinetic_features
 from zoo.metrics.frechet import frechet_distance
 
-POSES = 8  # of a clip that are compared with those of every other clip
-STILL = 1e-6  # a feature that varies less than this over the ground truth keeps its own unit
+NUM_POSES = 8  # of a clip that are compared with those of every other clip
+MIN_STD = 1e-6  # a feature that varies less than this over the ground truth keeps its own unit
 LEFT_FOOT, RIGHT_FOOT = (7, 10), (8, 11)  # ankle and toe joint
 
 
@@ -31,17 +31,17 @@ def physical_foot_contact(joints: np.ndarray, fps: float = 30) -> float:
     force = np.linalg.norm(acceleration, axis=-1)
     if force.max(initial=0) == 0:
         return 0.0
-    step = np.linalg.norm(np.diff(joints[1:, :, :2], axis=0), axis=-1)  # (T - 2, J), metres a frame
-    feet = [step[:, foot].min(1) for foot in (LEFT_FOOT, RIGHT_FOOT)]
+    steps = np.linalg.norm(np.diff(joints[1:, :, :2], axis=0), axis=-1)  # (T - 2, J), metres a frame
+    feet = [steps[:, foot].min(1) for foot in (LEFT_FOOT, RIGHT_FOOT)]
     return float((force / force.max() * feet[0] * feet[1]).mean() * 1e4)
 
 
 def foot_sliding(joints: np.ndarray, fps: float = 30, height: float = 0.05) -> float:
     """Mean horizontal speed (m/s) of toe joints while they are within `height` metres of their lowest in the clip."""
     toes = joints[:, [10, 11]]
-    down = (toes[1:, :, 2] - toes[..., 2].min() < height) & (toes[:-1, :, 2] - toes[..., 2].min() < height)
-    step = np.linalg.norm(np.diff(toes[..., :2], axis=0), axis=-1) * fps
-    return float(step[down].mean()) if down.any() else 0.0
+    is_down = (toes[1:, :, 2] - toes[..., 2].min() < height) & (toes[:-1, :, 2] - toes[..., 2].min() < height)
+    speed = np.linalg.norm(np.diff(toes[..., :2], axis=0), axis=-1) * fps
+    return float(speed[is_down].mean()) if is_down.any() else 0.0
 
 
 def jitter(joints: np.ndarray, fps: float = 30) -> float:
@@ -49,7 +49,7 @@ def jitter(joints: np.ndarray, fps: float = 30) -> float:
     return float(np.linalg.norm(np.diff(joints, n=3, axis=0), axis=-1).mean() * fps**3 / 1e3)
 
 
-def dance_distance(first: np.ndarray, second: np.ndarray) -> float:
+def motion_distance(first: np.ndarray, second: np.ndarray) -> float:
     """How far apart two dances of one length are: mean distance of joints about the pelvis, in metres.
 
     The pelvis is taken out so that standing elsewhere does not count as dancing otherwise.
@@ -60,43 +60,43 @@ def dance_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 def diversity(dances: Sequence[np.ndarray]) -> float:
     """Mean `dance_distance` over all pairs: of seeds on one song, its multimodality; of songs, the diversity."""
-    pairs = [dance_distance(a, b) for a, b in combinations(dances, 2)]
+    pairs = [motion_distance(a, b) for a, b in combinations(dances, 2)]
     if not pairs:
         raise ValueError("diversity needs at least two dances")
     return float(np.mean(pairs))
 
 
-class _OfOneDance(ClipMetric):
+class _MotionMetric(ClipMetric):
     """A number from the clip's exact joints."""
 
-    needs: ClassVar = frozenset({"joints"})
-    number: ClassVar[Callable[[np.ndarray, float], float]]
+    required_inputs: ClassVar = frozenset({"joints"})
+    compute: ClassVar[Callable[[np.ndarray, float], float]]
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """See Metric."""
         (name,) = self.columns
-        return {name: np.float64(self.number(clip.joints, MOTION_FPS))}
+        return {name: np.float64(self.compute(clip.joints, MOTION_FPS))}
 
 
-class PFC(_OfOneDance):
+class PFC(_MotionMetric):
     """Physical foot contact (EDGE sec. 5.1, eq. 8-9): root acceleration that no standing foot explains, x 1e4."""
 
     columns: ClassVar = {"pfc": Column("PFC", "lower")}
-    number: ClassVar = staticmethod(physical_foot_contact)
+    compute: ClassVar = staticmethod(physical_foot_contact)
 
 
-class FootSliding(_OfOneDance):
+class FootSliding(_MotionMetric):
     """Mean horizontal speed of the toes while they are within 5 cm of their lowest."""
 
     columns: ClassVar = {"foot_sliding": Column("foot sliding", "lower", unit="m/s")}
-    number: ClassVar = staticmethod(foot_sliding)
+    compute: ClassVar = staticmethod(foot_sliding)
 
 
-class Jitter(_OfOneDance):
+class Jitter(_MotionMetric):
     """Mean size of the third derivative of joint positions. Lower is smoother; a dance without any force is still."""
 
     columns: ClassVar = {"jitter": Column("jitter", None, digits=2, unit="1e3 m/s³")}
-    number: ClassVar = staticmethod(jitter)
+    compute: ClassVar = staticmethod(jitter)
 
 
 class Multimodality(ClipMetric):
@@ -106,12 +106,12 @@ class Multimodality(ClipMetric):
     """
 
     columns: ClassVar = {"multimodality": Column("multimodality", None, unit="m")}
-    needs: ClassVar = frozenset({"joints", "joints_again"})
+    required_inputs: ClassVar = frozenset({"joints", "second_joints"})
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """See Metric."""
-        length = min(len(clip.joints), len(clip.joints_again))
-        distance = dance_distance(clip.joints[:length], clip.joints_again[:length])
+        length = min(len(clip.joints), len(clip.second_joints))
+        distance = motion_distance(clip.joints[:length], clip.second_joints[:length])
         return {"multimodality": np.float64(distance)}
 
 
@@ -122,42 +122,42 @@ class Diversity(SetMetric):
     """
 
     columns: ClassVar = {"diversity": Column("diversity", None, unit="m")}
-    needs: ClassVar = frozenset({"joints"})
+    required_inputs: ClassVar = frozenset({"joints"})
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """See Metric."""
-        moments = np.linspace(0, len(clip.joints) - 1, POSES).round().astype(int)
+        moments = np.linspace(0, len(clip.joints) - 1, NUM_POSES).round().astype(int)
         song = hashlib.sha256(clip.labels.get("song", clip.key).encode()).digest()[:8]
         poses = clip.joints[moments] - clip.joints[moments, :1]
         return {"poses": poses.astype(np.float32), "song": np.frombuffer(song, np.int64)}
 
-    def combine(self, row: Sequence[Measurement], truth: Sequence[Measurement]) -> dict[str, float]:
+    def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
         """See SetMetric. Pairs of one song are left out: so is a clip that was drawn twice."""
-        songs = np.array([kept["song"][0] for kept in row])
-        joint = np.stack([kept["poses"].reshape(-1, 3) for kept in row], 1)  # (POSES * 24, N, 3)
-        square = (joint**2).sum(-1)
-        square = square[:, :, None] + square[:, None] - 2 * joint @ joint.transpose(0, 2, 1)
+        songs = np.array([clip["song"][0] for clip in measured])
+        points = np.stack([clip["poses"].reshape(-1, 3) for clip in measured], 1)  # (POSES * 24, N, 3)
+        square = (points**2).sum(-1)
+        square = square[:, :, None] + square[:, None] - 2 * points @ points.transpose(0, 2, 1)
         distance = np.sqrt(np.maximum(square, 0)).mean(0)  # (N, N)
-        others = distance[songs[:, None] != songs[None]]
-        return {"diversity": float(others.mean()) if len(others) else float("nan")}
+        other_song_distances = distance[songs[:, None] != songs[None]]
+        return {"diversity": float(other_song_distances.mean()) if len(other_song_distances) else float("nan")}
 
 
 class _FeatureDistance(SetMetric):
     """A Frechet distance between features of dances, each in units of its spread over the ground truth."""
 
-    needs: ClassVar = frozenset({"joints"})
+    required_inputs: ClassVar = frozenset({"joints"})
     features: ClassVar[Callable[[np.ndarray, float], np.ndarray]]
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """See Metric."""
         return {"features": self.features(clip.joints, MOTION_FPS).astype(np.float32)}
 
-    def combine(self, row: Sequence[Measurement], truth: Sequence[Measurement]) -> dict[str, float]:
+    def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
         """See SetMetric."""
         (name,) = self.columns
-        x, y = (np.stack([kept["features"] for kept in clips]).astype(np.float64) for clips in (row, truth))
-        spread = y.std(0)
-        scale = np.where(spread > STILL, spread, 1.0)
+        x, y = (np.stack([clip["features"] for clip in clips]).astype(np.float64) for clips in (measured, true))
+        std = y.std(0)
+        scale = np.where(std > MIN_STD, std, 1.0)
         return {name: frechet_distance(x / scale, y / scale)}
 
 

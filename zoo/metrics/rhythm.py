@@ -16,15 +16,15 @@ from scipy.signal import find_peaks
 
 from zoo.batch import MOTION_FPS
 from zoo.body.detection.blazepose_detector import Poses
-from zoo.metrics.base import FROZEN, OTHER_SONG, ClipMetric, Column, Evidence, Measurement
+from zoo.metrics.base import OTHER_SONG, STILL_IMAGE, ClipMetric, Column, Measurement, MetricInput
 
 SIGMA = 3 / 60  # seconds
-SMOOTH = 5 / 60  # seconds
-TOLERANCE = 0.07  # seconds either side: the window in which beats count as the same in music research (mir_eval)
-DEPTH = 0.03  # figure heights a second: a shallower dip in the speed of found joints is the detector's noise
+SMOOTHING_SIGMA = 5 / 60  # seconds
+HIT_TOLERANCE = 0.07  # seconds either side: the window in which beats count as the same in music research (mir_eval)
+MIN_DIP_DEPTH = 0.03  # figure heights a second: a shallower dip in the speed of found joints is the detector's noise
 
 
-def kinematic_beats(joints: np.ndarray, fps: float, smooth: float = SMOOTH, depth: float = 0.0) -> np.ndarray:
+def kinematic_beats(joints: np.ndarray, fps: float, smooth: float = SMOOTHING_SIGMA, depth: float = 0.0) -> np.ndarray:
     """Times in seconds of the local minima of the joints' mean speed (AIST++ sec. 5.2.2).
 
     joints (T, J, 3) or (T, J, 2); `smooth` is the standard deviation of the Gaussian that the speed is smoothed with;
@@ -34,14 +34,14 @@ def kinematic_beats(joints: np.ndarray, fps: float, smooth: float = SMOOTH, dept
     """
     speed = np.linalg.norm(np.diff(joints, axis=0), axis=-1).mean(-1)  # (T, J, 3) -> (T - 1,)
     speed = gaussian_filter1d(speed.astype(np.float64), smooth * fps, mode="nearest")
-    at = find_peaks(-speed, prominence=depth / fps)[0]
-    before, here, after = speed[at - 1], speed[at], speed[at + 1]
-    bend = before - 2 * here + after
-    shift = 0.5 * (before - after) / np.where(bend > 0, bend, 1)  # 0 on a plateau: its middle is the minimum
-    return (at + shift + 0.5) / fps
+    minima = find_peaks(-speed, prominence=depth / fps)[0]
+    left, center, right = speed[minima - 1], speed[minima], speed[minima + 1]
+    curvature = left - 2 * center + right
+    shift = 0.5 * (left - right) / np.where(curvature > 0, curvature, 1)  # 0 on a plateau: its middle is the minimum
+    return (minima + shift + 0.5) / fps
 
 
-def in_reach(kinematic: np.ndarray, music: np.ndarray) -> np.ndarray:
+def matchable_beats(kinematic: np.ndarray, music: np.ndarray) -> np.ndarray:
     """The kinematic beats from half a gap before the first to half a gap after the last of the music's beats.
 
     Beyond that the nearest music beat may be one outside the clip, which nobody knows: to count the distance to the
@@ -63,11 +63,11 @@ def beat_alignment(kinematic: np.ndarray, music: np.ndarray, sigma: float = SIGM
         return float("nan")
     if len(kinematic) == 0:
         return 0.0
-    return float(np.exp(-(_distance(kinematic, music) ** 2) / (2 * sigma**2)).mean())
+    return float(np.exp(-(_nearest_distance(kinematic, music) ** 2) / (2 * sigma**2)).mean())
 
 
 def beat_hits(
-    kinematic: np.ndarray, music: np.ndarray, seconds: float, edge: float = 0.0, tolerance: float = TOLERANCE
+    kinematic: np.ndarray, music: np.ndarray, seconds: float, edge: float = 0.0, tolerance: float = HIT_TOLERANCE
 ) -> tuple[float, float, float]:
     """Beat coverage and beat hit rate (Lee et al. 2019, "Dancing to Music", sec. 4.2), and the share of beats met.
 
@@ -80,45 +80,45 @@ def beat_hits(
     if len(kinematic) == 0:
         return 0.0, 0.0, 0.0
     findable = music[(music >= edge) & (music <= seconds - edge)]
-    met = (_distance(findable, kinematic) <= tolerance).mean() if len(findable) else float("nan")
-    hit = (_distance(kinematic, music) <= tolerance).mean()
-    return len(kinematic) / len(music), float(hit), float(met)
+    met_share = (_nearest_distance(findable, kinematic) <= tolerance).mean() if len(findable) else float("nan")
+    hit_rate = (_nearest_distance(kinematic, music) <= tolerance).mean()
+    return len(kinematic) / len(music), float(hit_rate), float(met_share)
 
 
-def found_beats(poses: Poses, fps: float) -> np.ndarray:
+def detected_beats(poses: Poses, fps: float) -> np.ndarray:
     """Kinematic beats, seconds, of joints that a detector found in frames.
 
     Frames without a figure are bridged in a straight line at an even speed, which makes no minima; with fewer than
     three frames of a figure there are no beats. Dips below `DEPTH` are left out.
     """
-    seen = np.flatnonzero(np.isfinite(poses.joints).all((1, 2)))
-    if len(seen) < 3:
+    valid_frames = np.flatnonzero(np.isfinite(poses.joints).all((1, 2)))
+    if len(valid_frames) < 3:
         return np.empty(0)
-    joints = poses.joints[seen].astype(np.float64)
+    joints = poses.joints[valid_frames].astype(np.float64)
     height = float(np.median(np.ptp(joints[..., 1], axis=1)))
-    frames = np.arange(seen[0], seen[-1] + 1)
-    left = np.clip(np.searchsorted(seen, frames, side="right") - 1, 0, len(seen) - 2)
-    share = (frames - seen[left]) / (seen[left + 1] - seen[left])
-    joints = joints[left] + share[:, None, None] * (joints[left + 1] - joints[left])
-    return seen[0] / fps + kinematic_beats(joints, fps, depth=DEPTH * height)
+    frames = np.arange(valid_frames[0], valid_frames[-1] + 1)
+    left = np.clip(np.searchsorted(valid_frames, frames, side="right") - 1, 0, len(valid_frames) - 2)
+    weight = (frames - valid_frames[left]) / (valid_frames[left + 1] - valid_frames[left])
+    joints = joints[left] + weight[:, None, None] * (joints[left + 1] - joints[left])
+    return valid_frames[0] / fps + kinematic_beats(joints, fps, depth=MIN_DIP_DEPTH * height)
 
 
-def _distance(these: np.ndarray, those: np.ndarray) -> np.ndarray:
+def _nearest_distance(times: np.ndarray, references: np.ndarray) -> np.ndarray:
     """From each of these times to the nearest of those, seconds."""
-    return np.abs(np.asarray(these)[:, None] - np.asarray(those)[None]).min(1)
+    return np.abs(np.asarray(times)[:, None] - np.asarray(references)[None]).min(1)
 
 
-def _exact(clip: Evidence) -> tuple[np.ndarray, float]:
+def _exact_beats(clip: MetricInput) -> tuple[np.ndarray, float]:
     """Kinematic beats of the clip's exact joints, and how far from its ends there can be none, seconds."""
-    beats = clip.once("kinematic beats", lambda: kinematic_beats(clip.joints, MOTION_FPS))
-    return in_reach(beats, clip.beats), SMOOTH + 1.5 / MOTION_FPS
+    beats = clip.cached("kinematic beats", lambda: kinematic_beats(clip.joints, MOTION_FPS))
+    return matchable_beats(beats, clip.beats), SMOOTHING_SIGMA + 1.5 / MOTION_FPS
 
 
-def _found(clip: Evidence) -> tuple[np.ndarray, float]:
+def _detected_beats(clip: MetricInput) -> tuple[np.ndarray, float]:
     """The same of the joints that the detector finds in its frames."""
     fps = float(clip.fps)
-    beats = clip.once("kinematic beats 2d", lambda: found_beats(clip.poses, fps))
-    return in_reach(beats, clip.beats), SMOOTH + 1.5 / fps
+    beats = clip.cached("kinematic beats 2d", lambda: detected_beats(clip.poses, fps))
+    return matchable_beats(beats, clip.beats), SMOOTHING_SIGMA + 1.5 / fps
 
 
 class BeatAlignment(ClipMetric):
@@ -128,11 +128,11 @@ class BeatAlignment(ClipMetric):
     falls on a beat; 0 one that never stops.
     """
 
-    columns: ClassVar = {"beat_align": Column("beat align", "higher", sees=frozenset({OTHER_SONG}))}
-    needs: ClassVar = frozenset({"joints", "beats"})
-    beats_of: ClassVar[Callable[[Evidence], tuple[np.ndarray, float]]] = staticmethod(_exact)
+    columns: ClassVar = {"beat_align": Column("beat align", "higher", must_beat=frozenset({OTHER_SONG}))}
+    required_inputs: ClassVar = frozenset({"joints", "beats"})
+    beats_of: ClassVar[Callable[[MetricInput], tuple[np.ndarray, float]]] = staticmethod(_exact_beats)
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """See Metric."""
         (name,) = self.columns
         return {name: np.float64(beat_alignment(self.beats_of(clip)[0], clip.beats))}
@@ -145,9 +145,11 @@ class BeatAlignment2D(BeatAlignment):
     times, and sigma is AIST++'s 50 ms, so that clips of every frame rate are measured alike.
     """
 
-    columns: ClassVar = {"beat_align_2d": Column("2D-MM align", "higher", sees=frozenset({FROZEN, OTHER_SONG}))}
-    needs: ClassVar = frozenset({"detector", "beats"})
-    beats_of: ClassVar = staticmethod(_found)
+    columns: ClassVar = {
+        "beat_align_2d": Column("2D-MM align", "higher", must_beat=frozenset({STILL_IMAGE, OTHER_SONG}))
+    }
+    required_inputs: ClassVar = frozenset({"detector", "beats"})
+    beats_of: ClassVar = staticmethod(_detected_beats)
 
 
 class BeatHitRate(ClipMetric):
@@ -159,13 +161,13 @@ class BeatHitRate(ClipMetric):
 
     columns: ClassVar = {
         "beat_coverage": Column("beat coverage", None),
-        "beat_hit_rate": Column("beat hit rate", "higher", sees=frozenset({OTHER_SONG})),
-        "beats_met": Column("beats met", "higher", sees=frozenset({OTHER_SONG})),
+        "beat_hit_rate": Column("beat hit rate", "higher", must_beat=frozenset({OTHER_SONG})),
+        "beats_met": Column("beats met", "higher", must_beat=frozenset({OTHER_SONG})),
     }
-    needs: ClassVar = frozenset({"joints", "beats"})
-    beats_of: ClassVar[Callable[[Evidence], tuple[np.ndarray, float]]] = staticmethod(_exact)
+    required_inputs: ClassVar = frozenset({"joints", "beats"})
+    beats_of: ClassVar[Callable[[MetricInput], tuple[np.ndarray, float]]] = staticmethod(_exact_beats)
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """See Metric."""
         kinematic, edge = self.beats_of(clip)
         seconds = len(clip.frames) / float(clip.fps)
@@ -181,8 +183,8 @@ class BeatHitRate2D(BeatHitRate):
 
     columns: ClassVar = {
         "beat_coverage_2d": Column("beat coverage 2D", None),
-        "beat_hit_rate_2d": Column("beat hit rate 2D", "higher", sees=frozenset({FROZEN, OTHER_SONG})),
-        "beats_met_2d": Column("beats met 2D", "higher", sees=frozenset({FROZEN, OTHER_SONG})),
+        "beat_hit_rate_2d": Column("beat hit rate 2D", "higher", must_beat=frozenset({STILL_IMAGE, OTHER_SONG})),
+        "beats_met_2d": Column("beats met 2D", "higher", must_beat=frozenset({STILL_IMAGE, OTHER_SONG})),
     }
-    needs: ClassVar = frozenset({"detector", "beats"})
-    beats_of: ClassVar = staticmethod(_found)
+    required_inputs: ClassVar = frozenset({"detector", "beats"})
+    beats_of: ClassVar = staticmethod(_detected_beats)

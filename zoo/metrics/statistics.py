@@ -10,8 +10,8 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95
-DRAWS = 10_000  # of a mean of clips' values
-SET_DRAWS = 200  # of a set's value, which is dearer
+NUM_RESAMPLES = 10_000  # of a mean of clips' values
+NUM_SET_RESAMPLES = 200  # of a set's value, which is dearer
 
 
 class Interval(NamedTuple):
@@ -23,12 +23,14 @@ class Interval(NamedTuple):
     n: int
 
 
-def resamples(count: int, draws: int, seed: int = 0) -> np.ndarray:
+def bootstrap_indices(count: int, num_resamples: int, seed: int = 0) -> np.ndarray:
     """(draws, count) indices: `count` clips drawn with replacement, `draws` times."""
-    return np.random.default_rng(seed).integers(0, count, (draws, count))
+    return np.random.default_rng(seed).integers(0, count, (num_resamples, count))
 
 
-def interval(values: Sequence[float] | np.ndarray, level: float = LEVEL, draws: int = DRAWS, seed: int = 0) -> Interval:
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray, level: float = LEVEL, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+) -> Interval:
     """The mean of `values` (N,) and its percentile bootstrap interval; NaN values are left out.
 
     Give differences of paired values for a paired comparison. Raises ValueError where nothing is left.
@@ -40,35 +42,40 @@ def interval(values: Sequence[float] | np.ndarray, level: float = LEVEL, draws: 
     if not np.isfinite(values).all():  # a resample holds it or not: there is no width to speak of
         mean = float(values.mean()) if len(set(values[np.isinf(values)])) == 1 else float("nan")
         return Interval(mean, mean, mean, len(values))
-    low, high = np.quantile(values[resamples(len(values), draws, seed)].mean(1), _tails(level))
+    low, high = np.quantile(
+        values[bootstrap_indices(len(values), num_resamples, seed)].mean(1), _quantile_levels(level)
+    )
     return Interval(float(values.mean()), float(low), float(high), len(values))
 
 
-def set_draws(
-    values: Callable[[np.ndarray], Mapping[str, float]], count: int, draws: int = SET_DRAWS, seed: int = 0
+def bootstrap_sets(
+    values: Callable[[np.ndarray], Mapping[str, float]],
+    count: int,
+    num_resamples: int = NUM_SET_RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Name -> (draws,) values of resampled sets; values(indices (count,)) -> name -> the set's value."""
-    drawn = [values(indices) for indices in resamples(count, draws, seed)]
-    return {name: np.array([one[name] for one in drawn]) for name in drawn[0]}
+    resampled = [values(indices) for indices in bootstrap_indices(count, num_resamples, seed)]
+    return {name: np.array([sample[name] for sample in resampled]) for name in resampled[0]}
 
 
-def set_interval(value: float, drawn: np.ndarray, count: int, level: float = LEVEL) -> Interval:
+def set_interval(value: float, resampled: np.ndarray, count: int, level: float = LEVEL) -> Interval:
     """A set's value with the interval that its resampled values span around it.
 
     A resampled set holds some clips twice, so distances between distributions come out too large in all of them
     alike. The interval is the percentile interval moved by that bias: centred where the value is, as wide as the draws
     are. What cannot be negative in any draw does not get a negative bound.
     """
-    drawn = drawn[np.isfinite(drawn)]
-    if not np.isfinite(value) or len(drawn) == 0:
+    resampled = resampled[np.isfinite(resampled)]
+    if not np.isfinite(value) or len(resampled) == 0:
         return Interval(float(value), float(value), float(value), count)
-    low, high = np.quantile(drawn, _tails(level)) - drawn.mean() + value
-    if value >= 0 and drawn.min() >= 0:
+    low, high = np.quantile(resampled, _quantile_levels(level)) - resampled.mean() + value
+    if value >= 0 and resampled.min() >= 0:
         low = max(low, 0.0)
     return Interval(float(value), float(low), float(high), count)
 
 
-def paired_p(differences: np.ndarray, seed: int = 0) -> float:
+def paired_p_value(differences: np.ndarray, seed: int = 0) -> float:
     """Two-sided p of the mean of paired differences (N,) under sign flips: how often chance does as much.
 
     Exact up to 13 clips, else of 9,999 random flips (scipy.stats.permutation_test). NaN differences are left out; NaN
@@ -80,25 +87,25 @@ def paired_p(differences: np.ndarray, seed: int = 0) -> float:
         return float("nan")
     if not differences.any():
         return 1.0
-    flips = stats.permutation_test(
+    test = stats.permutation_test(
         (differences,), np.mean, permutation_type="samples", n_resamples=9_999, rng=np.random.default_rng(seed)
     )
-    return float(flips.pvalue)
+    return float(test.pvalue)
 
 
-def drawn_p(difference: float, drawn: np.ndarray) -> float:
+def bootstrap_p_value(difference: float, resampled: np.ndarray) -> float:
     """Two-sided p of a difference between two sets' values, from its paired resampled values (draws,).
 
     Wald's test with the bootstrap's standard deviation: a set has one value, so there is nothing to flip clip by clip.
     NaN where fewer than ten draws have a value.
     """
-    drawn = drawn[np.isfinite(drawn)]
-    if not np.isfinite(difference) or len(drawn) < 10:
+    resampled = resampled[np.isfinite(resampled)]
+    if not np.isfinite(difference) or len(resampled) < 10:
         return float("nan")
-    spread = drawn.std(ddof=1)
-    if spread == 0:
+    std = resampled.std(ddof=1)
+    if std == 0:
         return 1.0 if difference == 0 else 0.0
-    return float(2 * stats.norm.sf(abs(difference) / spread))
+    return float(2 * stats.norm.sf(abs(difference) / std))
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -114,5 +121,5 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def _tails(level: float) -> list[float]:
+def _quantile_levels(level: float) -> list[float]:
     return [(1 - level) / 2, (1 + level) / 2]

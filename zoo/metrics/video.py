@@ -6,7 +6,7 @@ import numpy as np
 
 from zoo.body.detection.synthetic_detector import WEIGHTS, WINDOW, WorldJudge
 from zoo.files import file_hash
-from zoo.metrics.base import FROZEN, Column, Evidence, Measurement, SetMetric
+from zoo.metrics.base import STILL_IMAGE, Column, Measurement, MetricInput, SetMetric
 from zoo.metrics.frechet import frechet_distance
 
 
@@ -18,22 +18,22 @@ class FvdWorld(SetMetric):
     high, as every Frechet distance is (Chong and Forsyth 2020): the less, the more clips, so compare equally many.
     """
 
-    columns = {"fvd_world": Column("FVD-world", "lower", digits=2, sees=frozenset({FROZEN}))}
+    columns = {"fvd_world": Column("FVD-world", "lower", digits=2, must_beat=frozenset({STILL_IMAGE}))}
 
     @property
-    def weights(self) -> str:
+    def weights_hash(self) -> str:
         """Of the judge's file."""
         return file_hash(WEIGHTS)
 
-    def measure(self, clip: Evidence) -> Measurement:
+    def measure(self, clip: MetricInput) -> Measurement:
         """features: (n, 64) float32. Raises ValueError for a clip of fewer than 16 frames."""
         if len(clip.frames) < WINDOW:
             raise ValueError(f"fvd_world needs clips of {WINDOW} frames; here are {len(clip.frames)}")
         if isinstance(clip.detector, WorldJudge):
             return {"features": clip.poses.features}  # it has looked, or this look serves the others too
-        return {"features": clip.once("world judge", lambda: WorldJudge().detect(clip.frames)).features}
+        return {"features": clip.cached("world judge", lambda: WorldJudge().detect(clip.frames)).features}
 
-    def combine(self, row: Sequence[Measurement], truth: Sequence[Measurement]) -> dict[str, float]:
+    def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
         """The squared distance; NaN with fewer than two stretches on either side."""
-        row, truth = (np.concatenate([clip["features"] for clip in clips]) for clips in (row, truth))
-        return {"fvd_world": frechet_distance(row, truth)}
+        features, true_features = (np.concatenate([clip["features"] for clip in clips]) for clips in (measured, true))
+        return {"fvd_world": frechet_distance(features, true_features)}

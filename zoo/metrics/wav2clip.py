@@ -59,6 +59,8 @@ class _Spectrogram(nn.Module):
         return torch.stft(waveform, WINDOW, HOP, window=self.window, return_complex=True).abs().square()
 
 
-def wav2clip_names(found: Any) -> Mapping[str, Tensor]:
+def convert_wav2clip(content: Any) -> Mapping[str, Tensor]:
     """The sound's part of the public file; the picture's own layers, which only training used, are left out."""
-    return {name: value for name, value in unwrap_state_dict(found).items() if not name.startswith("image_transform.")}
+    return {
+        name: value for name, value in unwrap_state_dict(content).items() if not name.startswith("image_transform.")
+    }

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from zoo.data.base import DataSource
 from zoo.families.base import Sampler
-from zoo.metrics.base import FROZEN, OTHER_SONG
+from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
 from zoo.music.encoder import MusicEncoder
 from zoo.music.spectral import Spectral
 from zoo.run.evaluate.export_inputs import write_inputs
@@ -98,7 +98,7 @@ def _named(value: str | ListConfig | None, option: str) -> dict[str, Path]:
     values = [] if value is None else list(value) if isinstance(value, ListConfig) else [value]
     names = [str(one) for one in values]
     for name in names:
-        if names.count(name) > 1 or name in (TRUTH, FROZEN, OTHER_SONG):
+        if names.count(name) > 1 or name in (TRUTH, STILL_IMAGE, OTHER_SONG):
             raise ValueError(f"{option}= names {name} twice")
     return {name: existing(one, option) for name, one in zip(names, values, strict=True)}
 

@@ -124,10 +124,12 @@ def read_gauges(config: DictConfig, protocol: Protocol, detector: PoseDetector |
     gauges = []
     for name in sorted(names):
         metric, arguments = _metric(files[name], config, protocol.metrics.get(name, {}))
-        sees = "detector" in metric.needs
-        instrument = (detector and detector.name) if sees else "exact motion" if "joints" in metric.needs else None
-        identity = {"metric": name, "version": metric.version, "arguments": arguments, "weights": metric.weights}
-        reason = metric.unavailable or (without if sees and detector is None else None)
+        sees = "detector" in metric.required_inputs
+        instrument = (
+            (detector and detector.name) if sees else "exact motion" if "joints" in metric.required_inputs else None
+        )
+        identity = {"metric": name, "version": metric.version, "arguments": arguments, "weights": metric.weights_hash}
+        reason = metric.unavailable_reason or (without if sees and detector is None else None)
         gauges.append(Gauge(name, metric, instrument, reason, {**identity, "instrument": instrument}))
     return gauges
 

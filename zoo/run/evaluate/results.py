@@ -11,16 +11,24 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from zoo.metrics.base import OVER_TIME, ClipMetric
-from zoo.metrics.statistics import Interval, drawn_p, holm, interval, paired_p, set_draws, set_interval
+from zoo.metrics.base import TIME_SUFFIX, ClipMetric
+from zoo.metrics.statistics import (
+    Interval,
+    bootstrap_interval,
+    bootstrap_p_value,
+    bootstrap_sets,
+    holm,
+    paired_p_value,
+    set_interval,
+)
 from zoo.run.evaluate.protocol import Gauge
 from zoo.run.evaluate.records import Facts, Measurements
 from zoo.run.evaluate.systems import Row
 
 BREAKDOWNS = ("camera", "style", "figure")  # the first two are DabFusion's Tables 2 and 4
-MISSING = {  # what of Evidence a metric needs -> why a row has no value without it
+MISSING = {  # what of MetricInput a metric needs -> why a row has no value without it
     "joints": "it rests on the exact motion, which this row does not come with",
-    "joints_again": "it rests on a second dance to the same clip, which this row does not have",
+    "second_joints": "it rests on a second dance to the same clip, which this row does not have",
     "beats": "no beat was found in these songs",
 }
 
@@ -56,14 +64,14 @@ class Numbers:
 
     def _set_draws(self, row: str, gauge: Gauge, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         """Column -> values of sets with resampled clips; the same resamples for every row of the same clips."""
-        return set_draws(lambda drawn: self._set_values(row, gauge, [keys[i] for i in drawn]), len(keys))
+        return bootstrap_sets(lambda drawn: self._set_values(row, gauge, [keys[i] for i in drawn]), len(keys))
 
     def summary(self, row: str, column: str, only: frozenset[str] | None = None) -> Interval | None:
         """A row's value in a column, over all its clips or those in `only`; None where no clip has one."""
         gauge = self.columns[column]
         if isinstance(gauge.metric, ClipMetric):
             values = np.array([v for key, v in self.clip_values(row, column).items() if only is None or key in only])
-            return None if np.isnan(values).all() else interval(values)
+            return None if np.isnan(values).all() else bootstrap_interval(values)
         keys = tuple(key for key in self.keys(row, gauge) if only is None or key in only)
         value = self.set_values(row, gauge, keys)[column] if keys else math.nan
         return None if math.isnan(value) else set_interval(value, self.set_draws(row, gauge, keys)[column], len(keys))
@@ -77,11 +85,13 @@ class Numbers:
             return "none of its clips could be scored"
         if self.keys(row, gauge):
             return "its clips are too few for it, or show nothing of what it measures"
-        return next((why for need, why in MISSING.items() if need in gauge.metric.needs), "nothing was measured")
+        return next(
+            (why for need, why in MISSING.items() if need in gauge.metric.required_inputs), "nothing was measured"
+        )
 
     def curve(self, row: str, column: str) -> list[float | str | None] | None:
         """The mean over clips at every frame, where the metric says how its value goes over time."""
-        mark, name = self.columns[column].mark, column + OVER_TIME
+        mark, name = self.columns[column].mark, column + TIME_SUFFIX
         curves = [kept[mark][name] for kept in self.measured[row].values() if name in kept.get(mark, {})]
         if not curves:
             return None
@@ -98,7 +108,7 @@ class Numbers:
                 values = np.array([ours[key] - theirs[key] for key in ours if key in theirs])
                 if np.isnan(values).all():
                     continue
-                found, p = interval(values), paired_p(values)
+                found, p = bootstrap_interval(values), paired_p_value(values)
             else:
                 both = frozenset(self.keys(b, gauge))
                 keys = tuple(key for key in self.keys(a, gauge) if key in both)
@@ -109,7 +119,7 @@ class Numbers:
                     continue
                 one_drawn, two_drawn = (self.set_draws(row, gauge, keys)[column] for row in (a, b))
                 found = set_interval(one - two, one_drawn - two_drawn, len(keys))
-                p = drawn_p(one - two, one_drawn - two_drawn)
+                p = bootstrap_p_value(one - two, one_drawn - two_drawn)
             line = {"a": a, "b": b, "column": column, "difference": number(found.mean)}
             lines.append(line | {"low": number(found.low), "high": number(found.high), "p": p, "n": found.n})
         for line, corrected in zip(lines, holm([line["p"] for line in lines]), strict=True):

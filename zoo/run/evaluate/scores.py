@@ -22,7 +22,7 @@ from zoo.body.detection.blazepose_detector import PoseDetector
 from zoo.body.skeleton import joints_of
 from zoo.data.base import Cut
 from zoo.media import decode_frames, read_frames
-from zoo.metrics.base import Evidence
+from zoo.metrics.base import MetricInput
 from zoo.run.evaluate.protocol import Gauge, Protocol, digest, read_detector, read_gauges, read_protocol
 from zoo.run.evaluate.records import Facts, Measurements, file_name, read_arrays, read_measured, write_measured
 from zoo.run.evaluate.systems import Row, mark_of
@@ -68,7 +68,7 @@ class Measurer:
             return str(error)
         known = job.clip.read()
         motion = read_arrays(job.motion) if job.motion else {}
-        evidence = Evidence(
+        evidence = MetricInput(
             key=job.clip.key,
             labels=job.clip.labels,
             fps=cut.rate,
@@ -79,16 +79,16 @@ class Measurer:
             sample_rate=int(known["sample_rate"]),
             beats=known["beats"],
             joints=_joints(motion.get("motion")),
-            joints_again=_joints(motion.get("motion_again") if job.again else None),
+            second_joints=_joints(motion.get("motion_again") if job.again else None),
             detector=self.detector,
         )
         measured = read_measured(job.kept, job.evidence)
-        given = {"joints": evidence.joints, "joints_again": evidence.joints_again, "detector": self.detector}
+        given = {"joints": evidence.joints, "second_joints": evidence.second_joints, "detector": self.detector}
         lacks = {name for name, value in given.items() if value is None} | (
             {"beats"} if not len(known["beats"]) else set()
         )
         for gauge in missing:
-            values = {} if gauge.metric.needs & lacks else gauge.metric.measure(evidence)
+            values = {} if gauge.metric.required_inputs & lacks else gauge.metric.measure(evidence)
             measured[gauge.mark] = {name: np.asarray(value) for name, value in values.items()}
         measured[RESIZED] = {"was": np.array(resized)} if resized else {}
         write_measured(job.kept, job.evidence, measured)

@@ -25,7 +25,7 @@ from zoo.data.base import DataSource, Take
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.files import file_hash, write_atomic
 from zoo.media import encode_frames
-from zoo.metrics.base import FROZEN, OTHER_SONG
+from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
 from zoo.music.encoder import MusicEncoder
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import WEIGHTS, load_family
@@ -68,9 +68,9 @@ def truth_row(clips: Sequence[Facts], content: str) -> Row:
 
 def frozen_row(clips: Sequence[Facts], content: str, protocol: Protocol, out: Path) -> Row:
     """The reference picture, held still."""
-    row = Row(FROZEN, "baseline", digest(content, FROZEN))
+    row = Row(STILL_IMAGE, "baseline", digest(content, STILL_IMAGE))
     for clip in clips:
-        path = row.videos[clip.key] = out / f"{file_name(FROZEN)}-{row.id}" / f"{file_name(clip.key)}.mp4"
+        path = row.videos[clip.key] = out / f"{file_name(STILL_IMAGE)}-{row.id}" / f"{file_name(clip.key)}.mp4"
         if not path.is_file():
             still = np.repeat(clip.read()["reference"][None], protocol.cut.frames, 0)
             write_atomic(path, encode_frames(still, protocol.cut.rate, crf=0))
