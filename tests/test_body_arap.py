@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from zoo.body.image.arap import Join, Limb, Mesh
+from zoo.body.image.arap import Connection, Limb, Mesh
 
 HEIGHT, WIDTH, CELL = 120, 200, 6.0
 ELBOW = np.array([100.0, 60.0])
@@ -34,20 +34,20 @@ def held(begin: int, end: int) -> np.ndarray:
 def arm() -> Mesh:
     """Two halves of a bar, joined at its middle, that overlap there."""
     limbs = {"upper": Limb(bar(20, 110), held(20, 90)), "lower": Limb(bar(90, 180), held(110, 180))}
-    return Mesh(limbs, [Join("upper", "lower", ELBOW, 24.0)], CELL)
+    return Mesh(limbs, [Connection("upper", "lower", ELBOW, 24.0)], CELL)
 
 
 def drawn(mesh: Mesh, moves: dict[str, np.ndarray], order: tuple[str, ...] = ("upper", "lower")) -> np.ndarray:
     canvas = np.zeros((260, 260, 4), np.uint8)
     shifted = {name: move + [[0, 0, 30], [0, 0, 70]] for name, move in moves.items()}
-    mesh.draw(canvas, mesh.bent(shifted), order)
+    mesh.draw(canvas, mesh.deform(shifted), order)
     return canvas
 
 
 def test_at_rest_it_is_the_picture(arm):
     frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     rest = {"upper": np.eye(2, 3), "lower": np.eye(2, 3)}
-    np.testing.assert_allclose(arm.bent(rest), arm.rest, atol=1e-6)
+    np.testing.assert_allclose(arm.deform(rest), arm.rest, atol=1e-6)
     arm.draw(frame, arm.rest, ("upper", "lower"))
     assert np.abs(frame.astype(int) - bar(20, 180)[..., :3]).max() <= 1
 
@@ -67,17 +67,17 @@ def test_a_bent_elbow_is_whole(arm, degrees):
 @pytest.mark.parametrize("degrees", [-120, 90])
 def test_limbs_stay_rigid(arm, degrees):
     """At the joint lengths give; a limb's width beyond its disc they stay within 10%, two widths beyond within 3%."""
-    found = arm.bent({"upper": np.eye(2, 3), "lower": turned(degrees)})
-    lengths = np.abs(arm.apart @ found) / np.abs(arm.bars)
-    middle = (arm.rest[arm.begin] + arm.rest[arm.end]) / 2
+    found = arm.deform({"upper": np.eye(2, 3), "lower": turned(degrees)})
+    lengths = np.abs(arm.difference @ found) / np.abs(arm.edges)
+    middle = (arm.rest[arm.start] + arm.rest[arm.end]) / 2
     away = np.where(np.abs(middle.imag - ELBOW[1]) < 12, np.abs(middle - complex(*ELBOW)), 0)
     change = np.abs(lengths - 1)
     assert change[away > 36].max() < 0.1 < change.max() and change[away > 48].max() < 0.03
 
 
 def test_a_foreshortened_limb_is_rigid_in_its_shorter_form(arm):
-    found = arm.bent({"upper": np.eye(2, 3), "lower": turned(90, along=0.5)})
-    lower = arm.pieces["lower"].nodes
+    found = arm.deform({"upper": np.eye(2, 3), "lower": turned(90, along=0.5)})
+    lower = arm.limbs["lower"].nodes
     lower = lower[(arm.rest[lower].real > 130) & (np.abs(arm.rest[lower].imag - ELBOW[1]) < 12)]
     rest = arm.rest[lower] - complex(*ELBOW)
     meant = complex(*ELBOW) + 1j * (0.5 * rest.real + 1j * rest.imag)
@@ -90,7 +90,9 @@ def test_what_only_overlaps_moves_apart_and_the_later_lies_before():
     down, across = np.zeros((HEIGHT, WIDTH), bool), np.zeros((HEIGHT, WIDTH), bool)
     down[40:95, 95:105], across[15:105, 65:135] = True, True
     shoulder = np.array([100.0, 25.0])
-    mesh = Mesh({"trunk": Limb(trunk, across), "arm": Limb(arm, down)}, [Join("arm", "trunk", shoulder, 14)], CELL)
+    mesh = Mesh(
+        {"trunk": Limb(trunk, across), "arm": Limb(arm, down)}, [Connection("arm", "trunk", shoulder, 14)], CELL
+    )
     moves = {"trunk": np.eye(2, 3), "arm": turned(-90, shoulder)}
     behind, before = (drawn(mesh, moves, order) for order in (("arm", "trunk"), ("trunk", "arm")))
     at = slice(70 + 22, 70 + 28)

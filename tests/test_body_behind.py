@@ -1,9 +1,9 @@
-"""A hole is filled with what is around it."""
+"""A hole is inpaint with what is around it."""
 
 import cv2
 import numpy as np
 
-from zoo.body.image.inpainting import filled
+from zoo.body.image.inpainting import inpaint
 
 
 def test_patterns_go_on_behind_the_hole():
@@ -15,7 +15,7 @@ def test_patterns_go_on_behind_the_hole():
     image = np.where(y[..., None] < 70, wall, grass).clip(0, 255).astype(np.uint8)
     hole = np.hypot((x - 100) / 18, (y - 65) / 45) < 1
     spoilt = np.where(hole[..., None], 255, image).astype(np.uint8)
-    made = filled(spoilt, hole)
+    made = inpaint(spoilt, hole)
     assert np.array_equal(made[~hole], image[~hole])
     smeared = cv2.inpaint(spoilt, np.uint8(hole), 5, cv2.INPAINT_TELEA)
     above, below = hole & (y < 64), hole & (y > 76)
@@ -28,5 +28,5 @@ def test_patterns_go_on_behind_the_hole():
 def test_pictures_too_small_for_a_patch_are_filled_too():
     image = np.full((7, 30, 3), 90, np.uint8)
     image[2:5, 10:20] = 255
-    assert filled(image, image[..., 0] == 255).max() < 100
-    assert np.array_equal(filled(image, np.zeros((7, 30), bool)), image)
+    assert inpaint(image, image[..., 0] == 255).max() < 100
+    assert np.array_equal(inpaint(image, np.zeros((7, 30), bool)), image)

@@ -13,11 +13,11 @@ from onnx_files import write_onnx
 from test_body_people import dance
 
 from zoo.body.camera import camera
-from zoo.body.detection.blazepose_detector import PoseDetector, Poses
-from zoo.body.detection.dwpose import FILES, WholeBodyDetector, decode_boxes, decode_points, input_map, outline
-from zoo.body.detection.factory import people_detector
-from zoo.body.image.segmentation import seen_figure
-from zoo.body.render.appearance import random_look
+from zoo.body.detection.base import PoseDetector, Poses
+from zoo.body.detection.dwpose import FILES, DWPoseDetector, decode_boxes, decode_points, draw_mask, input_map
+from zoo.body.detection.factory import load_detector
+from zoo.body.image.segmentation import extract_figure
+from zoo.body.render.appearance import random_appearance
 from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import JOINTS
 from zoo.data.base import Cut
@@ -115,15 +115,15 @@ def test_a_peak_in_the_bins_is_a_place_in_the_picture(box):
 
 def test_people_and_points_are_found_where_they_are(folder):
     """To a third of a pixel: at what is red for both networks, whichever order each has its colours in."""
-    detector = people_detector(folder)
-    assert isinstance(detector, WholeBodyDetector) and detector.name.startswith("DWPose")
+    detector = load_detector(folder)
+    assert isinstance(detector, DWPoseDetector) and detector.name.startswith("DWPose")
     people = detector.find_people(spots(ONE, OTHER))
     found = sorted((one.box for one in people), key=lambda box: box[0])
     assert len(found) == 2 and all(0.3 < one.score <= 1 for one in people)
     for box, (place, *_) in zip(found, (ONE, OTHER), strict=True):
         np.testing.assert_allclose((box[:2] + box[2:]) / 2, place, atol=8 / 1.6)  # a cell of 8 pixels of 640 for 400
         np.testing.assert_allclose(box[2:] - box[:2], np.array(BOX) / 1.6, rtol=1e-4)
-    points, sure = detector._network.look(spots(ONE), found[0])
+    points, sure = detector._network.predict_keypoints(spots(ONE), found[0])
     for kind, place in enumerate(ONE):
         np.testing.assert_allclose(points[kind::3], np.tile(place, (len(points[kind::3]), 1)), atol=0.34)
     assert (sure >= 0).all() and (sure <= 1).all()
@@ -134,7 +134,7 @@ def test_the_figure_is_followed_in_smpl_joints(folder):
     """The one who was there first, though another is surer later."""
     both = spots(OTHER) + spots(ONE) // 5 * 4
     frames = np.stack([spots(ONE), spots(), both, both])
-    detector = pickle.loads(pickle.dumps(people_detector(folder / FILES[0])))
+    detector = pickle.loads(pickle.dumps(load_detector(folder / FILES[0])))
     poses = detector.detect(frames)
     assert isinstance(poses, Poses) and poses.mask.shape == frames.shape[:3]
     assert np.isnan(poses.joints[1]).all() and not poses.confidence[1].any() and not poses.mask[1].any()
@@ -168,7 +168,7 @@ class Known(PoseDetector):
         self.joints, self.name = joints, "known"
 
     def detect(self, frames):
-        mask = outline(self.joints, *frames.shape[1:3])
+        mask = draw_mask(self.joints, *frames.shape[1:3])
         return Poses(self.joints[None], np.ones((1, 24), np.float32), mask[None])
 
 
@@ -178,12 +178,12 @@ def test_a_mask_drawn_by_the_joints_is_about_the_body():
     wall = cv2.GaussianBlur((rng.random((384, 384, 3)) * 255).astype(np.float32), (0, 0), 8)
     wall = ((wall - wall.min()) / np.ptp(wall) * 160 + 60).astype(np.uint8)
     view = camera("C01", 0.3), 384, 384, wall
-    shown = render_motion(random_look(rng, human=True), dance(2), root, *view, need=("rgb", "parts"))
+    shown = render_motion(random_appearance(rng, human=True), dance(2), root, *view, maps=("rgb", "parts"))
     for index in range(2):
         body, joints = shown["parts"][index] > 0, shown["joints2d"][index]
-        drawn = outline(joints, 384, 384) > 0.5
+        drawn = draw_mask(joints, 384, 384) > 0.5
         assert (drawn & body).sum() / (drawn | body).sum() > 0.7
-        cut = seen_figure(shown["rgb"][index], Known(joints)).alpha > 0.5
+        cut = extract_figure(shown["rgb"][index], Known(joints)).alpha > 0.5
         assert (cut & body).sum() / (cut | body).sum() > 0.9
 
 
@@ -197,11 +197,11 @@ def test_what_is_not_the_files_is_refused_in_one_line(folder, tmp_path):
         (swapped / name).write_bytes((folder / other).read_bytes())
     for path, words in (
         (only, "has no yolox_l.onnx"), (only / FILES[1], "has no yolox_l.onnx"), (broken, "is damaged"),
-        (tmp_path / "none.onnx", "is not there"),
+        (tmp_path / "none.onnx", "does not exist"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words) as caught:
-            people_detector(path)
+            load_detector(path)
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"yolox_l\.onnx holds another network") as caught:
-        people_detector(swapped).find_people(spots(ONE))
+        load_detector(swapped).find_people(spots(ONE))
     assert "\n" not in str(caught.value)

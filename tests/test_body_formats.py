@@ -12,10 +12,10 @@ import torch
 import trimesh
 from scipy.spatial.transform import Rotation
 
-from zoo.body.motion_io.formats import READERS, WRITTEN, read_motion, write_motion
+from zoo.body.motion_io.formats import READERS, WRITABLE_SUFFIXES, read_motion, write_motion
 from zoo.body.motion_io.mocap import SMPL_PELVIS
-from zoo.body.render.appearance import Look, vertex_colours
-from zoo.body.render.rasterizer import dressed
+from zoo.body.render.appearance import Appearance, vertex_colors
+from zoo.body.render.rasterizer import clothed_body
 from zoo.body.skeleton import (
     FEET,
     FOOT_HEIGHTS,
@@ -326,8 +326,8 @@ def read_glb(path) -> tuple[dict, list[np.ndarray]]:
 
 @pytest.mark.parametrize("name", ["man", "robot"])
 def test_glb_played_by_the_specification_is_the_skinned_body(name, dance, tmp_path):
-    look = Look(body=name, top=(10, 200, 90))
-    figure = dressed(look)
+    look = Appearance(body=name, top=(10, 200, 90))
+    figure = clothed_body(look)
     write_motion(tmp_path / "dance.glb", dance, look)
     document, arrays = read_glb(tmp_path / "dance.glb")
     nodes, skin, animation = document["nodes"], document["skins"][0], document["animations"][0]
@@ -336,7 +336,7 @@ def test_glb_played_by_the_specification_is_the_skinned_body(name, dance, tmp_pa
     assert [nodes[j]["name"] for j in skin["joints"]] == JOINTS
     close(attributes["WEIGHTS_0"].sum(1), 1, atol=1e-6)
     shown = (attributes["COLOR_0"][:, :3] / 65535) ** (1 / 2.2) * 255
-    close(shown, vertex_colours(look, figure), atol=1)
+    close(shown, vertex_colors(look, figure), atol=1)
     assert arrays[primitive["indices"]].max() == len(figure.vertices) - 1
 
     _, root, local = unpack(dance)
@@ -400,4 +400,4 @@ def test_wrong_files_are_one_clear_line(tmp_path):
             with pytest.raises(ValueError, match="cannot read") as caught:
                 read_motion(tmp_path / f"x{suffix}")
             assert "\n" not in str(caught.value)
-    assert set(WRITTEN) == {".bvh", ".glb", ".npz"}
+    assert set(WRITABLE_SUFFIXES) == {".bvh", ".glb", ".npz"}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from zoo.body.labels import HEAD, JOINT_LIMB, TORSO
-from zoo.body.render.clothing import HAIR_STYLES, LEGWEAR, SLEEVES, dress
+from zoo.body.render.clothing import HAIR_STYLES, LEGWEAR, SLEEVES, add_clothes
 from zoo.body.render.mesh import body, body_names, human_names
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, OFFSETS, STANDING, forward_kinematics, matrix_from_axis_angle
 
@@ -97,7 +97,7 @@ def test_limbs_cut_by_planes_agree_with_the_skinning_weights(name):
 def test_clothes_and_hair_change_the_shape_but_not_the_floor(hair):
     bare = body("woman")
     for sleeves, legs in zip(SLEEVES, LEGWEAR, strict=True):
-        worn = dress("woman", hair, sleeves, legs)
+        worn = add_clothes("woman", hair, sleeves, legs)
         assert worn.vertices[:, 1].min() == bare.vertices[:, 1].min()
         np.testing.assert_allclose(worn.weights.sum(1), 1, atol=1e-5)
         assert worn.limbs.shape == worn.zones.shape == (len(worn.faces),)

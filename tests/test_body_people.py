@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from zoo.body.camera import camera
-from zoo.body.detection.blazepose import FILES, MARGIN, BlazePose, Region, _crop, _merge, _refine
-from zoo.body.detection.blazepose_detector import TO_JOINTS, PeopleDetector
-from zoo.body.render.appearance import random_look
+from zoo.body.detection.blazepose import FILES, REGION_MARGIN, BlazePose, Region, _crop, _merge, _refine
+from zoo.body.detection.blazepose_detector import TO_JOINTS, BlazePoseDetector
+from zoo.body.render.appearance import random_appearance
 from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import JOINTS, STANDING, matrix_from_axis_angle
 
@@ -24,9 +24,9 @@ SIDE = 192  # pixels
 
 
 @pytest.fixture(scope="module")
-def detector(wheel) -> PeopleDetector:
+def detector(wheel) -> BlazePoseDetector:
     """BlazePose."""
-    return PeopleDetector(wheel)
+    return BlazePoseDetector(wheel)
 
 
 def about_z(degrees: float) -> np.ndarray:
@@ -51,7 +51,9 @@ def shown() -> list[dict[str, np.ndarray]]:
     rng = np.random.default_rng(5)
     root = np.tile(np.array([0, 0, 0.976], np.float32), (12, 1))
     view = (camera("C01", 0.3), SIDE, SIDE)
-    return [render_motion(random_look(rng, human=True), dance(12), root, *view, need=("rgb", "parts")) for _ in "abc"]
+    return [
+        render_motion(random_appearance(rng, human=True), dance(12), root, *view, maps=("rgb", "parts")) for _ in "abc"
+    ]
 
 
 def test_joints_and_mask_of_rendered_people(detector, shown):
@@ -120,13 +122,17 @@ def test_how_many_people_there_are(detector, shown):
     middle, half = SIDE // 2, 40  # arms hang in the first frame: a figure is less than 80 pixels wide
     row = np.concatenate([clip["rgb"][0, :, middle - half : middle + half] for clip in shown], axis=1)
     people = detector.find_people(row)
-    assert [int(person.region.centre[0]) // 80 for person in sorted(people, key=lambda each: each.box[0])] == [0, 1, 2]
+    assert [int(person.region.center[0]) // 80 for person in sorted(people, key=lambda person: person.box[0])] == [
+        0,
+        1,
+        2,
+    ]
     assert [person.score for person in people] == sorted((person.score for person in people), reverse=True)
     apart = np.pad(row.reshape(SIDE, 3, 80, 3), ((0, 0), (0, 0), (60, 60), (0, 0)), mode="edge").reshape(SIDE, -1, 3)
     assert len(detector.find_people(apart)) == 3, "in a picture of three times its height, seen square by square"
     small = np.pad(one, ((SIDE, 2 * SIDE), (2 * SIDE, SIDE), (0, 0)), mode="edge")
     (found,) = detector.find_people(small)
-    assert np.abs(found.region.centre - [2 * SIDE, SIDE] - detector.find_people(one)[0].region.centre).max() < 12
+    assert np.abs(found.region.center - [2 * SIDE, SIDE] - detector.find_people(one)[0].region.center).max() < 12
     (person,) = detector.find_people(one)
     x, y = shown[0]["joints2d"][0].T
     left, top, right, bottom = person.box
@@ -157,43 +163,43 @@ def test_what_is_not_the_files_is_refused_in_one_line(tmp_path, wheel):
     for name in FILES:
         (broken / name).write_bytes(b"TFL3" * 64)
     for path, message in (
-        (tmp_path / "none.whl", "is not there"), (empty, "has no pose_detection.tflite"),
-        (wrong, "neither a mediapipe wheel nor a folder"), (broken, "damaged or others"),
+        (tmp_path / "none.whl", "does not exist"), (empty, "has no pose_detection.tflite"),
+        (wrong, "neither a mediapipe wheel nor a folder"), (broken, "damaged or of other networks"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message) as caught:
-            PeopleDetector(path)
+            BlazePoseDetector(path)
         assert "\n" not in str(caught.value) and "pip download" in str(caught.value)
     with zipfile.ZipFile(wheel) as archive:
         members = [next(each for each in archive.namelist() if each.endswith(name)) for name in FILES]
         for name, member in zip(reversed(FILES), members, strict=True):
             (broken / name).write_bytes(archive.read(member))  # each under the other's name
-        with pytest.raises(ValueError, match="damaged or others"):
-            PeopleDetector(broken)
+        with pytest.raises(ValueError, match="damaged or of other networks"):
+            BlazePoseDetector(broken)
         archive.extractall(tmp_path / "unpacked", members)
-    assert PeopleDetector(tmp_path / "unpacked").name == PeopleDetector(wheel).name
+    assert BlazePoseDetector(tmp_path / "unpacked").name == BlazePoseDetector(wheel).name
 
 
 def test_a_region_is_upright_for_its_figure():
     """Half a side less the margin lies between its centre and the middle of its upper edge, whichever way it leans."""
     for up in ([0.0, -20.0], [20.0, 0.0], [-12.0, 16.0]):
-        matrix = Region(np.array([50.0, 40.0]), np.array(up)).to_picture(256)
+        matrix = Region(np.array([50.0, 40.0]), np.array(up)).to_image(256)
         middle, top, right = (matrix @ [x, y, 1] for x, y in ((128, 128), (128, 0), (256, 128)))
         np.testing.assert_allclose(middle, [50, 40])
-        np.testing.assert_allclose(top - middle, np.multiply(up, MARGIN))
-        np.testing.assert_allclose(right - middle, MARGIN * np.array([-up[1], up[0]]))
+        np.testing.assert_allclose(top - middle, np.multiply(up, REGION_MARGIN))
+        np.testing.assert_allclose(right - middle, REGION_MARGIN * np.array([-up[1], up[0]]))
 
 
 def test_crops_and_masks_lie_where_the_picture_says():
     """A region of 64 pixels about (50, 40), read as 256 x 256 and put back, to a hundredth of a pixel."""
-    region = Region(np.array([50.0, 40.0]), np.array([0, -32 / MARGIN]))
+    region = Region(np.array([50.0, 40.0]), np.array([0, -32 / REGION_MARGIN]))
     column, row = np.meshgrid(np.arange(100) + 0.5, np.arange(90) + 0.5)  # of the pixels' centres
     picture = np.stack([column, row, row], -1).astype(np.float32)
-    crop = _crop(picture, region.to_picture(256), 256, cv2.BORDER_REPLICATE)
+    crop = _crop(picture, region.to_image(256), 256, cv2.BORDER_REPLICATE)
     inside = np.s_[8:-8, 8:-8]
     place = (np.arange(256) + 0.5) / 4
     np.testing.assert_allclose(crop[inside][..., 0], np.tile(18 + place, (256, 1))[inside], atol=0.02)
     np.testing.assert_allclose(crop[inside][..., 1], np.tile(8 + place, (256, 1)).T[inside], atol=0.02)
-    back = BlazePose.paste(crop[..., 0], region, 90, 100)
+    back = BlazePose.paste_mask(crop[..., 0], region, 90, 100)
     np.testing.assert_allclose(back[10:70, 20:80], column[10:70, 20:80], atol=0.02)
     assert not back[:, :17].any() and not back[:, 83:].any() and not back[73:].any()
 

@@ -7,10 +7,10 @@ import torch
 from zoo.body.camera import CAMERAS, Camera, camera, follow
 from zoo.body.labels import BOTTOM, FACE, HAIR, SHOES, SKIN, TOP
 from zoo.body.render import primitives as figures
-from zoo.body.render.appearance import Look, look_from_picture, random_look, vertex_colours
+from zoo.body.render.appearance import Appearance, appearance_from_image, random_appearance, vertex_colors
 from zoo.body.render.mesh import Body, body_names
 from zoo.body.render.pose_maps import draw_skeleton, heatmaps
-from zoo.body.render.rasterizer import _draw, dressed, inverse_depth, render, render_motion
+from zoo.body.render.rasterizer import _draw, clothed_body, inverse_depth, render, render_motion
 from zoo.body.skeleton import FEET, OFFSETS, STANDING, matrix_from_axis_angle
 
 T_POSE = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
@@ -26,12 +26,14 @@ def turned(degrees: float) -> np.ndarray:
 
 
 def test_a_ball_has_the_normals_depth_and_size_of_a_ball():
-    solids = figures.Solids(OFFSETS.numpy().astype(float))
+    solids = figures.PrimitiveMesh(OFFSETS.numpy().astype(float))
     solids.ball(0, TOP, (0, 0, 0), (0.5, 0.5, 0.5), rings=61)
     ball = Body("ball", False, **solids.mesh())
     view = Camera((0, -4, 0), (0, 0, 0), 30)
     pose = np.tile(np.eye(4, dtype=np.float32)[:3], (24, 1, 1))
-    out = _draw(Look("robot"), ball, pose, ball.joints, view, 97, 97, None, False, ("depth", "normal", "parts", "rgb"))
+    out = _draw(
+        Appearance("robot"), ball, pose, ball.joints, view, 97, 97, None, False, ("depth", "normal", "parts", "rgb")
+    )
     seen = out["depth"] > 0
     rays = view.rays(194, 194)[::2, ::2].astype(float)  # maps are sampled a quarter pixel off the centre
     # the nearer root of |eye + t ray| = 0.5, with rays one metre deep
@@ -81,14 +83,14 @@ def test_a_dancer_within_a_metre_stays_in_the_picture(name):
     for pose in (T_POSE, turned(90), arms_up):
         for spot in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             moved = ROOT + np.array([*spot, 0])
-            flat = render(Look("slim"), pose, moved, camera(name), 64, 64, need=())["joints2d"]
+            flat = render(Appearance("slim"), pose, moved, camera(name), 64, 64, maps=())["joints2d"]
             assert (flat >= 0).all() and (flat <= 64).all()
 
 
 @pytest.mark.parametrize("name", body_names())
 def test_parts_under_projected_joints(name):
     """Seen from the front in T-pose; left and right as DensePose has them, left on the picture's right."""
-    out = render(Look(name), T_POSE, ROOT, camera("C09", 0), 256, 256)
+    out = render(Appearance(name), T_POSE, ROOT, camera("C09", 0), 256, 256)
     flat = out["joints2d"]
 
     def part(joint: int, child: int, weight: float = 0.5) -> int:
@@ -104,7 +106,7 @@ def test_parts_under_projected_joints(name):
     assert flat[20, 0] > 128 > flat[21, 0]
     assert (out["parts"] > 0).sum() == (out["depth"] > 0).sum() == (out["semantic"] > 0).sum()
     assert {23, 24} <= set(np.unique(out["parts"]))
-    back = render(Look(name), turned(180), ROOT, camera("C09", 0), 256, 256)
+    back = render(Appearance(name), turned(180), ROOT, camera("C09", 0), 256, 256)
     front, behind = (np.bincount(view["parts"].ravel(), minlength=25) for view in (out, back))
     assert front[2] > 5 * front[1] and behind[1] > 5 * behind[2]
 
@@ -112,8 +114,8 @@ def test_parts_under_projected_joints(name):
 def test_what_is_nearer_hides_what_is_farther():
     reaching = T_POSE.copy()  # the left arm stretched forwards, across the view from the front
     reaching[16] = matrix_from_axis_angle(torch.tensor([0, -1.45, 0])).numpy()
-    front = render(Look("man"), reaching, ROOT, camera("C01"), 256, 256)
-    back = render(Look("man"), reaching, ROOT, Camera((0, 6.2, 1.3), (0, 0, 1.0), 35), 256, 256)
+    front = render(Appearance("man"), reaching, ROOT, camera("C01"), 256, 256)
+    back = render(Appearance("man"), reaching, ROOT, Camera((0, 6.2, 1.3), (0, 0, 1.0), 35), 256, 256)
     hand_front, hand_back = ((view["parts"] == 4).sum() for view in (front, back))
     assert hand_front > 20 and hand_back < 0.5 * hand_front
     depth = front["depth"]
@@ -124,7 +126,9 @@ def test_what_is_nearer_hides_what_is_farther():
 
 
 def test_clothes_lie_where_they_are_worn():
-    look = Look("man", skin=(200, 150, 120), top=(200, 0, 0), bottom=(0, 0, 200), shoes=(0, 200, 0), hair=(90, 50, 20))
+    look = Appearance(
+        "man", skin=(200, 150, 120), top=(200, 0, 0), bottom=(0, 0, 200), shoes=(0, 200, 0), hair=(90, 50, 20)
+    )
     out = render(look, T_POSE, ROOT, camera("C09", 0), 256, 256)
     flat = np.floor(out["joints2d"]).astype(int)
     label = out["semantic"][flat[:, 1], flat[:, 0]]
@@ -140,28 +144,28 @@ def test_clothes_lie_where_they_are_worn():
 
 def test_background_shadow_and_clip():
     plain = np.full((64, 64, 3), 200, np.uint8)
-    bare = render(Look(), T_POSE, ROOT, camera("C01"), 64, 64, background=plain, shadow=False)
+    bare = render(Appearance(), T_POSE, ROOT, camera("C01"), 64, 64, background=plain, shadow=False)
     assert (
         (bare["rgb"][bare["depth"] == 0] >= 0).all()
         and (bare["rgb"][0] == 200).all()
         and (bare["rgb"][-1] == 200).all()
     )
-    shaded = render(Look(), T_POSE, ROOT, camera("C01"), 64, 64, background=plain)["rgb"].astype(int)
+    shaded = render(Appearance(), T_POSE, ROOT, camera("C01"), 64, 64, background=plain)["rgb"].astype(int)
     darker = np.argwhere((bare["rgb"] - shaded).sum(-1) > 30)
     feet = bare["joints2d"][list(FEET)].mean(0)
     assert len(darker) and np.linalg.norm(darker[:, ::-1].mean(0) - feet) < 6
-    clip = render_motion(Look(), np.stack([T_POSE, turned(40)]), np.stack([ROOT, ROOT]), camera("C01"), 48, 40)
-    single = render(Look(), turned(40), ROOT, camera("C01"), 48, 40)
+    clip = render_motion(Appearance(), np.stack([T_POSE, turned(40)]), np.stack([ROOT, ROOT]), camera("C01"), 48, 40)
+    single = render(Appearance(), turned(40), ROOT, camera("C01"), 48, 40)
     for key, value in single.items():
         np.testing.assert_array_equal(clip[key][1], value)
     assert clip["rgb"].shape == (2, 48, 40, 3)
     with pytest.raises(ValueError, match="makes no 'heat'"):
-        render(Look(), T_POSE, ROOT, camera("C01"), 8, 8, need=("heat",))
+        render(Appearance(), T_POSE, ROOT, camera("C01"), 8, 8, maps=("heat",))
 
 
 def test_a_body_outside_or_behind_the_camera_leaves_the_background():
-    away = render(Look(), T_POSE, ROOT + [50, 0, 0], camera("C01"), 32, 32)
-    behind = render(Look(), T_POSE, ROOT + [0, -20, 0], camera("C01"), 32, 32)
+    away = render(Appearance(), T_POSE, ROOT + [50, 0, 0], camera("C01"), 32, 32)
+    behind = render(Appearance(), T_POSE, ROOT + [0, -20, 0], camera("C01"), 32, 32)
     assert away["parts"].max() == behind["parts"].max() == 0
 
 
@@ -169,8 +173,8 @@ def test_a_following_camera_keeps_the_dancer_in_place():
     path = np.stack([np.linspace(0, 3, 90), np.zeros(90), np.ones(90)], 1)
     walk = follow(path, 30)
     assert walk.shape == (90, 2) and np.abs(walk[30:60] - path[30:60, :2]).max() < 1e-6
-    still = render(Look(), T_POSE, ROOT, camera("C01"), 64, 64, need=())["joints2d"]
-    moved = render(Look(), T_POSE, ROOT + [3, 1, 0], camera("C01").moved(3, 1), 64, 64, need=())["joints2d"]
+    still = render(Appearance(), T_POSE, ROOT, camera("C01"), 64, 64, maps=())["joints2d"]
+    moved = render(Appearance(), T_POSE, ROOT + [3, 1, 0], camera("C01").moved(3, 1), 64, 64, maps=())["joints2d"]
     np.testing.assert_allclose(still, moved, atol=1e-3)
 
 
@@ -189,20 +193,20 @@ def test_heatmaps_and_skeletons_mark_the_joints():
 
 
 def test_random_looks_are_drawn_by_the_seed_alone_and_all_render():
-    looks = [random_look(np.random.default_rng(seed)) for seed in range(40)]
-    assert looks == [random_look(np.random.default_rng(seed)) for seed in range(40)]
+    looks = [random_appearance(np.random.default_rng(seed)) for seed in range(40)]
+    assert looks == [random_appearance(np.random.default_rng(seed)) for seed in range(40)]
     assert len({look.body for look in looks}) >= 7 and len(set(looks)) == 40
     for look in looks[:12]:
         assert render(look, T_POSE, ROOT, camera("C02"), 32, 32)["parts"].max() > 0
-        assert vertex_colours(look, dressed(look)).shape == dressed(look).vertices.shape
+        assert vertex_colors(look, clothed_body(look)).shape == clothed_body(look).vertices.shape
     with pytest.raises(ValueError, match="no 'mullet'"):
-        Look(hair_style="mullet")
+        Appearance(hair_style="mullet")
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (128, 128), (90, 240)])
 def test_the_colours_of_a_picture_come_back(shape):
     """Dress a body, photograph it, and read its looks from the photograph."""
-    look = Look(
+    look = Appearance(
         "woman",
         (176, 125, 92),
         (30, 24, 22),
@@ -214,8 +218,8 @@ def test_the_colours_of_a_picture_come_back(shape):
     arms_down = T_POSE.copy()
     for joint, sign in ((16, -1), (17, 1)):
         arms_down[joint] = matrix_from_axis_angle(torch.tensor([0, 0, sign * 1.2])).numpy()
-    picture = render(look, arms_down, ROOT, camera("C09", 0), *shape, need=("rgb",))["rgb"]
-    found = look_from_picture(picture)
+    picture = render(look, arms_down, ROOT, camera("C09", 0), *shape, maps=("rgb",))["rgb"]
+    found = appearance_from_image(picture)
     for name, limit in {"background": 40, "top": 45, "bottom": 45, "skin": 60, "hair": 60}.items():
         assert np.abs(np.subtract(getattr(found, name), getattr(look, name))).max() < limit, name
 
@@ -231,7 +235,7 @@ def test_any_picture_gives_a_look(kind):
         "gradient": np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 80, 3)),
         "half": np.repeat(np.array([[0] * 50 + [255] * 50], np.uint8), 60, 0)[..., None].repeat(3, 2),
     }[kind]
-    look = look_from_picture(picture)
+    look = appearance_from_image(picture)
     assert render(look, T_POSE, ROOT, camera("C01"), 16, 16)["rgb"].shape == (16, 16, 3)
     with pytest.raises(ValueError, match="uint8 array"):
-        look_from_picture(picture.astype(np.float32))
+        appearance_from_image(picture.astype(np.float32))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.body.detection.blazepose_detector import PeopleDetector
+from zoo.body.detection.blazepose_detector import BlazePoseDetector
 from zoo.body.labels import PARTS
-from zoo.body.render.densepose import COLOURS, read_parts
+from zoo.body.render.densepose import COLORS, read_parts
 from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import unpack
 from zoo.data.base import WindowSpec
@@ -71,7 +71,7 @@ def test_scenes_end_where_the_picture_changes(folder):
 
 def test_clips_of_one_dancer_are_kept_with_their_masks(folder, wheel, tmp_path, monkeypatch):
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
-    videos, people = found(folder), PeopleDetector(wheel)
+    videos, people = found(folder), BlazePoseDetector(wheel)
     reports = {key: make_shard(video, tmp_path, MAKING, people, None) for key, video in videos.items()}
     assert reports["a.dance"].clips == 2
     assert reports["a.dance"].dropped == [(5.0, "nobody is found in it")]
@@ -98,7 +98,7 @@ def test_a_clip_of_two_dancers_is_none(wheel):
         left = min(max(round(np.nonzero(mask.any((0, 1)))[0].mean()) - 50, 0), SIDE - 100)
         halves.append(np.stack([cv2.resize(one, (200, 2 * SIDE)) for one in film[:, :, left : left + 100]]))
     with pytest.raises(ValueError, match="2 people are in it"):
-        check_alone(np.concatenate(halves, 2), PeopleDetector(wheel))
+        check_alone(np.concatenate(halves, 2), BlazePoseDetector(wheel))
 
 
 def test_the_shards_can_be_trained_on(folder, tmp_path, monkeypatch):
@@ -172,7 +172,7 @@ def test_parts_come_as_a_video_beside_the_video(tmp_path, monkeypatch):
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
     truth = np.repeat(np.repeat(read_parts(falling("densepose")), 4, 1), 4, 2)
     (tmp_path / "in" / "densepose").mkdir(parents=True)
-    for name, film in (("a", falling("images").repeat(4, 1).repeat(4, 2)), ("densepose/a", COLOURS[truth])):
+    for name, film in (("a", falling("images").repeat(4, 1).repeat(4, 2)), ("densepose/a", COLORS[truth])):
         with VideoWriter(tmp_path / "in" / f"{name}.mp4", Fraction(30)) as video:
             video.write(film)
     videos = found(tmp_path / "in")
@@ -188,7 +188,7 @@ def test_parts_come_as_a_video_beside_the_video(tmp_path, monkeypatch):
 
 def test_what_codes_no_parts_is_refused():
     numbers = np.random.default_rng(0).integers(0, 25, (8, 8)).astype(np.uint8)
-    assert (read_parts(np.dstack([numbers] * 3)) == numbers).all() and (read_parts(COLOURS[numbers]) == numbers).all()
+    assert (read_parts(np.dstack([numbers] * 3)) == numbers).all() and (read_parts(COLORS[numbers]) == numbers).all()
     with pytest.raises(ValueError, match="no DensePose"):
         read_parts(np.full((8, 8, 3), 255, np.uint8))
 

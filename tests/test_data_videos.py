@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
-from zoo.body.detection.blazepose_detector import PoseDetector, Poses
+from zoo.body.detection.base import PoseDetector, Poses
 from zoo.data.base import Cut
 from zoo.data.frame_source import VideoFile
 from zoo.data.sources.videos import Videos

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from weights import fill_by_name, filled, numbers
 
 from zoo.body.camera import camera
-from zoo.body.detection.synthetic_detector import WorldJudge
-from zoo.body.image.alignment import AlignedDance, align, head_of, proportioned
-from zoo.body.image.segmentation import seen_figure
+from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
+from zoo.body.image.alignment import AlignedMotion, align, head_mask, with_bone_lengths
+from zoo.body.image.segmentation import extract_figure
 from zoo.body.render.densepose import head_square
 from zoo.body.render.mesh import body
 from zoo.body.render.rasterizer import render_parts
@@ -112,7 +112,7 @@ def test_a_pictures_face_is_where_its_parts_would_have_it(name):
     joints = forward_kinematics(rotations, root, torch.from_numpy(shape.offsets))[0].numpy()
     places, _ = view.project(joints, 256, 256)
     found, wanted = (
-        head_square(head_of((parts[0] > 0).astype(float), places)),
+        head_square(head_mask((parts[0] > 0).astype(float), places)),
         head_box(torch.from_numpy(parts))[0].numpy(),
     )
     side = wanted[2] - wanted[0]
@@ -221,39 +221,39 @@ def test_a_body_grows_along_its_bones():
     shape = body("woman")
     longer = torch.from_numpy(shape.offsets).clone()
     longer[[7, 8]] *= 1.5
-    grown = proportioned(shape, longer.numpy())
+    grown = with_bone_lengths(shape, longer.numpy())
     more = 0.5 * abs(float(shape.offsets[7, 1]))
     sole = shape.vertices[:, 1].min()
     assert abs(grown.vertices[:, 1].min() - (sole - more)) < 0.02
     above = shape.vertices[:, 1] > 0
     assert np.abs(grown.vertices - shape.vertices)[above].max() < 1e-3
-    same = proportioned(shape, shape.offsets)
+    same = with_bone_lengths(shape, shape.offsets)
     assert np.abs(same.vertices - shape.vertices).max() < 1e-4
 
 
 def test_the_dance_is_seen_where_the_figure_stands(picture):
     """The parts of the pictured pose lie on the picture's figure: on its feet, as tall, around its face."""
-    found = align(picture.permute(1, 2, 0).numpy(), WorldJudge(), 128)
-    parts = AlignedDance(found).parts(standing(1))[0].numpy() > 0
-    mask = WorldJudge().detect(picture.permute(1, 2, 0).numpy()[None]).mask[0] > 0.5
+    found = align(picture.permute(1, 2, 0).numpy(), SyntheticPoseDetector(), 128)
+    parts = AlignedMotion(found).parts(standing(1))[0].numpy() > 0
+    mask = SyntheticPoseDetector().detect(picture.permute(1, 2, 0).numpy()[None]).mask[0] > 0.5
     rows, true = np.flatnonzero(parts.any(1)), np.flatnonzero(mask.any(1))
     assert abs(rows[-1] - true[-1]) <= 4 and abs(rows[0] - true[0]) <= 7
     both = (parts & mask).sum() / (parts | mask).sum()
     assert both > 0.55
-    figure = seen_figure(picture.permute(1, 2, 0).numpy(), WorldJudge())
-    np.testing.assert_array_equal(found.face, head_square(head_of(figure.alpha, figure.joints)))
-    wanted = head_box(AlignedDance(found).parts(standing(1)))[0].numpy()  # what training would have cut out
+    figure = extract_figure(picture.permute(1, 2, 0).numpy(), SyntheticPoseDetector())
+    np.testing.assert_array_equal(found.face, head_square(head_mask(figure.alpha, figure.joints)))
+    wanted = head_box(AlignedMotion(found).parts(standing(1)))[0].numpy()  # what training would have cut out
     side = wanted[2] - wanted[0]
     assert 0.8 < (found.face[2] - found.face[0]) / side < 1.25
     assert np.abs(found.face.reshape(2, 2).mean(0) - wanted.reshape(2, 2).mean(0)).max() < 0.4 * side
     left, top, right, bottom = found.face * 128
     assert left < np.flatnonzero(mask[true[0]]).mean() < right and top - 4 < true[0] < bottom
-    assert found.fit > 0.7
+    assert found.quality > 0.7
 
 
 @pytest.mark.parametrize("splits", [(13,), (5, 8)])
 def test_frames_come_however_motion_comes(picture, splits):
-    renderer = DiffusionRenderer(made(), WorldJudge())
+    renderer = DiffusionRenderer(made(), SyntheticPoseDetector())
     shot = renderer.start(picture, Fraction(12), 0)
     blocks = [shot(block) for block in standing(13).split(splits)]
     assert [len(block) for block in blocks] == list(splits)
@@ -272,7 +272,7 @@ def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
     parts = torch.zeros(9, 64, 64, dtype=torch.uint8)  # two windows
     for index, one in enumerate(parts):
         one[16:48, 4 * index : 4 * index + 16] = 1 + 2 * (index % 3)
-    shot = DiffusionRenderer(animator, WorldJudge()).start(picture, Fraction(12), 0)
+    shot = DiffusionRenderer(animator, SyntheticPoseDetector()).start(picture, Fraction(12), 0)
     own = pad_to_square(picture, 64)[None].float() / 127.5 - 1
     reference = animator.detailed(animator.pictured(animator.encode(own)), own)
     wanted = animator.driven(reference, parts[None]).base[0].movedim(1, 0)
@@ -301,12 +301,14 @@ def test_another_face_is_another_dancer(picture, headless):
     other = MeshRenderer(128, 128).start(None, Fraction(12), 12)(standing(1))[0]
     animator = made(headless=headless, changes=True)
     drawn = {
-        name: DiffusionRenderer(animator, WorldJudge(), face=face).start(picture, Fraction(12), 0)(standing(2))
+        name: DiffusionRenderer(animator, SyntheticPoseDetector(), face=face).start(picture, Fraction(12), 0)(
+            standing(2)
+        )
         for name, face in (("own", None), ("same", picture), ("other", other))
     }
     assert torch.equal(drawn["own"], drawn["same"]) == (headless == 0) and not torch.equal(drawn["own"], drawn["other"])
     with pytest.raises(ValueError, match="no face encoder"):
-        DiffusionRenderer(made(face=None), WorldJudge(), face=other)
+        DiffusionRenderer(made(face=None), SyntheticPoseDetector(), face=other)
 
 
 @pytest.mark.parametrize("changes", [False, True])

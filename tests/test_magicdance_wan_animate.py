@@ -25,9 +25,9 @@ from transformers import (
 )
 from weights import fill_by_name
 
-from zoo.body.detection.synthetic_detector import WorldJudge
-from zoo.body.image.alignment import AlignedDance, align
-from zoo.body.render.openpose_video import COLOURS, LIMBS, POINTS, draw_pose
+from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
+from zoo.body.image.alignment import AlignedMotion, align
+from zoo.body.render.openpose_video import COLORS, LIMBS, POINTS, draw_pose
 from zoo.body.skeleton import JOINTS, matrix_from_axis_angle, pack, unpack
 from zoo.families.magicdance.renderers.renderers import MeshRenderer
 from zoo.families.magicdance.renderers.wan_animate import (
@@ -113,19 +113,19 @@ def test_a_limb_is_drawn_at_its_place_in_its_colour():
     assert image[200, 100].tolist() == [255, 170, 0] and image[500, 900].tolist() == [85, 0, 255]
     drawn = np.argwhere(image.any(-1))
     assert drawn.min(0).tolist() == [198, 98] and drawn.max(0).tolist() == [502, 902]
-    assert len(LIMBS) == 19 and len(COLOURS) == len(POINTS) == 20
+    assert len(LIMBS) == 19 and len(COLORS) == len(POINTS) == 20
 
 
 def test_the_pose_video_shows_the_dance_where_the_figure_is(picture):
     """Limbs where the judge sees the picture's; what the head hides is not drawn."""
     square = MeshRenderer(128, 128).start(None, Fraction(12), 1)(standing(1))[0].permute(1, 2, 0).numpy()
-    found = align(square, WorldJudge(), 128)
+    found = align(square, SyntheticPoseDetector(), 128)
     motion = standing(4)
     contacts, root, rotations = unpack(motion)
     for frame, turn in enumerate((0, 0, np.pi, np.pi / 2)):
         rotations[frame, 0] = matrix_from_axis_angle(torch.tensor([0, 0, turn])) @ rotations[frame, 0]
-    points = AlignedDance(found).points(pack(rotations, root))
-    seen = WorldJudge().detect(square[None]).joints[0]
+    points = AlignedMotion(found).points(pack(rotations, root))
+    seen = SyntheticPoseDetector().detect(square[None]).joints[0]
     for name in POINTS:
         if name in JOINTS and "hip" not in name and name != "neck":
             assert np.linalg.norm(points[0, P[name]] - seen[JOINTS.index(name)]) < 8, name
@@ -135,9 +135,9 @@ def test_the_pose_video_shows_the_dance_where_the_figure_is(picture):
     hidden = {frame: {POINTS[i] for i in np.flatnonzero(np.isnan(points[frame]).any(1))} for frame in range(4)}
     assert hidden[0] == set() and hidden[2] == {"nose", "left_eye", "right_eye"}
     assert hidden[3] == {"left_eye", "left_ear"}  # who looks to the right shows the right side
-    wide = align(square, WorldJudge(), 128, 128)
-    narrow = align(square, WorldJudge(), 128, 100)
-    assert wide.reach == found.reach > narrow.reach
+    wide = align(square, SyntheticPoseDetector(), 128, 128)
+    narrow = align(square, SyntheticPoseDetector(), 128, 100)
+    assert wide.max_offset == found.max_offset > narrow.max_offset
 
 
 def test_sizes_and_faces():
@@ -151,7 +151,7 @@ def test_sizes_and_faces():
 def test_segments_are_those_of_one_long_call(animator, picture):
     """Asked for one by one, with one frame handed on, they are what diffusers makes of the whole film."""
     motion = swaying(25)
-    renderer = WanRenderer(animator, WorldJudge())
+    renderer = WanRenderer(animator, SyntheticPoseDetector())
     shot = renderer.start(picture, Fraction(30), 3)
     made, carried = [], []
     for block in motion.split([9, 16]):
@@ -182,7 +182,7 @@ def test_segments_are_those_of_one_long_call(animator, picture):
 
 def test_what_is_left_of_a_segment_is_not_shown(animator, picture):
     """Blocks of any length; the frame that is handed on is the last one shown, not the segment's."""
-    shot = WanRenderer(animator, WorldJudge()).start(picture, Fraction(30), 0)
+    shot = WanRenderer(animator, SyntheticPoseDetector()).start(picture, Fraction(30), 0)
     one, two = shot(swaying(1)), shot(swaying(3))
     assert len(one) == 1 and len(two) == 3
     torch.testing.assert_close(shot.before[1] * 255, two[-1].float(), atol=0.5, rtol=0)
@@ -242,4 +242,4 @@ def test_the_command_goes_from_song_and_picture_to_video(scripts, folder, pictur
 def test_a_figure_that_is_hard_to_make_out_is_refused(animator, picture, monkeypatch):
     monkeypatch.setattr("zoo.families.magicdance.renderers.renderers.LEAST_FIT", 1.01)
     with pytest.raises(ValueError, match="hard to make out"):
-        WanRenderer(animator, WorldJudge()).start(picture, Fraction(30), 0)
+        WanRenderer(animator, SyntheticPoseDetector()).start(picture, Fraction(30), 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zoo.body import skeleton
-from zoo.body.detection.blazepose_detector import PoseDetector, Poses
+from zoo.body.detection.base import PoseDetector, Poses
 from zoo.body.render.rasterizer import render_motion
 from zoo.data.world.choreography import choreograph
 from zoo.data.world.scene import make_scene
@@ -128,7 +128,7 @@ def test_a_dancer_is_known_again_among_all_others():
         for number in range(16):
             scene = make_scene(3, f"clip-{take}-{number}", f"dancer-{number}", root.numpy(), SIDE, SIDE)
             need = ("rgb", "parts")
-            drawn = render_motion(scene.look, rotations, root, scene.camera, SIDE, SIDE, scene.behind, need=need)
+            drawn = render_motion(scene.look, rotations, root, scene.camera, SIDE, SIDE, scene.behind, maps=need)
             joints = drawn["joints2d"].astype(np.float32)
             poses = Poses(joints, np.ones(joints.shape[:2], np.float32), (drawn["parts"] > 0).astype(np.float32))
             takes[take].append(signature(drawn["rgb"], poses).pooled().counts)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from zoo.body.detection.synthetic_detector import WorldJudge
+from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.data.base import WindowSpec
 from zoo.data.world.recipe import Filming
 from zoo.data.world.source import World
@@ -47,7 +47,7 @@ def clips(tmp_path_factory) -> list[dict]:
 def test_joints_and_mask_are_where_they_are(clips):
     off, overlap, alike = [], [], []
     for clip in clips:
-        poses = WorldJudge().detect(clip["frames"])
+        poses = SyntheticPoseDetector().detect(clip["frames"])
         height = np.median(np.ptp(clip["joints"][..., 1], axis=1))
         off.append(np.linalg.norm(poses.joints - clip["joints"], axis=-1) / height)
         overlap.append(((poses.mask > 0.5) & clip["figure"]).sum() / ((poses.mask > 0.5) | clip["figure"]).sum())
@@ -63,7 +63,7 @@ def test_joints_and_mask_are_where_they_are(clips):
 def test_other_sizes_are_looked_at_whole_and_answered_in_their_own_pixels(clips):
     frames = clips[0]["frames"][:4]
     wide = np.stack([cv2.copyMakeBorder(cv2.resize(f, (256, 256)), 0, 0, 40, 0, cv2.BORDER_REPLICATE) for f in frames])
-    here, there = WorldJudge().detect(frames), WorldJudge().detect(wide)
+    here, there = SyntheticPoseDetector().detect(frames), SyntheticPoseDetector().detect(wide)
     assert there.mask.shape == (4, 256, 296)
     moved = here.joints * 2 + [40, 0]
     assert np.linalg.norm(there.joints - moved, axis=-1).mean() < 6  # of about 130 pixels that the figure is high
@@ -71,14 +71,14 @@ def test_other_sizes_are_looked_at_whole_and_answered_in_their_own_pixels(clips)
 
 def test_nobody_is_found_in_an_empty_room(clips):
     empty = np.full((3, 128, 128, 3), 120, np.uint8)
-    poses = WorldJudge().detect(np.concatenate([clips[0]["frames"][:16], empty]))
+    poses = SyntheticPoseDetector().detect(np.concatenate([clips[0]["frames"][:16], empty]))
     assert np.isfinite(poses.joints[:16]).all() and np.isnan(poses.joints[16:]).all()
     assert (poses.confidence[16:] == 0).all() and poses.mask[16:].mean() < 0.004
 
 
 def test_one_look_serves_both_and_is_the_same_every_time(clips):
     metric, frames = FvdWorld(), clips[1]["frames"]
-    alone, shared = evidence(frames), evidence(frames, detector=WorldJudge())
+    alone, shared = evidence(frames), evidence(frames, detector=SyntheticPoseDetector())
     first, again = metric.measure(alone)["features"], metric.measure(shared)["features"]
     assert first.shape == (2, 64) and first.dtype == np.float32 and (first == again).all()
     assert shared.poses.features is again

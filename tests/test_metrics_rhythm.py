@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from zoo.body import skeleton
-from zoo.body.detection.blazepose_detector import PoseDetector, Poses
+from zoo.body.detection.base import PoseDetector, Poses
 from zoo.data.world.choreography import choreograph
 from zoo.data.world.song import make_song
 from zoo.metrics.base import MetricInput

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from zoo.body.camera import camera
-from zoo.body.detection.blazepose_detector import PeopleDetector
-from zoo.body.image.segmentation import Cutout, _own_colours, cut_out, from_alpha
-from zoo.body.render.appearance import Look
+from zoo.body.detection.blazepose_detector import BlazePoseDetector
+from zoo.body.image.segmentation import Cutout, _foreground_colors, extract_cutout, from_alpha
+from zoo.body.render.appearance import Appearance
 from zoo.body.render.rasterizer import render
 from zoo.body.skeleton import STANDING, matrix_from_axis_angle
 from zoo.media import read_video, write_sound
@@ -30,8 +30,8 @@ def standing(body: str, side: int, view: str, behind: int | np.ndarray, arms: fl
         rotations[joint] = matrix_from_axis_angle(torch.tensor([0, 0, np.radians(sign * arms)])).numpy()
     root = np.array([0, 0, 0.976], np.float32)
     behind = np.broadcast_to(np.uint8(behind), (side, side, 3))
-    look = Look(body=body, **COLOURS)
-    return render(look, rotations, root, camera(view, 0), side, side, behind, shadow=False, need=("rgb", "parts"))
+    look = Appearance(body=body, **COLOURS)
+    return render(look, rotations, root, camera(view, 0), side, side, behind, shadow=False, maps=("rgb", "parts"))
 
 
 def without_background(body: str, side: int = 400, **pose) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_no_colour_of_the_old_background_is_left_at_the_edge():
     red, green = np.float32([200, 30, 30]), np.float32([20, 220, 40])
     image = alpha[..., None] * red + (1 - alpha[..., None]) * green
     edge = (alpha > 0.1) & (alpha < 0.9)
-    own = _own_colours(image, alpha, 120.0)
+    own = _foreground_colors(image, alpha, 120.0)
     assert np.abs(image - red)[edge].mean() > 40
     assert np.abs(own - red)[edge].mean() < 7
     np.testing.assert_allclose(own[alpha == 1], image[alpha == 1], atol=0.5)
@@ -168,8 +168,8 @@ def test_the_command_sets_a_transparent_figure_into_a_scene(scripts, small_run, 
 
 
 @pytest.fixture(scope="module")
-def detector(wheel) -> PeopleDetector:
-    return PeopleDetector(wheel)
+def detector(wheel) -> BlazePoseDetector:
+    return BlazePoseDetector(wheel)
 
 
 def test_a_person_is_cut_out_of_a_room(detector, figures):
@@ -178,7 +178,7 @@ def test_a_person_is_cut_out_of_a_room(detector, figures):
     room[:, 100:200] = room[:, :100]
     for arms in (65, -60):
         shown = standing("woman", 300, "C09", room, arms=arms)
-        cutout = cut_out(shown["rgb"], detector)
+        cutout = extract_cutout(shown["rgb"], detector)
         true = shown["parts"] > 0
         rows, columns = (np.flatnonzero(true.any(axis)) for axis in (1, 0))
         assert np.abs(np.array(cutout.alpha.shape) - [np.ptp(rows) + 1, np.ptp(columns) + 1]).max() <= 6
@@ -203,9 +203,9 @@ def test_who_is_not_one_whole_person_is_refused(detector):
         (one[: floor - 40], "feet"), (one[: floor - 25], "feet"), (one[head + 15 :], "head"), (one[:, 62:], "side"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words) as caught:
-            cut_out(picture, detector)
+            extract_cutout(picture, detector)
         assert "\n" not in str(caught.value)
-    alone, main = cut_out(one, detector), cut_out(np.hstack([one, small]), detector)
+    alone, main = extract_cutout(one, detector), extract_cutout(np.hstack([one, small]), detector)
     assert abs(main.stature / alone.stature - 1) < 0.03
     assert np.abs(main.alpha.mean() - alone.alpha.mean()) < 0.03
 
@@ -228,7 +228,7 @@ def test_a_photograph(detector):
     """The player without the ball, the grass and the spectators."""
     if not PHOTO.is_file():
         pytest.skip(f"the Debian package opencv-doc, which has {PHOTO}, is not installed")
-    cutout = cut_out(cv2.cvtColor(cv2.imread(str(PHOTO)), cv2.COLOR_BGR2RGB), detector)
+    cutout = extract_cutout(cv2.cvtColor(cv2.imread(str(PHOTO)), cv2.COLOR_BGR2RGB), detector)
     assert np.abs(np.array(cutout.alpha.shape) - [273, 389]).max() < 12  # measured by eye: hair to sole, hand to toe
     green = (cutout.rgb[..., 1] > cutout.rgb[..., [0, 2]].max(-1) + 25) & (cutout.alpha > 0.5)
     assert green.mean() < 0.01

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from zoo.body.detection.synthetic_detector import WorldJudge
+from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.skeleton import joints_of
 from zoo.media import decode_frames
 from zoo.metrics.base import MetricInput
@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     """Print seconds for decoding, for each metric, and for all of them."""
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose("evaluate")
-    detector = WorldJudge()
+    detector = SyntheticPoseDetector()
     gauges = [one for one in read_gauges(config, read_protocol(config), detector, "") if one.reason is None]
     truth, _ = read_index(next(folder.glob("clips-*")))
     rows = [path for path in sorted(folder.iterdir()) if any(path.glob("*.json")) and not path.name.startswith("clips")]

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.body.camera import camera
-from zoo.body.render.appearance import random_look
+from zoo.body.render.appearance import random_appearance
 from zoo.body.render.rasterizer import render
 from zoo.body.skeleton import unpack
 from zoo.data.world.choreography import choreograph
@@ -19,7 +19,7 @@ if __name__ == "__main__":
     song = make_song(20261121, 14, style="house")
     write_sound(DEMO / "song.ogg", song.waveform, song.sample_rate)
     _, root, rotations = unpack(choreograph(song, 3).motion[0].float())
-    look = random_look(np.random.default_rng(17), human=True)
+    look = random_appearance(np.random.default_rng(17), human=True)
     view = camera("C09", reach=0.3).moved(*root[:2].tolist())
-    picture = render(look, rotations.numpy(), root.numpy(), view, 512, 512, need=("rgb",))["rgb"]
+    picture = render(look, rotations.numpy(), root.numpy(), view, 512, 512, maps=("rgb",))["rgb"]
     Image.fromarray(picture).save(DEMO / "picture.png")

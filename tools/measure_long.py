@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from zoo.body.detection.synthetic_detector import WorldJudge
+from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.media import read_image, read_video
 from zoo.metrics.identity import background_difference, signature, signature_distance
 
@@ -42,7 +42,7 @@ def apart(out: Path, picture: np.ndarray) -> dict[str, float]:
     frames, fps, _ = read_video(out)
     frames, seconds = frames[::EACH], np.arange(0, len(frames), EACH) / float(fps)
     still = cv2.resize(picture, frames.shape[2:0:-1], interpolation=cv2.INTER_AREA)
-    judge = WorldJudge()
+    judge = SyntheticPoseDetector()
     here, there = judge.detect(still[None]), judge.detect(frames)
     values = {
         "figure": signature_distance(signature(frames, there), signature(still[None], here)[0]),

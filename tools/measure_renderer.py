@@ -25,7 +25,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from tqdm import tqdm
 
-from zoo.body.detection.synthetic_detector import WorldJudge
+from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.data.base import WindowSpec
 from zoo.families.magicdance.renderers.animator import head_box
 from zoo.families.magicdance.renderers.renderers import DiffusionRenderer
@@ -67,7 +67,7 @@ def unsteady(frames: np.ndarray, still: np.ndarray) -> float:
 
 def seen(frames: np.ndarray) -> Signature:
     """The colours of the figure that the judge sees in frames, all together."""
-    return signature(frames, WorldJudge().detect(frames)).pooled()
+    return signature(frames, SyntheticPoseDetector().detect(frames)).pooled()
 
 
 def told(values: Sequence[float]) -> list[float]:
@@ -95,7 +95,7 @@ class Clips:
 
 def measured(ckpt: str, held: Clips, steps: int | None) -> tuple[list[dict[str, float]], list[np.ndarray]]:
     """What there is to say of each clip, nothing of one whose picture does not do; and strips of frames."""
-    judge = WorldJudge()
+    judge = SyntheticPoseDetector()
     animator = load_family(ckpt)[0].eval().animator
     renderer = DiffusionRenderer(animator, judge)
     animator.steps = steps or animator.steps

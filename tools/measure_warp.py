@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from ai_edge_litert.interpreter import Interpreter
 
-from zoo.body.detection.blazepose import silenced
-from zoo.body.detection.blazepose_detector import PeopleDetector
-from zoo.body.image.puppet import Stage2D, make_puppet
+from zoo.body.detection.blazepose import suppress_stderr
+from zoo.body.detection.blazepose_detector import BlazePoseDetector
+from zoo.body.image.puppet import PuppetAnimator, make_puppet
 from zoo.body.skeleton import unpack
 from zoo.families.base import Sampler
 from zoo.families.magicdance.family import at_frame_times
@@ -44,7 +44,7 @@ class Segmenter:
     """mediapipe's selfie segmentation: of a square picture of 256 pixels, how surely each shows a person."""
 
     def __init__(self, wheel: Path):
-        with silenced():
+        with suppress_stderr():
             self.network = Interpreter(model_content=zipfile.ZipFile(wheel).read(SEGMENTER), num_threads=1)
             self.network.allocate_tensors()
 
@@ -57,10 +57,10 @@ class Segmenter:
         return cv2.resize(found, image.shape[1::-1]) > 0.5
 
 
-def drawing(stage: Stage2D, segmenter: Segmenter, joints: np.ndarray, depth: np.ndarray) -> tuple[float, float]:
+def drawing(stage: PuppetAnimator, segmenter: Segmenter, joints: np.ndarray, depth: np.ndarray) -> tuple[float, float]:
     """How ragged what is drawn is, and how far it is taken for a person."""
     black, white, grey = (
-        Stage2D(replace(stage.puppet, background=np.full_like(stage.puppet.background, tone)), FPS).draw(
+        PuppetAnimator(replace(stage.puppet, background=np.full_like(stage.puppet.background, tone)), FPS).draw(
             joints[None], depth[None]
         )[0]
         for tone in (0, 255, GREY)
@@ -94,10 +94,10 @@ def danced(song: Path, seconds: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 def main(picture: str, song: str, seconds: str = "20") -> None:
     wheel = next(cache_root().joinpath("people").glob("mediapipe-0.10.21-*.whl"))
-    detector, segmenter = PeopleDetector(wheel), Segmenter(wheel)
+    detector, segmenter = BlazePoseDetector(wheel), Segmenter(wheel)
     image = read_image(Path(picture))
     puppet = make_puppet(image, detector)
-    stage = Stage2D(puppet, FPS)
+    stage = PuppetAnimator(puppet, FPS)
     joints, depth = (each[::EACH] for each in stage.joints(*danced(Path(song), float(seconds))))
     began = time.process_time()
     frames = stage.draw(joints, depth)
@@ -114,7 +114,7 @@ def main(picture: str, song: str, seconds: str = "20") -> None:
     rest = drawing(stage, segmenter, puppet.joints, np.zeros(24))
     ragged, selfie = np.mean([drawing(stage, segmenter, *pose) for pose in zip(joints, depth, strict=True)], 0)
     print(
-        f"{picture}: {width}x{height}, fit {puppet.fit:.2f}; joints off {np.nanmean(off):.4f}, "
+        f"{picture}: {width}x{height}, fit {puppet.quality:.2f}; joints off {np.nanmean(off):.4f}, "
         f"sure {found.confidence[1:].mean():.3f} [{found.confidence[0].mean():.3f}], "
         f"ragged {ragged:.3f} [{rest[0]:.3f}], selfie {selfie:.3f} [{rest[1]:.3f}]; {1000 * took:.1f} ms a frame"
     )

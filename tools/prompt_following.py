@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from zoo.body.camera import camera
-from zoo.body.detection.synthetic_detector import WorldJudge
+from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.skeleton import JOINTS
 from zoo.data.base import Cut, WindowSpec
 from zoo.data.world.moves import MOVES
@@ -112,7 +112,7 @@ def learned(clips: Sequence) -> Moves:
 @torch.inference_mode()
 def margin(moves: Moves, frames: np.ndarray, own: Tensor, other: Tensor) -> float:
     """How much more a video (F, H, W, 3) shows moves of `own` alone than of `other` alone."""
-    logits = moves(seen(WorldJudge().detect(frames).joints)[None])[0]
+    logits = moves(seen(SyntheticPoseDetector().detect(frames).joints)[None])[0]
     return float(logits[(own > other)].mean() - logits[(other > own)].mean())
 
 

@@ -29,9 +29,9 @@ from zoo.body.detection.synthetic_detector import (
     SPREAD,
     WEIGHTS,
     Eyes,
-    JudgeNet,
     Sense,
-    WorldJudge,
+    SyntheticDetectorNetwork,
+    SyntheticPoseDetector,
     place_of,
 )
 from zoo.data.base import Cut, WindowSpec
@@ -161,7 +161,7 @@ def stored(part: nn.Module) -> nn.Module:
     return part
 
 
-def save(network: JudgeNet) -> None:
+def save(network: SyntheticDetectorNetwork) -> None:
     """Writes the file: matrices in half precision, everything else as it is."""
     state = {name: value.half() if value.ndim > 1 else value for name, value in network.state_dict().items()}
     WEIGHTS.parent.mkdir(exist_ok=True)
@@ -177,7 +177,7 @@ def measure() -> dict[str, str]:
     figures = {clip["key"].rpartition("@")[0]: clip["parts"].numpy() > 0 for clip in windows}
     off, overlap, scores, met = [], [], [], np.zeros(4)
     for take in world.takes("test", Cut(round(SECONDS * FPS), FPS, SIDE, SIDE), encoder):
-        poses, figure = WorldJudge().detect(take.frames), figures[take.key]
+        poses, figure = SyntheticPoseDetector().detect(take.frames), figures[take.key]
         height = np.median(np.ptp(take.joints2d[..., 1], axis=1))
         off.append(np.linalg.norm(poses.joints - take.joints2d, axis=-1) / height)
         overlap.append(((poses.mask > 0.5) & figure).sum() / ((poses.mask > 0.5) | figure).sum())
@@ -207,7 +207,7 @@ def main() -> None:
     songs, dancers = {"train": 192, "val": 8, "test": 8}, {"train": 384, "val": 8, "test": 8}
     world = World(seed=2, songs=songs, dancers=dancers, filming=Filming(FPS, SIDE, SIDE, SECONDS, songs=songs))
     films, began = Films(world, "train", options.seed), time.time()
-    network = JudgeNet()
+    network = SyntheticDetectorNetwork()
     network.eyes = stored(train_eyes(films, options.steps))
     network.sense = train_sense(films, deepcopy(network.eyes).ready(), options.steps // 5)
     save(network)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from zoo.body.detection.blazepose_detector import PoseDetector, Poses
+from zoo.body.detection.base import PoseDetector, Poses
 
 Measurement = Mapping[str, np.ndarray]  # of one clip: name -> values
 STILL_IMAGE, OTHER_SONG = "frozen reference", "other song"  # names of the two baselines in the table

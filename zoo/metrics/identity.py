@@ -11,7 +11,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 
-from zoo.body.detection.blazepose_detector import Poses
+from zoo.body.detection.base import Poses
 from zoo.body.labels import FOOT, FOREARM, HAND, HEAD, JOINT_LIMB, SHIN, THIGH, TORSO, UPPER_ARM
 from zoo.body.skeleton import PARENTS
 from zoo.metrics.base import OTHER_SONG, TIME_SUFFIX, ClipMetric, Column, Measurement, MetricInput

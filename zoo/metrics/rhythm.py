@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import find_peaks
 
 from zoo.batch import MOTION_FPS
-from zoo.body.detection.blazepose_detector import Poses
+from zoo.body.detection.base import Poses
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE, ClipMetric, Column, Measurement, MetricInput
 
 SIGMA = 3 / 60  # seconds

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zoo.body.detection.synthetic_detector import WEIGHTS, WINDOW, WorldJudge
+from zoo.body.detection.synthetic_detector import WEIGHTS, WINDOW_FRAMES, SyntheticPoseDetector
 from zoo.files import file_hash
 from zoo.metrics.base import STILL_IMAGE, Column, Measurement, MetricInput, SetMetric
 from zoo.metrics.frechet import frechet_distance
@@ -22,18 +22,18 @@ class FvdWorld(SetMetric):
 
     @property
     def weights_hash(self) -> str:
-        """Of the judge's file."""
+        """Of the synthetic detector's weights."""
         return file_hash(WEIGHTS)
 
     def measure(self, clip: MetricInput) -> Measurement:
         """features: (n, 64) float32. Raises ValueError for a clip of fewer than 16 frames."""
-        if len(clip.frames) < WINDOW:
-            raise ValueError(f"fvd_world needs clips of {WINDOW} frames; here are {len(clip.frames)}")
-        if isinstance(clip.detector, WorldJudge):
+        if len(clip.frames) < WINDOW_FRAMES:
+            raise ValueError(f"fvd_world needs clips of {WINDOW_FRAMES} frames; here are {len(clip.frames)}")
+        if isinstance(clip.detector, SyntheticPoseDetector):
             return {"features": clip.poses.features}  # it has looked, or this look serves the others too
-        return {"features": clip.cached("world judge", lambda: WorldJudge().detect(clip.frames)).features}
+        return {"features": clip.cached("synthetic detector", lambda: SyntheticPoseDetector().detect(clip.frames)).features}
 
     def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
-        """The squared distance; NaN with fewer than two stretches on either side."""
+        """The squared distance; NaN with fewer than two windows on either side."""
         features, true_features = (np.concatenate([clip["features"] for clip in clips]) for clips in (measured, true))
         return {"fvd_world": frechet_distance(features, true_features)}

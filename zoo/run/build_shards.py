@@ -17,7 +17,7 @@ def main(config: DictConfig) -> None:
     """Check what is asked for, then make one shard a video."""
     from rich.progress import track
 
-    from zoo.body.detection.factory import people_detector
+    from zoo.body.detection.factory import load_detector
     from zoo.data.clip_folder import Folder
     from zoo.data.shard_builder.build import Making, make_shard
     from zoo.data.shard_builder.captioner import Captioner, Endpoint, Local
@@ -41,7 +41,7 @@ def main(config: DictConfig) -> None:
         captioner = Endpoint(config.caption.url, config.caption.model, config.caption.key)
     music = Path(config.music).expanduser() if config.music else None
     found = Folder(Path(config.folder).expanduser(), music, config.pattern, None, {}, Fraction(30))
-    people = people_detector(config.weights.people) if config.weights.people else None
+    people = load_detector(config.weights.people) if config.weights.people else None
     out = Path(config.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     reports = [make_shard(video, out, making, people, captioner) for video in track(found.clips, "videos")]

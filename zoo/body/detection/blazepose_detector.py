@@ -1,87 +1,37 @@
-"""Finding people in pictures: what a detector is, and the one for real pictures."""
+"""The pose detector for photographs that needs one download: BlazePose, as SMPL's joints and a mask."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from zoo.body.detection.base import PersonDetector, Poses, SegmentedFigure, joint_weights, weighted_joints
 from zoo.body.detection.blazepose import BODY_POINTS, MIN_SCORE, BlazePose, Landmarks, Person, Region
+from zoo.body.detection.figure_mask import largest_component, mask_to_alpha
 from zoo.body.skeleton import JOINTS
 
-# SMPL's joints from BlazePose's 33 points, left and right: the points whose mean a joint is
-SIDES = {
+# SMPL's joints without their side -> BlazePose's points, left and right
+LIMB_POINTS = {
     "knee": ((25,), (26,)), "ankle": ((27,), (28,)), "foot": ((31,), (32,)),
     "shoulder": ((11,), (12,)), "elbow": ((13,), (14,)), "wrist": ((15,), (16,)), "hand": ((17, 19), (18, 20)),
 }  # fmt: skip
-SHOULDERS, HIPS, EARS = (11, 12), (23, 24), (7, 8)
-# the others, from the hips (0) up to the shoulders (1), in SMPL's mean body; but BlazePose's hips are points of the
-# outline, 0.09 above SMPL's and 1.75 times as wide, and its ears are 0.08 above SMPL's head (measured on the world's)
-SPINE = {"pelvis": 0.07, "spine1": 0.31, "spine2": 0.57, "spine3": 0.68, "neck": 1.09}
-HIP_UP, HIP_OUT = -0.09, 0.57  # out: in widths of BlazePose's hips
-COLLAR_UP, COLLAR_OUT = 0.91, 0.4  # out: in widths of the shoulders
-HEAD_OVER_EARS = -0.08
-SURE = 0.9  # presence above which one look at a figure is enough
+SHOULDERS, HIPS, EARS, EYES = (11, 12), (23, 24), (7, 8), (2, 5)
+HEAD_POINTS, HAND_POINTS, FOOT_POINTS = slice(0, 11), slice(15, 23), slice(27, 33)
+ARM_AND_LEG_POINTS = [*range(11, 17), *range(23, 29)]
+TO_JOINTS = joint_weights(BODY_POINTS, LIMB_POINTS, SHOULDERS, HIPS, EARS)
+NECK, HEAD = JOINTS.index("neck"), JOINTS.index("head")
+
+MIN_PRESENCE = 0.9  # presence above which the landmarks of one pass are accurate enough
+MAIN_PERSON_RATIO = 1.5  # a person this many times as large as any other is the main one
+EAR_TO_ANKLE_RATIO = 0.852  # chain of points from the ears to the ankles over the stature (rendered bodies: +- 0.006)
+MAX_HEIGHT_RATIO = 1.4  # largest height of a figure with raised arms over its stature; above it the chain looks short
+# widths of the mask on an image edge, as fractions of the stature, above which a part of the body is cut off
+MAX_EDGE_WIDTH = {"feet": 0.13, "head": 0.09, "side": 0.05}
+MAX_OUTSIDE = 0.02  # of the stature: distance beyond the image edge up to which a point counts as inside
+MIN_FACE_LINE = 0.06  # of the stature: shorter lines between eyes and ears do not show how the head is tilted
 
 
-def joint_weights(
-    points: int,
-    sides: Mapping[str, Sequence[Sequence[int]]] = SIDES,
-    shoulders: Sequence[int] = SHOULDERS,
-    hips: Sequence[int] = HIPS,
-    ears: Sequence[int] = EARS,
-) -> np.ndarray:
-    """(24, points): SMPL's joints from a detector's points, as weights; which points these are, left before right."""
-    point = np.eye(points)
-    middle, neck = point[list(hips)].mean(0), point[list(shoulders)].mean(0)
-    up = neck - middle
-    rows = {name: middle + height * up for name, height in SPINE.items()}
-    rows["head"] = point[list(ears)].mean(0) + HEAD_OVER_EARS * up
-    for side, name in enumerate(("left", "right")):
-        rows[f"{name}_hip"] = middle + HIP_UP * up + HIP_OUT * (point[hips[side]] - middle)
-        rows[f"{name}_collar"] = middle + COLLAR_UP * up + COLLAR_OUT * (point[shoulders[side]] - neck)
-        rows |= {f"{name}_{joint}": point[list(those[side])].mean(0) for joint, those in sides.items()}
-    return np.stack([rows[name] for name in JOINTS])
-
-
-TO_JOINTS = joint_weights(BODY_POINTS)
-
-
-def as_joints(weights: np.ndarray, points: np.ndarray, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (24, 2) from points (P, 2) by `joint_weights`, each as sure (24,) as its unsurest point (P,)."""
-    return weights @ points, np.where(weights != 0, sure, 1).min(1)
-
-
-@dataclass(frozen=True)
-class Poses:
-    """What a detector found in F frames, in SMPL's 24 joints (zoo.body.skeleton)."""
-
-    joints: np.ndarray  # (F, 24, 2) float32 pixels, x right, y down; NaN in frames where no figure was found
-    confidence: np.ndarray  # (F, 24) float32 in [0, 1]
-    mask: np.ndarray  # (F, H, W) float32 in [0, 1]: how surely a pixel is the figure's
-
-
-class PoseDetector(ABC):
-    """Finds the one figure in each frame of a video."""
-
-    name: str  # said beside every number that rests on it, with its version
-
-    @abstractmethod
-    def detect(self, frames: np.ndarray) -> Poses:
-        """frames: (F, H, W, 3) uint8."""
-
-
-class FindsPeople(PoseDetector):
-    """A detector for real pictures, of which one may show nobody, or several."""
-
-    @abstractmethod
-    def find_people(self, image: np.ndarray) -> Sequence:
-        """The people in an image (H, W, 3) uint8, surest first; each has a `box` (4,) x0, y0, x1, y1 in pixels."""
-
-
-class PeopleDetector(FindsPeople):
-    """BlazePose (`zoo.body.detection.blazepose`): finds people in any picture, photographed or made.
+class BlazePoseDetector(PersonDetector):
+    """BlazePose (`zoo.body.detection.blazepose`): detects people in photographs and in rendered images.
 
     path: the mediapipe 0.10.21 wheel, or a folder with its pose_detection.tflite and pose_landmark_full.tflite. Raises
     ValueError in one line when it is neither.
@@ -93,31 +43,31 @@ class PeopleDetector(FindsPeople):
         self.name = f"BlazePose full, mediapipe's files {self._network.hash}"
 
     def __reduce__(self):
-        return type(self), (self._path,)  # for other processes; the networks cannot travel
+        return type(self), (self._path,)  # for other processes: the networks cannot be pickled
 
     def find_people(self, image: np.ndarray) -> list[Person]:
-        """The people in an image (H, W, 3) uint8, surest first.
+        """The people in an image (H, W, 3) uint8, highest score first.
 
-        Sees figures that fill a quarter of the picture's shorter side or more; of several it may miss one.
+        Detects figures that fill at least a quarter of the image's shorter side; in a group it may miss some.
         """
-        return self._network.find(image)
+        return self._network.detect_people(image)
 
-    def look(self, image: np.ndarray, person: Person) -> tuple[Landmarks, np.ndarray]:
-        """Points and mask (H, W) float32 in [0, 1] of one of the people in an image (H, W, 3) uint8.
+    def find_landmarks(self, image: np.ndarray, person: Person) -> tuple[Landmarks, np.ndarray]:
+        """Landmarks and mask (H, W) float32 in [0, 1] of one of the people in an image (H, W, 3) uint8.
 
-        A look that is not sure is followed by another, at where the points of the first one say.
+        Landmarks of low presence are predicted a second time, in the region that the first ones give.
         """
         region = person.region
-        found = self._network.look(image, region)
-        if found.presence < SURE:
-            region = found.next_region
-            found = self._network.look(image, region)
-        return found, self._network.paste(found.mask, region, *image.shape[:2])
+        landmarks = self._network.predict_landmarks(image, region)
+        if landmarks.presence < MIN_PRESENCE:
+            region = landmarks.next_region
+            landmarks = self._network.predict_landmarks(image, region)
+        return landmarks, self._network.paste_mask(landmarks.mask, region, *image.shape[:2])
 
     def detect(self, frames: np.ndarray) -> Poses:
-        """The surest person of the first frame that has one, followed through the (F, H, W, 3) uint8 frames.
+        """Track the highest-scoring person of the first frame that has one, through (F, H, W, 3) uint8 frames.
 
-        The frame before tells where to look; a figure that is lost there is looked for in the whole frame.
+        The previous frame gives the region; if the figure is lost there, the whole frame is searched.
         """
         count, height, width, _ = frames.shape
         joints = np.full((count, len(JOINTS), 2), np.nan, np.float32)
@@ -125,21 +75,86 @@ class PeopleDetector(FindsPeople):
         mask = np.zeros((count, height, width), np.float32)
         region = None
         for index, frame in enumerate(frames):
-            region, found = self._follow(frame, region)
-            if found is not None:
-                joints[index], confidence[index] = as_joints(TO_JOINTS, found.points, found.visibility)
-                mask[index] = self._network.paste(found.mask, region, height, width)
-                region = found.next_region
+            region, landmarks = self._track(frame, region)
+            if landmarks is not None:
+                joints[index], confidence[index] = weighted_joints(TO_JOINTS, landmarks.points, landmarks.visibility)
+                mask[index] = self._network.paste_mask(landmarks.mask, region, height, width)
+                region = landmarks.next_region
         return Poses(joints, confidence, mask)
 
-    def _follow(self, frame: np.ndarray, region: Region | None) -> tuple[Region | None, Landmarks | None]:
-        """Where the figure was looked for in a frame, and what was found; None, None without a figure."""
+    def segment_figure(self, image: np.ndarray, min_confidence: float = 0.0) -> SegmentedFigure:
+        """Segment the only person of an image (H, W, 3) uint8, or the main one: MAIN_PERSON_RATIO times as large.
+
+        The network's own presence decides; min_confidence is not used. Raises ValueError, one line without the image's
+        name, for no person, for several, and for one that is cut off.
+        """
+        people = [(person, *self.find_landmarks(image, person)) for person in self.find_people(image)]
+        people = [(person, landmarks, mask) for person, landmarks, mask in people if landmarks.presence >= MIN_SCORE]
+        if not people:
+            raise ValueError(
+                "no person was found in it; use a picture whose height one person fills to a quarter or more, "
+                "or a png whose background is transparent"
+            )
+        sizes = [float(np.linalg.norm(person.region.up)) for person, _, _ in people]
+        main = int(np.argmax(sizes))
+        if sum(size * MAIN_PERSON_RATIO > sizes[main] for size in sizes) > 1:
+            raise ValueError(f"{len(people)} people are in it, none clearly the main one; crop it to one person")
+        _, landmarks, mask = people[main]
+        mask = largest_component(mask)
+        stature = _stature_from_points(landmarks.points)
+        _check_whole_body(landmarks, mask, stature)
+        alpha = mask_to_alpha(mask)
+        height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
+        stature = max(stature, height / MAX_HEIGHT_RATIO)
+        joints = (TO_JOINTS @ landmarks.points).astype(np.float32)
+        joints[HEAD] = _head_joint(landmarks.points, *joints[[NECK, HEAD]], stature)
+        return SegmentedFigure(alpha, joints, float(landmarks.visibility[ARM_AND_LEG_POINTS].mean()), stature)
+
+    def _track(self, frame: np.ndarray, region: Region | None) -> tuple[Region | None, Landmarks | None]:
+        """The region that was searched in a frame and the landmarks there; None, None without a figure."""
         if region is not None:
-            found = self._network.look(frame, region)
-            if found.presence >= MIN_SCORE:
-                return region, found
+            landmarks = self._network.predict_landmarks(frame, region)
+            if landmarks.presence >= MIN_SCORE:
+                return region, landmarks
         for person in self.find_people(frame)[:1]:
-            found = self._network.look(frame, person.region)
-            if found.presence >= MIN_SCORE:
-                return person.region, found
+            landmarks = self._network.predict_landmarks(frame, person.region)
+            if landmarks.presence >= MIN_SCORE:
+                return person.region, landmarks
         return None, None
+
+
+def _head_joint(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature: float) -> np.ndarray:
+    """Position of the head joint: over the neck, perpendicular to the line of BlazePose's eyes and ears.
+
+    So a head that is held upright over a leaning trunk stays upright. If the line is too short, `head` is returned.
+    """
+    line = points[EYES[0]] - points[EYES[1]] + points[EARS[0]] - points[EARS[1]]
+    if np.linalg.norm(line) < MIN_FACE_LINE * stature:
+        return head
+    up = np.array([line[1], -line[0]]) / np.linalg.norm(line)
+    return neck + np.linalg.norm(head - neck) * (up if up[1] < 0 else -up)
+
+
+def _check_whole_body(landmarks: Landmarks, mask: np.ndarray, stature: float) -> None:
+    """Raises ValueError if more than a small part of the figure is outside the image, or its feet are hidden."""
+    width = mask.shape[1]
+    inside = mask > 0.5
+    top, bottom, *sides = (edge.sum() / stature for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+    lowest = (landmarks.points[FOOT_POINTS, 1].max() - len(mask)) / stature
+    hint = "use a picture that shows the whole body"
+    if bottom > MAX_EDGE_WIDTH["feet"] or lowest > MAX_OUTSIDE or landmarks.visibility[FOOT_POINTS].max() < 0.5:
+        raise ValueError(f"the feet of the person in it are cut off or hidden; {hint}")
+    if top > MAX_EDGE_WIDTH["head"] or landmarks.points[HEAD_POINTS, 1].min() < 0:
+        raise ValueError(f"the head or a raised hand of the person in it is cut off; {hint}")
+    hands, margin = landmarks.points[HAND_POINTS, 0], MAX_OUTSIDE * stature
+    if max(sides) > MAX_EDGE_WIDTH["side"] or hands.min() < -margin or hands.max() > width + margin:
+        raise ValueError(f"the person in it is cut off at the side; {hint}")
+
+
+def _stature_from_points(points: np.ndarray) -> float:
+    """Stature in pixels from BlazePose's points (33, 2): raised arms and bent knees do not change it."""
+    ears, shoulders, hips = (points[list(pair)].mean(0) for pair in (EARS, SHOULDERS, HIPS))
+    hip, knee, ankle = points[23:25], points[25:27], points[27:29]
+    legs = [np.linalg.norm(lower - upper, axis=1).max() for lower, upper in ((knee, hip), (ankle, knee))]
+    length = np.linalg.norm(ears - shoulders) + np.linalg.norm(shoulders - hips) + sum(legs)
+    return float(length) / EAR_TO_ANKLE_RATIO

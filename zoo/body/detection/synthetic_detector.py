@@ -1,8 +1,8 @@
-"""The world judge: one small network that looks at a video of the world's kind and says three things of it.
+"""A small pose detector for rendered figures, trained on the built-in synthetic data and shipped with its weights.
 
-Where the 24 joints are and which pixels are the figure's, which makes it a `PoseDetector`; and what each stretch of
-16 frames is like in 64 values, between which `fvd_world` measures a Frechet distance. `tools/train_judge.py` trains it,
-and the card beside its weights says how well it sees. It works in bfloat16 on the CPU, wherever the models run.
+It predicts the 24 joints, the figure's mask, and 64 features of every 16 frames. `fvd_world` is a Frechet distance of
+these features. `tools/train_detector.py` trains the networks; the card beside the weights lists their accuracy. They
+run in bfloat16 on the CPU.
 """
 
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from zoo.body.detection.blazepose_detector import PoseDetector, Poses
+from zoo.body.detection.base import PoseDetector, Poses
 from zoo.nn.weights.loading import read_weights
 
-SIDE = 128  # pixels: what it looks at; other sizes are brought to it
-CELLS = 32  # heat maps are CELLS x CELLS
-SPREAD = 0.75  # cells: standard deviation of the Gaussians that the heat maps were taught
-JOINTS = 24
-WIDTHS = (16, 32, 48, 64)  # channels at 64 x 64, 32 x 32, 16 x 16 and 8 x 8
-WINDOW = 16  # frames of one stretch
-FEATURES = 64  # values of one stretch
-FOUND = 0.004  # the smallest share of the picture that is a figure
+INPUT_SIDE = 128  # pixels; other images are resized to it
+HEATMAP_SIDE = 32
+HEATMAP_SIGMA = 0.75  # cells: standard deviation of the Gaussians in the training targets
+NUM_JOINTS = 24
+CHANNELS = (16, 32, 48, 64)  # at 64 x 64, 32 x 32, 16 x 16 and 8 x 8
+WINDOW_FRAMES = 16  # frames that one feature vector describes
+FEATURE_DIM = 64
+MIN_FIGURE_SHARE = 0.004  # smallest fraction of the image that counts as a figure
 WEIGHTS = Path(__file__).parent / "assets" / "synthetic_detector.safetensors"
 
 
-class Conv(nn.Module):
-    """3x3 convolution, batch normalisation, ReLU; added to its input where `residual`."""
+class ConvBlock(nn.Module):
+    """3x3 convolution, batch normalisation and ReLU, with a skip connection where `residual`."""
 
-    def __init__(self, inside: int, outside: int, stride: int = 1, residual: bool = False):
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, residual: bool = False):
         super().__init__()
-        self.conv = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.norm = nn.BatchNorm2d(outside)
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,159 +43,162 @@ class Conv(nn.Module):
         return x + y if self.residual else y
 
     def fuse(self) -> None:
-        """Puts the normalisation into the convolution: the same answer for less work."""
+        """Fold the normalisation into the convolution: the same output for less work."""
         self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
 
 
-class Eyes(nn.Module):
-    """A U-shaped network on single frames, with a look at the neighbouring ones at its bottom."""
+class PoseBackbone(nn.Module):
+    """A U-Net on single frames whose lowest level also sees the neighbouring frames."""
 
     def __init__(self):
         super().__init__()
-        first, fine, middle, coarse = WIDTHS
-        self.stem = nn.Sequential(Conv(3, first, 2), Conv(first, fine, 2))  # 32 x 32
-        self.middle = nn.Sequential(Conv(fine, middle, 2), Conv(middle, middle, residual=True))  # 16 x 16
-        self.coarse = nn.Sequential(Conv(middle, coarse, 2), Conv(coarse, coarse, residual=True))  # 8 x 8
-        self.around = nn.ModuleList(Conv(coarse, coarse) for _ in range(3))
-        self.to_middle, self.up_middle = nn.Conv2d(coarse, middle, 1), Conv(middle, middle)
-        self.to_fine, self.up_fine = nn.Conv2d(middle, fine, 1), Conv(fine, fine)
-        self.heat, self.mask = nn.Conv2d(fine, JOINTS, 1), nn.Conv2d(fine, (SIDE // CELLS) ** 2, 1)
+        first, fine, middle, coarse = CHANNELS
+        self.stem = nn.Sequential(ConvBlock(3, first, 2), ConvBlock(first, fine, 2))  # 32 x 32
+        self.middle = nn.Sequential(ConvBlock(fine, middle, 2), ConvBlock(middle, middle, residual=True))  # 16 x 16
+        self.coarse = nn.Sequential(ConvBlock(middle, coarse, 2), ConvBlock(coarse, coarse, residual=True))  # 8 x 8
+        self.temporal = nn.ModuleList(ConvBlock(coarse, coarse) for _ in range(3))
+        self.to_middle, self.up_middle = nn.Conv2d(coarse, middle, 1), ConvBlock(middle, middle)
+        self.to_fine, self.up_fine = nn.Conv2d(middle, fine, 1), ConvBlock(fine, fine)
+        self.heatmap_head = nn.Conv2d(fine, NUM_JOINTS, 1)
+        self.mask_head = nn.Conv2d(fine, (INPUT_SIDE // HEATMAP_SIDE) ** 2, 1)
 
-    def depths(self, frames: Tensor) -> list[Tensor]:
-        """frames (B, T, 3, 128, 128) in [-1, 1] -> what is made of each by itself, at three depths (B T, C, S, S)."""
+    def encode(self, frames: Tensor) -> list[Tensor]:
+        """Frames (B, T, 3, 128, 128) in [-1, 1] -> feature maps (B T, C, S, S) of single frames, at three scales."""
         fine = self.stem(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         middle = self.middle(fine)
         return [fine, middle, self.coarse(middle)]
 
-    def forward(self, depths: list[Tensor], batch: int) -> tuple[Tensor, Tensor]:
-        """`depths` of B T frames -> logits of heat maps (B, T, 24, 32, 32) and of the mask (B, T, 128, 128)."""
-        fine, middle, deep = depths
-        for conv in self.around:
-            deep = deep + conv(_neighbours(deep, batch))
-        deep = self.up_middle(F.interpolate(self.to_middle(deep), scale_factor=2).add_(middle))
-        deep = self.up_fine(F.interpolate(self.to_fine(deep), scale_factor=2).add_(fine))
-        mask = F.pixel_shuffle(self.mask(deep), SIDE // CELLS)[:, 0]
-        return self.heat(deep).unflatten(0, (batch, -1)), mask.unflatten(0, (batch, -1))
+    def forward(self, feature_maps: list[Tensor], batch_size: int) -> tuple[Tensor, Tensor]:
+        """Output of `encode` -> logits of the heat maps (B, T, 24, 32, 32) and of the mask (B, T, 128, 128)."""
+        fine, middle, x = feature_maps
+        for conv in self.temporal:
+            x = x + conv(_shift_in_time(x, batch_size))
+        x = self.up_middle(F.interpolate(self.to_middle(x), scale_factor=2).add_(middle))
+        x = self.up_fine(F.interpolate(self.to_fine(x), scale_factor=2).add_(fine))
+        mask = F.pixel_shuffle(self.mask_head(x), INPUT_SIDE // HEATMAP_SIDE)[:, 0]
+        return self.heatmap_head(x).unflatten(0, (batch_size, -1)), mask.unflatten(0, (batch_size, -1))
 
-    def ready(self) -> "Eyes":
-        """For looking, not for learning: fused, in bfloat16."""
+    def prepare_inference(self) -> "PoseBackbone":
+        """Fuse the normalisation, freeze the parameters and convert them to bfloat16. Returns self."""
         self.eval().requires_grad_(False)
         for module in self.modules():
-            if isinstance(module, Conv):
+            if isinstance(module, ConvBlock):
                 module.fuse()
         return self.to(torch.bfloat16, memory_format=torch.channels_last)
 
 
-class Sense(nn.Module):
-    """What a stretch of frames is like. It sees its own frames alone, at all depths: texture as well as pose."""
+class FeatureHead(nn.Module):
+    """Features of windows of 16 frames, from the feature maps of all scales: texture as well as pose."""
 
     def __init__(self):
         super().__init__()
-        self.place = nn.Conv2d(WIDTHS[-1], 16, 1)  # keeps where things are, which a mean over the picture forgets
-        seen = 16 * 64 + sum(WIDTHS[1:])
-        self.frame = nn.Sequential(nn.BatchNorm1d(seen, affine=False), nn.Linear(seen, 128), nn.GELU())
-        self.time = nn.Sequential(nn.Conv1d(128, 128, 3), nn.GELU(), nn.Conv1d(128, 128, 3), nn.GELU())
-        self.feature = nn.Linear(256, FEATURES)
-        self.scale = nn.BatchNorm1d(FEATURES, affine=False)  # every feature counts alike in a distance
+        self.layout = nn.Conv2d(CHANNELS[-1], 16, 1)  # keeps positions, which are lost in the mean over the image
+        frame_dim = 16 * 64 + sum(CHANNELS[1:])
+        self.frame = nn.Sequential(nn.BatchNorm1d(frame_dim, affine=False), nn.Linear(frame_dim, 128), nn.GELU())
+        self.temporal = nn.Sequential(nn.Conv1d(128, 128, 3), nn.GELU(), nn.Conv1d(128, 128, 3), nn.GELU())
+        self.projection = nn.Linear(256, FEATURE_DIM)
+        self.norm = nn.BatchNorm1d(FEATURE_DIM, affine=False)  # every feature gets the same weight in a distance
 
-    def forward(self, depths: list[Tensor], batch: int) -> Tensor:
-        """The eyes' `depths` of B T frames -> (B, T // 16, 64)."""
-        placed = self.place(depths[-1].float()).flatten(1)
-        means = [depth.mean((2, 3), dtype=torch.float32) for depth in depths]
-        frame = self.frame(torch.cat([placed, *means], 1)).unflatten(0, (batch, -1))
-        length = frame.shape[1]
-        count = length // WINDOW
+    def forward(self, feature_maps: list[Tensor], batch_size: int) -> Tensor:
+        """Output of `PoseBackbone.encode` for B T frames -> (B, T // 16, 64)."""
+        layout = self.layout(feature_maps[-1].float()).flatten(1)
+        means = [feature_map.mean((2, 3), dtype=torch.float32) for feature_map in feature_maps]
+        frames = self.frame(torch.cat([layout, *means], 1)).unflatten(0, (batch_size, -1))
+        length = frames.shape[1]
+        count = length // WINDOW_FRAMES
         if count == 0:
-            return frame.new_zeros(batch, 0, FEATURES)
-        starts = np.linspace(0, length - WINDOW, count).round().astype(int)  # evenly, where T is not a multiple of 16
-        stretches = torch.stack([frame[:, start : start + WINDOW] for start in starts], 1).flatten(0, 1)  # (B n, 16, D)
-        moving = self.time(stretches.mT)
-        deviation = (moving.var(-1) + 1e-4).sqrt()
-        return self.scale(self.feature(torch.cat([moving.mean(-1), deviation], 1))).unflatten(0, (batch, count))
+            return frames.new_zeros(batch_size, 0, FEATURE_DIM)
+        # evenly spaced where T is not a multiple of 16
+        starts = np.linspace(0, length - WINDOW_FRAMES, count).round().astype(int)
+        windows = torch.stack([frames[:, start : start + WINDOW_FRAMES] for start in starts], 1)
+        x = self.temporal(windows.flatten(0, 1).mT)  # (B n, D, S)
+        deviation = (x.var(-1) + 1e-4).sqrt()
+        return self.norm(self.projection(torch.cat([x.mean(-1), deviation], 1))).unflatten(0, (batch_size, count))
 
 
-class JudgeNet(nn.Module):
-    """Both parts, as they are stored."""
+class SyntheticDetectorNetwork(nn.Module):
+    """Backbone and feature head, as they are stored."""
 
     def __init__(self):
         super().__init__()
-        self.eyes, self.sense = Eyes(), Sense()
+        self.backbone, self.feature_head = PoseBackbone(), FeatureHead()
 
 
-def _neighbours(x: Tensor, batch: int) -> Tensor:
-    """A quarter of the channels from the frame before and a quarter from the one behind; ends are repeated.
+def _shift_in_time(x: Tensor, batch_size: int) -> Tensor:
+    """Take a quarter of the channels from the previous frame and one from the next; the ends are repeated.
 
-    The shift of Lin et al. 2019 (TSM, sec. 3.2). x (B T, C, H, W).
+    The temporal shift of Lin et al. 2019 (TSM, sec. 3.2). x (B T, C, H, W).
     """
-    x = x.unflatten(0, (batch, -1))
+    x = x.unflatten(0, (batch_size, -1))
     quarter = x.shape[2] // 4
-    before, behind, same = x.split([quarter, quarter, x.shape[2] - 2 * quarter], 2)
-    before = torch.cat([before[:, :1], before[:, :-1]], 1)
-    behind = torch.cat([behind[:, 1:], behind[:, -1:]], 1)
-    return torch.cat([before, behind, same], 2).flatten(0, 1)
+    previous, following, current = x.split([quarter, quarter, x.shape[2] - 2 * quarter], 2)
+    previous = torch.cat([previous[:, :1], previous[:, :-1]], 1)
+    following = torch.cat([following[:, 1:], following[:, -1:]], 1)
+    return torch.cat([previous, following, current], 2).flatten(0, 1)
 
 
-def place_of(heat: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of heat maps (..., 24, 32, 32) -> joints (..., 24, 2) in pixels of 128, and how sure they are, in [0, 1].
+def soft_argmax(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of heat maps (..., 24, 32, 32) -> joints (..., 24, 2) in pixels of 128, and confidence in [0, 1].
 
-    The mean of each map's softmax; sure is 1 where the map is no wider than it was taught.
+    A joint is the mean of its map's softmax; its confidence is 1 if the map is no wider than the training targets.
     """
-    share = heat.flatten(-2).float().softmax(-1)
-    at = torch.arange(CELLS, device=heat.device) + 0.5
-    x, y = at.repeat(CELLS), at.repeat_interleave(CELLS)
-    found = share @ torch.stack([x, y, x**2 + y**2], 1)  # (..., 24, 3)
-    spread = found[..., 2] - found[..., :2].square().sum(-1)
-    return found[..., :2] * (SIDE / CELLS), (2 * SPREAD**2 / spread.clamp(min=1e-6)).clamp(max=1)
+    weights = heatmaps.flatten(-2).float().softmax(-1)
+    cells = torch.arange(HEATMAP_SIDE, device=heatmaps.device) + 0.5
+    x, y = cells.repeat(HEATMAP_SIDE), cells.repeat_interleave(HEATMAP_SIDE)
+    moments = weights @ torch.stack([x, y, x**2 + y**2], 1)  # (..., 24, 3)
+    variance = moments[..., 2] - moments[..., :2].square().sum(-1)
+    confidence = (2 * HEATMAP_SIGMA**2 / variance.clamp(min=1e-6)).clamp(max=1)
+    return moments[..., :2] * (INPUT_SIDE / HEATMAP_SIDE), confidence
 
 
 @dataclass(frozen=True)
-class Judgement(Poses):
-    """Poses, and `features` (n, 64) float32 of the clip's n = F // 16 stretches of 16 frames."""
+class PosesWithFeatures(Poses):
+    """Poses, and `features` (n, 64) float32 of the clip's n = F // 16 windows of 16 frames."""
 
     features: np.ndarray
 
 
-class WorldJudge(PoseDetector):
-    """The judge as a detector of the world's figures."""
+class SyntheticPoseDetector(PoseDetector):
+    """The pose detector of rendered figures."""
 
-    name = "world judge v1"
+    name = "synthetic pose detector v1"
 
     @torch.inference_mode()
-    def detect(self, frames: np.ndarray) -> Judgement:
-        """frames (F, H, W, 3) uint8 of any size; a picture that is not square is padded, not stretched."""
-        pictures, (top, left, height, width) = _square(torch.from_numpy(frames).permute(0, 3, 1, 2))
-        judge = _network()
-        depths = judge.eyes.depths(pictures.to(torch.bfloat16).div_(127.5).sub_(1)[None])
-        (heat, mask), features = judge.eyes(depths, 1), judge.sense(depths, 1)
-        joints, sure = place_of(heat[0])
+    def detect(self, frames: np.ndarray) -> PosesWithFeatures:
+        """frames (F, H, W, 3) uint8 of any size; images that are not square are padded, not stretched."""
+        images, (top, left, height, width) = _fit_to_input(torch.from_numpy(frames).permute(0, 3, 1, 2))
+        network = _network()
+        feature_maps = network.backbone.encode(images.to(torch.bfloat16).div_(127.5).sub_(1)[None])
+        heatmaps, mask = network.backbone(feature_maps, 1)
+        features = network.feature_head(feature_maps, 1)
+        joints, confidence = soft_argmax(heatmaps[0])
         mask = mask[0, :, top : top + height, left : left + width].float().sigmoid()
-        joints = (joints - joints.new_tensor([left, top])) * joints.new_tensor(
-            [frames.shape[2] / width, frames.shape[1] / height]
-        )
-        nobody = mask.mean((1, 2)) < FOUND
-        joints[nobody], sure[nobody] = torch.nan, 0
+        scale = joints.new_tensor([frames.shape[2] / width, frames.shape[1] / height])
+        joints = (joints - joints.new_tensor([left, top])) * scale
+        is_empty = mask.mean((1, 2)) < MIN_FIGURE_SHARE
+        joints[is_empty], confidence[is_empty] = torch.nan, 0
         if mask.shape[1:] != frames.shape[1:3]:
             mask = F.interpolate(mask[:, None], frames.shape[1:3], mode="bilinear", antialias=True)[:, 0]
-        return Judgement(joints.numpy(), sure.numpy(), mask.numpy(), features[0].numpy())
+        return PosesWithFeatures(joints.numpy(), confidence.numpy(), mask.numpy(), features[0].numpy())
 
 
-def _square(pictures: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
-    """(F, 3, H, W) uint8 -> the same in 128 x 128, and where in it (top, left, height, width) the picture is."""
-    high, wide = pictures.shape[2:]
-    scale = SIDE / max(high, wide)
-    height, width = max(1, round(high * scale)), max(1, round(wide * scale))
-    if (height, width) != (high, wide):
-        pictures = F.interpolate(pictures, (height, width), mode="bilinear", antialias=True)
-    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+def _fit_to_input(images: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
+    """(F, 3, H, W) uint8 -> (F, 3, 128, 128), and the rectangle (top, left, height, width) of the image in it."""
+    image_height, image_width = images.shape[2:]
+    scale = INPUT_SIDE / max(image_height, image_width)
+    height, width = max(1, round(image_height * scale)), max(1, round(image_width * scale))
+    if (height, width) != (image_height, image_width):
+        images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    top, left = (INPUT_SIDE - height) // 2, (INPUT_SIDE - width) // 2
     if height != width:
-        border = (left, SIDE - width - left, top, SIDE - height - top)
-        pictures = F.pad(pictures.float(), border, mode="replicate")
-    return pictures, (top, left, height, width)
+        border = (left, INPUT_SIDE - width - left, top, INPUT_SIDE - height - top)
+        images = F.pad(images.float(), border, mode="replicate")
+    return images, (top, left, height, width)
 
 
 @cache
-def _network() -> JudgeNet:
-    network = JudgeNet()
+def _network() -> SyntheticDetectorNetwork:
+    network = SyntheticDetectorNetwork()
     network.load_state_dict(read_weights(WEIGHTS))
-    network.eyes.ready()
+    network.backbone.prepare_inference()
     return network.eval().requires_grad_(False)

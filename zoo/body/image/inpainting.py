@@ -1,8 +1,8 @@
-"""What was behind a figure, made up from the picture around it.
+"""Inpaint the background that a figure hides.
 
-Wexler et al. 2007, "Space-time completion of video", of one picture: from coarse to fine, each patch that touches the
-hole is replaced by the one most like it that does not, and where patches overlap they are averaged. What is like it is
-looked for beside it rather than above or below: grass goes on as grass, a wall as a wall.
+Wexler et al. 2007, "Space-time completion of video", for one image: from coarse to fine, each patch that touches the
+hole is replaced by the most similar patch that does not, and overlapping patches are averaged. Similar patches are
+searched sideways rather than up and down, because floors, lawns and walls continue sideways.
 """
 
 from collections.abc import Iterator
@@ -10,59 +10,64 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-SIDE = 9  # pixels of a patch
-CORE = 2.0  # pixels: deviation of the Gaussian by which overlapping patches are averaged
-LEVELS = ((4, 2), (2, 3), (2, 4))  # from the coarsest, each twice as fine: rounds, and pixels between patches
-NEAR = (14, 40)  # rows and columns away in which a patch is looked for
+PATCH_SIDE = 9  # pixels
+BLEND_SIGMA = 2.0  # pixels: standard deviation of the Gaussian weights of overlapping patches
+LEVELS = ((4, 2), (2, 3), (2, 4))  # coarse to fine, each twice as fine: iterations, and pixels between patches
+SEARCH_ROWS, SEARCH_COLUMNS = 14, 40  # largest distance of the patch that is copied
 
 
-def filled(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 with what (H, W) bool hides made up. Takes a second for each 5,000 hidden pixels."""
-    kernel = cv2.getGaussianKernel(SIDE, CORE)
-    core = np.float32(kernel @ kernel.T)[..., None]
-    made = None
-    for level, (rounds, step) in zip(reversed(range(len(LEVELS))), LEVELS, strict=True):
+def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Fill the pixels of hole (H, W) bool in an image (H, W, 3) uint8. Takes a second for each 5,000 of them."""
+    gaussian = cv2.getGaussianKernel(PATCH_SIDE, BLEND_SIGMA)
+    blend_weights = np.float32(gaussian @ gaussian.T)[..., None]
+    result = None
+    for level, (iterations, step) in zip(reversed(range(len(LEVELS))), LEVELS, strict=True):
         size = [max(1, side >> level) for side in image.shape[1::-1]]
-        gone = cv2.resize(np.float32(hole), size, interpolation=cv2.INTER_AREA) > 0.01
-        seen = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        if made is None:
-            like = np.float32(cv2.inpaint(seen, np.uint8(gone), 3, cv2.INPAINT_TELEA))
-        else:
-            like = cv2.resize(made, size, interpolation=cv2.INTER_LINEAR)  # all as coarse, to be compared
-        made = np.where(gone[..., None], like, seen).astype(np.float32)
+        mask = cv2.resize(np.float32(hole), size, interpolation=cv2.INTER_AREA) > 0.01
+        source = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        if result is None:
+            guide = np.float32(cv2.inpaint(source, np.uint8(mask), 3, cv2.INPAINT_TELEA))
+        else:  # as blurred outside the hole as in it, so that patches can be compared
+            guide = cv2.resize(result, size, interpolation=cv2.INTER_LINEAR)
+        result = np.where(mask[..., None], guide, source).astype(np.float32)
         # patches, by their first corner, that touch the hole
-        half = SIDE // 2
-        touches = cv2.dilate(np.uint8(gone), np.ones((SIDE, SIDE), np.uint8))[half:-half, half:-half] > 0
-        if touches.all():
+        half = PATCH_SIDE // 2
+        touches_hole = (
+            cv2.dilate(np.uint8(mask), np.ones((PATCH_SIDE, PATCH_SIDE), np.uint8))[half:-half, half:-half] > 0
+        )
+        if touches_hole.all():
             continue
-        wanted = np.zeros_like(touches)
-        wanted[::step, ::step] = wanted[-1, ::step] = wanted[::step, -1] = wanted[-1, -1] = True
-        for _ in range(rounds):
-            total = np.zeros((*gone.shape, 4), np.float32)
-            for (row, column), (y, x) in _likest(like, touches, np.argwhere(wanted & touches)):
-                sum_ = total[row : row + SIDE, column : column + SIDE]
-                sum_[..., :3] += core * made[y : y + SIDE, x : x + SIDE]
-                sum_[..., 3:] += core
-            made[gone] = total[gone, :3] / total[gone, 3:]
-            like = made
-    return made.round().clip(0, 255).astype(np.uint8)
+        on_grid = np.zeros_like(touches_hole)
+        on_grid[::step, ::step] = on_grid[-1, ::step] = on_grid[::step, -1] = on_grid[-1, -1] = True
+        for _ in range(iterations):
+            total = np.zeros((*mask.shape, 4), np.float32)
+            matches = _nearest_patches(guide, touches_hole, np.argwhere(on_grid & touches_hole))
+            for (row, column), (y, x) in matches:
+                patch_sum = total[row : row + PATCH_SIDE, column : column + PATCH_SIDE]
+                patch_sum[..., :3] += blend_weights * result[y : y + PATCH_SIDE, x : x + PATCH_SIDE]
+                patch_sum[..., 3:] += blend_weights
+            result[mask] = total[mask, :3] / total[mask, 3:]
+            guide = result
+    return result.round().clip(0, 255).astype(np.uint8)
 
 
-def _likest(
-    image: np.ndarray, touches: np.ndarray, corners: np.ndarray
+def _nearest_patches(
+    image: np.ndarray, touches_hole: np.ndarray, corners: np.ndarray
 ) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
-    """Each corner (y, x) of a patch, and that of the one most like it that does not touch the hole."""
-    rows, columns = touches.shape
+    """For each corner (y, x) of a patch: the corner, and that of the most similar patch outside the hole."""
+    rows, columns = touches_hole.shape
+    # the search area grows until it has such a patch
+    search_areas = ((SEARCH_ROWS, SEARCH_COLUMNS), (SEARCH_ROWS, columns), (rows, columns))
     for corner in corners:
         y, x = corner
-        reaches = ((*NEAR,), (NEAR[0], columns), (rows, columns))  # farther where there is none
-        for up, aside in reaches:
-            top, left, bottom, right = max(0, y - up), max(0, x - aside), y + up + 1, x + aside + 1
-            no = touches[top:bottom, left:right]
-            if not no.all():
+        for row_radius, column_radius in search_areas:
+            top, left = max(0, y - row_radius), max(0, x - column_radius)
+            bottom, right = y + row_radius + 1, x + column_radius + 1
+            excluded = touches_hole[top:bottom, left:right]
+            if not excluded.all():
                 break
-        patch = image[y : y + SIDE, x : x + SIDE]
-        area = image[top : bottom + SIDE - 1, left : right + SIDE - 1]
-        apart = np.where(no, np.inf, cv2.matchTemplate(area, patch, cv2.TM_SQDIFF))
-        best = np.unravel_index(apart.argmin(), apart.shape)
+        patch = image[y : y + PATCH_SIDE, x : x + PATCH_SIDE]
+        area = image[top : bottom + PATCH_SIDE - 1, left : right + PATCH_SIDE - 1]
+        distance = np.where(excluded, np.inf, cv2.matchTemplate(area, patch, cv2.TM_SQDIFF))
+        best = np.unravel_index(distance.argmin(), distance.shape)
         yield corner, (top + int(best[0]), left + int(best[1]))

@@ -1,9 +1,9 @@
-"""A pictured person as a puppet: a mesh that bends at the joints, as rigidly as it can, over what was behind.
+"""Animate the pictured figure as a puppet: a mesh that bends at the joints as rigidly as it can, over its background.
 
-No network but the detector's: the person is found and cut out (`zoo.body.image.segmentation`), each pixel belongs to the limb it is
-nearest to, limbs are joined at their joints (`zoo.body.image.arap`), and what the body hid is made up from around it
-(`zoo.body.image.inpainting`). A dance is fitted to the pictured body: its limbs' lengths, the floor it stands on, the side it
-shows.
+No network but the detector's is used. The figure is cut out (`zoo.body.image.segmentation`), each pixel belongs to the
+nearest limb, limbs are connected at their joints (`zoo.body.image.arap`), and the background that the body hides is
+inpainted (`zoo.body.image.inpainting`). The motion is fitted to the pictured body: its limb lengths, the floor that it
+stands on, the side that it shows.
 """
 
 from collections.abc import Sequence
@@ -13,341 +13,342 @@ import cv2
 import numpy as np
 import torch
 
-from zoo.body.detection.blazepose_detector import PeopleDetector, PoseDetector
-from zoo.body.image.arap import Join, Limb, Mesh
-from zoo.body.image.inpainting import filled
-from zoo.body.image.segmentation import Figure, find_figure, seen_figure
-from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, OFFSETS, PARENTS, STANDING, forward_kinematics
+from zoo.body.detection.base import PoseDetector
+from zoo.body.image.arap import Connection, Limb, Mesh
+from zoo.body.image.inpainting import inpaint
+from zoo.body.image.segmentation import Figure, extract_figure
+from zoo.body.image_skeleton import JOINT_INDEX, LIMB_EXTENSION, LIMBS, SMPL_STATURE, TORSO_CORNERS, limb_offsets
+from zoo.body.skeleton import FEET, FOOT_HEIGHTS, OFFSETS, PARENTS, STANDING, forward_kinematics
 
-J = {name: index for index, name in enumerate(JOINTS)}
-SEES = 0.2  # the world's judge is so sure of the joints of a figure of the world; of photographs it is 0.05
-LONGEST = 720  # pixels of the longer side of what is drawn
-SMPL_STATURE = 1.66  # m, of a body of OFFSETS, from the soles to the top of the head
-TORSO = ("left_shoulder", "right_shoulder", "right_hip", "left_hip")
-# limbs: from joint, to joint; half their thickness, and the radius about the first joint in which they overlap what
-# they hang on, as shares of the stature
-LIMBS = {
-    "head": ("neck", "head", 0.07, 0.05),
-    **{
-        f"{side}_{name}": (f"{side}_{first}", f"{side}_{second}", thick, cap)
-        for side in ("left", "right")
-        for name, first, second, thick, cap in (
-            ("thigh", "hip", "knee", 0.06, 0.075),
-            ("shin", "knee", "ankle", 0.045, 0.045),
-            ("sole", "ankle", "foot", 0.04, 0.03),
-            ("upper_arm", "shoulder", "elbow", 0.05, 0.04),
-            ("forearm", "elbow", "wrist", 0.033, 0.033),
-        )
-    },
-}
-HINGES = {first for first, *_ in LIMBS.values()}  # joints about which limbs bend
-HANGS = {second: name for name, (_, second, *_) in LIMBS.items()}  # the limb that ends in a joint
-BEYOND = {"head": 1.6, "forearm": 1.6, "sole": 1.3}  # a limb reaches so many times as far as its joints
-ON_TORSO = 0.8  # a pixel between hips and shoulders is a limb's where it is nearer than so many of its thicknesses
-LENGTHS = (0.8, 1.3)  # of the mean body's: what a limb's length in the picture is believed
-STRETCH, WIDTH = (0.3, 1.6), (0.75, 1.2)  # of what is seen of a limb along it, of the trunk across
-SIDEWAYS = np.radians(35)  # a picture shows one side of a person: so far the dance may turn it
-TILT = 0.12  # how much higher a metre farther away is seen, in metres: the camera looks down a little
-BEGINNING = 0.8  # s in which the dance takes over from the pictured pose
-MARGIN = 0.32  # of the stature: what a dancer's arms take on either side
-BACKDROP = 150  # pixels of the stature in which the background is filled in
-CELL = 0.022  # of the stature: between the mesh's nodes
-HOLD = 0.75  # of a limb's thickness: what is so near to its bone goes where that goes
-PIN, BENT = 0.4, 0.35  # a joint is a pin of so many thicknesses, and takes at most so much of a limb to bend in
-BEND = 0.05  # of the stature: in which the trunk gives about a joint
-FEATHER = 0.006  # of the stature: how softly limbs end in each other
+# mean confidence of the synthetic detector that rendered figures exceed; of photographs it is about 0.05
+DETECTION_CONFIDENCE = 0.2
+MAX_FRAME_SIDE = 720  # pixels of the longer side of the frames
+BENDING_JOINTS = {first for first, *_ in LIMBS.values()}
+PARENT_LIMB = {second: name for name, (_, second, *_) in LIMBS.items()}  # the limb that ends in a joint
+STRETCH_RANGE, HEAD_STRETCH_RANGE = (0.3, 1.6), (0.85, 1.15)  # of a limb along it, over its pictured length
+TRUNK_STRETCH_RANGE, TRUNK_WIDTH_RANGE = (0.7, 1.2), (0.75, 1.2)
+MAX_TURN = np.radians(35)  # an image shows one side of a figure: the motion turns it by at most so much
+CAMERA_TILT = 0.12  # metres that a point a metre farther away appears higher: the camera looks down a little
+BLEND_SECONDS = 0.8  # duration of the transition from the pictured pose to the motion
+ARM_MARGIN = 0.32  # of the stature: room that a dancer's arms need on either side
+MIN_OFFSET = 0.06  # of the stature: sideways range that the pelvis has in every image
+INPAINTED_STATURE = 150  # pixels of the stature in the image in which the background is inpainted
+HIDDEN_MARGIN = 0.02  # of the stature: pixels so close to the figure may be mixed with its colors
+
+# Sizes below are fractions of the stature, or of a limb's thickness where it says so.
+MIN_ALPHA = 0.02  # of the figure's pixels
+CELL_SIZE = 0.022  # distance of the mesh's nodes
+TRUNK_THICKNESS, MIN_TRUNK_DISTANCE = 0.035, 0.8  # the trunk's pixels count as so many thicknesses away from it
+TRUNK_OVERLAP = 0.01  # width of the trunk under an arm that lies on it
+TRUNK_CAPS = {**dict.fromkeys(TORSO_CORNERS, 0.035), "neck": 0.07}  # radii of the trunk about its joints
+END_CAP = 0.75  # radius of a limb about its second joint, over that about its first
+MIN_COMPONENT = 0.1  # smallest area of a connected part of a limb, over its largest part
+HANDLE_WIDTH = 0.75  # of the thickness: pixels so close to a limb's bone follow it
+PIN_RADIUS, MAX_BEND_LENGTH = 0.4, 0.35  # of the thickness: radius that a joint pins; of the limb: length that bends
+TRUNK_BEND = 0.05  # distance from a joint in which the trunk deforms
+FEATHER = 0.006  # blur of the limbs' edges
 
 
 @dataclass(frozen=True)
 class Puppet:
-    """A person as a mesh, and the picture without it."""
+    """A figure as a mesh, and its image without it."""
 
     background: np.ndarray  # (H, W, 3) uint8
     mesh: Mesh
     joints: np.ndarray  # (24, 2) pixels: the pictured pose
     stature: float  # pixels
-    floor: float  # the row it stands on
+    floor: float  # the row that it stands on
     offsets: torch.Tensor  # (24, 3) pixels: its skeleton at rest
-    fit: float  # in [0, 1]: how surely all limbs are seen, and how near their lengths are to a person's
+    quality: float  # in [0, 1]: visibility of the limbs, times the plausibility of their lengths
 
 
-def make_puppet(image: np.ndarray, detector: PoseDetector, longest: int = LONGEST) -> Puppet:
-    """From a picture (H, W, 3) uint8 of one whole figure. Sides of what is drawn are even.
+def make_puppet(image: np.ndarray, detector: PoseDetector, max_side: int = MAX_FRAME_SIDE) -> Puppet:
+    """Make a puppet from an image (H, W, 3) uint8 of one whole figure. Height and width of its frames are even.
 
-    Raises ValueError, one line without the picture's name, as `find_figure` and, of other detectors, `seen_figure`.
+    Raises ValueError, one line without the image's name, as `PoseDetector.segment_figure`.
     """
-    real = isinstance(detector, PeopleDetector)
-    figure = find_figure(image, detector, longest) if real else seen_figure(image, detector, longest, SEES)
+    figure = extract_figure(image, detector, max_side, DETECTION_CONFIDENCE)
     height, width = (side // 2 * 2 for side in figure.alpha.shape)
     joints, stature = figure.joints, figure.stature
-    offsets, believed = limb_offsets(joints, stature)
-    feet = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
+    offsets, plausibility = limb_offsets(joints, stature)
+    soles = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
     return Puppet(
-        _without(figure)[:height, :width],
-        _mesh(figure),
+        _inpaint_figure(figure)[:height, :width],
+        _make_mesh(figure),
         joints,
         stature,
-        float(feet.max()),
+        float(soles.max()),
         offsets,
-        figure.sure * believed,
+        figure.quality * plausibility,
     )
 
 
-class Stage2D:
-    """A puppet's dance, frame after frame; what comes next depends on what was."""
+class PuppetAnimator:
+    """Draws a puppet frame after frame; it remembers where the motion began and how many frames were drawn."""
 
     def __init__(self, puppet: Puppet, fps: float):
         self.puppet, self.fps = puppet, fps
         self.scale = puppet.stature / SMPL_STATURE  # pixels a metre
-        self.shown, self.origin = 0, None
+        self.num_frames, self.origin = 0, None
 
     def joints(self, rotations: torch.Tensor, root: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Where consecutive poses are to be seen: pixels (F, 24, 2), and how far away (F, 24), in pixels.
+        """Positions of consecutive poses in the image: pixels (F, 24, 2), and their depths (F, 24), in pixels.
 
-        rotations (F, 24, 3, 3) local, root (F, 3) metres, at the stage's rate. Called once for each frame, in order.
+        rotations (F, 24, 3, 3) local, root (F, 3) metres, at the animator's frame rate. To be called once for each
+        frame, in order.
         """
         puppet = self.puppet
         rotations, root = rotations.double(), root.double()
-        plain = forward_kinematics(rotations, root, OFFSETS.double())
+        canonical = forward_kinematics(rotations, root, OFFSETS.double())
         rotations = rotations.clone()
-        rotations[:, 0] = _turned(
-            rotations[:, 0], puppet.joints[J["left_shoulder"], 0] < puppet.joints[J["right_shoulder"], 0]
-        )
+        left, right = puppet.joints[[JOINT_INDEX["left_shoulder"], JOINT_INDEX["right_shoulder"]], 0]
+        rotations[:, 0] = _limit_turn(rotations[:, 0], from_behind=left < right)
         if self.origin is None:
             self.origin = root[0, :2].clone()
-        at = root.clone()
-        at[:, :2] = (root[:, :2] - self.origin) * self.scale
-        middle = float(puppet.joints[0, 0])
-        room = min(middle, puppet.background.shape[1] - middle) - MARGIN * puppet.stature
-        reach = max(room, 0.06 * puppet.stature)
-        at[:, :2] = reach * torch.tanh(at[:, :2] / reach)
-        placed = forward_kinematics(rotations, at, puppet.offsets.double())
-        # a foot is as high above the floor as the dancer's is, whatever the lengths of the legs
-        low = (plain[:, FEET, 2] - torch.tensor(FOOT_HEIGHTS)).amin(1) * self.scale
-        sole = torch.tensor(FOOT_HEIGHTS) * self.scale
-        placed[..., 2] += (low - (placed[:, FEET, 2] - sole).amin(1))[:, None]
-        x, y, z = placed.unbind(-1)
-        flat = torch.stack([middle + x, puppet.floor - z - TILT * y], -1).numpy()
-        times = (self.shown + np.arange(len(flat))) / self.fps
-        self.shown += len(flat)
-        return _begun(puppet.joints, flat, np.clip(times / BEGINNING, 0, 1)), y.numpy()
+        pelvis = root.clone()
+        pelvis[:, :2] = (root[:, :2] - self.origin) * self.scale
+        pelvis_column = float(puppet.joints[0, 0])
+        room = min(pelvis_column, puppet.background.shape[1] - pelvis_column) - ARM_MARGIN * puppet.stature
+        max_offset = max(room, MIN_OFFSET * puppet.stature)
+        pelvis[:, :2] = max_offset * torch.tanh(pelvis[:, :2] / max_offset)
+        positions = forward_kinematics(rotations, pelvis, puppet.offsets.double())
+        # the lowest foot keeps the motion's height above the floor, whatever the length of the legs
+        height = (canonical[:, FEET, 2] - torch.tensor(FOOT_HEIGHTS)).amin(1) * self.scale
+        foot_heights = torch.tensor(FOOT_HEIGHTS) * self.scale
+        positions[..., 2] += (height - (positions[:, FEET, 2] - foot_heights).amin(1))[:, None]
+        x, y, z = positions.unbind(-1)
+        pixels = torch.stack([pelvis_column + x, puppet.floor - z - CAMERA_TILT * y], -1).numpy()
+        times = (self.num_frames + np.arange(len(pixels))) / self.fps
+        self.num_frames += len(pixels)
+        return _blend_from_pose(puppet.joints, pixels, np.clip(times / BLEND_SECONDS, 0, 1)), y.numpy()
 
     def draw(self, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """Frames (F, H, W, 3) uint8 of poses as `joints` says them."""
-        return np.stack([self._frame(*pose) for pose in zip(joints, depth, strict=True)])
+        """Frames (F, H, W, 3) uint8 of poses from `joints`."""
+        return np.stack([self._draw_frame(*pose) for pose in zip(joints, depth, strict=True)])
 
-    def _frame(self, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    def _draw_frame(self, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
         puppet, frame = self.puppet, self.puppet.background.copy()
-        puppet.mesh.draw(frame, puppet.mesh.bent(moved(puppet, joints)), drawing_order(joints, depth))
+        nodes = puppet.mesh.deform(limb_transforms(puppet, joints))
+        puppet.mesh.draw(frame, nodes, drawing_order(joints, depth))
         return frame
 
 
-def moved(puppet: Puppet, joints: np.ndarray) -> dict[str, np.ndarray]:
-    """Each limb's affine map (2, 3) from the picture to a frame in which its joints are at (24, 2).
+def limb_transforms(puppet: Puppet, joints: np.ndarray) -> dict[str, np.ndarray]:
+    """Affine map (2, 3) of each limb, from the puppet's image to a frame in which its joints are at (24, 2).
 
-    Limbs keep their thickness, and hang together: where one may not be stretched as far as it is asked to, what hangs
-    on it comes along.
+    Limbs keep their thickness and stay connected: where the stretch of a limb is limited, the limbs at its end move
+    along with it.
     """
-    seen = puppet.joints
-    old, new = (each[[J[name] for name in TORSO]] for each in (seen, joints))
-    moves = {"torso": _trunk(old, new)}
-    parts = {J[name]: "torso" for name in (*TORSO, "neck")}
+    pictured = puppet.joints
+    source, target = (pose[[JOINT_INDEX[name] for name in TORSO_CORNERS]] for pose in (pictured, joints))
+    transforms = {"torso": _trunk_transform(source, target)}
+    parents = {JOINT_INDEX[name]: "torso" for name in (*TORSO_CORNERS, "neck")}
     for name, (first, second, *_) in LIMBS.items():
-        a, b = seen[J[first]], seen[J[second]]
-        start = _apply(moves[parts[J[first]]], a)
-        way = joints[J[second]] - joints[J[first]]
-        moves[name] = _limb(a, b, start, way, STRETCH if name != "head" else (0.85, 1.15))
-        parts[J[second]] = name
-    return moves
+        a, b = pictured[JOINT_INDEX[first]], pictured[JOINT_INDEX[second]]
+        start = _apply(transforms[parents[JOINT_INDEX[first]]], a)
+        direction = joints[JOINT_INDEX[second]] - joints[JOINT_INDEX[first]]
+        limits = STRETCH_RANGE if name != "head" else HEAD_STRETCH_RANGE
+        transforms[name] = _limb_transform(a, b, start, direction, limits)
+        parents[JOINT_INDEX[second]] = name
+    return transforms
 
 
 def drawing_order(joints: np.ndarray, depth: np.ndarray) -> list[str]:
-    """Limbs from the farthest to the nearest: a limb is before or behind the trunk, as its end is."""
-    trunk = depth[[J[name] for name in TORSO]].mean()
-    hips = joints[[J["left_hip"], J["right_hip"]], 1].mean()
-    behind, before = [], []
+    """Limbs from the farthest to the nearest: a limb is behind or in front of the trunk, as its end is."""
+    trunk_depth = depth[[JOINT_INDEX[name] for name in TORSO_CORNERS]].mean()
+    hip_row = joints[[JOINT_INDEX["left_hip"], JOINT_INDEX["right_hip"]], 1].mean()
+    behind, in_front = [], []
     for side in ("left", "right"):
-        reach = depth[[J[f"{side}_elbow"], J[f"{side}_wrist"]]].mean()
+        arm_depth = depth[[JOINT_INDEX[f"{side}_elbow"], JOINT_INDEX[f"{side}_wrist"]]].mean()
         arm = [f"{side}_upper_arm", f"{side}_forearm"]
-        (behind if reach > trunk else before).append((reach, arm))
-        near = depth[[J[f"{side}_knee"], J[f"{side}_ankle"]]].mean()
-        raised = joints[J[f"{side}_knee"], 1] < hips and near < trunk
-        (before if raised else behind).append((near, [f"{side}_sole", f"{side}_shin", f"{side}_thigh"]))
-    order = [name for _, names in sorted(behind, key=lambda one: -one[0]) for name in names]
-    order += ["torso", "head"]
-    return order + [name for _, names in sorted(before, key=lambda one: -one[0]) for name in names]
+        (behind if arm_depth > trunk_depth else in_front).append((arm_depth, arm))
+        leg_depth = depth[[JOINT_INDEX[f"{side}_knee"], JOINT_INDEX[f"{side}_ankle"]]].mean()
+        is_raised = joints[JOINT_INDEX[f"{side}_knee"], 1] < hip_row and leg_depth < trunk_depth
+        leg = [f"{side}_sole", f"{side}_shin", f"{side}_thigh"]
+        (in_front if is_raised else behind).append((leg_depth, leg))
+
+    def by_depth(limbs: list[tuple[float, list[str]]]) -> list[str]:
+        return [name for _, names in sorted(limbs, key=lambda limb: -limb[0]) for name in names]
+
+    return [*by_depth(behind), "torso", "head", *by_depth(in_front)]
 
 
 # cutting -------------------------------------------------------------------------------------------------------------
 
 
-def _regions(alpha: np.ndarray, joints: np.ndarray, stature: float) -> dict[str, np.ndarray]:
-    """Each limb's share (H, W) float32 of the figure, overlapping at the joints."""
-    inside = alpha > 0.02
+def _limb_alphas(alpha: np.ndarray, joints: np.ndarray, stature: float) -> dict[str, np.ndarray]:
+    """Split a figure's alpha (H, W) into one (H, W) float32 for each limb; they overlap at the joints."""
+    inside = alpha > MIN_ALPHA
     y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
-    names, apart = ["torso"], [np.maximum(_off_trunk(x, y, joints) / (0.035 * stature), ON_TORSO)]
-    for name, (first, second, thick, _) in LIMBS.items():
-        a, b = joints[J[first]], joints[J[second]]
-        reach = BEYOND.get(name.split("_")[-1], 1.0)
+    trunk_distance = _distance_to_trunk(x, y, joints)
+    names = ["torso"]
+    distances = [np.maximum(trunk_distance / (TRUNK_THICKNESS * stature), MIN_TRUNK_DISTANCE)]  # in thicknesses
+    for name, (first, second, thickness, _) in LIMBS.items():
+        a, b = joints[JOINT_INDEX[first]], joints[JOINT_INDEX[second]]
+        extension = LIMB_EXTENSION.get(name.split("_")[-1], 1.0)
         names.append(name)
-        apart.append(_off_line(x, y, a, a + reach * (b - a)) / (thick * stature))
-    owner = np.stack(apart).argmin(0)
-    regions = {}
+        distances.append(_distance_to_segment(x, y, a, a + extension * (b - a)) / (thickness * stature))
+    nearest = np.stack(distances).argmin(0)
+    masks = {}
     for index, name in enumerate(names):
-        own = inside & (owner == index)
+        mask = inside & (nearest == index)
         if name == "torso":
-            own |= inside & (_off_trunk(x, y, joints) < 0.01 * stature)  # also beneath an arm that lies on it
-            for joint, cap in (*((corner, 0.035) for corner in TORSO), ("neck", 0.07)):
-                own |= inside & (np.hypot(x - joints[J[joint], 0], y - joints[J[joint], 1]) < cap * stature)
+            mask |= inside & (trunk_distance < TRUNK_OVERLAP * stature)
+            caps = TRUNK_CAPS
         else:
-            for joint, cap in ((LIMBS[name][0], LIMBS[name][3]), (LIMBS[name][1], 0.75 * LIMBS[name][3])):
-                own |= inside & (np.hypot(x - joints[J[joint], 0], y - joints[J[joint], 1]) < cap * stature)
-        regions[name] = _largest(own)
+            first, second, _, overlap = LIMBS[name]
+            caps = {first: overlap, second: END_CAP * overlap}
+        for joint, radius in caps.items():
+            mask |= inside & (_distance_to_joint(x, y, joints, joint) < radius * stature)
+        masks[name] = _remove_small_components(mask)
     blur = 2 * max(1, round(FEATHER * stature)) + 1
-    return {name: cv2.GaussianBlur(np.float32(own), (blur, blur), 0) * alpha for name, own in regions.items()}
+    return {name: cv2.GaussianBlur(np.float32(mask), (blur, blur), 0) * alpha for name, mask in masks.items()}
 
 
-def _largest(own: np.ndarray) -> np.ndarray:
-    """Without crumbs that are nearest to a limb and no part of it."""
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats(np.uint8(own))
+def _remove_small_components(mask: np.ndarray) -> np.ndarray:
+    """Drop small regions that are nearest to a limb but not connected with it."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(np.uint8(mask))
     if count <= 2:
-        return own
-    large = np.flatnonzero(stats[:, cv2.CC_STAT_AREA] > 0.1 * stats[1:, cv2.CC_STAT_AREA].max())
-    return np.isin(pieces, large[large > 0])
+        return mask
+    areas = stats[:, cv2.CC_STAT_AREA]
+    large = np.flatnonzero(areas > MIN_COMPONENT * areas[1:].max())
+    return np.isin(labels, large[large > 0])
 
 
-def _off_line(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Distance of pixels to the line from a to b."""
-    way = b - a
-    along = ((x - a[0]) * way[0] + (y - a[1]) * way[1]) / max(float(way @ way), 1e-6)
+def _distance_to_joint(x: np.ndarray, y: np.ndarray, joints: np.ndarray, name: str) -> np.ndarray:
+    """Distance of pixels to a joint."""
+    return np.hypot(x - joints[JOINT_INDEX[name], 0], y - joints[JOINT_INDEX[name], 1])
+
+
+def _distance_to_segment(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Distance of pixels to the line segment from a to b."""
+    direction = b - a
+    along = ((x - a[0]) * direction[0] + (y - a[1]) * direction[1]) / max(float(direction @ direction), 1e-6)
     along = along.clip(0, 1)
-    return np.hypot(x - a[0] - along * way[0], y - a[1] - along * way[1])
+    return np.hypot(x - a[0] - along * direction[0], y - a[1] - along * direction[1])
 
 
-def _off_trunk(x: np.ndarray, y: np.ndarray, joints: np.ndarray) -> np.ndarray:
+def _distance_to_trunk(x: np.ndarray, y: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """Distance of pixels to the trunk's outline, 0 within."""
-    corners = joints[[J[name] for name in TORSO]].astype(np.float32)
-    shape = np.uint8(np.zeros(x.shape))
-    cv2.fillConvexPoly(shape, cv2.convexHull(corners).round().astype(np.int32), 1)
-    return cv2.distanceTransform(1 - shape, cv2.DIST_L2, 5)
+    corners = joints[[JOINT_INDEX[name] for name in TORSO_CORNERS]].astype(np.float32)
+    trunk = np.uint8(np.zeros(x.shape))
+    cv2.fillConvexPoly(trunk, cv2.convexHull(corners).round().astype(np.int32), 1)
+    return cv2.distanceTransform(1 - trunk, cv2.DIST_L2, 5)
 
 
-def _mesh(figure: Figure) -> Mesh:
-    """The figure's limbs, joined at joints. What is near its bone holds each, but for where it bends about a joint."""
+def _make_mesh(figure: Figure) -> Mesh:
+    """The figure's limbs, connected at the joints. Pixels near a limb's bone are its handles, except where it bends."""
     alpha, joints, stature = figure.alpha, figure.joints, figure.stature
-    cell = CELL * stature
+    cell_size = CELL_SIZE * stature
     y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
-    limbs, joins = {}, []
-    for name, region in _regions(alpha, joints, stature).items():
-        pixels = np.dstack([figure.rgb * region[..., None], 255 * region]).round().clip(0, 255).astype(np.uint8)
+    limbs, connections = {}, []
+    for name, limb_alpha in _limb_alphas(alpha, joints, stature).items():
+        pixels = np.dstack([figure.rgb * limb_alpha[..., None], 255 * limb_alpha]).round().clip(0, 255).astype(np.uint8)
         if name == "torso":
-            held, bends, thick = _off_trunk(x, y, joints) == 0, TORSO, BEND * stature
+            handles = _distance_to_trunk(x, y, joints) == 0
+            ends, bend_length = TORSO_CORNERS, TRUNK_BEND * stature
         else:
-            first, second, thick, cap = LIMBS[name]
-            a, b = joints[J[first]], joints[J[second]]
-            bends, thick = (first, second), min(thick * stature, BENT * float(np.linalg.norm(b - a)))
-            held = _off_line(x, y, a, b) < max(HOLD * LIMBS[name][2] * stature, 0.8 * cell)
-            joins.append(Join(name, HANGS.get(first, "torso"), a, cap * stature + 1.5 * cell))
-        for joint in bends:
-            if joint in HINGES:
-                away = np.hypot(x - joints[J[joint], 0], y - joints[J[joint], 1])
-                held = (held & (away > thick)) | (away < max(PIN * thick, 0.8 * cell))
-        limbs[name] = Limb(pixels, held)
-    return Mesh(limbs, joins, cell)
+            first, second, thickness, overlap = LIMBS[name]
+            a, b = joints[JOINT_INDEX[first]], joints[JOINT_INDEX[second]]
+            ends = (first, second)
+            bend_length = min(thickness * stature, MAX_BEND_LENGTH * float(np.linalg.norm(b - a)))
+            handle_width = max(HANDLE_WIDTH * LIMBS[name][2] * stature, 0.8 * cell_size)
+            handles = _distance_to_segment(x, y, a, b) < handle_width
+            radius = overlap * stature + 1.5 * cell_size
+            connections.append(Connection(name, PARENT_LIMB.get(first, "torso"), a, radius))
+        for joint in ends:
+            if joint in BENDING_JOINTS:
+                distance = _distance_to_joint(x, y, joints, joint)
+                pins = distance < max(PIN_RADIUS * bend_length, 0.8 * cell_size)
+                handles = (handles & (distance > bend_length)) | pins
+        limbs[name] = Limb(pixels, handles)
+    return Mesh(limbs, connections, cell_size)
 
 
-def _without(figure: Figure) -> np.ndarray:
-    """The picture with what was behind the figure made up from around it."""
-    image, inside = figure.image, np.uint8(figure.alpha > 0.02)
-    reach = 2 * max(2, round(0.02 * figure.stature)) + 1
-    # what is so near may be mixed with the figure's colours: nothing is made of it, but it stays where it can
-    hidden, near = (cv2.dilate(inside, np.ones((side, side), np.uint8)) for side in (reach, 2 * reach // 3 | 1))
-    scale = min(1.0, BACKDROP / figure.stature)
+def _inpaint_figure(figure: Figure) -> np.ndarray:
+    """The image with the figure replaced by inpainted background."""
+    image, inside = figure.image, np.uint8(figure.alpha > MIN_ALPHA)
+    side = 2 * max(2, round(HIDDEN_MARGIN * figure.stature)) + 1
+    # pixels near the figure are no source of colors, but stay unchanged where possible
+    hidden, replaced = (cv2.dilate(inside, np.ones((size, size), np.uint8)) for size in (side, 2 * side // 3 | 1))
+    scale = min(1.0, INPAINTED_STATURE / figure.stature)
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    gone = cv2.resize(np.float32(hidden), size, interpolation=cv2.INTER_AREA) > 0.01
-    made_up = cv2.resize(filled(small, gone), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    share = np.maximum(cv2.GaussianBlur(np.float32(near), (reach, reach), 0), inside)[..., None]
-    return (image * (1 - share) + made_up * share).round().clip(0, 255).astype(np.uint8)
+    hole = cv2.resize(np.float32(hidden), size, interpolation=cv2.INTER_AREA) > 0.01
+    background = cv2.resize(inpaint(small, hole), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    weight = np.maximum(cv2.GaussianBlur(np.float32(replaced), (side, side), 0), inside)[..., None]
+    return (image * (1 - weight) + background * weight).round().clip(0, 255).astype(np.uint8)
 
 
-# fitting -------------------------------------------------------------------------------------------------------------
+# fitting the motion --------------------------------------------------------------------------------------------------
 
 
-def limb_offsets(joints: np.ndarray, stature: float) -> tuple[torch.Tensor, float]:
-    """The mean skeleton in pixels with the picture's lengths of limbs, and how believable these were, in [0, 1].
-
-    A limb is as long as the longer of the two sides' is seen, since what points at the viewer looks short.
-    """
-    scale = stature / SMPL_STATURE
-    offsets, shares = OFFSETS * scale, []
-    for child, name in enumerate(JOINTS):
-        if name.startswith(("left", "right")) and name.split("_")[1] in ("knee", "ankle", "elbow", "wrist"):
-            other = J[name.replace("left", "x").replace("right", "left").replace("x", "right")]
-            seen = max(np.linalg.norm(joints[one] - joints[PARENTS[one]]) for one in (child, other))
-            share = seen / float(offsets[child].norm())
-            shares.append(np.exp(-max(0.0, abs(np.log(share)) - 0.25)))
-            offsets[child] = offsets[child] * float(np.clip(share, *LENGTHS))
-    return offsets, float(np.mean(shares))
-
-
-def _turned(root: torch.Tensor, from_behind: bool) -> torch.Tensor:
-    """Root rotations (F, 3, 3) whose dancer shows the side that is pictured: turns become sways, half turns nothing."""
+def _limit_turn(root: torch.Tensor, from_behind: bool) -> torch.Tensor:
+    """Root rotations (F, 3, 3) whose dancer shows the pictured side: quarter turns become MAX_TURN, half turns zero."""
     front = root @ (STANDING.T.to(root) @ torch.tensor([0.0, -1.0, 0.0]).to(root))
     heading = torch.atan2(front[:, 0], -front[:, 1])
-    change = SIDEWAYS * torch.sin(heading) - heading + (np.pi if from_behind else 0)
+    change = MAX_TURN * torch.sin(heading) - heading + (np.pi if from_behind else 0)
     zero, cos, sin = torch.zeros_like(change), change.cos(), change.sin()
-    spin = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1], -1).unflatten(-1, (3, 3))
-    return spin @ root
+    turn = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1], -1).unflatten(-1, (3, 3))
+    return turn @ root
 
 
-def _begun(start: np.ndarray, poses: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """From the pictured pose (24, 2) into the dance (F, 24, 2): each bone turns the shorter way; way (F,) in [0, 1]."""
-    weight = (way * way * (3 - 2 * way))[:, None]
-    made = np.empty_like(poses)
-    made[:, 0] = start[0] * (1 - weight) + poses[:, 0] * weight
+def _blend_from_pose(start: np.ndarray, poses: np.ndarray, progress: np.ndarray) -> np.ndarray:
+    """Blend from the pictured pose (24, 2) to poses (F, 24, 2), by progress (F,) in [0, 1].
+
+    Each bone turns the shorter way.
+    """
+    weight = (progress * progress * (3 - 2 * progress))[:, None]
+    blended = np.empty_like(poses)
+    blended[:, 0] = start[0] * (1 - weight) + poses[:, 0] * weight
     for joint, parent in enumerate(PARENTS[1:], 1):
-        old, new = start[joint] - start[parent], poses[:, joint] - poses[:, parent]
-        angle = np.arctan2(old[1], old[0])
-        turn = np.arctan2(new[:, 1], new[:, 0]) - angle
+        source, target = start[joint] - start[parent], poses[:, joint] - poses[:, parent]
+        angle = np.arctan2(source[1], source[0])
+        turn = np.arctan2(target[:, 1], target[:, 0]) - angle
         turn = (turn + np.pi) % (2 * np.pi) - np.pi
-        length = np.linalg.norm(old) * (1 - weight[:, 0]) + np.linalg.norm(new, axis=1) * weight[:, 0]
+        length = np.linalg.norm(source) * (1 - weight[:, 0]) + np.linalg.norm(target, axis=1) * weight[:, 0]
         angle = angle + turn * weight[:, 0]
-        made[:, joint] = made[:, parent] + length[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    return made
+        blended[:, joint] = blended[:, parent] + length[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return blended
 
 
-# moving --------------------------------------------------------------------------------------------------------------
+# affine maps ---------------------------------------------------------------------------------------------------------
 
 
 def _apply(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
     return matrix[:, :2] @ point + matrix[:, 2]
 
 
-def _axes(way: np.ndarray) -> np.ndarray:
-    """(2, 2): columns are the unit vector along, and the one to its right."""
-    along = way / max(float(np.linalg.norm(way)), 1e-6)
-    return np.array([[along[0], -along[1]], [along[1], along[0]]])
+def _axes(direction: np.ndarray) -> np.ndarray:
+    """(2, 2): columns are the unit vector along a direction, and the one to its right."""
+    unit = direction / max(float(np.linalg.norm(direction)), 1e-6)
+    return np.array([[unit[0], -unit[1]], [unit[1], unit[0]]])
 
 
-def _between(old: np.ndarray, new: np.ndarray, stretch: Sequence[float], a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The map that takes a to b, the direction old to new, and stretches by (along, across)."""
-    linear = _axes(new) @ np.diag(stretch) @ _axes(old).T
+def _stretch_between(
+    source: np.ndarray, target: np.ndarray, stretch: Sequence[float], a: np.ndarray, b: np.ndarray
+) -> np.ndarray:
+    """The map that takes a to b, the direction `source` to `target`, and stretches by (along, across)."""
+    linear = _axes(target) @ np.diag(stretch) @ _axes(source).T
     return np.hstack([linear, (b - linear @ a)[:, None]])
 
 
-def _limb(a: np.ndarray, b: np.ndarray, start: np.ndarray, way: np.ndarray, limits: Sequence[float]) -> np.ndarray:
-    seen = max(float(np.linalg.norm(b - a)), 1e-6)
-    along = float(np.clip(np.linalg.norm(way) / seen, *limits))
-    return _between(b - a, way, (along, 1.0), a, start)
+def _limb_transform(
+    a: np.ndarray, b: np.ndarray, start: np.ndarray, direction: np.ndarray, limits: Sequence[float]
+) -> np.ndarray:
+    """The map that takes a to `start`, and b along `direction`; the stretch stays within limits."""
+    length = max(float(np.linalg.norm(b - a)), 1e-6)
+    stretch = float(np.clip(np.linalg.norm(direction) / length, *limits))
+    return _stretch_between(b - a, direction, (stretch, 1.0), a, start)
 
 
-def _trunk(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Corners (4, 2) in the order of TORSO: turned and stretched upwards as they say, across within WIDTH."""
-    (rise, middle, wide), (new_rise, new_middle, new_wide) = (
-        (each[:2].mean(0) - each[2:].mean(0), each[2:].mean(0), np.linalg.norm(each[0] - each[1]))
-        for each in (old, new)
+def _trunk_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The map of the trunk between corners (4, 2) in the order of TORSO_CORNERS."""
+    (source_up, source_hips, source_width), (target_up, target_hips, target_width) = (
+        (corners[:2].mean(0) - corners[2:].mean(0), corners[2:].mean(0), np.linalg.norm(corners[0] - corners[1]))
+        for corners in (source, target)
     )
-    along = float(np.clip(np.linalg.norm(new_rise) / max(np.linalg.norm(rise), 1e-6), 0.7, 1.2))
-    across = float(np.clip(new_wide / max(wide, 1e-6), *WIDTH))
-    return _between(rise, new_rise, (along, across), middle, new_middle)
+    ratio = np.linalg.norm(target_up) / max(np.linalg.norm(source_up), 1e-6)
+    along = float(np.clip(ratio, *TRUNK_STRETCH_RANGE))
+    across = float(np.clip(target_width / max(source_width, 1e-6), *TRUNK_WIDTH_RANGE))
+    return _stretch_between(source_up, target_up, (along, across), source_hips, target_hips)

@@ -8,8 +8,8 @@ from torch import Tensor
 from zoo.body.motion_io.bvh import read_bvh, write_bvh
 from zoo.body.motion_io.gltf import write_glb
 from zoo.body.motion_io.mocap import read_aistpp_pickle, read_deepmimic, read_npz, write_npz
-from zoo.body.render.appearance import Look, vertex_colours
-from zoo.body.render.rasterizer import dressed
+from zoo.body.render.appearance import Appearance, vertex_colors
+from zoo.body.render.rasterizer import clothed_body
 from zoo.files import replacing
 
 READERS = {
@@ -19,7 +19,7 @@ READERS = {
     ".txt": read_deepmimic,
     ".json": read_deepmimic,
 }
-WRITTEN = (".bvh", ".glb", ".npz")
+WRITABLE_SUFFIXES = (".bvh", ".glb", ".npz")
 
 
 def read_motion(path: Path | str) -> Tensor:
@@ -36,15 +36,15 @@ def read_motion(path: Path | str) -> Tensor:
     return reader(path)
 
 
-def write_motion(path: Path | str, motion: Tensor, look: Look | None = None) -> None:
-    """Motion (T, 151) to a file of `WRITTEN`: under a temporary name first, so that a failure leaves no half a file.
+def write_motion(path: Path | str, motion: Tensor, look: Appearance | None = None) -> None:
+    """Motion (T, 151) to a file of `WRITABLE_SUFFIXES`: under a temporary name first, so that a failure leaves no half a file.
 
     look: the dancer in a .glb. Raises ValueError for another suffix or no frames.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in WRITTEN:
-        raise ValueError(f"cannot write motion to {path}: its suffix is none of {' '.join(WRITTEN)}")
+    if suffix not in WRITABLE_SUFFIXES:
+        raise ValueError(f"cannot write motion to {path}: its suffix is none of {' '.join(WRITABLE_SUFFIXES)}")
     if not len(motion):
         raise ValueError(f"cannot write motion to {path}: it has no frames")
     try:
@@ -54,8 +54,10 @@ def write_motion(path: Path | str, motion: Tensor, look: Look | None = None) -> 
             elif suffix == ".npz":
                 write_npz(temporary, motion)
             else:
-                look = replace(look or Look(), pattern="plain")  # stripes are finer than the mesh that would carry them
-                figure = dressed(look)
-                write_glb(temporary, motion, figure, vertex_colours(look, figure))
+                look = replace(
+                    look or Appearance(), pattern="plain"
+                )  # stripes are finer than the mesh that would carry them
+                figure = clothed_body(look)
+                write_glb(temporary, motion, figure, vertex_colors(look, figure))
     except OSError as error:
         raise ValueError(f"cannot write {path} ({error.strerror}); name another place") from None

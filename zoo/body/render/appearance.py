@@ -13,7 +13,7 @@ PATTERNS = ("plain", "stripes", "bars", "checks")
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """A dancer's looks. Colours are RGB 0..255; on a figure that is not human they colour its parts of the same label.
 
     body: one of `zoo.body.render.mesh.body_names()`; hair_style, sleeves, legwear: keys of `zoo.body.render.clothing`; pattern of the
@@ -55,8 +55,8 @@ class Look:
         return palette
 
 
-def paint(
-    look: Look, body: Body, face: np.ndarray, point: np.ndarray, limb: np.ndarray
+def shade(
+    look: Appearance, body: Body, face: np.ndarray, point: np.ndarray, limb: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label and colour of surface points of a (dressed) body.
 
@@ -82,12 +82,12 @@ def paint(
     return semantic, colour
 
 
-def vertex_colours(look: Look, body: Body) -> np.ndarray:
+def vertex_colors(look: Appearance, body: Body) -> np.ndarray:
     """One colour a vertex of a (dressed) body, for file formats that carry such. -> (V, 3) uint8"""
     face = np.zeros(len(body.vertices), np.intp)
     face[body.faces.reshape(-1)] = np.repeat(np.arange(len(body.faces)), 3)
     limb = body.limbs_at(face, body.vertices)
-    return np.round(paint(look, body, face, body.vertices, limb)[1]).astype(np.uint8)
+    return np.round(shade(look, body, face, body.vertices, limb)[1]).astype(np.uint8)
 
 
 _SKINS = [(246, 214, 190), (226, 182, 148), (205, 160, 130), (176, 125, 92), (133, 88, 62), (88, 58, 44)]
@@ -101,14 +101,14 @@ def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tu
     return tuple(round(255 * c) for c in channel)
 
 
-def random_look(rng: np.random.Generator, human: bool | None = None) -> Look:
+def random_appearance(rng: np.random.Generator, human: bool | None = None) -> Appearance:
     """A look drawn by chance: any body, or only humans (True), or only figures that are not (False)."""
     people = set(human_names())
     names = [name for name in body_names() if human is None or (name in people) == human]
     name = str(rng.choice(names))
     if name not in people:
         fur, wood = name in ("bear", "cat"), name == "doll"
-        return Look(
+        return Appearance(
             body=name,
             skin=_rgb(np.array(_WOODS[rng.integers(len(_WOODS))]) + rng.integers(-12, 13))
             if wood
@@ -123,7 +123,7 @@ def random_look(rng: np.random.Generator, human: bool | None = None) -> Look:
             eyes=_colour(rng, (0.5, 0.9), (0.8, 1.0)) if name in ("robot", "cat") else (28, 22, 26),
         )
     skin = np.array(_SKINS[rng.integers(len(_SKINS))]) + rng.integers(-10, 11)
-    return Look(
+    return Appearance(
         body=name,
         skin=tuple(int(c) for c in skin.clip(0, 255)),
         hair=_HAIRS[rng.choice(len(_HAIRS), p=[0.25, 0.2, 0.17, 0.15, 0.1, 0.08, 0.05])],
@@ -138,7 +138,7 @@ def random_look(rng: np.random.Generator, human: bool | None = None) -> Look:
     )
 
 
-def look_from_picture(image: np.ndarray, body: str = "man") -> Look:
+def appearance_from_image(image: np.ndarray, body: str = "man") -> Appearance:
     """The colours of the figure in a picture. image (H, W, 3) uint8, any size; nothing is detected, so it never fails.
 
     The background is the colour most of the border has; the figure is what differs from it, most in the middle; its
@@ -155,7 +155,7 @@ def look_from_picture(image: np.ndarray, body: str = "man") -> Look:
         [pixels[:edge].reshape(-1, 3), *(pixels[:, s].reshape(-1, 3) for s in np.s_[:edge, -edge:])]
     )
     background = _prevailing(border)
-    look = replace(Look(body=body), background=_rgb(background))
+    look = replace(Appearance(body=body), background=_rgb(background))
     figure = _figure(pixels, border, background)
     if figure is None:
         return look

@@ -27,7 +27,7 @@ from zoo.body.labels import (
     UPPER_ARM,
 )
 from zoo.body.render.mesh import Body, body
-from zoo.body.render.primitives import Solids
+from zoo.body.render.primitives import PrimitiveMesh
 
 HAIR_STYLES = ("bald", "short", "long", "bun", "afro", "cap")
 SLEEVES = {"none": 0.0, "short": 0.55, "long": 1.96}  # reach along the arm: 1 is the elbow, 2 the wrist
@@ -86,7 +86,7 @@ def semantic_at(
 
 
 @lru_cache(maxsize=64)
-def dress(name: str, hair: str, sleeves: str, legs: str) -> Body:
+def add_clothes(name: str, hair: str, sleeves: str, legs: str) -> Body:
     """The body of that name in clothes: cloth stands off the skin, hair and skirt are added. Figures stay as they are.
 
     Keys of `HAIR_STYLES`, `SLEEVES`, `LEGWEAR`.
@@ -126,7 +126,7 @@ def _hair(bare: Body, style: str) -> dict[str, np.ndarray] | None:
         return None
     eye, mouth = bare.features
     size = float(eye[1] - mouth[1]) / 0.0676
-    s = Solids(bare.offsets)
+    s = PrimitiveMesh(bare.offsets)
     middle = np.array([0, eye[1], bare.joints[15, 2]]) - s.joints[15]
 
     def ball(zone, centre, radii, **shape):

@@ -7,7 +7,7 @@ PARTS = 24
 HEADS = (23, 24)
 BODY = 2  # the torso's front: what a mask without parts is written as
 # each part's colour, as MagicAnimate's DensePose videos have it: viridis, background included
-COLOURS = cv2.applyColorMap(np.uint8(np.arange(PARTS + 1) * (255 / PARTS))[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+COLORS = cv2.applyColorMap(np.uint8(np.arange(PARTS + 1) * (255 / PARTS))[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
 AROUND = 2.2  # side of the square about a face, in widths of the head
 RAISED = 0.75  # of its middle above the chin, in the same
 NEAR = 30  # of 255: so far from a part's colour compression may bring one
@@ -17,13 +17,13 @@ def read_parts(picture: np.ndarray) -> np.ndarray:
     """The part that each pixel of a DensePose picture (H, W, 3) uint8 shows: (H, W) uint8, 1 to 24, 0 background.
 
     Two codings are known. In DensePose's IUV maps, which the TikTok data set has, blue is the part's number, and green
-    and red are u and v; grey pictures of numbers read alike. In DensePose's videos each part has one of COLOURS, and
+    and red are u and v; grey pictures of numbers read alike. In DensePose's videos each part has one of COLORS, and
     the nearest one counts. Raises ValueError, one line without the picture's name, for another picture.
     """
     blue = picture[..., 2]
     if blue.max() <= PARTS:  # viridis' background alone has more
         return blue
-    colours, pixels = COLOURS.astype(np.float32), picture.reshape(-1, 3).astype(np.float32)
+    colours, pixels = COLORS.astype(np.float32), picture.reshape(-1, 3).astype(np.float32)
     apart = (colours**2).sum(1) - 2 * pixels @ colours.T  # less the pixel's own square, the same for all colours
     if np.mean(apart.min(1) + (pixels**2).sum(1) > NEAR**2) > 0.5:
         raise ValueError(f"no DensePose: blue is no part's number, 0 to {PARTS}, and colours are not viridis'")

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from zoo.body.camera import Camera
-from zoo.body.detection.blazepose_detector import HIP_OUT, HIP_UP
+from zoo.body.image_skeleton import HIP_RISE, HIP_WIDTH
 from zoo.body.render.mesh import Body
 from zoo.body.skeleton import JOINTS
 
@@ -25,7 +25,7 @@ LIMBS = (
     *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)),
     *((1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (13, 18), (10, 19)),
 )
-COLOURS = (
+COLORS = (
     *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0)),
     *((0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255)),
     *((170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85), (200, 200, 0), (100, 100, 0)),
@@ -55,8 +55,8 @@ def pose_points(body: Body, rotations: np.ndarray, root: np.ndarray, camera: Cam
     shoulders = at["neck"] = (at["left_shoulder"] + at["right_shoulder"]) / 2
     # a detector's hips are points of the outline, wider apart than SMPL's and higher (zoo.body.detection.blazepose_detector)
     middle = (at["left_hip"] + at["right_hip"]) / 2
-    hips = (middle - HIP_UP * shoulders) / (1 - HIP_UP)
-    at |= {name: hips + (at[name] - middle) / HIP_OUT for name in ("left_hip", "right_hip")}
+    hips = (middle - HIP_RISE * shoulders) / (1 - HIP_RISE)
+    at |= {name: hips + (at[name] - middle) / HIP_WIDTH for name in ("left_hip", "right_hip")}
     for name, (joint, place, looks) in SKIN.items():
         moved = transforms[:, JOINTS.index(joint)]
         at[name] = moved[:, :, :3] @ (body.joints[JOINTS.index(joint)] + np.float32(place)) + moved[:, :, 3]
@@ -72,7 +72,7 @@ def draw_pose(points: np.ndarray, height: int, width: int) -> np.ndarray:
     image = np.zeros((height, width, 3), np.uint8)
     thick = max(min(height, width) // 200 - 1, 1)
     seen = np.isfinite(points).all(1)
-    for (a, b), colour in zip(LIMBS, COLOURS, strict=False):
+    for (a, b), colour in zip(LIMBS, COLORS, strict=False):
         if seen[a] and seen[b]:
             x, y = (points[a] + points[b]) / 2
             along = points[a] - points[b]
@@ -80,5 +80,5 @@ def draw_pose(points: np.ndarray, height: int, width: int) -> np.ndarray:
             outline = cv2.ellipse2Poly((int(x), int(y)), (int(half), thick), int(angle), 0, 360, 1)
             cv2.fillConvexPoly(image, outline, [int(DIM * value) for value in colour])
     for point in np.flatnonzero(seen):
-        cv2.circle(image, tuple(map(int, points[point])), thick, COLOURS[point], -1)
+        cv2.circle(image, tuple(map(int, points[point])), thick, COLORS[point], -1)
     return image

@@ -1,7 +1,7 @@
 """Dancers that are not human, made of rounded solids that each move rigidly with one joint of the canonical skeleton.
 
 Every solid is a superellipsoid or a tapered capsule, so that a few numbers make balls, boxes, tubes and limbs, all with
-smooth normals. The semantic label of a solid says which colour of a `zoo.body.render.appearance.Look` it takes.
+smooth normals. The semantic label of a solid says which colour of a `zoo.body.render.appearance.Appearance` it takes.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from zoo.body.labels import BOTTOM, FACE, HAIR, JOINT_LIMB, SHOES, SKIN, TOP, TR
 from zoo.body.skeleton import OFFSETS, PARENTS
 
 
-class Solids:
+class PrimitiveMesh:
     """Collects solids, bound to joints, into one mesh. Coordinates are relative to the joint, at rest, in metres."""
 
     def __init__(self, offsets: np.ndarray):
@@ -116,8 +116,8 @@ def _offsets(legs: float, trunk: float, arms: float) -> np.ndarray:
     return OFFSETS.numpy().astype(float) * scale[:, None]
 
 
-def _robot() -> Solids:
-    s = Solids(_offsets(0.95, 0.98, 0.95))
+def _robot() -> PrimitiveMesh:
+    s = PrimitiveMesh(_offsets(0.95, 0.98, 0.95))
     o = s.offsets
     s.ball(0, BOTTOM, (0, -0.02, -0.01), (0.15, 0.085, 0.1), 0.35)
     s.limb(3, TRIM, o[6], 0.07, 0.07)
@@ -152,8 +152,8 @@ def _robot() -> Solids:
     return s
 
 
-def _bear() -> Solids:
-    s = Solids(_offsets(0.72, 0.86, 0.74))
+def _bear() -> PrimitiveMesh:
+    s = PrimitiveMesh(_offsets(0.72, 0.86, 0.74))
     o = s.offsets
     s.ball(0, SKIN, (0, 0.0, -0.01), (0.2, 0.17, 0.175))
     s.ball(3, SKIN, (0, 0.03, 0.0), (0.205, 0.17, 0.18))
@@ -179,8 +179,8 @@ def _bear() -> Solids:
     return s
 
 
-def _cat() -> Solids:
-    s = Solids(_offsets(0.84, 0.86, 0.82))
+def _cat() -> PrimitiveMesh:
+    s = PrimitiveMesh(_offsets(0.84, 0.86, 0.82))
     o = s.offsets
     s.ball(0, SKIN, (0, -0.01, -0.01), (0.125, 0.12, 0.11))
     s.limb(3, SKIN, o[6] + o[9], 0.105, 0.12)
@@ -211,8 +211,8 @@ def _cat() -> Solids:
     return s
 
 
-def _doll() -> Solids:
-    s = Solids(_offsets(0.9, 0.92, 0.88))
+def _doll() -> PrimitiveMesh:
+    s = PrimitiveMesh(_offsets(0.9, 0.92, 0.88))
     o = s.offsets
     s.ball(0, BOTTOM, (0, -0.01, -0.01), (0.13, 0.1, 0.1), 0.8)
     s.limb(3, TRIM, o[6], 0.075, 0.075)
@@ -243,7 +243,7 @@ def _doll() -> Solids:
     return s
 
 
-FIGURES: dict[str, Callable[[], Solids]] = {"robot": _robot, "bear": _bear, "cat": _cat, "doll": _doll}
+FIGURES: dict[str, Callable[[], PrimitiveMesh]] = {"robot": _robot, "bear": _bear, "cat": _cat, "doll": _doll}
 
 
 def build(name: str) -> dict[str, np.ndarray]:

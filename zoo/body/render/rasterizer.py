@@ -13,8 +13,8 @@ from embreex.rtcore import EmbreeDevice
 from embreex.rtcore_scene import EmbreeScene
 
 from zoo.body.camera import Camera, camera
-from zoo.body.render.appearance import Look, paint
-from zoo.body.render.clothing import dress
+from zoo.body.render.appearance import Appearance, shade
+from zoo.body.render.clothing import add_clothes
 from zoo.body.render.mesh import Body
 from zoo.body.render.pose_maps import draw_skeleton, heatmaps
 
@@ -22,7 +22,7 @@ __all__ = [
     "Camera",
     "camera",
     "draw_skeleton",
-    "dressed",
+    "clothed_body",
     "heatmaps",
     "inverse_depth",
     "render",
@@ -37,13 +37,13 @@ SHADING = (0, 7, 8, 10, 11, 20, 21)  # joints whose shadow is on the floor: pelv
 _SIDE = 2  # rays a pixel, each way
 
 
-def dressed(look: Look) -> Body:
+def clothed_body(look: Appearance) -> Body:
     """The body that a look wears its clothes on: what `render` draws."""
-    return dress(look.body, look.hair_style, look.sleeves, look.legwear)
+    return add_clothes(look.body, look.hair_style, look.sleeves, look.legwear)
 
 
 def render(
-    look: Look,
+    look: Appearance,
     rotations: np.ndarray,
     root: np.ndarray,
     camera: Camera,
@@ -51,25 +51,25 @@ def render(
     width: int,
     background: np.ndarray | None = None,
     shadow: bool = True,
-    need: Sequence[str] = MAPS,
+    maps: Sequence[str] = MAPS,
 ) -> dict[str, np.ndarray]:
     """Draw one pose.
 
     rotations (24, 3, 3) local; root (3,) canonical, metres (see `Body.place`); background (H, W, 3) uint8, or None for
-    a studio in the look's colour; shadow: whether the floor gets the body's. -> the maps of `need`, all (H, W, ...):
+    a studio in the look's colour; shadow: whether the floor gets the body's. -> the maps in `maps`, all (H, W, ...):
     rgb uint8; depth float32 metres along the viewing axis, 0 background; normal float32 (3) in [-1, 1], camera space: x
     right, y up, z to the viewer, 0 background; parts uint8, DensePose's 1..24; semantic uint8, see
     `zoo.body.labels.SEMANTIC`. All but rgb are taken a quarter pixel up and left of the pixel's centre. And always
     joints2d (24, 2) float32 pixels, joints3d (24, 3) float32 metres, world, of this body.
     Raises ValueError for an unknown map.
     """
-    body = dressed(look)
+    body = clothed_body(look)
     transforms, joints = body.transforms(rotations, root)
-    return _draw(look, body, transforms, joints, camera, height, width, background, shadow, need)
+    return _draw(look, body, transforms, joints, camera, height, width, background, shadow, maps)
 
 
 def render_motion(
-    look: Look,
+    look: Appearance,
     rotations: np.ndarray,
     root: np.ndarray,
     camera: Camera | Sequence[Camera],
@@ -77,17 +77,17 @@ def render_motion(
     width: int,
     background: np.ndarray | None = None,
     shadow: bool = True,
-    need: Sequence[str] = MAPS,
+    maps: Sequence[str] = MAPS,
 ) -> dict[str, np.ndarray]:
     """Draw a clip: `render` for rotations (F, 24, 3, 3), root (F, 3), and one camera or F. -> maps (F, H, W, ...)"""
-    body = dressed(look)
+    body = clothed_body(look)
     transforms, joints = body.transforms(rotations, root)
     cameras = [camera] * len(joints) if isinstance(camera, Camera) else camera
     frames = [
-        _draw(look, body, pose, places, view, height, width, background, shadow, need)
+        _draw(look, body, pose, places, view, height, width, background, shadow, maps)
         for pose, places, view in zip(transforms, joints, cameras, strict=True)
     ]
-    return {key: np.stack([frame[key] for frame in frames]) for key in (*need, "joints2d", "joints3d")}
+    return {key: np.stack([frame[key] for frame in frames]) for key in (*maps, "joints2d", "joints3d")}
 
 
 def render_parts(
@@ -184,8 +184,8 @@ def _trace(vertices: np.ndarray, faces: np.ndarray, rays: np.ndarray) -> tuple[n
     return seen[traced["primID"]], traced
 
 
-def _draw(look, body, transforms, joints, camera, height, width, background, shadow, need) -> dict[str, np.ndarray]:
-    unknown = sorted(set(need) - set(MAPS))
+def _draw(look, body, transforms, joints, camera, height, width, background, shadow, maps) -> dict[str, np.ndarray]:
+    unknown = sorted(set(maps) - set(MAPS))
     if unknown:
         raise ValueError(f"the renderer makes no '{unknown[0]}'; it makes {', '.join(MAPS)}")
     vertices, normals = body.deform(transforms)
@@ -193,9 +193,9 @@ def _draw(look, body, transforms, joints, camera, height, width, background, sha
     out = {"joints2d": camera.project(joints, height, width)[0].astype(np.float32), "joints3d": joints}
     shapes = {"rgb": (3,), "normal": (3,), "depth": (), "parts": (), "semantic": ()}
     kinds = {"normal": np.float32, "depth": np.float32}
-    for name in need:
+    for name in maps:
         out[name] = np.zeros((height, width, *shapes[name]), kinds.get(name, np.uint8))
-    if "rgb" in need:
+    if "rgb" in maps:
         if background is None:
             out["rgb"][:] = _studio(camera, height, width, look.background or (222, 222, 226))
         else:
@@ -235,23 +235,23 @@ def _draw(look, body, transforms, joints, camera, height, width, background, sha
     def put(name: str, values: np.ndarray) -> None:
         out[name][rows, columns][place] = values
 
-    if "depth" in need:
+    if "depth" in maps:
         put("depth", traced["tfar"][hit[kept]])
-    if "rgb" in need or "normal" in need:
+    if "rgb" in maps or "normal" in maps:
         normal = blend(normals)
         normal /= np.maximum(_length(normal), 1e-9)[:, None]
-        if "normal" in need:
+        if "normal" in maps:
             put("normal", normal[kept] @ axes.T)
-    if {"rgb", "parts", "semantic"} & set(need):
+    if {"rgb", "parts", "semantic"} & set(maps):
         point = blend(body.vertices)
         limb = body.limbs_at(face, point)
-        if "parts" in need:
+        if "parts" in maps:
             put("parts", body.parts_at(limb[kept], point[kept]))
-        if {"rgb", "semantic"} & set(need):
-            semantic, colour = paint(look, body, face, point, limb)
-        if "semantic" in need:
+        if {"rgb", "semantic"} & set(maps):
+            semantic, colour = shade(look, body, face, point, limb)
+        if "semantic" in maps:
             put("semantic", semantic[kept])
-    if "rgb" in need:
+    if "rgb" in maps:
         lambert = np.maximum(normal @ LAMP, 0)
         sky = 0.5 + 0.5 * normal[:, 2]
         facing = np.abs(np.einsum("nc,nc->n", normal, rays[hit])) / _length(rays[hit])

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from zoo.body.detection.blazepose_detector import FindsPeople
+from zoo.body.detection.base import PersonDetector
 from zoo.body.render.densepose import BODY
 from zoo.data.base import Cut
 from zoo.data.clip_folder import Found
@@ -68,7 +68,7 @@ class Report:
 
 
 def make_shard(
-    video: Found, out: Path, making: Making, people: FindsPeople | None, captioner: Captioner | None
+    video: Found, out: Path, making: Making, people: PersonDetector | None, captioner: Captioner | None
 ) -> Report:
     """Write `out`/KEY.tar with the clips of one video, and KEY.json that says what was dropped; tells it.
 
@@ -101,7 +101,7 @@ def _clips(
     video: Found,
     key: str,
     making: Making,
-    people: FindsPeople | None,
+    people: PersonDetector | None,
     captioner: Captioner | None,
     report: Report,
 ) -> Iterator[tuple[str, dict]]:
@@ -163,7 +163,7 @@ def scenes(video: Found, fps: Fraction) -> list[tuple[int, int]]:
     return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
 
 
-def _shot(video: Found, start: Fraction, making: Making, people: FindsPeople | None) -> dict:
+def _shot(video: Found, start: Fraction, making: Making, people: PersonDetector | None) -> dict:
     """Frames, reference and parts of a clip. Raises ValueError where there is not one dancer."""
     times = [start + index / making.fps for index in range(making.frames)]
     pictures = np.stack(list(video.footage.at(times)))
@@ -188,7 +188,7 @@ def _shot(video: Found, start: Fraction, making: Making, people: FindsPeople | N
     return fields
 
 
-def check_alone(pictures: np.ndarray, people: FindsPeople) -> None:
+def check_alone(pictures: np.ndarray, people: PersonDetector) -> None:
     """Raises ValueError where most of the looks show nobody, or more than one dancer."""
     counts = []
     for index in np.linspace(0, len(pictures) - 1, LOOKS).round().astype(int):

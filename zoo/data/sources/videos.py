@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from zoo.body.detection.blazepose_detector import PoseDetector
-from zoo.body.detection.factory import people_detector
+from zoo.body.detection.base import PoseDetector
+from zoo.body.detection.factory import load_detector
 from zoo.data import clip_folder as folder_module
 from zoo.data import eval_clips as takes_module
 from zoo.data import frame_source as footage_module
@@ -112,7 +112,7 @@ class Videos(DataSource):
     @cached_property
     def people(self) -> PoseDetector | None:
         """What finds dancers, where there is such a thing."""
-        return people_detector(self._people) if isinstance(self._people, str) else self._people
+        return load_detector(self._people) if isinstance(self._people, str) else self._people
 
 
 class VideoTakes(Takes):

@@ -68,7 +68,7 @@ def _shoot(
     scene = make_scene(seed, key, dancer, root[:-1].numpy(), height, width)
     view = (scene.camera, height, width, scene.behind)
     drawn = render_motion(scene.look, rotations[:-1], root[:-1], *view)
-    still = render_motion(scene.look, rotations[-1:], root[-1:], *view, need=("rgb",))
+    still = render_motion(scene.look, rotations[-1:], root[-1:], *view, maps=("rgb",))
     fields = {
         "frames": drawn["rgb"],
         "reference": still["rgb"][0],

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from zoo.body.camera import Camera, camera
-from zoo.body.render.appearance import Look, random_look
-from zoo.body.render.rasterizer import dressed
+from zoo.body.render.appearance import Appearance, random_appearance
+from zoo.body.render.rasterizer import clothed_body
 from zoo.data.world.backdrop import PLAIN, make_backdrop
 from zoo.data.world.recipe import seed_of
 
@@ -23,7 +23,7 @@ class Scene:
     (H, W, 3) uint8: itself.
     """
 
-    look: Look
+    look: Appearance
     camera_name: str
     camera: Camera
     backdrop: str
@@ -40,10 +40,10 @@ class Scene:
         }
 
 
-def dancer_look(seed: int, dancer: str) -> Look:
+def dancer_look(seed: int, dancer: str) -> Appearance:
     """How a dancer of this name looks, in every clip of the world."""
     rng = np.random.default_rng(seed_of(seed, "look", dancer))
-    return random_look(rng, human=bool(rng.random() >= FIGURES))
+    return random_appearance(rng, human=bool(rng.random() >= FIGURES))
 
 
 def make_scene(seed: int, key: str, dancer: str, root: np.ndarray, height: int, width: int) -> Scene:
@@ -51,7 +51,7 @@ def make_scene(seed: int, key: str, dancer: str, root: np.ndarray, height: int, 
     rng = np.random.default_rng(seed_of(seed, "scene", key))
     name = str(rng.choice(FILMED))
     look = dancer_look(seed, dancer)
-    path = dressed(look).place(root)[:, :2]
+    path = clothed_body(look).place(root)[:, :2]
     x, y = (float(value) for value in (path.min(0) + path.max(0)) / 2)
     still = camera(name, reach=float(np.linalg.norm(path - [x, y], axis=1).max()))
     kind = "room" if rng.random() < CLUTTERED else str(rng.choice(PLAIN))

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from zoo.body.detection.blazepose_detector import PoseDetector
+from zoo.body.detection.base import PoseDetector
 from zoo.data.base import SPLITS, Cut
 from zoo.metrics.base import Metric
 from zoo.run.errors import CONF
@@ -152,13 +152,13 @@ def _metric(path: Path, config: DictConfig, overrides: Mapping[str, Any]) -> tup
 def read_detector(config: DictConfig, protocol: Protocol) -> tuple[PoseDetector | None, str]:
     """What finds the figure in the pictures of every row, and, where nothing does, why and how to get it."""
     if config.weights.people is not None:
-        from zoo.body.detection.factory import people_detector
+        from zoo.body.detection.factory import load_detector
 
-        return people_detector(existing(config.weights.people, "weights.people")), ""
+        return load_detector(existing(config.weights.people, "weights.people")), ""
     if protocol.judge == "world":
-        from zoo.body.detection.synthetic_detector import WorldJudge
+        from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 
-        return WorldJudge(), ""
+        return SyntheticPoseDetector(), ""
     why = "needs weights.people=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files"
     return None, f"{why}, or a folder with DWPose's two .onnx"
 

@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from zoo.body.detection.blazepose_detector import PoseDetector
+from zoo.body.detection.base import PoseDetector
 from zoo.body.skeleton import joints_of
 from zoo.data.base import Cut
 from zoo.media import decode_frames, read_frames

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
-from zoo.body.detection.blazepose_detector import PoseDetector
+from zoo.body.detection.base import PoseDetector
 from zoo.data.base import DataSource, Take
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.files import file_hash, write_atomic

@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
-from zoo.body.detection.blazepose import HOW_TO_GET
-from zoo.body.detection.blazepose_detector import PoseDetector
-from zoo.body.detection.factory import people_detector
-from zoo.body.detection.synthetic_detector import WorldJudge
+from zoo.body.detection.base import PoseDetector
+from zoo.body.detection.blazepose import DOWNLOAD_HINT
+from zoo.body.detection.factory import load_detector
+from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.motion_io.formats import write_motion
-from zoo.body.render.appearance import look_from_picture
+from zoo.body.render.appearance import appearance_from_image
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.renderers import DiffusionRenderer, WarpRenderer
@@ -59,7 +59,7 @@ def generate(request: Request) -> Path:
     device = pick_device(request.device)
     family = family.to(device)
     if renderer in FINDING:
-        detector = WorldJudge() if request.people is None else people_detector(request.people)
+        detector = SyntheticPoseDetector() if request.people is None else load_detector(request.people)
         if renderer == WAN:
             family.renderer = WanRenderer(WanAnimator(request.wan, device, request.wan_pixels), detector)
         else:
@@ -153,7 +153,7 @@ def _how(request: Request) -> str:
     """What else a user who wants a photograph to dance may want to know."""
     if request.people is not None:
         return ""
-    return f"; the person of a photograph is found with weights.people=FILE, mediapipe's wheel: {HOW_TO_GET}"
+    return f"; the person of a photograph is found with weights.people=FILE, mediapipe's wheel: {DOWNLOAD_HINT}"
 
 
 def _with_figure(request: Request) -> np.ndarray:
@@ -164,7 +164,7 @@ def _with_figure(request: Request) -> np.ndarray:
     if (
         request.people is not None
         and request.renderer not in ("warp", WAN)
-        and not people_detector(request.people).find_people(picture)
+        and not load_detector(request.people).find_people(picture)
     ):
         what = "without weights.people= any figure is danced with"
         raise ValueError(f"image={request.image} shows no person that weights.people finds; {what}")
@@ -194,7 +194,7 @@ def _write_motion(
         for block in family.dance(music, frames, request.seed, sampler):  # (T, 151)
             blocks.append(block.cpu())
             bar.update(len(block))
-    look = None if picture is None else look_from_picture(picture.permute(1, 2, 0).numpy())
+    look = None if picture is None else appearance_from_image(picture.permute(1, 2, 0).numpy())
     write_motion(request.out, torch.cat(blocks), look)
 
 

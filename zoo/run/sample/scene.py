@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 
 from zoo.body.camera import camera
-from zoo.body.detection.blazepose import HOW_TO_GET
-from zoo.body.detection.factory import people_detector
-from zoo.body.image.segmentation import Cutout, cut_out, from_alpha, place, soles
+from zoo.body.detection.blazepose import DOWNLOAD_HINT
+from zoo.body.detection.factory import load_detector
+from zoo.body.image.segmentation import Cutout, extract_cutout, from_alpha, ground_contacts, paste_cutout
 from zoo.body.render.rasterizer import shade_floor
 from zoo.data.world.backdrop import PLAIN, make_backdrop
 from zoo.data.world.recipe import seed_of
@@ -30,11 +30,11 @@ def read_cutout(path: Path, people: Path | None) -> Cutout:
     rgba = read_rgba(path)
     transparent = (rgba[..., 3] < 128).mean() > TRANSPARENT
     if not transparent and people is None:
-        how = f"weights.people=FILE, the mediapipe 0.10.21 wheel or its .tflite files ({HOW_TO_GET}), or DWPose's .onnx"
+        how = f"weights.people=FILE, the mediapipe 0.10.21 wheel or its .tflite files ({DOWNLOAD_HINT}), or DWPose's .onnx"
         raise ValueError(f"scene= finds the person of image={path} with {how}; a transparent png needs none")
-    detector = None if transparent else people_detector(people)
+    detector = None if transparent else load_detector(people)
     try:
-        return from_alpha(rgba) if transparent else cut_out(rgba[..., :3], detector)
+        return from_alpha(rgba) if transparent else extract_cutout(rgba[..., :3], detector)
     except ValueError as error:
         raise ValueError(f"image={path}: {error}") from None
 
@@ -54,10 +54,12 @@ def set_scene(cutout: Cutout, backdrop: np.ndarray | None, seed: int, side: int)
         picture = _middle_square(backdrop, side)
     (toes, feet, top), _ = view.project(np.array([TOES, [0, 0, 0], [0, 0, TALL]]), side, side)
     stature = feet[1] - top[1]
-    rgb, alpha = place(cutout, side, toes, stature)
+    rgb, alpha = paste_cutout(cutout, side, toes, stature)
     metres = TALL / stature
     standing = [
-        [(x - feet[0]) * metres, depth, lift] for x in soles(alpha, stature) for depth, lift in ((-0.1, 0), (0, 0.08))
+        [(x - feet[0]) * metres, depth, lift]
+        for x in ground_contacts(alpha, stature)
+        for depth, lift in ((-0.1, 0), (0, 0.08))
     ]
     shade_floor(picture, np.array([[0, 0, HIPS * TALL], *standing]), view)
     return np.round(picture * (1 - alpha[..., None]) + rgb).clip(0, 255).astype(np.uint8)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from zoo.body.camera import camera
-from zoo.body.detection.blazepose_detector import PoseDetector
-from zoo.body.image.alignment import AlignedDance, Alignment, align
-from zoo.body.image.puppet import Puppet, Stage2D, make_puppet
-from zoo.body.render.appearance import Look, look_from_picture, random_look
+from zoo.body.detection.base import PoseDetector
+from zoo.body.image.alignment import AlignedMotion, Alignment, align
+from zoo.body.image.puppet import Puppet, PuppetAnimator, make_puppet
+from zoo.body.render.appearance import Appearance, appearance_from_image, random_appearance
 from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import unpack
 from zoo.families.magicdance.renderers.animator import Animator, Faces
@@ -35,16 +35,16 @@ class MeshRenderer:
         image: (3, H, W) uint8 that gives the looks, or None for looks drawn from the seed.
         """
         if image is None:
-            look = random_look(np.random.default_rng(seed))
+            look = random_appearance(np.random.default_rng(seed))
         else:
-            look = look_from_picture(image.permute(1, 2, 0).cpu().numpy())
+            look = appearance_from_image(image.permute(1, 2, 0).cpu().numpy())
         return Shot(look, self.height, self.width, 1 - np.exp(-1 / (SECONDS * float(fps))))
 
 
 class Shot:
     """One take: what the camera does next depends on where it is."""
 
-    def __init__(self, look: Look, height: int, width: int, pull: float):
+    def __init__(self, look: Appearance, height: int, width: int, pull: float):
         """pull: share of what the dancer is out of bounds that the camera makes up for in a frame, 0..1."""
         self.look, self.height, self.width, self.pull = look, height, width, pull
         self.camera, self.at = camera("C09", reach=ROOM), None
@@ -59,7 +59,7 @@ class Shot:
             distance = max(np.linalg.norm(away), ROOM)
             self.at = self.at + away * (1 - ROOM / distance) * self.pull
             views.append(self.camera.moved(*self.at))
-        drawn = render_motion(self.look, rotations.numpy(), root.numpy(), views, self.height, self.width, need=("rgb",))
+        drawn = render_motion(self.look, rotations.numpy(), root.numpy(), views, self.height, self.width, maps=("rgb",))
         return torch.from_numpy(drawn["rgb"]).permute(0, 3, 1, 2)
 
 
@@ -87,8 +87,8 @@ class WarpRenderer:
         if image is None:
             raise ValueError("renderer=warp moves the figure of a picture: give image=FILE")
         puppet = make_puppet(image.permute(1, 2, 0).cpu().numpy(), self.detector)
-        check_fit(puppet.fit)
-        self.fit = puppet.fit
+        check_fit(puppet.quality)
+        self.fit = puppet.quality
         return puppet
 
 
@@ -105,7 +105,7 @@ class PuppetShot:
     """One take of a puppet."""
 
     def __init__(self, puppet: Puppet, fps: Fraction):
-        self.stage = Stage2D(puppet, float(fps))
+        self.stage = PuppetAnimator(puppet, float(fps))
 
     def __call__(self, motion: Tensor) -> Tensor:
         """(F, 151) -> (F, 3, H, W) uint8"""
@@ -144,7 +144,7 @@ class DiffusionRenderer:
             if self.instead is None:
                 raise
             return self.instead.start(image, fps, seed)
-        self.fit = alignment.fit
+        self.fit = alignment.quality
         face = self._faces(picture, alignment) if self.face is None else self.face
         return DiffusionShot(self.animator, picture, alignment, face, seed, lent=self.face is not None)
 
@@ -153,7 +153,7 @@ class DiffusionRenderer:
         size = self.animator.size
         large = pad_to_square(image.cpu(), max(size, min(DETECTED, max(image.shape[1:]))))
         alignment = align(large.permute(1, 2, 0).numpy(), self.detector, size)
-        check_fit(alignment.fit)
+        check_fit(alignment.quality)
         return pad_to_square(large, size)[None].to(self.animator.device).float() / 127.5 - 1, alignment
 
     @torch.no_grad()
@@ -176,7 +176,7 @@ class DiffusionShot:
     ):
         """picture (1, 3, S, S) in [-1, 1]; face: of `Animator.faces`; lent: it is another's, and the picture's head is
         hidden from a network that has learned without."""
-        self.animator, self.dance, self.face = animator, AlignedDance(alignment), face
+        self.animator, self.dance, self.face = animator, AlignedMotion(alignment), face
         self.draw = torch.Generator("cpu").manual_seed(seed)
         reference = animator.detailed(animator.pictured(animator.encode(picture)), picture)
         if lent and animator.headless:

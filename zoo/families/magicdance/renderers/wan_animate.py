@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from zoo.body.detection.blazepose_detector import PoseDetector
-from zoo.body.image.alignment import AlignedDance, align
+from zoo.body.detection.base import PoseDetector
+from zoo.body.image.alignment import AlignedMotion, align
 from zoo.body.render.openpose_video import draw_pose
 from zoo.families.magicdance.renderers.renderers import DETECTED, check_fit
 from zoo.nn.square_image import pad_to_square
@@ -175,10 +175,10 @@ class WanRenderer:
             pad_to_square(torch.from_numpy(np.array(large)).permute(2, 0, 1), side * finer).permute(1, 2, 0).numpy()
         )
         alignment = align(square, self.detector, side, width)
-        check_fit(alignment.fit)
-        self.fit = alignment.fit
+        check_fit(alignment.quality)
+        self.fit = alignment.quality
         face = cut_face(Image.fromarray(square), alignment.face)
-        return WanShot(self.animator, picture, AlignedDance(alignment), face, seed)
+        return WanShot(self.animator, picture, AlignedMotion(alignment), face, seed)
 
 
 def frame_size(height: int, width: int, pixels: int) -> tuple[int, int]:
@@ -197,7 +197,7 @@ def cut_face(square: Image.Image, head: np.ndarray) -> Image.Image:
 class WanShot:
     """One take, segment after segment: each goes on from the last frame of the one before."""
 
-    def __init__(self, animator: WanAnimator, picture: Image.Image, dance: AlignedDance, face: Image.Image, seed: int):
+    def __init__(self, animator: WanAnimator, picture: Image.Image, dance: AlignedMotion, face: Image.Image, seed: int):
         """dance: aligned with the square about the picture."""
         self.animator, self.picture, self.dance, self.face = animator, picture, dance, face
         side = max(picture.size)

@@ -1,0 +1,103 @@
+"""Interfaces of pose detectors, what they return, and SMPL's joints from a detector's own keypoints."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo.body.detection.figure_mask import COARSE_MASK_SIDE, largest_component, mask_to_alpha, refine_mask
+from zoo.body.image_skeleton import HIP_RISE, HIP_WIDTH, stature_from_joints
+from zoo.body.skeleton import JOINTS
+
+# The joints of the trunk that detectors do not have: heights over the hips (0) on the line to the shoulders (1), in
+# SMPL's mean body. Detectors' hips and ears differ from SMPL's; the differences were measured on rendered bodies.
+SPINE_HEIGHTS = {"pelvis": 0.07, "spine1": 0.31, "spine2": 0.57, "spine3": 0.68, "neck": 1.09}
+COLLAR_HEIGHT, COLLAR_WIDTH = 0.91, 0.4  # the width is a fraction of the shoulders'
+HEAD_ABOVE_EARS = -0.08
+MAX_FOOT_CUT = 0.13  # of the stature: width of the mask on the lower image edge; wider means that the feet are cut off
+
+
+@dataclass(frozen=True)
+class Poses:
+    """Detections in F frames, as SMPL's 24 joints (zoo.body.skeleton)."""
+
+    joints: np.ndarray  # (F, 24, 2) float32 pixels, x right, y down; NaN in frames without a figure
+    confidence: np.ndarray  # (F, 24) float32 in [0, 1]
+    mask: np.ndarray  # (F, H, W) float32 in [0, 1]: probability that a pixel belongs to the figure
+
+
+@dataclass(frozen=True)
+class SegmentedFigure:
+    """The one figure of an image (H, W)."""
+
+    alpha: np.ndarray  # (H, W) float32 in [0, 1]
+    joints: np.ndarray  # (24, 2) float32 pixels
+    quality: float  # in [0, 1]: visibility of arms and legs
+    stature: float  # pixels: its height when standing upright
+
+
+class PoseDetector(ABC):
+    """Detects the one figure in each frame of a video."""
+
+    name: str  # with its version; shown beside every number that depends on it
+
+    @abstractmethod
+    def detect(self, frames: np.ndarray) -> Poses:
+        """frames: (F, H, W, 3) uint8."""
+
+    def segment_figure(self, image: np.ndarray, min_confidence: float = 0.0) -> SegmentedFigure:
+        """Segment the one figure of an image (H, W, 3) uint8; coarse masks are refined in large images.
+
+        min_confidence: smallest mean confidence of the joints. Raises ValueError, one line without the image's name,
+        where no figure is detected or its feet are cut off.
+        """
+        poses = self.detect(image[None])
+        joints, mask = poses.joints[0], largest_component(poses.mask[0])
+        if not np.isfinite(joints).all() or poses.confidence[0].mean() < min_confidence:
+            raise ValueError(f"{self.name} sees no figure in it")
+        if max(image.shape[:2]) > COARSE_MASK_SIDE:
+            mask = refine_mask(image, mask)
+        stature = stature_from_joints(joints)
+        if (mask[-1] > 0.5).sum() > MAX_FOOT_CUT * stature:
+            raise ValueError("the feet of the figure in it are cut off; use a picture that shows the whole body")
+        return SegmentedFigure(mask_to_alpha(mask), joints, 1.0, stature)
+
+
+class PersonDetector(PoseDetector):
+    """Detects people in photographs, which may show none or several."""
+
+    @abstractmethod
+    def find_people(self, image: np.ndarray) -> Sequence:
+        """The people in an image (H, W, 3) uint8, highest score first; each has a `box` (4,) x0, y0, x1, y1."""
+
+
+def joint_weights(
+    num_points: int,
+    limb_points: Mapping[str, Sequence[Sequence[int]]],
+    shoulders: Sequence[int],
+    hips: Sequence[int],
+    ears: Sequence[int],
+) -> np.ndarray:
+    """(24, num_points): SMPL's joints as weighted sums of a detector's keypoints.
+
+    limb_points: joint name without its side -> the keypoints on the left and on the right whose mean it is.
+    shoulders, hips, ears: indices of the left and the right keypoint.
+    """
+    point = np.eye(num_points)
+    mid_hip, mid_shoulder = point[list(hips)].mean(0), point[list(shoulders)].mean(0)
+    trunk = mid_shoulder - mid_hip
+    rows = {name: mid_hip + height * trunk for name, height in SPINE_HEIGHTS.items()}
+    rows["head"] = point[list(ears)].mean(0) + HEAD_ABOVE_EARS * trunk
+    for side, name in enumerate(("left", "right")):
+        rows[f"{name}_hip"] = mid_hip + HIP_RISE * trunk + HIP_WIDTH * (point[hips[side]] - mid_hip)
+        rows[f"{name}_collar"] = (
+            mid_hip + COLLAR_HEIGHT * trunk + COLLAR_WIDTH * (point[shoulders[side]] - mid_shoulder)
+        )
+        rows |= {f"{name}_{joint}": point[list(sides[side])].mean(0) for joint, sides in limb_points.items()}
+    return np.stack([rows[name] for name in JOINTS])
+
+
+def weighted_joints(weights: np.ndarray, points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (24, 2) from keypoints (P, 2) by `joint_weights`; each one's score (24,) is its lowest keypoint's (P,)."""
+    return weights @ points, np.where(weights != 0, scores, 1).min(1)
