@@ -21,7 +21,7 @@ from zoo.nn.figure_segmentation import REGIONS, regions_of
 from zoo.nn.temporal import apart, positions
 from zoo.nn.text import HashedTokenEncoder
 from zoo.run.build import build_family
-from zoo.run.checkpoint import load_start
+from zoo.run.checkpoint import load_for_stage
 from zoo.run.errors import CONF
 from zoo.run.train.fit import stage_training
 from zoo.run.train.runs import stages
@@ -130,12 +130,12 @@ def test_a_later_stage_may_have_fewer_modules_than_the_one_before(listens, capsy
     learned = AppearanceStage(less, optimizer=None, seed=0).trainable()
     for parameter in less.parameters():
         parameter.data.zero_()
-    load_start(less, whole, "whole.ckpt", learned)
+    load_for_stage(less, whole, "whole.ckpt", learned)
     anew = [name for name, value in less.state_dict().items() if not torch.equal(value, whole[name])]
     assert all(name.startswith("song_tokens.") for name in anew) and bool(anew) == bool(listens)
     told = capsys.readouterr().out.splitlines()
-    assert ("song_tokens of another make: starting anew" in told[0]) == bool(listens)
-    assert told[-1] == "whole.ckpt: left out what this model has no place for in song_tokens, unet"
+    assert ("song_tokens: other shapes; initialised from scratch" in told[0]) == bool(listens)
+    assert told[-1] == "whole.ckpt: song_tokens, unet: ignored weights that this model has no module for"
 
 
 def batch(frames: int, picks: bool = False) -> dict:

@@ -32,7 +32,7 @@ def run(scripts):
 
 def test_each_stage_goes_on_from_the_one_before(run):
     first, second, third = (
-        family_weights(read_checkpoint(run / name / "last.ckpt")["state_dict"], averaged=True)
+        family_weights(read_checkpoint(run / name / "last.ckpt")["state_dict"], use_ema=True)
         for name in ("autoencoder", "appearance", "dynamics")
     )
     assert all(torch.equal(first[name], third[name]) for name in first if name.startswith("vae."))

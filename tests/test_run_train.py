@@ -86,17 +86,18 @@ def test_export_holds_the_average_and_nothing_else(scripts, small_run, tmp_path)
     done = scripts.inside("train", f"ckpt={checkpoint}", f"export={tmp_path / 'half'}", "export_dtype=fp16")
     assert done.returncode == 0, done.stderr
     family, config = load_family(tmp_path / "whole")
-    averaged = family_weights(read_checkpoint(checkpoint)["state_dict"], averaged=True)
+    averaged = family_weights(read_checkpoint(checkpoint)["state_dict"], use_ema=True)
     assert all(torch.equal(value, averaged[key]) for key, value in family.state_dict().items())
     assert config.model.name == "magicdance" and config.music._target_ == "zoo.music.spectral.Spectral"
     with pytest.raises(ValueError, match="averaged weights only"):
-        load_family(tmp_path / "whole", averaged=False)
-    raw, _ = load_family(checkpoint, averaged=False)
+        load_family(tmp_path / "whole", use_ema=False)
+    raw, _ = load_family(checkpoint, use_ema=False)
     weight = "decoder.final_layer.weight"
     assert not torch.equal(raw.state_dict()[weight], averaged[weight])
     half = load_file(tmp_path / "half" / "model.safetensors")
     assert half[weight].dtype == torch.float16 and half["normalizer.low"].dtype == torch.float32
-    assert sorted(file.name for file in (tmp_path / "whole").iterdir()) == ["config.yaml", "model.safetensors"]
+    files = sorted(file.name for file in (tmp_path / "whole").iterdir())
+    assert files == ["README.md", "config.yaml", "model.safetensors"]
     refused = scripts.inside("train", f"ckpt={checkpoint}", f"export={tmp_path / 'whole'}")
     assert refused.returncode == 2 and "exists already" in refused.stderr
 
@@ -109,8 +110,8 @@ def test_training_starts_from_a_checkpoint(scripts, small_run, small_arguments):
         "model.stages.motion.optimizer.lr=0",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    started = family_weights(read_checkpoint(checkpoint)["state_dict"], averaged=True)
-    ended = family_weights(state(small_run.with_name("onward")), averaged=False)
+    started = family_weights(read_checkpoint(checkpoint)["state_dict"], use_ema=True)
+    ended = family_weights(state(small_run.with_name("onward")), use_ema=False)
     assert all(torch.equal(started[key], ended[key]) for key in started if key.startswith("decoder."))
 
 

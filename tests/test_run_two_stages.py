@@ -47,7 +47,7 @@ def test_killed_in_the_second_stage_and_resumed_is_the_uninterrupted_run_and_dan
     # the second stage alone, to other music: what the first one taught is taken, what hears the music starts anew
     alone = [*SMALL, "stage=diffusion", f"ckpt={run / 'flow' / 'last.ckpt'}", "music=timbre", "fit.max_steps=1"]
     done = scripts.inside("train", *alone, "name=timbre")
-    assert done.returncode == 0 and "music_embedding, music_scale of another make" in done.stdout, done.stderr
+    assert done.returncode == 0 and "music_embedding, music_scale: other shapes" in done.stdout, done.stderr
     timbre = read_checkpoint(run.with_name("timbre") / "diffusion" / "last.ckpt")["state_dict"]
     assert all(torch.equal(timbre[name], flow[name]) for name in autoencoder)
     done = scripts.inside("train", *alone, "name=wide", "model.tiny.autoencoder.width=12")

@@ -57,7 +57,7 @@ def stage_node(config: DictConfig, name: str) -> DictConfig:
 
 
 def check_targets(config: DictConfig) -> None:
-    """Raises ValueError, before anything runs, for a `_target_` that is no module or noise schedule of TRUSTED_PREFIXES."""
+    """Raises ValueError, before anything runs, for a `_target_` outside TRUSTED_PREFIXES or of another kind."""
     for target in _targets(config):
         if not target.startswith(TRUSTED_PREFIXES):
             raise ValueError(f"the config names {target}, which is no part of a family; nothing of it was run")

@@ -21,12 +21,14 @@ from torch import Tensor
 from zoo.families.base import Family
 from zoo.files import replacing
 from zoo.run.build import build_family
+from zoo.run.checkpoint_upgrade import upgrade_checkpoint
 from zoo.run.config import CONFIG_FILE, read_config
 from zoo.run.train.runs import check_new_folder
 
-WEIGHTS = "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-AVERAGE = "ema.module."  # AveragedModel keeps its copy as `module`, a ModuleDict of what learns
+EMA_PREFIX = "ema.module."  # AveragedModel keeps its copy as `module`, a ModuleDict of what learns
 
 
 class AtomicCheckpoint(TorchCheckpointIO):
@@ -41,126 +43,141 @@ class AtomicCheckpoint(TorchCheckpointIO):
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """What a .ckpt of this program holds: `state_dict`, `config` (YAML text), `stage`, `global_step` and Lightning's.
+    """Read a .ckpt of this program: `state_dict`, `config` (YAML text), `stage`, `global_step` and Lightning's entries.
 
     Only tensors and plain values are read. Raises ValueError for anything else, running nothing of it.
     """
     path = Path(path)
     if path.is_dir():
-        inside = [str(file) for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}last.ckpt"))][:3]
-        hint = f"; did you mean {' or '.join(inside)}?" if inside else f" without {WEIGHTS} and {CONFIG_FILE}"
+        files = [str(file) for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}last.ckpt"))][:3]
+        hint = f"; did you mean {' or '.join(files)}?" if files else f" without {WEIGHTS_FILE} and {CONFIG_FILE}"
         raise ValueError(f"ckpt={path} is a directory{hint}")
     if not path.is_file():
         raise ValueError(f"ckpt={path}: there is no such file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the error says it all in one line
-            with zipfile.ZipFile(path) as parts:
-                if parts.testzip() is not None:  # torch reads flipped bits as they are
+            warnings.simplefilter("ignore")  # the error below says it in one line
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:  # torch does not notice flipped bits
                     raise zipfile.BadZipFile
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
         raise ValueError(
             f"ckpt={path} is no checkpoint: it is damaged, or holds more than tensors and plain values; nothing was run"
         ) from None
-    state = found.get("state_dict") if isinstance(found, dict) else None
-    tensors = isinstance(state, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-    if not (tensors and "config" in found):
+    state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    is_state_dict = isinstance(state_dict, Mapping) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()
+    )
+    if not (is_state_dict and "config" in checkpoint):
         raise ValueError(
             f"ckpt={path} is no checkpoint of this program; train.py init=FILE starts from foreign weights"
         )
-    return found
+    return checkpoint
 
 
-def family_weights(state: Mapping[str, Tensor], averaged: bool) -> dict[str, Tensor]:
-    """The family's state dict in a .ckpt's: raw, or with the averaged values in place of what they average."""
-    weights = {key.removeprefix("family."): value for key, value in state.items() if key.startswith("family.")}
-    if averaged:
-        for key, value in state.items():
-            if key.startswith(AVERAGE):
-                path, _, rest = key.removeprefix(AVERAGE).partition(".")
+def family_weights(state_dict: Mapping[str, Tensor], use_ema: bool) -> dict[str, Tensor]:
+    """The family's state dict in that of a .ckpt: raw, or with the averaged (EMA) weights in place of the raw ones."""
+    weights = {key.removeprefix("family."): value for key, value in state_dict.items() if key.startswith("family.")}
+    if use_ema:
+        for key, value in state_dict.items():
+            if key.startswith(EMA_PREFIX):
+                path, _, rest = key.removeprefix(EMA_PREFIX).partition(".")
                 weights[f"{path.replace('/', '.')}.{rest}"] = value
     return weights
 
 
-def load_weights(family: Family, weights: Mapping[str, Tensor], where: str | os.PathLike) -> None:
-    """Put weights into a family, every one and no other. Raises ValueError, naming what does not fit."""
-    own = family.state_dict()
-    missing, left = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shaped = sorted(key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape)
-    if missing or left or shaped:
-        told = [f"{len(names)} {what} ({names[0]})" for names, what in
-                ((missing, "missing"), (left, "left over"), (shaped, "of another shape")) if names]  # fmt: skip
-        raise ValueError(f"{where} does not fit {type(family).__name__}: {', '.join(told)}")
-    learned = {key for key, _ in family.named_parameters()}  # a buffer may be infinite: a bound that is not set
+def load_strict(family: Family, weights: Mapping[str, Tensor], source: str | os.PathLike) -> None:
+    """Load a state dict into a family: every key and no other. Raises ValueError, naming the keys that do not fit."""
+    state_dict = family.state_dict()
+    missing, unexpected = sorted(state_dict.keys() - weights.keys()), sorted(weights.keys() - state_dict.keys())
+    mismatched = sorted(
+        key for key in state_dict.keys() & weights.keys() if state_dict[key].shape != weights[key].shape
+    )
+    if missing or unexpected or mismatched:
+        groups = ((missing, "missing"), (unexpected, "unexpected"), (mismatched, "of another shape"))
+        counts = [f"{len(keys)} {problem} ({keys[0]})" for keys, problem in groups if keys]
+        raise ValueError(f"{source} does not fit {type(family).__name__}: {', '.join(counts)}")
+    parameters = {key for key, _ in family.named_parameters()}  # a buffer may be infinite: a bound that is not set
     broken = sorted(
-        key for key, value in weights.items() if (not value.isfinite().all() if key in learned else value.isnan().any())
+        key
+        for key, value in weights.items()
+        if (not value.isfinite().all() if key in parameters else value.isnan().any())
     )
     if broken:
-        raise ValueError(f"{where} holds values that are no numbers ({broken[0]}): its training went wrong")
+        raise ValueError(f"{source} holds values that are not finite ({broken[0]}): its training diverged")
     family.load_state_dict(weights)
 
 
-def load_start(
-    family: Family, weights: Mapping[str, Tensor], where: str | os.PathLike, learned: Collection[str]
+def load_for_stage(
+    family: Family, weights: Mapping[str, Tensor], source: str | os.PathLike, trained: Collection[str]
 ) -> None:
-    """Put into a family what earlier stages taught it, `learned` (paths in it), and whatever else fits.
+    """Load what earlier stages trained (`trained`: module paths in the family), and everything else that fits.
 
-    A later stage may be given other music, or another network, than the checkpoint it goes on from was made with: a
-    module of the family that no earlier stage taught and that does not fit starts anew, and the screen says so; of one
-    that was taught in part, what does not fit outside of that. Raises ValueError, naming what does not fit, for the
-    others.
+    A later stage may use another music encoder or network than the checkpoint that it starts from. A module that no
+    earlier stage trained and that does not fit is initialised from scratch, and a line says so. Of a module that was
+    trained in part, only the rest is initialised. Raises ValueError, naming the keys, where a trained module does not
+    fit.
     """
-    own = family.state_dict()
-    odd = {
+    state_dict = family.state_dict()
+    misfits = {
         key
-        for key in own.keys() | weights.keys()
-        if key not in own or key not in weights or own[key].shape != weights[key].shape
+        for key in state_dict.keys() | weights.keys()
+        if key not in state_dict or key not in weights or state_dict[key].shape != weights[key].shape
     }
-    in_part = {path.partition(".")[0] for path in learned}
-    odd = {key for key in odd if not key.startswith(tuple(f"{path}." for path in learned))}
-    whole = {key.partition(".")[0] for key in odd} - in_part
-    anew = odd | {key for key in own.keys() | weights.keys() if key.partition(".")[0] in whole}
-    rooms = sorted({key.partition(".")[0] for key in own.keys() & anew})
-    if rooms:
-        told = (f"{room} (in part)" if room in in_part else room for room in rooms)
-        print(f"{where}: {', '.join(told)} of another make: starting anew")
-    left = sorted({key.partition(".")[0] for key in weights.keys() - own.keys()})
-    if left:
-        print(f"{where}: left out what this model has no place for in {', '.join(left)}")
-    kept = {key: value for key, value in weights.items() if key not in anew}
-    load_weights(family, kept | {key: value for key, value in own.items() if key in anew}, where)
+    partly_trained = {path.partition(".")[0] for path in trained}
+    misfits = {key for key in misfits if not key.startswith(tuple(f"{path}." for path in trained))}
+    modules = {key.partition(".")[0] for key in misfits} - partly_trained
+    scratch = misfits | {key for key in state_dict.keys() | weights.keys() if key.partition(".")[0] in modules}
+    names = sorted({key.partition(".")[0] for key in state_dict.keys() & scratch})
+    if names:
+        labels = (f"{name} (in part)" if name in partly_trained else name for name in names)
+        print(f"{source}: {', '.join(labels)}: other shapes; initialised from scratch")
+    ignored = sorted({key.partition(".")[0] for key in weights.keys() - state_dict.keys()})
+    if ignored:
+        print(f"{source}: {', '.join(ignored)}: ignored weights that this model has no module for")
+    fitting = {key: value for key, value in weights.items() if key not in scratch}
+    load_strict(family, fitting | {key: value for key, value in state_dict.items() if key in scratch}, source)
 
 
-def load_family(path: str | os.PathLike, averaged: bool = True) -> tuple[Family, DictConfig]:
-    """A family ready to generate, in eval mode on the CPU, and its config: from a .ckpt or an exported folder.
+def read_family_weights(path: str | os.PathLike, use_ema: bool = True) -> tuple[DictConfig, dict[str, Tensor]]:
+    """Configuration and family state dict of a .ckpt or an exported folder, upgraded to this version.
 
-    averaged: with the averaged (EMA) weights; an exported folder holds no others. Raises ValueError when it is neither,
-    has not the weights asked for, holds another program's, or does not fit; nothing in the file is ever run.
+    use_ema: with the averaged weights; an exported folder holds no others. Raises ValueError for other files.
     """
     path = Path(path)
-    if path.is_dir() and (path / WEIGHTS).is_file() and (path / CONFIG_FILE).is_file():
-        if not averaged:
-            raise ValueError(f"ckpt_weights=raw: {path} is an exported folder, which holds averaged weights only")
+    if path.is_dir() and (path / WEIGHTS_FILE).is_file() and (path / CONFIG_FILE).is_file():
+        if not use_ema:
+            raise ValueError(f"use_ema=false: {path} is an exported folder, which holds averaged weights only")
         config = read_config((path / CONFIG_FILE).read_text(errors="replace"), path / CONFIG_FILE)
         try:
-            weights = load_file(path / WEIGHTS)
+            weights = load_file(path / WEIGHTS_FILE)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path / WEIGHTS} cannot be read: {error}") from None
+            raise ValueError(f"{path / WEIGHTS_FILE} cannot be read: {error}") from None
     else:
-        found = read_checkpoint(path)
-        config = read_config(found["config"], path)
-        weights = family_weights(found["state_dict"], averaged)
+        checkpoint = read_checkpoint(path)
+        config = read_config(checkpoint["config"], path)
+        weights = family_weights(checkpoint["state_dict"], use_ema)
+    return upgrade_checkpoint(config, weights, path)
+
+
+def load_family(path: str | os.PathLike, use_ema: bool = True) -> tuple[Family, DictConfig]:
+    """A family ready to generate, in eval mode on the CPU, and its configuration: of a .ckpt or an exported folder.
+
+    Raises ValueError when the path is neither, lacks the weights asked for, holds another program's, or does not fit.
+    Nothing in the file is ever run.
+    """
+    config, weights = read_family_weights(path, use_ema)
     family = build_family(config)
-    load_weights(family, weights, path)
+    load_strict(family, weights, path)
     return family.eval().requires_grad_(False), config
 
 
 def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "fp32") -> Path:
-    """Write the averaged weights of a .ckpt or folder to DIRECTORY, as model.safetensors with config.yaml; answers it.
+    """Write the averaged weights of a .ckpt or folder to DIRECTORY: model.safetensors, config.yaml and README.md.
 
     dtype: of the parameters, a key of DTYPES; buffers (normalisers) keep theirs. The folder appears whole, under its
-    name, or not at all. Raises ValueError when it exists and is not empty.
+    name, or not at all. Returns the directory. Raises ValueError when it exists and is not empty.
     """
     directory = Path(directory)
     check_new_folder(directory)
@@ -172,10 +189,32 @@ def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "
         .contiguous()
         for name, value in family.state_dict().items()
     }
-    kept = OmegaConf.create({name: config[name] for name in ("model", "music", "size", "seed") if name in config})
+    count = sum(value.numel() for value in weights.values())
     with replacing(directory) as temporary:
         temporary.mkdir()
-        save_file(weights, temporary / WEIGHTS, metadata={"format": "pt", "family": str(config.model.name)})
-        (temporary / CONFIG_FILE).write_text(OmegaConf.to_yaml(kept, resolve=True))
-    print(f"{directory}: {sum(value.numel() for value in weights.values()) / 1e6:.2f} M values, {dtype}")
+        save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt", "family": str(config.model.name)})
+        (temporary / CONFIG_FILE).write_text(OmegaConf.to_yaml(_sampling_config(config)))
+        (temporary / CARD_FILE).write_text(_model_card(directory.name, config, count, dtype))
+    print(f"{directory}: {count / 1e6:.2f} M values, {dtype}")
     return directory
+
+
+def _sampling_config(config: DictConfig) -> DictConfig:
+    """What an exported folder needs: the family, its music encoder, and where both come from. No training settings."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    model = {name: plain["model"][name] for name in ("name", "family")}
+    others = {name: plain[name] for name in ("config_version", "music", "size", "seed") if name in plain}
+    return OmegaConf.create({**others, "model": model})
+
+
+def _model_card(name: str, config: DictConfig, count: int, dtype: str) -> str:
+    """The README.md of an exported folder; its header is what the Hugging Face hub reads."""
+    size = config.size.name if "size" in config else "unknown"
+    return (
+        f"---\nlibrary_name: dancezoo\ntags: [dance, video-generation, {config.model.name}]\n---\n\n# {name}\n\n"
+        f"| | |\n|---|---|\n| family | `{config.model.name}` |\n| size | `{size}` |\n"
+        f"| music encoder | `{config.music._target_.rpartition('.')[2]}` |\n"
+        f"| values | {count / 1e6:.2f} M, {dtype} |\n\n"
+        "```python\nimport zoo\n\n"
+        f'model = zoo.load("PATH/TO/{name}")\nmodel.dance(image="me.jpg", music="song.mp3").save("dance.mp4")\n```\n'
+    )

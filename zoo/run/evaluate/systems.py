@@ -28,7 +28,7 @@ from zoo.media import encode_frames
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
 from zoo.music.encoder import MusicEncoder
 from zoo.run.build import build_encoder
-from zoo.run.checkpoint import WEIGHTS, load_family
+from zoo.run.checkpoint import WEIGHTS_FILE, load_family
 from zoo.run.config import CONFIG_FILE
 from zoo.run.evaluate.cost import Meter
 from zoo.run.evaluate.protocol import Protocol, digest
@@ -159,7 +159,7 @@ class Dancer:
 
     def row_id(self, content: str, protocol: Protocol, sampler: Sampler, averaged: bool, prompt: str) -> str:
         """A hash of everything that decides its dances."""
-        files = [self.path / WEIGHTS, self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
+        files = [self.path / WEIGHTS_FILE, self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
         weights = [mark_of(file) for file in files]
         dances = protocol.seed, protocol.repeats, *(one for one in (self.renderer, self.precision) if one)
         return digest(content, dances, weights, averaged, prompt, vars(sampler), self.encoder.cache_key, _code())

@@ -21,7 +21,14 @@ from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.files import write_atomic
 from zoo.run.build import build_encoder, build_family, build_stage
-from zoo.run.checkpoint import AtomicCheckpoint, export, family_weights, load_start, load_weights, read_checkpoint
+from zoo.run.checkpoint import (
+    AtomicCheckpoint,
+    export,
+    load_for_stage,
+    load_strict,
+    read_checkpoint,
+    read_family_weights,
+)
 from zoo.run.config import CONFIG_FILE, resolve_config, stage_clip
 from zoo.run.sample.request import positive, whole
 from zoo.run.train.callbacks import Deadline, Previews, Progress, Saver
@@ -170,12 +177,13 @@ def _start(config: DictConfig, name: str, family: Family, start: Path | None) ->
         for path in init_files(config):
             family.load_public(path)
         return
-    weights, before = family_weights(read_checkpoint(start)["state_dict"], averaged=True), earlier(config, name)
-    if before:
-        taught = [path for each in before for path in build_stage(config, each, family).trainable()]
-        load_start(family, weights, start, taught)
+    _, weights = read_family_weights(start)
+    previous = earlier(config, name)
+    if previous:
+        trained = [path for stage in previous for path in build_stage(config, stage, family).trainable()]
+        load_for_stage(family, weights, start, trained)
     else:
-        load_weights(family, weights, start)
+        load_strict(family, weights, start)
 
 
 def _trainer(
