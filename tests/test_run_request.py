@@ -102,7 +102,7 @@ def test_a_mistake_gets_one_line(scripts, song, script, arguments, words):
 @pytest.mark.parametrize(
     "kind, words",
     [("text", "text.mp3"), ("short", "short.wav"), ("harm", "nothing was run"), ("directory", "is a directory"),
-     ("other", "not model=musedance"), ("flipped", "it is damaged"), ("diverged", "no numbers"),
+     ("other", "not model=musedance"), ("flipped", "it is damaged"), ("diverged", "not finite"),
      ("weights", "no checkpoint of this program"), ("song", "no checkpoint"), ("blank", "all of it is of one colour")],
 )  # fmt: skip
 def test_a_file_of_no_use_gets_one_line(scripts, song, small_run, tmp_path, kind, words):
