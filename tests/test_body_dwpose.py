@@ -20,7 +20,7 @@ from zoo.body.image.segmentation import extract_figure
 from zoo.body.render.appearance import random_appearance
 from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import JOINTS
-from zoo.data.base import Cut
+from zoo.data.base import EvalSpec
 from zoo.data.sources.videos import Videos
 from zoo.media import VideoWriter
 from zoo.music.spectral import Spectral
@@ -154,8 +154,8 @@ def test_it_finds_the_dancer_of_a_video(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
     with VideoWriter(tmp_path / "a.mp4", Fraction(10)) as video:
         video.write(np.repeat(spots(ONE)[None], 6, 0))
-    source = Videos(str(tmp_path), silence=True, people=str(folder))
-    (take,) = source.takes("test", Cut(4, 10, 96, 96, crop="dancer"), Spectral())
+    source = Videos(str(tmp_path), allow_silent=True, pose_detector=str(folder))
+    (take,) = source.eval_clips("test", EvalSpec(4, 10, 96, 96, crop="dancer"), Spectral())
     down, across = np.nonzero(take.frames[0].max(-1) > 100)
     assert down.min() > 4 and across.min() > 4 and down.max() < 91 and across.max() < 91
     assert np.ptp(down) > 50, "300 pixels in 96 would leave 36 of them between the spots"

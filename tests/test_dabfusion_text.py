@@ -19,8 +19,8 @@ from zoo.run.checkpoint import load_family, read_checkpoint
 from zoo.run.errors import CONF
 
 WORLD = (
-    "data.songs={train:4,val:1,test:2} data.seconds=6 data.dances_per_song=1 data.workers=1 data.filming.seconds=2 "
-    "data.filming.height=64 data.filming.width=64"
+    "data.songs={train:4,val:1,test:2} data.seconds=6 data.dances_per_song=1 data.workers=1 data.rendering.seconds=2 "
+    "data.rendering.height=64 data.rendering.width=64"
 ).split()
 SMALL = [
     *WORLD,

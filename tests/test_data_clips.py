@@ -12,7 +12,7 @@ from zoo.body.labels import JOINT_LIMB, PARTS
 from zoo.data.base import SPLITS, WindowSpec
 from zoo.data.module import DanceData
 from zoo.data.sources.shards import Shards
-from zoo.data.world.recipe import Filming
+from zoo.data.world.recipe import RenderSpec
 from zoo.data.world.scene import make_scene
 from zoo.data.world.source import World
 from zoo.music.encoder import MusicEncoder, token_count
@@ -38,16 +38,16 @@ def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DANCEZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         songs = {"train": 4, "val": 1, "test": 1}
-        filming = Filming(fps=12, height=SIDE, width=SIDE, seconds=2, songs=songs)
-        made = World(seed=5, songs=songs, seconds=6, dances_per_song=1, filming=filming, workers=1)
-        made.prepare(KEYS, Index())
+        rendering = RenderSpec(fps=12, height=SIDE, width=SIDE, seconds=2, songs=songs)
+        made = World(seed=5, songs=songs, seconds=6, dances_per_song=1, rendering=rendering, workers=1)
+        made.prepare_data(KEYS, Index())
         yield made
 
 
 @pytest.fixture(scope="module")
 def batch(world):
     data = DanceData(
-        world, Index(), {"any": KEYS}, batch_size=4, clip=WindowSpec(seconds=2, fps=12, height=SIDE, width=SIDE)
+        world, Index(), {"any": KEYS}, batch_size=4, window=WindowSpec(seconds=2, fps=12, height=SIDE, width=SIDE)
     )
     return next(data.batches())
 
@@ -128,9 +128,9 @@ def test_frames_show_the_body_before_its_backdrop(world, batch):
     samples = {one.key: one for one in world._reader("train", True).samples}
     for clip, name in enumerate(batch["key"]):
         info = samples[name.split("@")[0]].info
-        scene = make_scene(world.recipe.seed, name.split("@")[0], info["dancer"], np.zeros((1, 3)), SIDE, SIDE)
+        scene = make_scene(world.dance_spec.seed, name.split("@")[0], info["dancer"], np.zeros((1, 3)), SIDE, SIDE)
         assert scene.camera_name == batch["camera"][clip] and scene.backdrop == info["backdrop"]
-        apart = (batch["frames"][clip] + 1) * 127.5 - torch.from_numpy(scene.behind).movedim(-1, 0)
+        apart = (batch["frames"][clip] + 1) * 127.5 - torch.from_numpy(scene.backdrop_image).movedim(-1, 0)
         for frame in range(0, FRAMES, 8):
             body = batch["parts"][clip, frame].numpy() > 0
             beside = apart[frame].abs().amax(0).numpy()
@@ -171,7 +171,7 @@ def test_splits_share_no_dancer(world):
 
 def test_smaller_pictures_and_fewer_frames(world, batch):
     clip = WindowSpec(seconds=2, fps=6, height=48, width=48)
-    small = next(DanceData(world, Index(), {"any": KEYS}, batch_size=4, clip=clip).batches())
+    small = next(DanceData(world, Index(), {"any": KEYS}, batch_size=4, window=clip).batches())
     assert small["frames"].shape == (4, 12, 3, 48, 48) and small["heatmaps"].shape == (4, 12, 24, 12, 12)
     torch.testing.assert_close(small["joints2d"], batch["joints2d"][:, ::2] / 2)
     torch.testing.assert_close(small["joints3d"], batch["joints3d"][:, ::2])
@@ -181,7 +181,7 @@ def test_smaller_pictures_and_fewer_frames(world, batch):
     for wrong in ({"fps": 24}, {"height": 64, "width": 96}):
         with pytest.raises(ValueError, match="ask for"):
             DanceData(
-                world, Index(), {"any": KEYS}, 4, clip=WindowSpec(**{"seconds": 2, "fps": 12, **wrong})
+                world, Index(), {"any": KEYS}, 4, window=WindowSpec(**{"seconds": 2, "fps": 12, **wrong})
             ).train_dataloader()
 
 
@@ -194,7 +194,7 @@ def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
         Index(),
         {"any": needs},
         batch_size=1,
-        clip=WindowSpec(**clip, num_sampled_frames=5, decoded_cache_size=1),
+        window=WindowSpec(**clip, num_sampled_frames=5, decoded_cache_size=1),
     )
     count, orders = len(whole), {}
     for batch in itertools.islice(data.train_dataloader(), 2 * count):
@@ -207,7 +207,7 @@ def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
             assert torch.equal(batch[name][0], item[name][frames])
         orders.setdefault(key, []).append(frames)
     assert len(orders) == count and all(first != second for first, second in orders.values())
-    assert len(data.dataset("train")._kept) == 1
+    assert len(data.dataset("train")._decoded) == 1
     once, again = (next(iter(data.train_dataloader())) for _ in range(2))
     assert torch.equal(once["joints2d"], again["joints2d"])
     with pytest.raises(ValueError, match=r"clip\.num_sampled_frames=25 of a clip of 24 frames"):
@@ -215,11 +215,11 @@ def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
 
 
 def test_the_shards_serve_as_shards(world):
-    paths = [path for path, _ in world._film_jobs("train")]
+    paths = [path for path, _ in world._clip_jobs("train")]
     source = Shards([str(path) for path in paths])
-    assert source.provides == set(KEYS)
-    source.prepare(KEYS, Index())
+    assert source.available_keys == set(KEYS)
+    source.prepare_data(KEYS, Index())
     clip = WindowSpec(seconds=2, fps=12, height=SIDE, width=SIDE)
-    data = DanceData(source, Index(), {"any": KEYS}, batch_size=2, clip=clip)
+    data = DanceData(source, Index(), {"any": KEYS}, batch_size=2, window=clip)
     assert len(data.dataset("train")) == 3 and len(data.dataset("val")) == 1
     assert next(iter(data.train_dataloader()))["frames"].shape == (2, FRAMES, 3, SIDE, SIDE)

@@ -29,22 +29,22 @@ class Numbers(DataSource):
 
     name = "numbers"
     hint = "use data=world"
-    provides = frozenset({"key", "motion"})
+    available_keys = frozenset({"key", "motion"})
 
-    def prepare(self, needs, encoder):
-        self.needs = set(needs)
+    def prepare_data(self, keys, encoder):
+        self.prepared_keys = set(keys)
 
-    def dataset(self, split, needs, clip, encoder):
+    def dataset(self, split, keys, window, encoder):
         return Counting(23 if split == "train" else 7)
 
-    def pieces(self, split, encoder):
-        return iter(())
-
-    def takes(self, split, cut, encoder):
+    def eval_clips(self, split, spec, encoder):
         raise NotImplementedError
 
-    def content(self, split):
+    def fingerprint(self, split):
         return "numbers"
+
+
+WINDOW = WindowSpec(seconds=5)
 
 
 def first(batches, count):
@@ -80,7 +80,9 @@ def test_more_places_than_items():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loaders(workers):
-    data = DanceData(Numbers(), None, {"motion": ("motion",)}, batch_size=4, seed=5, workers=workers, val_items=5)
+    data = DanceData(
+        Numbers(), None, {"motion": ("motion",)}, batch_size=4, window=WINDOW, seed=5, num_workers=workers, val_items=5
+    )
     batches = first(data.train_dataloader(), 8)
     expected = first(StepSampler(23, 4, seed=5), 8)
     assert [[int(key) for key in batch["key"]] for batch in batches] == expected
@@ -94,7 +96,7 @@ def test_loaders(workers):
 
 def test_missing_key_is_refused_by_name_before_anything_starts():
     with pytest.raises(ValueError, match="'flow' needs frames.*data 'numbers'.*data=world"):
-        DanceData(Numbers(), None, {"motion": ("motion",), "flow": ("frames", "motion")}, batch_size=4)
+        DanceData(Numbers(), None, {"motion": ("motion",), "flow": ("frames", "motion")}, batch_size=4, window=WINDOW)
 
 
 def test_collate_lists_texts_and_keeps_constants():
@@ -109,8 +111,8 @@ def test_collate_lists_texts_and_keeps_constants():
 
 def test_window_lengths_are_exact():
     window = WindowSpec(seconds=10, fps="30000/1001", stride=0.5)
-    assert window.num_frames == 300 and window.tokens(30) == 300
-    assert window.starts(11.0, "train") == [0.0, 0.5, 1.0] and window.starts(9.99, "train") == []
+    assert window.num_frames == 300 and window.num_tokens(30) == 300
+    assert window.window_starts(11.0, "train") == [0.0, 0.5, 1.0] and window.window_starts(9.99, "train") == []
     with pytest.raises(ValueError, match="clip.fps"):
         WindowSpec(seconds=1, fps=0)
     with pytest.raises(ValueError, match="multiples of 4"):
@@ -122,8 +124,8 @@ def test_a_length_in_frames_is_the_length_that_rounded_seconds_gave(num_frames, 
     """Frames, music tokens and motion frames of both are equal; a clip of exactly this length holds one window."""
     exact, approximate = WindowSpec(num_frames=num_frames, fps=12), WindowSpec(seconds=rounded, fps=12)
     assert exact.num_frames == approximate.num_frames == num_frames
-    assert exact.tokens(30) == approximate.tokens(30)
-    assert exact.starts(num_frames / 12, "train") == [0.0]
+    assert exact.num_tokens(30) == approximate.num_tokens(30)
+    assert exact.window_starts(num_frames / 12, "train") == [0.0]
     assert abs(exact.seconds - rounded) < 1e-4
 
 
@@ -161,7 +163,7 @@ def test_a_resumed_trainer_reads_on_where_it_stopped(tmp_path, accumulate):
             enable_checkpointing=False,
             **quiet,
         )
-        data = DanceData(Numbers(), None, {"motion": ("motion",)}, batch_size=4, seed=9)
+        data = DanceData(Numbers(), None, {"motion": ("motion",)}, batch_size=4, window=WINDOW, seed=9)
         trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return model, trainer
 

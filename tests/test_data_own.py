@@ -17,18 +17,19 @@ from zoo.body.render.densepose import COLORS, read_parts
 from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import unpack
 from zoo.data.base import WindowSpec
-from zoo.data.clip_folder import Folder
+from zoo.data.clip_folder import ClipFolder
 from zoo.data.module import DanceData
-from zoo.data.shard_builder.build import Making, check_alone, make_shard, scenes
-from zoo.data.shard_builder.captioner import Endpoint
-from zoo.data.sources.shards import ShardReader, Shards
+from zoo.data.shard_builder.build import ShardSpec, build_shard, check_single_dancer, detect_scenes
+from zoo.data.shard_builder.captioner import ApiCaptioner
+from zoo.data.shard_file import ShardReader
+from zoo.data.sources.shards import Shards
 from zoo.data.world.scene import make_scene
 from zoo.media import Sound, VideoWriter, write_sound
 from zoo.music.spectral import Spectral
 from zoo.nn.text import HashedTokenEncoder
 
 SIDE, LENGTH = 160, 30  # pixels, frames of a scene at 12 fps
-MAKING = Making(Fraction(2), Fraction(12), 64, 64)
+SPEC = ShardSpec(24, Fraction(12), 64, 64)
 
 
 def dancer(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +41,7 @@ def dancer(seed: int) -> tuple[np.ndarray, np.ndarray]:
     motion[:, 4] = 0.1 * torch.sin(torch.arange(LENGTH) / 4)
     _, root, rotations = unpack(motion)
     scene = make_scene(seed, f"clip {seed}", f"human {seed}", root.numpy(), SIDE, SIDE)
-    drawn = render_motion(scene.look, rotations, root, scene.camera, SIDE, SIDE, scene.behind)
+    drawn = render_motion(scene.look, rotations, root, scene.camera, SIDE, SIDE, scene.backdrop_image)
     return drawn["rgb"], drawn["parts"] > 0
 
 
@@ -62,17 +63,17 @@ def folder(tmp_path_factory):
 
 
 def found(folder: Path) -> dict:
-    return {clip.key: clip for clip in Folder(folder, None, "aist", None, {}, Fraction(30)).clips}
+    return {clip.key: clip for clip in ClipFolder(folder, None, "aist", None, {}, Fraction(30)).clips}
 
 
 def test_scenes_end_where_the_picture_changes(folder):
-    assert scenes(found(folder)["a.dance"], Fraction(12)) == [(i * LENGTH, (i + 1) * LENGTH) for i in range(3)]
+    assert detect_scenes(found(folder)["a.dance"], Fraction(12)) == [(i * LENGTH, (i + 1) * LENGTH) for i in range(3)]
 
 
 def test_clips_of_one_dancer_are_kept_with_their_masks(folder, wheel, tmp_path, monkeypatch):
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
     videos, people = found(folder), BlazePoseDetector(wheel)
-    reports = {key: make_shard(video, tmp_path, MAKING, people, None) for key, video in videos.items()}
+    reports = {key: build_shard(video, tmp_path, SPEC, people, None) for key, video in videos.items()}
     assert reports["a.dance"].clips == 2
     assert reports["a.dance"].dropped == [(5.0, "nobody is found in it")]
     assert "no sound" in reports["silent"].reason and "cannot be read" in reports["broken"].reason
@@ -87,7 +88,7 @@ def test_clips_of_one_dancer_are_kept_with_their_masks(folder, wheel, tmp_path, 
         assert dancer(seed)[1].mean() < (parts > 0).mean() < 0.5
     # what was made is not made again, whoever asks
     before = (tmp_path / "a_dance.tar").stat().st_mtime_ns
-    assert make_shard(videos["a.dance"], tmp_path, MAKING, None, None) == reports["a.dance"]
+    assert build_shard(videos["a.dance"], tmp_path, SPEC, None, None) == reports["a.dance"]
     assert (tmp_path / "a_dance.tar").stat().st_mtime_ns == before
 
 
@@ -98,16 +99,16 @@ def test_a_clip_of_two_dancers_is_none(wheel):
         left = min(max(round(np.nonzero(mask.any((0, 1)))[0].mean()) - 50, 0), SIDE - 100)
         halves.append(np.stack([cv2.resize(one, (200, 2 * SIDE)) for one in film[:, :, left : left + 100]]))
     with pytest.raises(ValueError, match="2 people are in it"):
-        check_alone(np.concatenate(halves, 2), BlazePoseDetector(wheel))
+        check_single_dancer(np.concatenate(halves, 2), BlazePoseDetector(wheel))
 
 
 def test_the_shards_can_be_trained_on(folder, tmp_path, monkeypatch):
     """Without a detector too, in the middle of the picture: frames, words and the sound around each clip."""
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
-    report = make_shard(found(folder)["a.dance"], tmp_path, MAKING, None, None)
+    report = build_shard(found(folder)["a.dance"], tmp_path, SPEC, None, None)
     assert report.clips == 3 and not report.dropped
     source = Shards(str(tmp_path / "a_dance.tar"))
-    assert {"frames", "reference", "caption", "music", "beats", "beat_phase"} <= source.provides
+    assert {"frames", "reference", "caption", "music", "beats", "beat_phase"} <= source.available_keys
     starts = [sample.info["start"] for sample in source._reader("train").samples]
     assert starts == [0.0, 2.5, 5.0]  # at most six seconds of the sound before, where there are any
     assert HashedTokenEncoder(8)([source._samples("val")[0].info["caption"]]).shape == (1, 24, 8)
@@ -143,10 +144,10 @@ def test_parts_lie_where_the_picture_shows_them_in_step_with_it(tmp_path, monkey
     as_tiktok(tmp_path / "in" / "00002", "images", "masks")
     as_tiktok(tmp_path / "in" / "00003", "images", "densepose")
     (tmp_path / "in" / "00003" / "densepose" / "0019.png").unlink()
-    making = Making(Fraction(1, 2), Fraction(10), 32, 32, silence=True)
+    making = ShardSpec(5, Fraction(10), 32, 32, allow_silent=True)
     videos = found(tmp_path / "in")
     assert list(videos) == ["00001", "00002", "00003"]
-    reports = [make_shard(video, tmp_path / "out", making, None, None) for video in videos.values()]
+    reports = [build_shard(video, tmp_path / "out", making, None, None) for video in videos.values()]
     assert [report.clips for report in reports] == [3, 3, 2]
     ((second, reason),) = reports[2].dropped
     assert second == 0.5 and "00003/densepose" in reason and "densepose/19.png does not exist" in reason
@@ -161,7 +162,7 @@ def test_parts_lie_where_the_picture_shows_them_in_step_with_it(tmp_path, monkey
             assert ((parts > 0) == (frames.mean(-1) > 172)).mean() > 0.96  # but for edges within a pixel
     # what is trained on: the same labels, halved
     source = Shards([str(tmp_path / "out" / f"{key}.tar") for key in ("00001", "00002")])
-    data = DanceData(source, Spectral(), {"image": ("frames", "parts")}, 1, clip=WindowSpec(0.5, 10, 16, 16))
+    data = DanceData(source, Spectral(), {"image": ("frames", "parts")}, 1, window=WindowSpec(0.5, 10, 16, 16))
     item = data.dataset("train")[0]
     assert item["parts"].dtype == torch.uint8 and item["parts"].shape == (5, 16, 16)
     assert ((item["parts"] > 0) == (item["frames"].mean(1) > 0.35)).float().mean() > 0.9
@@ -178,12 +179,12 @@ def test_parts_come_as_a_video_beside_the_video(tmp_path, monkeypatch):
     videos = found(tmp_path / "in")
     assert list(videos) == ["a"]
     times = [Fraction(index, 10) for index in range(15)]
-    parts = np.stack(list(videos["a"].parts.at(times, 4 * TALL, 4 * WIDE)))
+    parts = np.stack(list(videos["a"].parts.parts_at(times, 4 * TALL, 4 * WIDE)))
     inside = np.stack([cv2.erode(np.uint8(one > 0), np.ones((9, 9))) for one in truth[::3]]) > 0
     assert inside.mean() > 0.2 * (truth[::3] > 0).mean() and (parts == truth[::3])[inside].mean() > 0.99
     assert (parts == truth[::3]).mean() > 0.99
     with pytest.raises(ValueError, match=r"in/densepose cannot be used: the one at 0\.00 s is 384x192, its"):
-        list(videos["a"].parts.at(times, TALL, WIDE))
+        list(videos["a"].parts.parts_at(times, TALL, WIDE))
 
 
 def test_what_codes_no_parts_is_refused():
@@ -196,8 +197,11 @@ def test_what_codes_no_parts_is_refused():
 def test_a_stage_that_needs_parts_says_which_folder_has_none(scripts, tmp_path):
     as_tiktok(tmp_path / "in" / "00001", "images", "densepose")
     as_tiktok(tmp_path / "in" / "00002", "images")
-    folders, sizes = (f"folder={tmp_path}/in", f"out={tmp_path}/out"), ("fps=10", "seconds=1", "height=64", "width=64")
-    done = scripts.inside("zoo/run/build_shards", *folders, "silence=true", *sizes)
+    folders, sizes = (
+        (f"folder={tmp_path}/in", f"out={tmp_path}/out"),
+        ("fps=10", "num_frames=10", "height=64", "width=64"),
+    )
+    done = scripts.inside("zoo/run/build_shards", *folders, "allow_silent=true", *sizes)
     assert done.returncode == 0, done.stderr
     assert "no folder densepose or masks lies beside 00002:" in done.stdout and "2 clips of 2 videos" in done.stdout
     what = "model=magicdance", "model.renderer=diffusion", "model.recipe=[image]", "data=shards"
@@ -226,7 +230,7 @@ def test_a_caption_is_asked_for_in_pictures():
     """Every tenth frame, and the rule to say nothing of looks; what answers badly is told in one line."""
     server = HTTPServer(("127.0.0.1", 0), Answering)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    asks = Endpoint(f"http://127.0.0.1:{server.server_port}/v1/", "some-model")
+    asks = ApiCaptioner(f"http://127.0.0.1:{server.server_port}/v1/", "some-model")
     try:
         assert asks.caption(np.zeros((24, 800, 400, 3), np.uint8)) == "the dancer turns"
         with pytest.raises(ValueError, match="no caption from http"):

@@ -8,8 +8,8 @@ import torch
 
 from zoo.body.motion_io.formats import write_bvh
 from zoo.body.skeleton import STANDING, pack
-from zoo.data.sources.mocap import RealDances
-from zoo.data.sources.shards import ShardReader
+from zoo.data.shard_file import ShardReader
+from zoo.data.sources.mocap import MocapFolder
 from zoo.media import write_sound
 
 
@@ -38,8 +38,8 @@ def folder(tmp_path):
 
 
 def test_what_has_music_is_read_and_the_rest_is_named(folder, capsys):
-    real = RealDances(folder)
-    real.make()
+    real = MocapFolder(folder)
+    real.build()
     said = " ".join(capsys.readouterr().out.split())
     assert "no music beside them: alone.bvh" in said and "broken.bvh" in said
     reader = ShardReader([real.path])
@@ -49,30 +49,32 @@ def test_what_has_music_is_read_and_the_rest_is_named(folder, capsys):
     assert (aist["song"], aist["dancer"], aist["style"]) == ("real-mHO5", "real-d20", "house")
     assert all(reader.read(one, "motion").shape == (90, 151) for one in reader.samples)
     written = real.path.stat().st_mtime_ns
-    RealDances(folder).make()
+    MocapFolder(folder).build()
     assert real.path.stat().st_mtime_ns == written
 
 
 def test_folders_that_give_nothing_are_refused(folder, tmp_path):
     empty = tmp_path / "empty"
     with pytest.raises(ValueError, match="not a folder"):
-        RealDances(empty)
+        MocapFolder(empty)
     empty.mkdir()
     with pytest.raises(ValueError, match="no motion in"):
-        RealDances(empty)
+        MocapFolder(empty)
     (empty / "alone.bvh").write_bytes((folder / "alone.bvh").read_bytes())
     with pytest.raises(ValueError, match=r"none of the 1 motions .* has music.*alone\.mp3"):
-        RealDances(empty)
+        MocapFolder(empty)
     (empty / "alone.bvh").write_text("no")
     (empty / "alone.wav").write_bytes((folder / "salsa.wav").read_bytes())
     with pytest.raises(ValueError, match="can be read"):
-        RealDances(empty).make()
+        MocapFolder(empty).build()
 
 
 def test_it_joins_the_train_split_alone(folder, monkeypatch):
     from zoo.data.world.source import World
 
-    world = World(songs={"train": 1, "val": 1, "test": 1}, seconds=5, dances_per_song=1, real=str(folder), workers=1)
-    world.prepare(("motion",), None)
+    world = World(
+        songs={"train": 1, "val": 1, "test": 1}, seconds=5, dances_per_song=1, mocap_folder=str(folder), workers=1
+    )
+    world.prepare_data(("motion",), None)
     songs = {split: {one.info["song"] for one in world._reader(split, False).samples} for split in ("train", "val")}
     assert {"real-salsa", "real-mHO5"} < songs["train"] and len(songs["train"]) == 3 and len(songs["val"]) == 1

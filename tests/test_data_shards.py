@@ -8,10 +8,11 @@ import pytest
 from webdataset.writer import TarWriter
 
 from zoo.data.base import WindowSpec
-from zoo.data.music_cache import Features
+from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.sample_format import EXTENSIONS, MAPS, encode_sample
-from zoo.data.sources.shards import ShardReader, Shards, expand, write_shard
-from zoo.data.windows import make_dataset, provided_by
+from zoo.data.shard_file import ShardReader, write_shard
+from zoo.data.sources.shards import Shards, expand
+from zoo.data.windows import available_keys_of, make_dataset
 from zoo.music.spectral import Spectral
 
 F, H, W = 5, 32, 48
@@ -49,7 +50,7 @@ def test_every_field_comes_back(tmp_path):
     reader = pickle.loads(pickle.dumps(ShardReader([tmp_path / "a.tar"])))  # as a loader process gets it
     found = reader.samples[0]
     assert [one.key for one in reader.samples] == ["one", "two"]
-    assert set(found.places) == set(EXTENSIONS) == set(written)
+    assert set(found.byte_ranges) == set(EXTENSIONS) == set(written)
     assert found.info.items() >= written["info"].items()
     tolerance = {"depth": 1e-5, "normal": 0.5 / 127 + 1e-6, "heatmaps": 0.5 / 255 + 1e-6}
     for field in set(MAPS) | {"motion", "joints2d", "joints3d", "reference"}:
@@ -86,7 +87,7 @@ def test_damage_is_named(tmp_path):
         ShardReader([tmp_path / "gone.tar"])
     path.write_bytes(whole)
     reader = ShardReader([path])
-    offset, size = reader.samples[1].places["depth"]
+    offset, size = reader.samples[1].byte_ranges["depth"]
     path.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
     with pytest.raises(ValueError, match=r"a\.tar: two\.depth\.npz is damaged"):
         reader.read(reader.samples[1], "depth")
@@ -104,14 +105,14 @@ def test_songs_are_held_out_and_keys_known(tmp_path):
     source = Shards(str(tmp_path / "s-{0..1}.tar"))
     songs = {split: {one.info["song"] for one in source._samples(split)} for split in ("train", "val", "test")}
     assert len(songs["train"]) == 3 and songs["val"] == songs["test"] and not songs["train"] & songs["val"]
-    assert source.provides == {"key", "fps", "song", "dancer", "caption", "move"}
+    assert source.available_keys == {"key", "fps", "song", "dancer", "caption", "move"}
 
 
 def test_an_empty_shard_has_no_samples(tmp_path):
     write_shard(tmp_path / "a.tar", [])
     assert ShardReader([tmp_path / "a.tar"]).samples == []
     with pytest.raises(ValueError, match=r"a\.tar has no sample"):
-        _ = Shards(str(tmp_path / "a.tar")).provides
+        _ = Shards(str(tmp_path / "a.tar")).available_keys
 
 
 def test_info_is_plain_json(tmp_path):
@@ -128,7 +129,7 @@ def test_shards_made_by_other_hands_need_little(tmp_path):
         for key in ("one", "two"):
             writer.write({"__key__": f"v1.0/{key}", **plain})
     reader = ShardReader([tmp_path / "a.tar"])
-    assert provided_by(reader.samples[0]) == {
+    assert available_keys_of(reader.samples[0]) == {
         "key",
         "fps",
         "song",
@@ -141,9 +142,9 @@ def test_shards_made_by_other_hands_need_little(tmp_path):
     }
     assert reader.samples[0].info["sound_id"] == json.loads(files["json"])["sound_id"]
     clip = WindowSpec(seconds=0.5, stride=0.1)
-    features = Features(Spectral())
-    features.make([reader], workers=1)
+    features = MusicFeatureCache(Spectral())
+    features.build([reader], workers=1)
     dataset = make_dataset(reader, reader.samples, ("motion", "music", "beats"), clip, "train", features)
     assert len(dataset) == 4 and dataset[0]["music"].shape == (15, 35) and dataset[0]["beats"].sum() == 0
-    with pytest.raises(ValueError, match="does not say frames, height, width"):
+    with pytest.raises(ValueError, match="does not give frames, height, width"):
         make_dataset(reader, reader.samples, ("frames",), clip, "train", features)

@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from zoo.body.render.mesh import human_names
-from zoo.data.base import Cut
-from zoo.data.eval_clips import content_of, crop_box
+from zoo.data.base import EvalSpec
+from zoo.data.eval_clips import content_fingerprint, crop_box
 from zoo.data.shard_builder.move_captions import caption
-from zoo.data.sources.shards import ShardReader, Shards, write_shard
-from zoo.data.world.recipe import Filming
+from zoo.data.shard_file import ShardReader, write_shard
+from zoo.data.sources.shards import Shards
+from zoo.data.world.recipe import RenderSpec
 from zoo.data.world.source import World
 from zoo.music.encoder import MusicEncoder, token_count
 
@@ -34,8 +35,8 @@ def cache(tmp_path_factory):
 
 def make_world():
     songs = {"train": 1, "val": 1, "test": 2}
-    filming = Filming(fps=12, height=SIDE, width=SIDE, seconds=2, songs=songs)
-    return World(seed=5, songs=songs, seconds=6, dances_per_song=2, filming=filming, workers=1)
+    rendering = RenderSpec(fps=12, height=SIDE, width=SIDE, seconds=2, songs=songs)
+    return World(seed=5, songs=songs, seconds=6, dances_per_song=2, rendering=rendering, workers=1)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,11 @@ def world(cache):
 
 @pytest.fixture(scope="module")
 def takes(world):
-    return world.takes("test", Cut(24, 12, SIDE, SIDE), Index())
+    return world.eval_clips("test", EvalSpec(24, 12, SIDE, SIDE), Index())
 
 
 def test_a_take_is_one_time_of_one_song(world, takes):
-    clips = ShardReader(path for path, _ in world._film_jobs("test"))
+    clips = ShardReader(path for path, _ in world._clip_jobs("test"))
     dances = ShardReader(path for path, _ in world._dance_jobs("test"))
     whole = {sample.key: sample for sample in dances.samples}
     assert takes.keys == [sample.key for sample in clips.samples] and len(takes) == 4 and not takes.skipped
@@ -70,7 +71,9 @@ def test_a_take_is_one_time_of_one_song(world, takes):
         other += "-1" if own.endswith("-0") else "-0"
         moved = round(start * 30)
         assert torch.equal(take.motion, torch.from_numpy(dances.read(whole[own], "motion")[moved : moved + 60]))
-        assert torch.equal(take.motion_again, torch.from_numpy(dances.read(whole[other], "motion")[moved : moved + 60]))
+        assert torch.equal(
+            take.second_motion, torch.from_numpy(dances.read(whole[other], "motion")[moved : moved + 60])
+        )
         assert take.caption == sample.info["caption"]
         assert take.labels == takes.labels[index] and set(take.labels) == {
             "song",
@@ -86,7 +89,7 @@ def test_a_take_is_one_time_of_one_song(world, takes):
 
 
 def test_shorter_smaller_and_fewer(world, takes):
-    cut = world.takes("test", Cut(5, 5, 24, 24, clips=3), Index())
+    cut = world.eval_clips("test", EvalSpec(5, 5, 24, 24, clips=3), Index())
     assert cut.keys == takes.keys[:3] and len(cut[:]) == 3
     whole, part = takes[2], cut[-1]
     assert part.frames.shape == (5, 24, 24, 3) and len(part.waveform) == part.sample_rate and len(part.motion) == 30
@@ -102,13 +105,13 @@ def test_shorter_smaller_and_fewer(world, takes):
 
 
 def test_crops_carry_the_joints_along(world, takes):
-    cut = Cut(24, 12, 24, 24, crop="dancer")
-    take = world.takes("test", cut, Index())[0]
+    cut = EvalSpec(24, 12, 24, 24, crop="dancer")
+    take = world.eval_clips("test", cut, Index())[0]
     joints = takes[0].joints2d
     box = crop_box(cut, SIDE, SIDE, joints)
     assert box[2] == box[3] <= SIDE
     np.testing.assert_allclose(take.joints2d, (joints - (box[1], box[0])) * 24 / box[2], rtol=1e-5, atol=1e-4)
-    tall = world.takes("test", Cut(24, 12, SIDE, 24, crop="centre"), Index())[0]
+    tall = world.eval_clips("test", EvalSpec(24, 12, SIDE, 24, crop="centre"), Index())[0]
     assert (tall.frames == takes[0].frames[:, :, 12:36]).all()
 
 
@@ -123,31 +126,31 @@ def test_crops_carry_the_joints_along(world, takes):
 )
 def test_box_around_the_dancer(height, width, joints, box):
     spots = np.array([joints, [(np.nan, np.nan)] * 2], np.float32)
-    assert crop_box(Cut(2, 12, 32, 32, crop="dancer"), height, width, spots) == box
+    assert crop_box(EvalSpec(2, 12, 32, 32, crop="dancer"), height, width, spots) == box
 
 
 @pytest.mark.parametrize(
     "cut, words",
     [
-        (Cut(24, 24, SIDE, SIDE), "ask for at most 12"),
-        (Cut(25, 12, SIDE, SIDE), "fewer frames"),
-        (Cut(24, 12, SIDE, 24), "crop=centre"),
+        (EvalSpec(24, 24, SIDE, SIDE), "ask for at most 12"),
+        (EvalSpec(25, 12, SIDE, SIDE), "fewer frames"),
+        (EvalSpec(24, 12, SIDE, 24), "crop=centre"),
     ],
 )
 def test_what_was_not_filmed_is_refused_in_a_line(world, takes, cut, words):
     with pytest.raises(ValueError, match=words) as error:
-        world.takes("test", cut, Index())
+        world.eval_clips("test", cut, Index())
     assert "\n" not in str(error.value)
 
 
 def test_content_is_the_bytes(world, takes, tmp_path):
-    assert world.content("test") == make_world().content("test") != world.content("val")
+    assert world.fingerprint("test") == make_world().fingerprint("test") != world.fingerprint("val")
     (tmp_path / "a.tar").write_bytes(b"same")
     (tmp_path / "b.tar").write_bytes(b"same")
-    first = content_of([[tmp_path / "a.tar"]])
-    assert first == content_of([[tmp_path / "b.tar"]]) and len(first) == 12 and int(first, 16) >= 0
+    first = content_fingerprint([[tmp_path / "a.tar"]])
+    assert first == content_fingerprint([[tmp_path / "b.tar"]]) and len(first) == 12 and int(first, 16) >= 0
     (tmp_path / "a.tar").write_bytes(b"other")
-    assert content_of([[tmp_path / "a.tar"]]) != first != content_of([[tmp_path / "b.tar"]] * 2)
+    assert content_fingerprint([[tmp_path / "a.tar"]]) != first != content_fingerprint([[tmp_path / "b.tar"]] * 2)
 
 
 def test_shards_of_other_hands(cache, tmp_path):
@@ -161,20 +164,20 @@ def test_shards_of_other_hands(cache, tmp_path):
     samples = [("short", short), ("silent", silent), ("good", good), ("better", good), ("last", good)]
     write_shard(tmp_path / "a.tar", samples)
     source = Shards(str(tmp_path / "a.tar"), str(tmp_path / "a.tar"))
-    takes = source.takes("test", Cut(12, 12, 32, 32, clips=2), Index())
+    takes = source.eval_clips("test", EvalSpec(12, 12, 32, 32, clips=2), Index())
     assert takes.keys == ["good", "better"] and [key for key, _ in takes.skipped] == ["short", "silent"]
     take = takes[0]
     assert (take.reference == take.frames[0]).all() and take.caption == "" and take.labels == {"song": "s"}
-    assert take.motion is take.motion_again is take.joints2d is None
+    assert take.motion is take.second_motion is take.joints2d is None
     assert ((take.beats >= 0) & (take.beats < 1)).all() and len(take.waveform) == 22050
     with pytest.raises(ValueError, match="joints2d"):
-        source.takes("test", Cut(6, 12, 32, 32, crop="dancer"), Index())
+        source.eval_clips("test", EvalSpec(6, 12, 32, 32, crop="dancer"), Index())
     write_shard(tmp_path / "b.tar", samples[:-1])
-    both = [Shards(str(tmp_path / name), str(tmp_path / name)).content("test") for name in ("a.tar", "b.tar")]
+    both = [Shards(str(tmp_path / name), str(tmp_path / name)).fingerprint("test") for name in ("a.tar", "b.tar")]
     assert len(set(both)) == 2
 
 
-def test_motion_again_is_anothers_at_the_same_seconds(cache, tmp_path):
+def test_second_motion_is_anothers_at_the_same_seconds(cache, tmp_path):
     """The next dance by key whose dancer is another and which has those seconds."""
     frames, sound = np.zeros((12, 32, 32, 3), np.uint8), (np.zeros(6 * 22050, np.float32), 22050)
     info = {"fps": "12", "frames": 12, "height": 32, "width": 32, "song": "s"}
@@ -187,8 +190,8 @@ def test_motion_again_is_anothers_at_the_same_seconds(cache, tmp_path):
         samples.append((key, {"info": labels, "sound": sound, "frames": frames, "motion": motion}))
     write_shard(tmp_path / "a.tar", samples)
     source = Shards(str(tmp_path / "a.tar"), str(tmp_path / "a.tar"))
-    takes = {take.key: take for take in source.takes("test", Cut(12, 12, 32, 32), Index())}
-    again = {key: take.motion_again for key, take in takes.items()}
+    takes = {take.key: take for take in source.eval_clips("test", EvalSpec(12, 12, 32, 32), Index())}
+    again = {key: take.second_motion for key, take in takes.items()}
     assert again["a"] is again["c"] is None  # seconds 0 to 1 nobody else has; 3 to 4 only d, whose dance ends at 3.5
     for key, number, first in (("b", 4, 0), ("d", 3, 15), ("e", 0, 15)):
         assert again[key][:, 0].tolist() == list(range(1000 * number + first, 1000 * number + first + 30)), key

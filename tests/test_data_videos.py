@@ -14,7 +14,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from zoo.body.detection.base import PoseDetector, Poses
-from zoo.data.base import Cut
+from zoo.data.base import EvalSpec
 from zoo.data.frame_source import VideoFile
 from zoo.data.sources.videos import Videos
 from zoo.media import Sound, VideoWriter, write_sound
@@ -85,14 +85,14 @@ def film(path, frames, fps=30, sound=None):
 
 
 def takes_of(folder, cut, **settings):
-    return Videos(str(folder), **settings).takes("test", cut, Index())
+    return Videos(str(folder), **settings).eval_clips("test", cut, Index())
 
 
 @pytest.mark.parametrize("fps", ["30", "30000/1001", "25", "60"])
 def test_frames_are_those_nearest_on_the_exact_clock(tmp_path, fps):
     clip = tmp_path / "clips" / "a.mp4"
     film(clip, counting(100, 48, 48), fps, song(tmp_path, seconds=4.0))
-    (take,) = takes_of(tmp_path / "clips", Cut(16, 12, 48, 48))
+    (take,) = takes_of(tmp_path / "clips", EvalSpec(16, 12, 48, 48))
     times = [index / 12 * float(Fraction(fps)) for index in range(16)]
     shown = [number(frame) for frame in take.frames]
     assert all(abs(one - time) <= 0.5 + 1e-9 for one, time in zip(shown, times, strict=True))
@@ -111,15 +111,15 @@ def test_late_times_are_found_whatever_the_index(tmp_path, suffix, codec):
     video = VideoFile(tmp_path / f"a{suffix}")
     assert video.seconds() == 4 and video.rate() == 25
     for times, numbers in (((0, 1), [0, 25]), ((3, Fraction(13, 4)), [75, 81]), ((3, Fraction(99, 25)), [75, 99])):
-        assert [number(picture) for picture in video.at(list(map(Fraction, times)))] == numbers
+        assert [number(picture) for picture in video.frames_at(list(map(Fraction, times)))] == numbers
     with pytest.raises(ValueError, match=r"lasts 4\.00 s"):
-        list(video.at([Fraction(3), Fraction(4)]))
+        list(video.frames_at([Fraction(3), Fraction(4)]))
 
 
 def test_windows_follow_each_other_with_their_sound(tmp_path):
     film(tmp_path / "clips" / "long.mp4", counting(120, 48, 48), 30, song(tmp_path, seconds=4.0))
     whole = Sound(tmp_path / "song.wav").mono(RATE).reshape(4, RATE)
-    takes = takes_of(tmp_path / "clips", Cut(12, 12, 48, 48), windows="all")
+    takes = takes_of(tmp_path / "clips", EvalSpec(12, 12, 48, 48), windows="all")
     assert takes.keys == ["long@0", "long@1", "long@2", "long@3"] and len(takes[:2]) == 2
     for second, take in enumerate(takes):
         assert number(take.frames[0]) == 30 * second and abs(number(take.frames[-1]) - 30 * second - 27.5) <= 0.5
@@ -128,8 +128,8 @@ def test_windows_follow_each_other_with_their_sound(tmp_path):
         apart = np.abs(take.waveform - whole).mean(1)
         assert apart.argmin() == second and apart.min() < 0.3 * np.sort(apart)[1]
         assert ((take.beats >= 0) & (take.beats < 1)).all()
-    assert takes_of(tmp_path / "clips", Cut(12, 12, 48, 48, clips=2), windows="all").keys == ["long@0", "long@1"]
-    assert takes_of(tmp_path / "clips", Cut(12, 12, 48, 48)).keys == ["long"]
+    assert takes_of(tmp_path / "clips", EvalSpec(12, 12, 48, 48, clips=2), windows="all").keys == ["long@0", "long@1"]
+    assert takes_of(tmp_path / "clips", EvalSpec(12, 12, 48, 48)).keys == ["long"]
 
 
 def test_what_cannot_be_used_is_named_and_the_rest_is_taken(tmp_path):
@@ -147,7 +147,7 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_taken(tmp_path):
     (folder / "sound.m4a").rename(folder / "sound.mp4")
     whole = (folder / "good.mp4").read_bytes()
     (folder / "damaged.mp4").write_bytes(whole[: len(whole) // 2])
-    takes = takes_of(folder, Cut(12, 12, 48, 64))
+    takes = takes_of(folder, EvalSpec(12, 12, 48, 64))
     assert takes.keys == ["good", "ünïcode name"] and takes[-1].frames.shape == (12, 48, 64, 3)
     reasons = dict(takes.skipped)
     assert set(reasons) == {"silent", "short", "slow", "hushed", "empty", "text", "sound", "damaged"}
@@ -156,13 +156,13 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_taken(tmp_path):
     for key, word in words.items():
         assert word in reasons[key] and "\n" not in reasons[key]
     (folder / "good.mkv").write_bytes(whole)
-    takes = takes_of(folder, Cut(12, 12, 48, 64))
+    takes = takes_of(folder, EvalSpec(12, 12, 48, 64))
     assert takes.keys[0] == "good" and dict(takes.skipped)["good.mp4"] == "another clip, good.mkv, is called good too"
-    silent = takes_of(folder, Cut(12, 12, 48, 64), list=["silent", "gone"], silence=True)
+    silent = takes_of(folder, EvalSpec(12, 12, 48, 64), clip_list=["silent", "gone"], allow_silent=True)
     assert silent.keys == ["silent"] and dict(silent.skipped).keys() == {"gone"}
     assert not silent[0].waveform.any() and len(silent[0].waveform) == 22050 and not len(silent[0].beats)
     with pytest.raises(ValueError, match=r"slow: it has 10 frames"):
-        takes_of(folder, Cut(12, 12, 48, 64), list=["slow"])
+        takes_of(folder, EvalSpec(12, 12, 48, 64), clip_list=["slow"])
 
 
 def test_folders_of_numbered_pictures(tmp_path):
@@ -174,14 +174,14 @@ def test_folders_of_numbered_pictures(tmp_path):
                 cv2.imwrite(str(tmp_path / "clips" / name / kind / f"{index + 1}.png"), picture)
         song(tmp_path / "clips", f"{name}.wav")
         (tmp_path / "clips" / f"{name}.txt").write_text("steps to\nthe left\n")
-    takes = takes_of(tmp_path / "clips", Cut(10, 10, 48, 64))
+    takes = takes_of(tmp_path / "clips", EvalSpec(10, 10, 48, 64))
     assert takes.keys == ["00335", "00336"] and not takes.skipped
     assert [number(frame) for frame in takes[0].frames] == list(range(0, 30, 3))
-    slower = takes_of(tmp_path / "clips", Cut(6, 10, 48, 64), picture_fps=25)
+    slower = takes_of(tmp_path / "clips", EvalSpec(6, 10, 48, 64), image_fps=25)
     assert [number(frame) for frame in slower[0].frames] == [0, 2, 5, 7, 10, 12]  # the nearest, the earlier of two
     assert takes[0].caption == "steps to the left" and takes[1].labels == {"song": "00336"}
     (tmp_path / "clips" / "00335" / "images" / "7.png").unlink()
-    takes = takes_of(tmp_path / "clips", Cut(10, 10, 48, 64))
+    takes = takes_of(tmp_path / "clips", EvalSpec(10, 10, 48, 64))
     assert takes.keys == ["00336"] and takes.skipped[0] == (
         "00335",
         "the picture after 6.png is missing, or there twice",
@@ -194,19 +194,21 @@ def test_names_of_aist_songs_and_lists(tmp_path):
         film(tmp_path / "clips" / f"{name}.mp4", counting(40), 30)
     song(tmp_path / "songs", "mBR0.mp3")
     song(tmp_path / "songs", "mHO0.wav")
-    settings, cut = {"music": str(tmp_path / "songs")}, Cut(12, 12, 48, 64)
+    settings, cut = {"music": str(tmp_path / "songs")}, EvalSpec(12, 12, 48, 64)
     takes = takes_of(tmp_path / "clips", cut, **settings)
     assert takes.keys == names
     assert takes.labels[1] == {"song": "mBR0", "dancer": "d04", "camera": "C09", "style": "Break"}
     (tmp_path / "list.txt").write_text("# AIST++'s\n\ngHO_sBM_cAll_d04_mHO0_ch01\ngBR_sBM_c01_d04_mBR0_ch01.mp4\n")
-    listed = takes_of(tmp_path / "clips", cut, list=str(tmp_path / "list.txt"), **settings)
+    listed = takes_of(tmp_path / "clips", cut, clip_list=str(tmp_path / "list.txt"), **settings)
     assert listed.keys == [names[0], names[2], names[3]]
-    front = takes_of(tmp_path / "clips", cut, list=str(tmp_path / "list.txt"), where={"camera": "C09"}, **settings)
+    front = takes_of(
+        tmp_path / "clips", cut, clip_list=str(tmp_path / "list.txt"), filter={"camera": "C09"}, **settings
+    )
     assert front.keys == [names[3]]
     (tmp_path / "songs" / "mBR0.mp3").unlink()
     takes = takes_of(tmp_path / "clips", cut, **settings)
     assert takes.keys == names[2:] and [key for key, _ in takes.skipped] == names[:2]
-    own = takes_of(tmp_path / "clips", cut, pattern=r"_d(?P<dancer>\d+)_", silence=True)
+    own = takes_of(tmp_path / "clips", cut, pattern=r"_d(?P<dancer>\d+)_", allow_silent=True)
     assert own.labels[0] == {"dancer": "04", "song": names[0]}
 
 
@@ -216,34 +218,34 @@ def test_crops(tmp_path):
     for index, picture in enumerate(pictures):
         picture[20:40, 30 + index % 3 : 38 + index % 3] = 255
     film(tmp_path / "clips" / "a.mp4", pictures, 30, song(tmp_path))
-    with pytest.raises(ValueError, match=r"48x64, which is 32x32 only with distortion"):
-        takes_of(tmp_path / "clips", Cut(12, 12, 32, 32))
-    (centre,) = takes_of(tmp_path / "clips", Cut(12, 12, 32, 32, crop="centre"))
+    with pytest.raises(ValueError, match=r"48x64, which become 32x32 only with distortion"):
+        takes_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32))
+    (centre,) = takes_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32, crop="centre"))
     white = np.nonzero(centre.frames[0].mean(-1) > 128)
     assert np.ptp(white[0]) + 1 == pytest.approx(20 * 32 / 48, abs=1)
-    (dancer,) = takes_of(tmp_path / "clips", Cut(12, 12, 32, 32, crop="dancer"), people=BrightSpot())
+    (dancer,) = takes_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32, crop="dancer"), pose_detector=BrightSpot())
     spot = dancer.frames.mean(-1) > 128
     assert spot.any((1, 2)).all() and not spot[:, [0, -1]].any() and not spot[:, :, [0, -1]].any()
     tall = np.ptp(np.nonzero(spot[0])[0]) + 1
     assert tall == pytest.approx(32 / 1.3, abs=1.5)  # 15 % free above and below
     centre_of = np.mean(np.nonzero(spot.any(0)), 1)
     assert np.abs(centre_of - 15.5).max() < 1.5
-    with pytest.raises(ValueError, match=r"weights\.people"):
-        takes_of(tmp_path / "clips", Cut(12, 12, 32, 32, crop="dancer"))
+    with pytest.raises(ValueError, match=r"weights\.pose_detector"):
+        takes_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32, crop="dancer"))
     film(tmp_path / "nobody" / "a.mp4", np.zeros_like(pictures), 30, tmp_path / "song.wav")
     with pytest.raises(ValueError, match="no dancer was found"):
-        takes_of(tmp_path / "nobody", Cut(12, 12, 32, 32, crop="dancer"), people=BrightSpot())
+        takes_of(tmp_path / "nobody", EvalSpec(12, 12, 32, 32, crop="dancer"), pose_detector=BrightSpot())
 
 
 def test_content_is_what_is_there_wherever_it_is(tmp_path):
     sound = song(tmp_path)
     film(tmp_path / "here" / "a.mp4", counting(20), 30, sound)
     copytree(tmp_path / "here", tmp_path / "there")
-    here, there = (Videos(str(tmp_path / place)).content("test") for place in ("here", "there"))
+    here, there = (Videos(str(tmp_path / place)).fingerprint("test") for place in ("here", "there"))
     assert here == there and len(here) == 12
-    assert Videos(str(tmp_path / "here"), windows="all").content("test") != here
+    assert Videos(str(tmp_path / "here"), windows="all").fingerprint("test") != here
     film(tmp_path / "here" / "a.mp4", counting(21), 30, sound)
-    assert Videos(str(tmp_path / "here")).content("test") != here
+    assert Videos(str(tmp_path / "here")).fingerprint("test") != here
 
 
 @pytest.mark.parametrize(
@@ -253,21 +255,21 @@ def test_content_is_what_is_there_wherever_it_is(tmp_path):
         ({"pattern": "("}, "no regular expression"),
         ({"pattern": "a"}, "names no label"),
         ({"windows": "two"}, "first all"),
-        ({"picture_fps": 0}, "above 0"),
-        ({"list": "gone.txt"}, r"data\.list=gone\.txt cannot be read"),
-        ({"where": {"camera": "C01"}}, "has no clip"),
+        ({"image_fps": 0}, "above 0"),
+        ({"clip_list": "gone.txt"}, r"data\.clip_list=gone\.txt cannot be read"),
+        ({"filter": {"camera": "C01"}}, "has no clip"),
     ],
 )
 def test_mistakes_get_one_line(tmp_path, settings, words):
     film(tmp_path / "clips" / "a.mp4", counting(20), 30, song(tmp_path))
     with pytest.raises(ValueError, match=words) as error:
-        takes_of(**{"folder": tmp_path / "clips", "cut": Cut(6, 12, 48, 64), **settings})
+        takes_of(**{"folder": tmp_path / "clips", "cut": EvalSpec(6, 12, 48, 64), **settings})
     assert "\n" not in str(error.value)
 
 
 def test_training_on_it_is_refused_with_the_way_to_shards(tmp_path):
     source = Videos(str(tmp_path))
-    for call in (lambda: source.provides, lambda: source.prepare(["frames"], Index())):
+    for call in (lambda: source.available_keys, lambda: source.prepare_data(["frames"], Index())):
         with pytest.raises(ValueError, match="data=shards"):
             call()
 

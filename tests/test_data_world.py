@@ -44,7 +44,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def world(cache):
     made = small(workers=1)
-    made.prepare(("motion", "music", "beats"), Loudness())
+    made.prepare_data(("motion", "music", "beats"), Loudness())
     return made
 
 
@@ -75,7 +75,7 @@ def test_the_same_whatever_the_workers_and_resumed_where_it_stopped(world, cache
     lost = [path for path in paths if path.name.startswith(("train-00000", "val"))]
     for path in lost:
         path.unlink()
-    small(workers=2).prepare(("motion",), Loudness())
+    small(workers=2).prepare_data(("motion",), Loudness())
     assert shards(cache) == paths
     for path in paths:
         content, time = before[path]
@@ -85,7 +85,7 @@ def test_the_same_whatever_the_workers_and_resumed_where_it_stopped(world, cache
 
 def test_other_settings_make_another_corpus_and_more_songs_extend_it(world, cache):
     folder = shards(cache)[0].parent
-    jobs = small(real=None, workers=1)._dance_jobs("train")
+    jobs = small(mocap_folder=None, workers=1)._dance_jobs("train")
     assert all(path.parent == folder and path.is_file() for path, _ in jobs)
     assert World(seed=4, songs=SONGS, seconds=6.5)._dance_jobs("train")[0][0].parent != folder
     longer = World(seed=3, songs={**SONGS, "train": 20}, seconds=6.5, dancers={"train": 3, "val": 2, "test": 2})
@@ -95,7 +95,7 @@ def test_other_settings_make_another_corpus_and_more_songs_extend_it(world, cach
 def test_windows_line_up_with_song_and_dance(world):
     needs = ("motion", "music", "beats", "joints3d", "caption", "move", "song", "music_rate", "fps")
     clip = WindowSpec(seconds=2, stride=0.5)
-    data = DanceData(world, Loudness(), {"any": needs}, batch_size=5, clip=clip)
+    data = DanceData(world, Loudness(), {"any": needs}, batch_size=5, window=clip)
     batch = next(iter(data.train_dataloader()))
     assert batch["motion"].shape == (5, 60, 151) and batch["music"].shape == (5, 60, 2) and batch["fps"] == 30.0
     samples = {one.key: one for one in world._reader("train", False).samples}
@@ -116,30 +116,25 @@ def test_windows_line_up_with_song_and_dance(world):
 
 def test_frames_at_another_rate(world):
     reader = world._reader("val", False)
-    from zoo.data.music_cache import Features
+    from zoo.data.music_cache import MusicFeatureCache
 
     clip = WindowSpec(seconds=2, fps=12)
-    item = make_dataset(reader, reader.samples, ("beats", "joints3d", "motion"), clip, "val", Features(Loudness()))[0]
+    item = make_dataset(
+        reader, reader.samples, ("beats", "joints3d", "motion"), clip, "val", MusicFeatureCache(Loudness())
+    )[0]
     assert item["beats"].shape == (24,) and item["joints3d"].shape == (24, 24, 3)
     torch.testing.assert_close(item["joints3d"][2], joints_of(item["motion"])[5], atol=1e-5, rtol=0)
 
 
-def test_pieces_are_whole_dances_in_order(world):
-    pieces = list(world.pieces("train", Loudness()))
-    assert len(pieces) == 18 and pieces[0].labels["song"] == pieces[1].labels["song"] != pieces[2].labels["song"]
-    assert pieces[0].motion.shape == (195, 151) and pieces[0].music.features.shape == (195, 2)
-    assert len(pieces[0].beats) > 5 and len(pieces[0].waveform) == round(6.5 * pieces[0].sample_rate)
-
-
 def test_captions_say_the_motion_and_nothing_of_looks(world):
     needs = ("caption",)
-    data = DanceData(world, Loudness(), {"any": needs}, batch_size=64, clip=WindowSpec(seconds=2, stride=0.1))
+    data = DanceData(world, Loudness(), {"any": needs}, batch_size=64, window=WindowSpec(seconds=2, stride=0.1))
     captions = [text for batch in data.batches() for text in batch["caption"]]
     every = captions + [move.words for move in MOVES.values()]
     words = set(re.findall(r"[a-z-]+", " ".join(every).lower()))
     assert not words & set(LOOKS)
     assert len(set(captions)) > len(captions) / 3
-    again = DanceData(world, Loudness(), {"any": needs}, batch_size=64, clip=WindowSpec(seconds=2, stride=0.1))
+    again = DanceData(world, Loudness(), {"any": needs}, batch_size=64, window=WindowSpec(seconds=2, stride=0.1))
     assert captions == [text for batch in again.batches() for text in batch["caption"]]
 
 

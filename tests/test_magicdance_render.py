@@ -430,8 +430,8 @@ def test_magic_animates_files_start_their_parts(tmp_path):
 
 SMALL = (
     "model=magicdance model.renderer=diffusion data.songs={train:2,val:1,test:1} data.seconds=6 "
-    "data.dances_per_song=1 data.workers=1 data.filming.songs={train:2,val:1,test:1} data.filming.height=64 "
-    "data.filming.width=64 data.filming.seconds=4 model.tiny.dim=16 model.tiny.ff_dim=16 model.tiny.layers=1 "
+    "data.dances_per_song=1 data.workers=1 data.rendering.songs={train:2,val:1,test:1} data.rendering.height=64 "
+    "data.rendering.width=64 data.rendering.seconds=4 model.tiny.dim=16 model.tiny.ff_dim=16 model.tiny.layers=1 "
     "model.tiny.heads=2 model.tiny.vae={block_out_channels:[8,8,8],latent_channels:4,norm_num_groups:4,"
     "layers_per_block:1} model.tiny.unet={channels:[16,32],attends:[true,true],layers:1,heads:1,groups:8,dropout:0.0} "
     "model.tiny.size=64 model.tiny.guidance_channels=[4,8,8] model.tiny.face.side=16 fit.batch_size=2 "

@@ -8,7 +8,7 @@ import pytest
 
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.data.base import WindowSpec
-from zoo.data.world.recipe import Filming
+from zoo.data.world.recipe import RenderSpec
 from zoo.data.world.source import World
 from zoo.metrics.base import MetricInput
 from zoo.metrics.video import FvdWorld
@@ -29,9 +29,9 @@ def clips(tmp_path_factory) -> list[dict]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DANCEZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         songs, needs = {"train": 1, "val": 1, "test": 8}, ("frames", "parts", "joints2d")
-        filming = Filming(FPS, 128, 128, seconds=FRAMES / FPS, songs=songs)
-        world = World(seed=7, songs=songs, seconds=6, dances_per_song=1, filming=filming, workers=1)
-        world.prepare(needs, Spectral(), ["test"])
+        rendering = RenderSpec(FPS, 128, 128, seconds=FRAMES / FPS, songs=songs)
+        world = World(seed=7, songs=songs, seconds=6, dances_per_song=1, rendering=rendering, workers=1)
+        world.prepare_data(needs, Spectral(), ["test"])
         windows = world.dataset("test", needs, WindowSpec(FRAMES / FPS, FPS), Spectral())
         clips = [windows[index] for index in range(len(windows))]
     return [

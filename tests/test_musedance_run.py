@@ -13,7 +13,7 @@ from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
 
 SMALL = (
     "model=musedance data.songs={train:2,val:1,test:1} data.seconds=6 data.dances_per_song=1 data.workers=1 "
-    "data.filming.songs={train:2,val:1,test:1} data.filming.height=64 data.filming.width=64 data.filming.seconds=2 "
+    "data.rendering.songs={train:2,val:1,test:1} data.rendering.height=64 data.rendering.width=64 data.rendering.seconds=2 "
     "model.tiny.vae={block_out_channels:[8,8,8,8],latent_channels:4,norm_num_groups:4} model.tiny.size=64 "
     "model.tiny.unet={channels:[16,32],attends:[true,true],layers:1,heads:1,groups:8,dropout:0.0} "
     "model.tiny.song_dim=16 model.tiny.mask_channels=[8,8,8,8] model.tiny.frames=6 "

@@ -25,8 +25,8 @@ from zoo.run.evaluate.systems import pair_up
 SHIPPED = "assets/magicdance_tiny"
 # eight clips of two seconds: four songs, two dancers to each
 TINY = (
-    "data.songs={train:1,val:1,test:4} data.seconds=6 data.dances_per_song=2 data.workers=1 data.filming.seconds=2 "
-    "data.filming.height=64 data.filming.width=64 protocol.frames=24 protocol.height=64 protocol.width=64 "
+    "data.songs={train:1,val:1,test:4} data.seconds=6 data.dances_per_song=2 data.workers=1 data.rendering.seconds=2 "
+    "data.rendering.height=64 data.rendering.width=64 protocol.frames=24 protocol.height=64 protocol.width=64 "
     "protocol.clips=8 protocol.repeats=2 sampler.steps=2 workers=0"
 ).split()
 HOSTILE = {  # what is wrong with the clip at this place -> what the report says of it
@@ -96,7 +96,7 @@ def test_the_clips_are_the_datas_own(table, truths):
     """The ground truth's file decodes to the very frames of the data."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("evaluate", overrides=TINY)
-    takes = instantiate(config.data).takes("test", read_protocol(config).cut, Spectral())
+    takes = instantiate(config.data).eval_clips("test", read_protocol(config).cut, Spectral())
     assert takes.keys == list(truths)
     for index in (0, 7):
         assert np.array_equal(decode_frames(truths[takes.keys[index]].read_bytes()), takes[index].frames)

@@ -14,8 +14,9 @@ from zoo.body.image.segmentation import Cutout, _foreground_colors, extract_cuto
 from zoo.body.render.appearance import Appearance
 from zoo.body.render.rasterizer import render
 from zoo.body.skeleton import STANDING, matrix_from_axis_angle
+from zoo.data.world.place import FRONTAL_CAMERAS
 from zoo.media import read_video, write_sound
-from zoo.run.sample.scene import FRONTAL, set_scene
+from zoo.run.sample.scene import set_scene
 
 SEEDS = range(6)
 PHOTO = Path("/usr/share/doc/opencv-doc/examples/data/messi5.jpg")  # of the Debian package opencv-doc
@@ -59,7 +60,7 @@ def test_the_figure_stands_where_dancers_stand_and_as_tall(figures, side):
     """Grown-up people of the world, filmed by its frontal cameras, and figures that are set into grey."""
     grey = np.full((90, 60, 3), 128, np.uint8)
     heights, floors = [], []
-    for view in FRONTAL:
+    for view in FRONTAL_CAMERAS:
         for body in ("man", "woman", "slim", "curvy", "heavy"):
             top, bottom, _ = extent(standing(body, side, view, 128)["rgb"])
             heights.append(bottom - top)

@@ -11,7 +11,7 @@ from zoo.run.checkpoint import read_checkpoint
 
 SMALL = (
     "model=dabfusion data.songs={train:2,val:1,test:1} data.seconds=6 data.dances_per_song=1 data.workers=1 "
-    "data.filming.songs={train:2,val:1,test:1} data.filming.height=64 data.filming.width=64 data.filming.seconds=1 "
+    "data.rendering.songs={train:2,val:1,test:1} data.rendering.height=64 data.rendering.width=64 data.rendering.seconds=1 "
     "model.tiny.autoencoder={regions:10,width:8,most:16,bottleneck:1,region_width:8,flow_width:8,hourglass_most:16,"
     "hourglass_blocks:2,background_width:8} "
     "model.tiny.unet={music_dim:16,width:16,multiples:[1,1,1,1],heads:1,patch:2} "

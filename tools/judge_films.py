@@ -25,7 +25,7 @@ class Films:
 
     def __init__(self, world: World, split: str, seed: int):
         encoder = Spectral()
-        world.prepare(NEEDS, encoder, [split])
+        world.prepare_data(NEEDS, encoder, [split])
         clips = world.dataset(split, NEEDS, WindowSpec(SECONDS, FPS, SIDE, SIDE), encoder)
         self.rng = np.random.default_rng(seed)
         self.frames, self.figure, self.joints, self.style, self.empty = [], [], [], [], []

@@ -74,7 +74,7 @@ def main() -> None:
         config = compose("train", overrides=["model=dabfusion"])
     world, needs = instantiate(config.data), ("frames", "joints2d", "parts")
     encoder = build_encoder(config)
-    world.prepare(needs, encoder, ["test"])
+    world.prepare_data(needs, encoder, ["test"])
     clips = world.dataset("test", needs, WindowSpec(4.0, 12, 128, 128), encoder)
     autoencoder = load_family(options.ckpt)[0].autoencoder
     with torch.inference_mode():

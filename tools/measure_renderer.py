@@ -82,7 +82,7 @@ class Clips:
         with initialize_config_dir(str(CONF), version_base=None):
             config = compose("train", overrides=["model=magicdance"])
         encoder, world = build_encoder(load_family(ckpt)[1]), instantiate(config.data)
-        world.prepare(NEEDS, encoder, ["test"])
+        world.prepare_data(NEEDS, encoder, ["test"])
         self.clips = world.dataset("test", NEEDS, WindowSpec(4.0, FPS, SIDE, SIDE), encoder)
         first = {}  # a clip of every dancer, others after them
         for index in range(len(self.clips)):

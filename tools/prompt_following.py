@@ -26,7 +26,7 @@ from tqdm import tqdm
 from zoo.body.camera import camera
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.skeleton import JOINTS
-from zoo.data.base import Cut, WindowSpec
+from zoo.data.base import EvalSpec, WindowSpec
 from zoo.data.world.moves import MOVES
 from zoo.families.base import Sampler
 from zoo.metrics.statistics import bootstrap_interval
@@ -140,11 +140,11 @@ def main() -> None:
         config = compose("train", overrides=["model=musedance"])
     family, trained = load_family(options.ckpt)
     encoder, world = build_encoder(trained), instantiate(config.data)
-    world.prepare(("joints2d", "caption"), encoder, ["train", "test"])
+    world.prepare_data(("joints2d", "caption"), encoder, ["train", "test"])
     dances = world.dataset("train", ("joints3d", "caption"), WindowSpec(options.seconds, FPS, stride=1.0), encoder)
     moves = learned(filmed(dances))
-    cut = Cut(round(options.seconds * FPS), FPS, SIDE, SIDE)
-    takes, rate = world.takes("test", cut, encoder), cut.rate
+    cut = EvalSpec(round(options.seconds * FPS), FPS, SIDE, SIDE)
+    takes, rate = world.eval_clips("test", cut, encoder), cut.rate
     shown = [takes[index] for index in range(len(takes))]
     others = pair_up([take.labels for take in shown])
     truth, danced = [], []

@@ -34,8 +34,8 @@ from zoo.body.detection.synthetic_detector import (
     SyntheticPoseDetector,
     place_of,
 )
-from zoo.data.base import Cut, WindowSpec
-from zoo.data.world.recipe import Filming
+from zoo.data.base import EvalSpec, WindowSpec
+from zoo.data.world.recipe import RenderSpec
 from zoo.data.world.song import STYLES
 from zoo.data.world.source import World
 from zoo.metrics.rhythm import beat_alignment, detected_beats, matchable_beats
@@ -176,7 +176,7 @@ def measure() -> dict[str, str]:
     windows = (clips[index] for index in range(len(clips)))  # called KEY@START, and START is 0
     figures = {clip["key"].rpartition("@")[0]: clip["parts"].numpy() > 0 for clip in windows}
     off, overlap, scores, met = [], [], [], np.zeros(4)
-    for take in world.takes("test", Cut(round(SECONDS * FPS), FPS, SIDE, SIDE), encoder):
+    for take in world.eval_clips("test", EvalSpec(round(SECONDS * FPS), FPS, SIDE, SIDE), encoder):
         poses, figure = SyntheticPoseDetector().detect(take.frames), figures[take.key]
         height = np.median(np.ptp(take.joints2d[..., 1], axis=1))
         off.append(np.linalg.norm(poses.joints - take.joints2d, axis=-1) / height)
@@ -205,7 +205,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     songs, dancers = {"train": 192, "val": 8, "test": 8}, {"train": 384, "val": 8, "test": 8}
-    world = World(seed=2, songs=songs, dancers=dancers, filming=Filming(FPS, SIDE, SIDE, SECONDS, songs=songs))
+    world = World(seed=2, songs=songs, dancers=dancers, rendering=RenderSpec(FPS, SIDE, SIDE, SECONDS, songs=songs))
     films, began = Films(world, "train", options.seed), time.time()
     network = SyntheticDetectorNetwork()
     network.eyes = stored(train_eyes(films, options.steps))

@@ -1,31 +1,33 @@
-"""The data contract: what a source of clips says about itself and gives, and how its items become a `zoo.batch.Batch`.
+"""The data contract: a data source describes its clips and yields training items and evaluation clips.
 
 Adding a data set is one file with a `DataSource` and one YAML in `conf/data/`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.batch import Batch
+from zoo.batch import Batch, check_required_keys
 from zoo.music.encoder import MusicEncoder, MusicFeatures
 
 SPLITS = ("train", "val", "test")  # disjoint in songs and, where the data knows them, in dancers
-PICTURES = frozenset(
+IMAGE_KEYS = frozenset(
     "reference frames parts semantic depth normal skeleton heatmaps joints2d camera".split()
-)  # keys that need rendered or filmed frames; everything else is sound, motion and words
+)  # keys that need rendered or recorded frames; all others are sound, motion and text
+CROPS = ("whole", "centre", "dancer")
 
 
 @dataclass(frozen=True)
 class WindowSpec:
-    """The window of a clip that one training item covers.
+    """The window of a clip that one training item covers; `clip:` in the configuration of a stage.
 
     The length is `num_frames` video frames, or `seconds`; give exactly one of them, the other one follows. Frames are
     height x width pixels at `fps` (a number, or a text such as '30000/1001'). Consecutive windows of one clip start
@@ -37,7 +39,7 @@ class WindowSpec:
     multiples of 4 (heat maps have a quarter of the resolution), and for two lengths or none.
     """
 
-    seconds: float | None = None
+    seconds: float = cast(float, None)  # None: follows from num_frames
     fps: float | str | Fraction = 30
     height: int = 128
     width: int = 128
@@ -45,7 +47,8 @@ class WindowSpec:
     held_out_stride: float = 2.5  # for val and test
     num_sampled_frames: int | None = None
     decoded_cache_size: int = 0
-    num_frames: int | None = None
+    num_frames: int = cast(int, None)  # None: follows from seconds
+    _is_exact: bool = field(init=False, repr=False, default=False)  # the length was given in frames
 
     def __post_init__(self):
         if (self.seconds is None) == (self.num_frames is None):
@@ -60,12 +63,11 @@ class WindowSpec:
                 raise ValueError(f"clip.{name.replace('rate', 'fps')} must be above 0, not {value}")
         if self.height % 4 or self.width % 4:
             raise ValueError(f"clip height and width must be multiples of 4, not {self.height}x{self.width}")
-        exact = self.num_frames is not None
-        if exact:
+        object.__setattr__(self, "_is_exact", self.num_frames is not None)
+        if self._is_exact:
             object.__setattr__(self, "seconds", float(self.num_frames / self.rate))
         else:
             object.__setattr__(self, "num_frames", max(1, round(Fraction(str(self.seconds)) * self.rate)))
-        object.__setattr__(self, "_exact", exact)
         if self.num_sampled_frames is not None and not 1 <= self.num_sampled_frames <= self.num_frames:
             raise ValueError(f"clip.num_sampled_frames={self.num_sampled_frames} of a clip of {self.num_frames} frames")
 
@@ -74,38 +76,25 @@ class WindowSpec:
         """Frames a second, exactly."""
         return Fraction(str(self.fps))
 
-    def tokens(self, rate: float) -> int:
-        """Values in one window of a signal of `rate` Hz: L of music, T of motion. Halves are rounded up."""
-        if self._exact:
+    def num_tokens(self, rate: float) -> int:
+        """Values in one window of a signal of `rate` Hz: L of music, T of motion. Halves of exact lengths round up."""
+        if self._is_exact:
             return max(1, floor(self.num_frames / self.rate * Fraction(rate) + Fraction(1, 2)))
         return max(1, round(self.seconds * rate))
 
-    def starts(self, duration: float, split: str) -> list[float]:
+    def window_starts(self, duration: float, split: str) -> list[float]:
         """Start times, seconds, of the windows in a clip of `duration` seconds; empty when it is too short for one."""
         stride = self.stride if split == "train" else self.held_out_stride
-        last = duration - self.seconds + 1e-6
-        return [index * stride for index in range(int(last / stride) + 1)] if last >= 0 else []
+        last_start = duration - self.seconds + 1e-6
+        return [index * stride for index in range(int(last_start / stride) + 1)] if last_start >= 0 else []
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One whole dance to one whole song, for evaluation."""
+class EvalSpec:
+    """How clips are cut for evaluation: `frames` images of height x width at `fps`, at most `clips` of them.
 
-    key: str
-    labels: dict[str, str]  # song, dancer, style
-    music: MusicFeatures  # of the configured encoder; `beats` are those found in the sound
-    beats: np.ndarray  # (N,) float64 seconds: the true beats where the data knows them, else those found
-    motion: Tensor  # (T, 151) float32 at MOTION_FPS
-    waveform: np.ndarray  # (S,) float32
-    sample_rate: int
-
-
-@dataclass(frozen=True)
-class Cut:
-    """How clips are cut for evaluation: `frames` pictures of height x width at `fps`, at most `clips` of them.
-
-    crop: 'whole' (the data's own framing), 'centre' (the largest centred part of these proportions), 'dancer' (a still
-    box around the figure over the clip). Raises ValueError for values that are not positive and for another crop.
+    crop: 'whole' (the data's own framing), 'centre' (the largest centred part of these proportions), 'dancer' (one box
+    around the figure for the whole clip). Raises ValueError for values that are not positive and for another crop.
     """
 
     frames: int
@@ -121,7 +110,7 @@ class Cut:
                 raise ValueError(f"{name.replace('rate', 'fps')} must be above 0, not {getattr(self, name)}")
         if self.clips is not None and self.clips < 1:
             raise ValueError(f"clips must be at least 1, not {self.clips}")
-        if self.crop not in ("whole", "centre", "dancer"):
+        if self.crop not in CROPS:
             raise ValueError(f"crop={self.crop}: use whole, centre or dancer")
 
     @property
@@ -131,32 +120,32 @@ class Cut:
 
     @property
     def seconds(self) -> Fraction:
-        """Of one clip, exactly."""
+        """Length of one clip, exactly."""
         return self.frames / self.rate
 
 
 @dataclass(frozen=True)
-class Take:
-    """One clip to evaluate on: what a model is given, and what was really danced. Times count from the clip's start."""
+class EvalClip:
+    """One clip to evaluate on: the inputs of a model and the recorded dance. Times count from the clip's start."""
 
     key: str
     labels: dict[str, str]  # song, dancer, style, camera, move, figure where the data knows them
     caption: str  # '' where the data has none
     reference: np.ndarray  # (H, W, 3) uint8
     frames: np.ndarray  # (F, H, W, 3) uint8
-    music: MusicFeatures  # of the encoder asked for, cut from the whole song
-    waveform: np.ndarray  # (S,) float32, the clip's time exactly
+    music: MusicFeatures  # of the encoder in use, cut from the whole song
+    waveform: np.ndarray  # (S,) float32, exactly the time of the clip
     sample_rate: int
-    beats: np.ndarray  # (N,) float64 seconds: the true beats where the data knows them, else those found
+    beats: np.ndarray  # (N,) float64 seconds: the true beats where the data knows them, else the detected ones
     motion: Tensor | None = None  # (T, 151) at MOTION_FPS
-    motion_again: Tensor | None = None  # another dancer's motion to the same seconds of the same song
+    second_motion: Tensor | None = None  # another dancer's motion to the same seconds of the same song
     joints2d: np.ndarray | None = None  # (F, 24, 2) float32 pixels of `frames`
 
 
-class Takes(Sequence[Take]):
-    """Clips in a fixed order, each decoded when it is asked for; what they are called is known before.
+class EvalClips(Sequence[EvalClip]):
+    """Clips in a fixed order, decoded on access; their keys and labels are known without decoding.
 
-    keys, labels: of every take. skipped: (key, reason) of the clips that are there but cannot be had.
+    keys, labels: of every clip. skipped: (key, reason) of the clips that cannot be used.
     """
 
     keys: list[str]
@@ -168,18 +157,18 @@ class Takes(Sequence[Take]):
 
     def __getitem__(self, index):
         if isinstance(index, slice):
-            return [self.take(one) for one in range(*index.indices(len(self)))]
-        return self.take(range(len(self))[index])
+            return [self.load(position) for position in range(*index.indices(len(self)))]
+        return self.load(range(len(self))[index])
 
     @abstractmethod
-    def take(self, index: int) -> Take:
-        """The clip at `index`, from 0 up."""
+    def load(self, index: int) -> EvalClip:
+        """Decode the clip at `index`, from 0 up."""
 
 
 class DataSource(ABC):
     """A named source of clips.
 
-    `provides` are the keys of `zoo.batch.Batch` it can fill; `hint` says what would provide the ones it cannot.
+    `available_keys` are the keys of `zoo.batch.Batch` it can fill; `hint` names a source of the keys it lacks.
     """
 
     name: str
@@ -187,41 +176,63 @@ class DataSource(ABC):
 
     @property
     @abstractmethod
-    def provides(self) -> frozenset[str]:
+    def available_keys(self) -> frozenset[str]:
         """Keys of the batch contract this source can fill. Raises ValueError when its files cannot be read."""
 
-    def remedy(self, missing: frozenset[str]) -> str:
-        """What would provide keys that it lacks."""
+    def missing_keys_hint(self, missing: frozenset[str]) -> str:
+        """Say where the missing keys can be had."""
         return self.hint
 
-    @abstractmethod
-    def prepare(self, needs: Iterable[str], encoder: MusicEncoder, splits: Iterable[str] = SPLITS) -> None:
-        """Make or fetch what `needs` asks for of `splits`, once, with a progress bar; called on one process a node."""
+    def check_window(self, keys: Iterable[str], window: WindowSpec) -> None:  # noqa: B027 (optional)
+        """Raise ValueError, one line, when windows with these keys cannot be cut from the clips. Makes nothing.
 
-    @abstractmethod
-    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: MusicEncoder) -> Dataset:
-        """Map-style dataset of items: dicts of tensors without a batch dimension, and texts. Call `prepare` before."""
-
-    @abstractmethod
-    def pieces(self, split: str, encoder: MusicEncoder) -> Iterator[Piece]:
-        """Whole dances of a split, in a fixed order, to evaluate on. `prepare` motion and music before."""
-
-    @abstractmethod
-    def takes(self, split: str, cut: Cut, encoder: MusicEncoder) -> Takes:
-        """The first `cut.clips` clips of a split for evaluation.
-
-        Makes or fetches what it needs by itself. Raises ValueError when the data cannot be cut so.
+        A source that learns this only while it prepares its data passes here and refuses in `dataset`.
         """
 
     @abstractmethod
-    def content(self, split: str) -> str:
-        """A hash (12 hex digits) of what the split's clips hold: equal content, equal hash, wherever it was made."""
+    def prepare_data(self, keys: Iterable[str], encoder: MusicEncoder, splits: Iterable[str] = SPLITS) -> None:
+        """Make or download the data of `keys` and `splits`, once, with a progress bar; called once per node."""
+
+    @abstractmethod
+    def dataset(self, split: str, keys: Iterable[str], window: WindowSpec, encoder: MusicEncoder) -> Dataset:
+        """Map-style dataset of items: dicts of tensors without a batch dimension, and texts.
+
+        Call `prepare_data` before.
+        """
+
+    @abstractmethod
+    def eval_clips(self, split: str, spec: EvalSpec, encoder: MusicEncoder) -> EvalClips:
+        """The first `spec.clips` clips of a split for evaluation.
+
+        Prepares the data it needs. Raises ValueError when the data cannot be cut according to `spec`.
+        """
+
+    @abstractmethod
+    def fingerprint(self, split: str) -> str:
+        """Hash the content of the split's clips (12 hex digits): equal content has equal hashes on any machine."""
+
+
+def check_stage_data(source: DataSource, stages: Mapping[str, tuple[Iterable[str], WindowSpec]]) -> None:
+    """Refuse a source that cannot feed the stages of a recipe, before the first one starts. Makes no data.
+
+    stages: name -> (required keys, window). Raises ValueError, one line, with the stage and the missing keys, or the
+    setting of its window (frame rate, length, proportions) that the clips do not have.
+    """
+    for stage, (keys, window) in stages.items():
+        required = frozenset(keys)
+        available = source.available_keys
+        hint = source.missing_keys_hint(required - available)
+        check_required_keys(required, available, stage, source.name, hint)
+        try:
+            source.check_window(required, window)
+        except ValueError as error:
+            raise ValueError(f"stage '{stage}': {error}") from None
 
 
 def collate(items: list[dict] | Batch) -> Batch:
-    """Items to a batch: tensors are stacked, texts listed, `fps` and `music_rate` (one value in a data set) kept once.
+    """Stack tensors and list texts of items; `fps` and `music_rate`, equal in all items, stay single numbers.
 
-    A data set that makes whole batches by itself (`__getitems__`) is passed through.
+    A batch from a data set that builds whole batches (`__getitems__`) passes unchanged.
     """
     if isinstance(items, dict):
         return items

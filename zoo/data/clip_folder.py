@@ -1,61 +1,48 @@
-"""The clips in a folder of somebody's: which files make a clip, and what their names say.
+"""The clips in a folder of videos: which files make a clip, and the labels in their names.
 
-A clip is a video file, or a folder of numbered pictures (NAME/0001.png or NAME/images/0001.png, as in the TikTok data
-set). Beside it may lie NAME.wav (or mp3, flac, ...), its sound, and NAME.txt, a line that says the motion; and, in
-folders of their own beside the pictures or the video, DensePose's parts (NAME/densepose/0001.png, densepose/NAME.mp4)
-or masks (NAME/masks/0001.png, masks/NAME.mp4).
+A clip is a video file, or a folder of numbered images (NAME/0001.png or NAME/images/0001.png, as in the TikTok data
+set). Beside it may lie NAME.wav (or mp3, flac, ...), its sound, and NAME.txt, a line that describes the motion; and, in
+folders of their own beside the images or the video, DensePose parts (NAME/densepose/0001.png, densepose/NAME.mp4) or
+masks (NAME/masks/0001.png, masks/NAME.mp4).
 """
 
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from zoo.body.render.densepose import read_mask, read_parts
-from zoo.data.frame_source import BodyParts, Footage, NumberedPictures, VideoFile, number_of
+from zoo.data import aist
+from zoo.data.frame_source import FrameSource, NumberedImages, PartMaps, VideoFile, number_of
 
-VIDEOS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
-SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
-PICTURES = (".png", ".jpg", ".jpeg")
-MAPS = {"densepose": read_parts, "masks": read_mask}  # folders of what a clip's pictures show; the first one counts
-# AIST's names, such as gBR_sBM_c01_d04_mBR0_ch01: genre, situation, camera, dancer, music, choreography
-AIST = r"(?P<style>g[A-Z]{2})_s[A-Z]{2}_(?P<camera>c\d\d)_(?P<dancer>d\d\d)_(?P<song>m[A-Z]{2}\d+)_ch\d\d"
-AIST_STYLES = {
-    "gBR": "Break",
-    "gPO": "Pop",
-    "gLO": "Lock",
-    "gMH": "Middle Hip-hop",
-    "gLH": "LA style Hip-hop",
-    "gHO": "House",
-    "gWA": "Waack",
-    "gKR": "Krump",
-    "gJS": "Street Jazz",
-    "gJB": "Ballet Jazz",
-}
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+MAP_FOLDERS = {"densepose": read_parts, "masks": read_mask}  # folders of body parts; the first one that exists is used
 
 
 @dataclass(frozen=True)
-class Found:
-    """One clip in a folder, not opened yet."""
+class ClipFiles:
+    """The files of one clip in a folder, not opened yet."""
 
-    key: str  # its name; parts of folders joined by '-'
-    footage: Footage
-    sound: Path | None  # the file that holds its sound; None where only a look into the video can tell
+    key: str  # its name; names of folders and file joined by '-'
+    frames: FrameSource
+    sound: Path | None  # the file that holds its sound; None: the video may have a sound track
     caption: Path | None
     labels: Mapping[str, str]
-    parts: BodyParts | None  # where there is a folder of them
+    parts: PartMaps | None  # where there is a folder of them
 
     @property
     def files(self) -> list[Path]:
-        """All that the clip is made of, but for its parts, on which nothing is evaluated."""
-        return [*self.footage.files, *(path for path in (self.sound, self.caption) if path)]
+        """All files of the clip except its part maps, which no evaluation reads."""
+        return [*self.frames.files, *(path for path in (self.sound, self.caption) if path)]
 
 
-class Folder:
-    """clips: in the order of their names. skipped: (name, reason) of what looks like a clip and cannot be one."""
+class ClipFolder:
+    """clips: sorted by name. skipped: (name, reason) of files that look like a clip and cannot be used."""
 
     def __init__(
         self,
@@ -63,78 +50,79 @@ class Folder:
         music: Path | None,
         pattern: str,
         names: Sequence[str] | None,
-        where: Mapping[str, Sequence[str]],
+        label_filter: Mapping[str, Sequence[str]],
         fps: Fraction,
     ):
         """music: a folder of songs, found by the label 'song'; pattern: 'aist' or a regular expression whose named
-        groups are labels; names: take these alone; where: label -> the values that a clip may have; fps: of numbered
-        pictures. Raises ValueError when nothing is left, and for a pattern that cannot be used.
+        groups are labels; names: use these clips only; label_filter: label -> the values that a clip may have; fps: of
+        numbered images. Raises ValueError when no clip is left, and for an unusable pattern.
         """
-        self.clips: list[Found] = []
+        self.clips: list[ClipFiles] = []
         self.skipped: list[tuple[str, str]] = []
-        expression = _expression(pattern)
+        expression = _compile_pattern(pattern)
         songs = _songs(music) if music else None
-        wanted = None if names is None else {plain(name): False for name in names}
-        seen: dict[str, Path] = {}
-        for name, media in sorted(_media(folder), key=lambda pair: (plain(str(pair[0])), str(pair[1]))):
-            key = plain("-".join(name.parts))
-            listed = [one for one in (key, as_all_cameras(key)) if wanted is not None and one in wanted]
+        is_listed = None if names is None else {normalize_name(name): False for name in names}  # True: it exists
+        first_files: dict[str, Path] = {}
+        for name, media in sorted(_media(folder), key=lambda pair: (normalize_name(str(pair[0])), str(pair[1]))):
+            key = normalize_name("-".join(name.parts))
+            listed = [
+                alias for alias in (key, aist.with_all_cameras(key)) if is_listed is not None and alias in is_listed
+            ]
             labels = labels_of(key, expression)
-            if (wanted is not None and not listed) or any(labels.get(one) not in those for one, those in where.items()):
+            if is_listed is not None and not listed:
                 continue
-            for one in listed:
-                wanted[one] = True
-            if key in seen:
-                twin = media[0].relative_to(folder).as_posix()  # its key is a good clip's, which stays
-                self.skipped.append((twin, f"another clip, {seen[key].name}, is called {key} too"))
+            if any(labels.get(label) not in values for label, values in label_filter.items()):
                 continue
-            seen[key] = media[0]
+            for alias in listed:
+                is_listed[alias] = True
+            if key in first_files:
+                duplicate = media[0].relative_to(folder).as_posix()  # its key belongs to a usable clip, which stays
+                self.skipped.append((duplicate, f"another clip, {first_files[key].name}, is called {key} too"))
+                continue
+            first_files[key] = media[0]
             try:
-                video = media[0].suffix.lower() in VIDEOS
-                footage = VideoFile(media[0]) if video else NumberedPictures(media, fps)
+                is_video = media[0].suffix.lower() in VIDEO_SUFFIXES
+                frames = VideoFile(media[0]) if is_video else NumberedImages(media, fps)
             except ValueError as error:
                 self.skipped.append((key, str(error)))
                 continue
-            beside = folder / name
+            stem = folder / name
             if songs is not None:
-                sound = songs.get(labels.get("song", ""), songs.get(plain(name.name)))
+                sound = songs.get(labels.get("song", ""), songs.get(normalize_name(name.name)))
                 if sound is None:
                     self.skipped.append((key, f"{music} has no song named {labels.get('song', name.name)}"))
                     continue
             else:
-                sound = _beside(beside, SOUNDS)
-            labels.setdefault("song", plain(sound.stem) if sound else key)
-            parts = _parts(media, footage, fps)
-            self.clips.append(Found(key, footage, sound, _beside(beside, (".txt",)), labels, parts))
-        self.skipped += [(name, f"{folder} has no such clip") for name, found in (wanted or {}).items() if not found]
+                sound = _file_beside(stem, SOUND_SUFFIXES)
+            labels.setdefault("song", normalize_name(sound.stem) if sound else key)
+            parts = _part_maps(media, frames, fps)
+            self.clips.append(ClipFiles(key, frames, sound, _file_beside(stem, (".txt",)), labels, parts))
+        self.skipped += [
+            (name, f"{folder} has no such clip") for name, exists in (is_listed or {}).items() if not exists
+        ]
         if not self.clips:
             reason = f": {self.skipped[0][0]}: {self.skipped[0][1]}" if self.skipped else ""
-            raise ValueError(f"data.folder={folder} has no clip that data.list and data.where leave{reason}")
+            raise ValueError(f"data.folder={folder} has no clip that data.clip_list and data.filter leave{reason}")
 
 
-def plain(name: str) -> str:
-    """One spelling for names that look the same."""
+def normalize_name(name: str) -> str:
+    """Unicode NFC: one spelling for names that look the same."""
     return unicodedata.normalize("NFC", name)
 
 
-def as_all_cameras(key: str) -> str:
-    """The name that AIST++'s lists have for a clip of any camera: c01 becomes cAll."""
-    return re.sub(r"(?<=_)c\d\d(?=_)", "cAll", key)
-
-
 def labels_of(key: str, expression: re.Pattern) -> dict[str, str]:
-    """What a clip's name says of it; AIST's c01 is written C01 and its gBR Break, as in the papers."""
-    found = expression.search(key)
-    labels = {name: value for name, value in found.groupdict().items() if value} if found else {}
-    if expression.pattern == AIST and labels:
-        labels["camera"] = labels["camera"].upper()
-        labels["style"] = AIST_STYLES.get(labels["style"], labels["style"])
+    """The labels in a clip's name; AIST's c01 is written C01 and its gBR Break, as in the papers."""
+    match = expression.search(key)
+    labels = {name: value for name, value in match.groupdict().items() if value} if match else {}
+    if expression.pattern == aist.NAME_PATTERN and labels:
+        labels["camera"] = labels["camera"].replace("c", "C", 1)
+        labels["style"] = aist.paper_style(labels["style"])
     return labels
 
 
-def _expression(pattern: str) -> re.Pattern:
+def _compile_pattern(pattern: str) -> re.Pattern:
     try:
-        expression = re.compile(AIST if pattern == "aist" else pattern)
+        expression = re.compile(aist.NAME_PATTERN if pattern == "aist" else pattern)
     except re.error as error:
         raise ValueError(f"data.pattern={pattern} is no regular expression: {error}") from None
     if not expression.groupindex:
@@ -142,58 +130,58 @@ def _expression(pattern: str) -> re.Pattern:
     return expression
 
 
-def _media(folder: Path) -> Iterable[tuple[Path, list[Path]]]:
-    """(name relative to the folder, files) of what looks like a clip; two numbered pictures are the least."""
+def _media(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """(name relative to the folder, files) of every possible clip; a folder of images has at least two."""
     if not folder.is_dir():
         raise ValueError(f"data.folder={folder} is no folder; name the one that holds the videos")
-    for root, folders, files in os.walk(folder):
+    for root, folders, file_names in os.walk(folder):
         place = Path(root)
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
-        files = [place / one for one in sorted(files) if not one.startswith(".")]
-        here = place.relative_to(folder)
-        videos = [path for path in files if path.suffix.lower() in VIDEOS]
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = [place / name for name in sorted(file_names) if not name.startswith(".")]
+        relative = place.relative_to(folder)
+        videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
         for path in videos:
-            yield here / path.stem, [path]
-        if here.name != "images" and (place.parent / "images").is_dir() and here != Path():
-            continue  # masks and the like, which lie beside the pictures
-        pictures = _numbered(files)
-        if videos or len(pictures) > 1:
-            folders[:] = [one for one in folders if one not in MAPS]
-        name = here.parent if here.name == "images" else here
-        if len(pictures) > 1 and name != Path():
-            yield name, pictures
+            yield relative / path.stem, [path]
+        if relative.name != "images" and (place.parent / "images").is_dir() and relative != Path():
+            continue  # masks and the like, which lie beside the images
+        images = _numbered(files)
+        if videos or len(images) > 1:
+            folders[:] = [name for name in folders if name not in MAP_FOLDERS]
+        name = relative.parent if relative.name == "images" else relative
+        if len(images) > 1 and name != Path():
+            yield name, images
 
 
 def _numbered(files: Iterable[Path]) -> list[Path]:
-    return [path for path in files if path.suffix.lower() in PICTURES and number_of(path) is not None]
+    return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and number_of(path) is not None]
 
 
-def _parts(media: Sequence[Path], footage: Footage, fps: Fraction) -> BodyParts | None:
-    """What MAPS says of a clip's files; the map of a picture is the one of its number."""
+def _part_maps(media: Sequence[Path], frames: FrameSource, fps: Fraction) -> PartMaps | None:
+    """The part maps beside a clip's files; an image's map has its number."""
     place = media[0].parent
-    for kind, read in MAPS.items():
-        if isinstance(footage, VideoFile):
-            found = _beside(place / kind / media[0].stem, VIDEOS)
-            if found:
-                return BodyParts(VideoFile(found), read)
+    for folder_name, read in MAP_FOLDERS.items():
+        if isinstance(frames, VideoFile):
+            video = _file_beside(place / folder_name / media[0].stem, VIDEO_SUFFIXES)
+            if video:
+                return PartMaps(VideoFile(video), read)
             continue
-        folder = (place.parent if place.name == "images" else place) / kind
+        folder = (place.parent if place.name == "images" else place) / folder_name
         if folder.is_dir():
             maps = {number_of(path): path for path in _numbered(sorted(folder.iterdir()))}
             files = [maps.get(number_of(path), folder / path.name) for path in media]
-            return BodyParts(NumberedPictures(files, fps), read)  # one that is not there is missed when it is read
+            return PartMaps(NumberedImages(files, fps), read)  # reading a missing map raises ValueError
     return None
 
 
-def _beside(name: Path, suffixes: Sequence[str]) -> Path | None:
-    """The first file NAME.SUFFIX that is there."""
-    return next((path for end in suffixes if (path := name.with_name(name.name + end)).is_file()), None)
+def _file_beside(stem: Path, suffixes: Sequence[str]) -> Path | None:
+    """The first file STEM.SUFFIX that exists."""
+    return next((path for suffix in suffixes if (path := stem.with_name(stem.name + suffix)).is_file()), None)
 
 
 def _songs(folder: Path) -> dict[str, Path]:
-    """Stem -> sound file of a folder of songs; of two formats of a song the first of SOUNDS."""
+    """Stem -> sound file of a folder of songs; of two formats of a song the first in SOUND_SUFFIXES."""
     if not folder.is_dir():
         raise ValueError(f"data.music={folder} is no folder; name the one that holds the songs")
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SOUNDS]
-    files.sort(key=lambda path: -SOUNDS.index(path.suffix.lower()))
-    return {plain(path.stem): path for path in files}
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SOUND_SUFFIXES]
+    files.sort(key=lambda path: -SOUND_SUFFIXES.index(path.suffix.lower()))
+    return {normalize_name(path.stem): path for path in files}

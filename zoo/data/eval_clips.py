@@ -1,4 +1,4 @@
-"""Clips to evaluate on, from the samples of shards: exactly the asked frames, and all that belongs to their time.
+"""Evaluation clips from the samples of shards: exactly the frames of an `EvalSpec`, and the data of the same time.
 
 Times in a sample's .json are seconds of its sound; its frames and motion begin `start` seconds into that sound.
 """
@@ -16,34 +16,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.batch import MOTION_FPS
-from zoo.body.render.mesh import human_names
-from zoo.data.base import Cut, Take, Takes
-from zoo.data.music_cache import Features
+from zoo.data.base import EvalClip, EvalClips, EvalSpec
+from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.shard_builder.move_captions import caption
-from zoo.data.windows import LABELS, song_of
+from zoo.data.shard_file import Sample, ShardReader
+from zoo.data.windows import IMAGE_INFO, LABELS, song_of, stored_fps
 from zoo.files import cache_root, write_atomic
 from zoo.music.encoder import MusicFeatures, token_count
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
-MARGIN = 0.15  # of the figure's height, left free around its joints: hair, hands and shoes reach beyond them
+CROP_MARGIN = 0.15  # of the figure's height, left free around its joints: hair, hands and shoes reach beyond them
+MIN_CROP_HEIGHT = 4.0  # pixels
 
 
-class ShardTakes(Takes):
-    """The first `cut.clips` samples that can be cut so, in the order of the shards; decoded when they are asked for.
+class ShardEvalClips(EvalClips):
+    """The first `spec.clips` samples that can be cut according to `spec`, in the order of the shards.
 
-    skipped: of the samples before the last one taken. Raises ValueError with the first reason when none can be cut so.
+    skipped: of the samples before the last one used. Raises ValueError with the first reason when no sample is usable.
     """
 
-    def __init__(self, reader, samples: list, cut: Cut, features: Features, dances: tuple | None = None):
-        """features: of the encoder asked for, made. dances: (reader, samples) of dances to the same songs, where
-        another dancer's motion is looked for; None looks in `samples`."""
-        self.reader, self.cut, self.features = reader, cut, features
-        self.samples: list = []
+    def __init__(
+        self,
+        reader: ShardReader,
+        samples: list[Sample],
+        spec: EvalSpec,
+        features: MusicFeatureCache,
+        dances: tuple[ShardReader, list[Sample]] | None = None,
+    ):
+        """features: of the encoder in use, already built. dances: (reader, samples) of dances to the same songs, in
+        which another dancer's motion is looked up; None uses `samples`."""
+        self.reader, self.spec, self.features = reader, spec, features
+        self.samples: list[Sample] = []
         self.skipped: list[tuple[str, str]] = []
         for sample in samples:
-            if cut.clips is not None and len(self.samples) == cut.clips:
+            if spec.clips is not None and len(self.samples) == spec.clips:
                 break
-            reason = self._refusal(sample)
+            reason = self._unusable_reason(sample)
             if reason:
                 self.skipped.append((sample.key, reason))
             else:
@@ -54,29 +62,29 @@ class ShardTakes(Takes):
         self.keys = [sample.key for sample in self.samples]
         self.labels = [self._labels(sample) for sample in self.samples]
         self._dance_reader, dance_samples = dances or (reader, samples)
-        self._dances = defaultdict(list)
+        self._dances_of_song: dict[str, list[Sample]] = defaultdict(list)
         for sample in dance_samples:
-            self._dances[song_of(sample)].append(sample)
+            self._dances_of_song[song_of(sample)].append(sample)
 
-    def take(self, index: int) -> Take:
-        """See Takes. Raises ValueError naming the shard when it is damaged."""
-        sample, cut = self.samples[index], self.cut
-        info, stored = sample.info, Fraction(str(sample.info["fps"]))
-        start, seconds = start_of(sample), cut.seconds
-        rows = np.minimum([round(i / cut.rate * stored) for i in range(cut.frames)], info["frames"] - 1)
-        joints = self.reader.read(sample, "joints2d")[rows] if "joints2d" in sample.places else None
-        box = crop_box(cut, info["height"], info["width"], joints)
-        frames = cut_pictures(self.reader.read(sample, "frames")[rows], box, cut)
+    def load(self, index: int) -> EvalClip:
+        """See EvalClips. Raises ValueError naming the shard when it is damaged."""
+        sample, spec = self.samples[index], self.spec
+        info, fps = sample.info, stored_fps(sample)
+        start, seconds = start_of(sample), spec.seconds
+        rows = np.minimum([round(i / spec.rate * fps) for i in range(spec.frames)], info["frames"] - 1)
+        joints = self.reader.read(sample, "joints2d")[rows] if "joints2d" in sample.byte_ranges else None
+        box = crop_box(spec, info["height"], info["width"], joints)
+        frames = crop_images(self.reader.read(sample, "frames")[rows], box, spec)
         reference = frames[0]
-        if "reference" in sample.places:
-            picture = self.reader.read(sample, "reference")
-            whole = picture.shape[:2] == (info["height"], info["width"])
-            reference = cut_pictures(picture[None], box if whole else crop_box(cut, *picture.shape[:2]), cut)[0]
+        if "reference" in sample.byte_ranges:
+            image = self.reader.read(sample, "reference")
+            is_frame_size = image.shape[:2] == (info["height"], info["width"])
+            reference = crop_images(image[None], box if is_frame_size else crop_box(spec, *image.shape[:2]), spec)[0]
         music = cut_music(self.features.music(info["sound_id"]), start, seconds)
         waveform, sample_rate = self.reader.read(sample, "sound")
         beats = np.array(info["beats"], np.float64) - float(start) if "beats" in info else music.beats.times
         motion = _motion(self.reader, sample, start, seconds)
-        return Take(
+        return EvalClip(
             key=sample.key,
             labels=self.labels[index],
             caption=self._caption(sample),
@@ -87,65 +95,63 @@ class ShardTakes(Takes):
             sample_rate=sample_rate,
             beats=beats[(beats >= 0) & (beats < float(seconds))],
             motion=motion,
-            motion_again=None if motion is None else self._motion_again(sample, start, seconds),
-            joints2d=None if joints is None else cut_points(joints, box, cut),
+            second_motion=None if motion is None else self._second_motion(sample, start, seconds),
+            joints2d=None if joints is None else crop_points(joints, box, spec),
         )
 
-    def _refusal(self, sample) -> str | None:
-        """Why a sample cannot be cut so; None when it can."""
-        info, cut = sample.info, self.cut
-        lacking = [name for name in ("frames", "sound") if name not in sample.places]
-        lacking += [name for name in ("fps", "frames", "height", "width") if name not in info]
-        if lacking:
-            return f"it has no {lacking[0]}"
-        stored = Fraction(str(info["fps"]))
-        if cut.rate > stored:
-            return f"it has {stored} frames a second, not {cut.rate}; ask for at most {stored}"
-        there = info["frames"] / stored
-        if cut.seconds > there:
-            return f"it lasts {float(there):.2f} s, not {float(cut.seconds):.2f} s; ask for fewer frames"
-        heard = len(self.features.get(info["sound_id"])[0]) / self.features.encoder.rate
-        if start_of(sample) + cut.seconds > heard + 1 / self.features.encoder.rate:
-            return "its sound ends before its pictures do"
-        if cut.crop == "dancer" and "joints2d" not in sample.places:
-            return "it does not say where the dancer is (joints2d); ask for crop=whole or centre"
-        if cut.crop == "whole":
-            return proportions(cut, info["height"], info["width"])
+    def _unusable_reason(self, sample: Sample) -> str | None:
+        """The reason why a sample cannot be cut according to the spec; None when it can."""
+        info, spec = sample.info, self.spec
+        missing = [name for name in ("frames", "sound") if name not in sample.byte_ranges]
+        missing += [name for name in IMAGE_INFO if name not in info]
+        if missing:
+            return f"it has no {missing[0]}"
+        fps = stored_fps(sample)
+        if spec.rate > fps:
+            return f"it has {fps} frames a second, not {spec.rate}; ask for at most {fps}"
+        duration = info["frames"] / fps
+        if spec.seconds > duration:
+            return f"it lasts {float(duration):.2f} s, not {float(spec.seconds):.2f} s; ask for fewer frames"
+        sound_seconds = len(self.features.get(info["sound_id"])[0]) / self.features.encoder.rate
+        if start_of(sample) + spec.seconds > sound_seconds + 1 / self.features.encoder.rate:
+            return "its sound ends before its frames do"
+        if spec.crop == "dancer" and "joints2d" not in sample.byte_ranges:
+            return "it has no joints2d, which locate the dancer; ask for crop=whole or centre"
+        if spec.crop == "whole":
+            return distortion_reason(spec, info["height"], info["width"])
         return None
 
-    def _labels(self, sample) -> dict[str, str]:
-        info, middle = sample.info, float(start_of(sample) + self.cut.seconds / 2)
-        labels = {name: str(info[name]) for name in LABELS if name in info}
-        if "look" in info:  # of the world's dancers
-            body = info["look"]["body"]
-            labels["figure"] = "human" if body in human_names() else body
+    def _labels(self, sample: Sample) -> dict[str, str]:
+        info, middle = sample.info, float(start_of(sample) + self.spec.seconds / 2)
+        labels = {name: str(info[name]) for name in (*LABELS, "figure") if name in info}
         moves = [move[2] for move in info.get("moves", []) if move[0] <= middle]
         return labels | ({"move": moves[-1]} if moves else {})
 
-    def _caption(self, sample) -> str:
-        info, start, seconds = sample.info, float(start_of(sample)), float(self.cut.seconds)
-        if "moves" in info and info.get("seconds") != seconds:  # the stored one speaks of the whole sample
+    def _caption(self, sample: Sample) -> str:
+        info, start, seconds = sample.info, float(start_of(sample)), float(self.spec.seconds)
+        if "moves" in info and info.get("seconds") != seconds:  # the stored caption describes the whole sample
             return caption(info["moves"], start, start + seconds, sample.key)
         return info.get("caption", "")
 
-    def _motion_again(self, sample, start: Fraction, seconds: Fraction) -> Tensor | None:
+    def _second_motion(self, sample: Sample, start: Fraction, seconds: Fraction) -> Tensor | None:
         """Another dancer's motion at the same seconds of the same song: the next one by key that has it."""
-        for other in sorted(self._dances[song_of(sample)], key=lambda one: (one.key <= sample.key, one.key)):
-            if other.info.get("dancer") != sample.info.get("dancer"):
-                motion = _motion(self._dance_reader, other, start, seconds)
+        dances = self._dances_of_song[song_of(sample)]
+        for dance in sorted(dances, key=lambda dance: (dance.key <= sample.key, dance.key)):
+            if dance.info.get("dancer") != sample.info.get("dancer"):
+                motion = _motion(self._dance_reader, dance, start, seconds)
                 if motion is not None:
                     return motion
         return None
 
 
-def start_of(sample) -> Fraction:
-    """Where a sample's pictures and motion begin in its sound, seconds."""
+def start_of(sample: Sample) -> Fraction:
+    """Time in the sound at which a sample's frames and motion begin, seconds."""
     return Fraction(sample.info.get("start", 0.0)).limit_denominator(1 << 24)
 
 
-def _motion(reader, sample, start: Fraction, seconds: Fraction) -> Tensor | None:
-    """(T, 151) from `start` seconds of the song on; None where the sample has not all of it."""
-    if "motion" not in sample.places:
+def _motion(reader: ShardReader, sample: Sample, start: Fraction, seconds: Fraction) -> Tensor | None:
+    """(T, 151) from `start` seconds of the song on; None where the sample does not hold all of it."""
+    if "motion" not in sample.byte_ranges:
         return None
     motion = reader.read(sample, "motion")
     first, count = round((start - start_of(sample)) * MOTION_FPS), max(1, round(seconds * MOTION_FPS))
@@ -153,102 +159,102 @@ def _motion(reader, sample, start: Fraction, seconds: Fraction) -> Tensor | None
 
 
 def cut_music(music: MusicFeatures, start: Fraction, seconds: Fraction) -> MusicFeatures:
-    """The part of a song's music that a clip hears; at the very end of a song from one token earlier at most."""
+    """The part of a song's features that belongs to a clip; at the very end of a song up to one token earlier."""
     rate = Fraction(music.rate).limit_denominator(1 << 16)
-    latest = (len(music.features) - token_count(seconds, music.rate)) / rate
-    first = min(start, latest)
+    last_start = (len(music.features) - token_count(seconds, music.rate)) / rate
+    first = min(start, last_start)
     return music.slice(first, first + seconds)
 
 
 def cut_waveform(waveform: np.ndarray, sample_rate: int, start: Fraction, seconds: Fraction) -> np.ndarray:
     """Exactly round(seconds * sample_rate) samples from the one nearest to `start`; silence after the sound's end."""
     first, count = round(start * sample_rate), round(seconds * sample_rate)
-    part = waveform[first : first + count]
-    return np.pad(part, (0, count - len(part)))
+    samples = waveform[first : first + count]
+    return np.pad(samples, (0, count - len(samples)))
 
 
-# Pictures ------------------------------------------------------------------------------------------------------------
+# Images --------------------------------------------------------------------------------------------------------------
 
 
-def proportions(cut: Cut, height: int, width: int) -> str | None:
-    """Why a picture of height x width cannot be shown whole as `cut` asks; None when it can."""
-    if height * cut.width == width * cut.height:
+def distortion_reason(spec: EvalSpec, height: int, width: int) -> str | None:
+    """The reason why a whole image of height x width would be distorted by `spec`; None when it would not."""
+    if height * spec.width == width * spec.height:
         return None
     return (
-        f"its pictures are {height}x{width}, which is {cut.height}x{cut.width} only with distortion; "
+        f"its frames are {height}x{width}, which become {spec.height}x{spec.width} only with distortion; "
         "ask for the same proportions or crop=centre"
     )
 
 
-def crop_box(cut: Cut, height: int, width: int, joints: np.ndarray | None = None) -> Box:
-    """The part of a picture of height x width that a clip shows, in the proportions of `cut`.
+def crop_box(spec: EvalSpec, height: int, width: int, joints: np.ndarray | None = None) -> Box:
+    """The part of an image of height x width that a clip shows, in the proportions of `spec`.
 
-    joints: (F, J, 2) pixels over the clip, NaN where no figure was found. Raises ValueError, one line, where 'whole'
-    would distort, and where 'dancer' finds nobody.
+    joints: (F, J, 2) pixels over the clip, NaN where no figure was detected. Raises ValueError, one line, where 'whole'
+    would distort, and where 'dancer' has no joints.
     """
-    if cut.crop == "whole":
-        reason = proportions(cut, height, width)
+    if spec.crop == "whole":
+        reason = distortion_reason(spec, height, width)
         if reason:
             raise ValueError(reason)
         return 0, 0, height, width
-    aspect = Fraction(cut.height, cut.width)
-    tallest = min(Fraction(height), width * aspect)  # of a box of these proportions inside the picture
+    aspect = Fraction(spec.height, spec.width)
+    box_height = min(Fraction(height), width * aspect)  # the largest box of these proportions inside the image
     centre = height / 2, width / 2
-    if cut.crop == "dancer":
-        spots = np.empty((0, 2)) if joints is None else joints.reshape(-1, 2)
-        spots = spots[np.isfinite(spots).all(1)]
-        if not len(spots):
+    if spec.crop == "dancer":
+        points = np.empty((0, 2)) if joints is None else joints.reshape(-1, 2)
+        points = points[np.isfinite(points).all(1)]
+        if not len(points):
             raise ValueError("no dancer was found to crop to; ask for crop=whole or centre")
-        (left, top), (right, bottom) = spots.min(0), spots.max(0)
-        free = MARGIN * (bottom - top)
-        wanted = max(bottom - top + 2 * free, (right - left + 2 * free) * float(aspect), 4.0)
-        tallest = min(tallest, Fraction(float(wanted)))
+        (left, top), (right, bottom) = points.min(0), points.max(0)
+        margin = CROP_MARGIN * (bottom - top)
+        figure_height = max(bottom - top + 2 * margin, (right - left + 2 * margin) * float(aspect), MIN_CROP_HEIGHT)
+        box_height = min(box_height, Fraction(float(figure_height)))
         centre = (top + bottom) / 2, (left + right) / 2
-    size = round(tallest), round(tallest / aspect)
-    corner = [
-        min(max(round(float(middle - length / 2)), 0), whole - length)
-        for middle, length, whole in zip(centre, size, (height, width), strict=True)
-    ]
-    return *corner, *size
+    size = round(box_height), round(box_height / aspect)
+    top, left = (
+        min(max(round(float(middle - length / 2)), 0), limit - length)
+        for middle, length, limit in zip(centre, size, (height, width), strict=True)
+    )
+    return top, left, *size
 
 
-def cut_pictures(pictures: np.ndarray, box: Box, cut: Cut) -> np.ndarray:
+def crop_images(images: np.ndarray, box: Box, spec: EvalSpec) -> np.ndarray:
     """(F, h, w, 3) uint8 -> (F, H, W, 3) uint8: the box, resized with averaging where it shrinks."""
     top, left, height, width = box
-    part = pictures[:, top : top + height, left : left + width]
-    if (height, width) == (cut.height, cut.width):
+    part = images[:, top : top + height, left : left + width]
+    if (height, width) == (spec.height, spec.width):
         return np.ascontiguousarray(part)
     values = torch.from_numpy(np.ascontiguousarray(part)).movedim(-1, 1).float()
-    values = F.interpolate(values, (cut.height, cut.width), mode="bilinear", antialias=True, align_corners=False)
+    values = F.interpolate(values, (spec.height, spec.width), mode="bilinear", antialias=True, align_corners=False)
     return values.round().clamp(0, 255).to(torch.uint8).movedim(1, -1).contiguous().numpy()
 
 
-def cut_labels(labels: np.ndarray, box: Box, cut: Cut) -> np.ndarray:
+def crop_labels(labels: np.ndarray, box: Box, spec: EvalSpec) -> np.ndarray:
     """(F, h, w) uint8 -> (F, H, W) uint8: the box, each pixel the label that is nearest to its centre."""
     top, left, height, width = box
     values = torch.from_numpy(np.ascontiguousarray(labels[:, top : top + height, left : left + width]))
-    return F.interpolate(values[:, None], (cut.height, cut.width), mode="nearest-exact")[:, 0].numpy()
+    return F.interpolate(values[:, None], (spec.height, spec.width), mode="nearest-exact")[:, 0].numpy()
 
 
-def cut_points(points: np.ndarray, box: Box, cut: Cut) -> np.ndarray:
-    """(..., 2) pixels (x, y) of the whole picture -> float32 pixels of the box as it is shown."""
+def crop_points(points: np.ndarray, box: Box, spec: EvalSpec) -> np.ndarray:
+    """(..., 2) pixels (x, y) of the whole image -> float32 pixels of the resized box."""
     top, left, height, width = box
-    return ((points - (left, top)) * (cut.width / width, cut.height / height)).astype(np.float32)
+    return ((points - (left, top)) * (spec.width / width, spec.height / height)).astype(np.float32)
 
 
-# What the clips are --------------------------------------------------------------------------------------------------
+# Fingerprints --------------------------------------------------------------------------------------------------------
 
 
-def content_of(clips: Iterable[Sequence[Path]], also: str = "") -> str:
-    """12 hex digits that belong to the bytes of these clips' files in this order, and to the text `also`.
+def content_fingerprint(clips: Iterable[Sequence[Path]], extra_text: str = "") -> str:
+    """Hash the bytes of these clips' files, in this order, and `extra_text`: 12 hex digits.
 
-    The files' names and places do not count. Digests are kept in the cache by path, size and time of change.
+    Names and locations of the files do not count. Hashes of files are cached by path, size and modification time.
     """
-    return hashlib.sha256(f"{''.join(map(_digest, clips))} {also}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{''.join(map(_files_hash, clips))} {extra_text}".encode()).hexdigest()[:12]
 
 
-def state_of(files: Iterable[Path]) -> str:
-    """Which files these are and whether they changed: path, size and time of change, hashed. Raises ValueError."""
+def file_state_hash(files: Iterable[Path]) -> str:
+    """Hash path, size and modification time of files: it changes when they change. Raises ValueError."""
     try:
         states = [(path.resolve(), path.stat()) for path in files]
     except OSError as error:
@@ -257,13 +263,13 @@ def state_of(files: Iterable[Path]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _digest(files: Sequence[Path]) -> str:
-    kept = cache_root() / "index" / f"content-{state_of(files)}.json"
-    if kept.is_file():
-        return json.loads(kept.read_text())
-    digest = hashlib.sha256()
+def _files_hash(files: Sequence[Path]) -> str:
+    cache_file = cache_root() / "index" / f"content-{file_state_hash(files)}.json"
+    if cache_file.is_file():
+        return json.loads(cache_file.read_text())
+    total = hashlib.sha256()
     for path in files:
         with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    write_atomic(kept, json.dumps(digest.hexdigest()).encode())
-    return digest.hexdigest()
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    write_atomic(cache_file, json.dumps(total.hexdigest()).encode())
+    return total.hexdigest()

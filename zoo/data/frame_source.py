@@ -1,7 +1,7 @@
-"""Filmed pictures of any making, at exact times: a video file, or a folder of numbered pictures.
+"""Recorded frames of any source, at exact times: a video file, or a folder of numbered images.
 
-Time 0 is the first picture's. A time gets the picture nearest to it (the earlier one of two equally near), so that
-odd and changing frame rates neither drift nor need a constant.
+Time 0 is the first frame's. A time gets the frame nearest to it (the earlier one of two equally near), so that odd and
+changing frame rates neither drift nor need a constant.
 """
 
 import re
@@ -16,40 +16,40 @@ import numpy as np
 
 from zoo.media import decodable, read_image, to_rgb
 
-NEAR = Fraction(1, 4)  # s; a time with no picture nearer than this lies in a hole of the file
-SEEK = Fraction(2)  # s; decoding from the beginning is quicker than looking for a time before this
+MAX_DISTANCE = Fraction(1, 4)  # s; a time with no frame nearer than this lies in a gap of the file
+MIN_SEEK_TIME = Fraction(2)  # s; before this time, decoding from the beginning is faster than seeking
 NUMBERED = re.compile(r"(.*?)(\d+)")
 
 
-class Footage(ABC):
-    """The pictures of one clip; opened when they are asked for.
+class FrameSource(ABC):
+    """The frames of one clip; opened when they are read.
 
-    files: what they are read from.
+    files: the files they are read from.
     """
 
     files: Sequence[Path]
 
     @abstractmethod
     def rate(self) -> Fraction:
-        """Pictures a second, in the mean. Raises ValueError, one line, when it cannot be opened."""
+        """Mean frames a second. Raises ValueError, one line, when it cannot be opened."""
 
     @abstractmethod
     def seconds(self) -> Fraction:
-        """How long the pictures last. Raises ValueError, one line, when there are none."""
+        """Duration of the frames. Raises ValueError, one line, when there are none."""
 
     @abstractmethod
     def has_sound(self) -> bool:
         """Whether the first of `files` has a sound track."""
 
     @abstractmethod
-    def at(self, times: Sequence[Fraction]) -> Iterator[np.ndarray]:
-        """For each of the rising `times`, seconds, the picture nearest to it: (H, W, 3) uint8.
+    def frames_at(self, times: Sequence[Fraction]) -> Iterator[np.ndarray]:
+        """For each of the rising `times`, seconds, yield the frame nearest to it: (H, W, 3) uint8.
 
-        Raises ValueError, one line, when the pictures end before, do not decode, or change their size.
+        Raises ValueError, one line, when the frames end earlier, do not decode, or change their size.
         """
 
 
-class VideoFile(Footage):
+class VideoFile(FrameSource):
     """The first video track of any file that PyAV can open."""
 
     def __init__(self, path: Path):
@@ -57,12 +57,12 @@ class VideoFile(Footage):
 
     def rate(self) -> Fraction:
         """As the file's header says."""
-        with self._opened() as (_, stream):
+        with self._open() as (_, stream):
             return _rate(stream)
 
     def seconds(self) -> Fraction:
-        """From the packets, decoding nothing: a header can lie."""
-        with self._opened() as (container, stream):
+        """From the packets, without decoding: a header can be wrong."""
+        with self._open() as (container, stream):
             origin, end = _origin(stream), Fraction(0)
             try:
                 for packet in container.demux(stream):
@@ -70,66 +70,66 @@ class VideoFile(Footage):
                         length = (packet.duration or 0) * packet.time_base or 1 / _rate(stream)
                         end = max(end, packet.pts * packet.time_base + length - origin)
             except av.error.InvalidDataError:
-                pass  # a cut-off file: what was there counts
+                pass  # a cut-off file: the packets before the end count
         if end <= 0:
-            raise ValueError(f"{self.path.name} cannot be read as video (nothing in it says when); give an mp4")
+            raise ValueError(f"{self.path.name} cannot be read as video (it has no timestamps); give an mp4")
         return end
 
     def has_sound(self) -> bool:
-        """See Footage."""
-        with self._opened() as (container, _):
+        """See FrameSource."""
+        with self._open() as (container, _):
             return bool(container.streams.audio)
 
-    def at(self, times: Sequence[Fraction]) -> Iterator[np.ndarray]:
-        """See Footage."""
-        pictures = self._nearest(times, times[0] if times[0] > SEEK else None)
-        first = next(pictures, None)
-        if first is None:  # looking for a time led past it: some files have no good index
-            pictures = self._nearest(times, None)
-            first = next(pictures)
+    def frames_at(self, times: Sequence[Fraction]) -> Iterator[np.ndarray]:
+        """See FrameSource."""
+        frames = self._nearest(times, times[0] if times[0] > MIN_SEEK_TIME else None)
+        first = next(frames, None)
+        if first is None:  # the seek went past the time: some files have no good index
+            frames = self._nearest(times, None)
+            first = next(frames)
         yield first
-        for picture in pictures:
-            if picture.shape != first.shape:
+        for frame in frames:
+            if frame.shape != first.shape:
                 raise ValueError(f"{self.path.name} changes its size in the middle")
-            yield picture
+            yield frame
 
     def _nearest(self, times: Sequence[Fraction], seek: Fraction | None) -> Iterator[np.ndarray]:
-        """As `at`; seek: begin to decode about there, and yield nothing when that is too late."""
-        with self._opened() as (container, stream):
+        """As `frames_at`; seek: begin to decode about there, and yield nothing when that is too late."""
+        with self._open() as (container, stream):
             origin = _origin(stream)
             if seek is not None:
                 container.seek(int((seek + origin) / stream.time_base), stream=stream)
-            waiting, kept, kept_time = list(times), None, None
+            waiting, previous, previous_time = list(times), None, Fraction(0)
             for frame in decodable(container, stream):
                 if frame.pts is None:
-                    raise ValueError(f"{self.path.name} does not say when its pictures show; write it anew as mp4")
+                    raise ValueError(f"{self.path.name} has frames without timestamps; convert it to mp4")
                 time = frame.pts * frame.time_base - origin
-                if seek is not None and kept is None and time > seek:
+                if seek is not None and previous is None and time > seek:
                     return
-                while waiting and kept is not None and waiting[0] - kept_time <= time - waiting[0]:
-                    yield self._picture(kept, kept_time, waiting.pop(0))
+                while waiting and previous is not None and waiting[0] - previous_time <= time - waiting[0]:
+                    yield self._to_rgb(previous, previous_time, waiting.pop(0))
                 if not waiting:
                     return
-                kept, kept_time = frame, time
-            if kept is None:
-                raise ValueError(f"{self.path.name} cannot be read as video (no picture of it decodes); give an mp4")
-            end = kept_time + ((kept.duration or 0) * kept.time_base or 1 / _rate(stream))
+                previous, previous_time = frame, time
+            if previous is None:
+                raise ValueError(f"{self.path.name} cannot be read as video (no frame of it decodes); give an mp4")
+            end = previous_time + ((previous.duration or 0) * previous.time_base or 1 / _rate(stream))
             while waiting and waiting[0] < end:
-                yield self._picture(kept, kept_time, waiting.pop(0))
+                yield self._to_rgb(previous, previous_time, waiting.pop(0))
             if waiting:
                 raise ValueError(f"{self.path.name} lasts {float(end):.2f} s, which is too short")
 
-    def _picture(self, frame, time: Fraction, asked: Fraction) -> np.ndarray:
-        if abs(time - asked) > NEAR:
-            raise ValueError(f"{self.path.name} has no picture that decodes near {float(asked):.2f} s")
+    def _to_rgb(self, frame: av.VideoFrame, time: Fraction, requested_time: Fraction) -> np.ndarray:
+        if abs(time - requested_time) > MAX_DISTANCE:
+            raise ValueError(f"{self.path.name} has no frame that decodes near {float(requested_time):.2f} s")
         return to_rgb(frame)
 
-    def _opened(self) -> "_Opened":
-        return _Opened(self.path)
+    def _open(self) -> "_OpenVideo":
+        return _OpenVideo(self.path)
 
 
-class _Opened:
-    """`with` it as (container, stream): errors of PyAV become one line."""
+class _OpenVideo:
+    """Context manager that gives (container, stream); errors of PyAV become one line."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -138,7 +138,7 @@ class _Opened:
         try:
             self.container = av.open(str(self.path), metadata_errors="ignore")
         except (av.FFmpegError, OSError) as error:
-            raise self._refused(error) from None
+            raise self._unreadable(error) from None
         if not self.container.streams.video:
             self.container.close()
             raise ValueError(f"{self.path.name} has no pictures in it; give a video such as mp4")
@@ -149,14 +149,14 @@ class _Opened:
     def __exit__(self, kind, error, trace):
         self.container.close()
         if isinstance(error, av.FFmpegError):
-            raise self._refused(error) from None
+            raise self._unreadable(error) from None
 
-    def _refused(self, error) -> ValueError:
+    def _unreadable(self, error) -> ValueError:
         return ValueError(f"{self.path.name} cannot be read as video ({error.strerror}); give an mp4")
 
 
 def _origin(stream) -> Fraction:
-    """When the first picture shows, on the container's clock: where zoo.media lets the sound begin too."""
+    """Time of the first frame on the container's clock: zoo.media begins the sound there too."""
     return (stream.start_time or 0) * stream.time_base
 
 
@@ -164,8 +164,8 @@ def _rate(stream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
-class NumberedPictures(Footage):
-    """A folder of pictures with numbers for names (0001.png or frame_0001.jpg), `fps` of them a second.
+class NumberedImages(FrameSource):
+    """A folder of images with numbers for names (0001.png or frame_0001.jpg), `fps` of them a second.
 
     The numbers rise by equal steps. Raises ValueError, one line, when one is missing.
     """
@@ -173,60 +173,60 @@ class NumberedPictures(Footage):
     def __init__(self, files: Sequence[Path], fps: Fraction):
         self.files, self.fps = sorted(files, key=number_of), fps
         numbers = [number_of(path) for path in self.files]
-        for before, after, path in zip(numbers, numbers[1:], self.files, strict=False):
-            if after - before != numbers[1] - numbers[0]:
+        for number, next_number, path in zip(numbers, numbers[1:], self.files, strict=False):
+            if next_number - number != numbers[1] - numbers[0]:
                 raise ValueError(f"the picture after {path.name} is missing, or there twice")
 
     def rate(self) -> Fraction:
-        """See Footage."""
+        """See FrameSource."""
         return self.fps
 
     def seconds(self) -> Fraction:
-        """See Footage."""
+        """See FrameSource."""
         return len(self.files) / self.fps
 
     def has_sound(self) -> bool:
-        """Pictures have none."""
+        """Images have none."""
         return False
 
-    def at(self, times: Sequence[Fraction]) -> Iterator[np.ndarray]:
-        """See Footage."""
+    def frames_at(self, times: Sequence[Fraction]) -> Iterator[np.ndarray]:
+        """See FrameSource."""
         if times[-1] >= self.seconds():
             raise ValueError(f"{len(self.files)} pictures are {float(self.seconds()):.2f} s, which is too short")
         shape = None
         for time in times:
             index = ceil(time * self.fps - Fraction(1, 2))  # the nearest, the earlier of two
-            picture = read_image(self.files[min(index, len(self.files) - 1)])
-            if shape not in (None, picture.shape):
+            image = read_image(self.files[min(index, len(self.files) - 1)])
+            if shape not in (None, image.shape):
                 raise ValueError("its pictures have different sizes")
-            shape = picture.shape
-            yield picture
+            shape = image.shape
+            yield image
 
 
-class BodyParts:
-    """Which parts of the body a clip's pictures show, read from other pictures that are in step with them."""
+class PartMaps:
+    """Body parts of a clip's frames, read from other images or another video at the same times."""
 
-    def __init__(self, maps: Footage, read: Callable[[np.ndarray], np.ndarray]):
-        """maps: as many pictures at the same times; read: such a picture (H, W, 3) uint8 -> parts (H, W) uint8."""
-        self.maps, self._read = maps, read
+    def __init__(self, maps: FrameSource, decode: Callable[[np.ndarray], np.ndarray]):
+        """decode: one image of `maps` (H, W, 3) uint8 -> parts (H, W) uint8."""
+        self.maps, self._decode = maps, decode
 
-    def at(self, times: Sequence[Fraction], height: int, width: int) -> Iterator[np.ndarray]:
-        """For each of the rising `times` the parts (height, width) uint8 of the picture that `Footage.at` gives for it.
+    def parts_at(self, times: Sequence[Fraction], height: int, width: int) -> Iterator[np.ndarray]:
+        """For each of the rising `times` yield the parts (height, width) uint8 of the frame at that time.
 
-        Raises ValueError, one line, as that does, and for maps of another size or another kind.
+        Raises ValueError, one line, as `FrameSource.frames_at` does, and for maps of another size or kind.
         """
         folder = self.maps.files[0].parent
         try:
-            for time, picture in zip(times, self.maps.at(times), strict=True):
-                if picture.shape[:2] != (height, width):
-                    size = "x".join(map(str, picture.shape[:2]))
+            for time, image in zip(times, self.maps.frames_at(times), strict=True):
+                if image.shape[:2] != (height, width):
+                    size = "x".join(map(str, image.shape[:2]))
                     raise ValueError(f"the one at {float(time):.2f} s is {size}, its picture {height}x{width}")
-                yield self._read(picture)
+                yield self._decode(image)
         except ValueError as error:
             raise ValueError(f"its maps in {folder} cannot be used: {error}") from None
 
 
 def number_of(path: Path) -> int | None:
-    """The number that a picture's name ends in; None when it ends in none."""
-    found = NUMBERED.fullmatch(path.stem)
-    return int(found[2]) if found else None
+    """The number at the end of a file's stem; None where there is none."""
+    match = NUMBERED.fullmatch(path.stem)
+    return int(match[2]) if match else None

@@ -1,41 +1,43 @@
-"""The songs of a corpus, listened to once: whole-song music features and found beats, kept on disk, cut exactly."""
+"""Music features of a corpus: every song is encoded once, whole, with its detected beats, and cached on disk."""
 
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
 
+from zoo.data.shard_file import ShardReader
 from zoo.files import cache_root, replacing, write_atomic
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
 from zoo.music.beats import Beats, find_beats
 from zoo.music.encoder import MusicEncoder, MusicFeatures, source_hash
 
-SMALL = 4 << 20  # bytes; a song's features up to this are kept in memory, larger ones are mapped from disk
-MAPPED = 256  # songs mapped at a time: each map holds a file open
+MAX_IN_MEMORY = 4 << 20  # bytes; features of a song up to this size stay in memory, larger ones are mapped from disk
+MAX_MAPPED = 256  # songs mapped at a time: each map holds a file open
 
 
-class Features:
-    """What one encoder hears in the songs of a corpus; `make` before reading. Found by the sound's content.
+class MusicFeatureCache:
+    """Features of one encoder for the songs of a corpus, found by the content of the sound; `build` before reading.
 
     The whole song is encoded at once and cut afterwards, so that a token does not depend on where a clip begins.
     """
 
     def __init__(self, encoder: MusicEncoder):
         self.encoder = encoder
-        mark = hashlib.sha256(f"{encoder.cache_key} {source_hash(beats_module, mel_module)}".encode()).hexdigest()[:16]
-        self.folder = cache_root() / "songs" / mark
-        self._open: dict[str, tuple[np.ndarray, Beats]] = {}
+        key = f"{encoder.cache_key} {source_hash(beats_module, mel_module)}"
+        self.folder = cache_root() / "songs" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self._loaded: dict[str, tuple[np.ndarray, Beats]] = {}
 
-    def make(self, readers: Iterable, workers: int) -> None:
-        """Listen to the sounds of shards that are not kept yet, with a progress bar.
+    def build(self, readers: Iterable[ShardReader], workers: int) -> None:
+        """Encode the sounds of shards that are not in the cache yet, with a progress bar.
 
-        readers: `ShardReader`s; workers: processes, used by encoders without weights.
+        workers: processes, for encoders without weights.
         """
         missing = {}
         for reader in readers:
@@ -47,17 +49,17 @@ class Features:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, (reader, sample) in missing.items())
-        bar = {"total": len(missing), "description": "listening to songs"}
+        progress: dict[str, Any] = {"total": len(missing), "description": "encoding songs"}
         if workers > 1 and not self.encoder.needs_weights_file:
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context, _be_one_thread) as pool:
-                for _ in track(_in_order(pool, self._listen, jobs, ahead=4 * workers), **bar):
+            with ProcessPoolExecutor(workers, context, _use_one_thread) as pool:
+                for _ in track(_map_in_order(pool, self._encode, jobs, max_waiting=4 * workers), **progress):
                     pass
         else:
-            for job in track(jobs, **bar):
-                self._listen(job)
+            for job in track(jobs, **progress):
+                self._encode(job)
 
-    def _listen(self, job: tuple[str, np.ndarray, int]) -> None:
+    def _encode(self, job: tuple[str, np.ndarray, int]) -> None:
         sound_id, waveform, sample_rate = job
         beats = find_beats(waveform, sample_rate)
         with torch.inference_mode():
@@ -65,40 +67,40 @@ class Features:
             features = features.float().cpu().numpy()
         with replacing(self.folder / f"{sound_id}.npy") as file:
             np.save(file, features)
-        kept = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}
-        write_atomic(self.folder / f"{sound_id}.json", json.dumps(kept).encode())
+        values = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}
+        write_atomic(self.folder / f"{sound_id}.json", json.dumps(values).encode())
 
     def get(self, sound_id: str) -> tuple[np.ndarray, Beats]:
-        """(features (L, D) float32 of the whole song, found beats)."""
-        if sound_id not in self._open:
+        """Load (features (L, D) float32 of the whole song, detected beats)."""
+        if sound_id not in self._loaded:
             path = self.folder / f"{sound_id}.npy"
-            large = path.stat().st_size > SMALL
-            if large and len(self._open) >= MAPPED:
-                self._open.pop(next(iter(self._open)))
-            kept = json.loads(path.with_suffix(".json").read_text())
-            beats = Beats(np.array(kept["times"], np.float64), kept["tempo"], kept["downbeat"])
-            self._open[sound_id] = np.load(path, mmap_mode="r" if large else None), beats
-        return self._open[sound_id]
+            is_large = path.stat().st_size > MAX_IN_MEMORY
+            if is_large and len(self._loaded) >= MAX_MAPPED:
+                self._loaded.pop(next(iter(self._loaded)))
+            values = json.loads(path.with_suffix(".json").read_text())
+            beats = Beats(np.array(values["times"], np.float64), values["tempo"], values["downbeat"])
+            self._loaded[sound_id] = np.load(path, mmap_mode="r" if is_large else None), beats
+        return self._loaded[sound_id]
 
     def music(self, sound_id: str) -> MusicFeatures:
-        """The whole song."""
+        """Load the features of the whole song with their rate and beats."""
         features, beats = self.get(sound_id)
         return MusicFeatures(torch.from_numpy(np.array(features)), self.encoder.rate, beats)
 
-    def __getstate__(self):
-        return {**self.__dict__, "_open": {}}
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": {}}
 
 
-def _in_order(pool: ProcessPoolExecutor, function, jobs, ahead: int):
-    """Like pool.map, with at most `ahead` jobs waiting: the songs of a corpus do not fit in memory at once."""
-    waiting = []
+def _map_in_order(pool: ProcessPoolExecutor, function: Callable, jobs: Iterable, max_waiting: int) -> Iterator:
+    """Like pool.map, with a bound on waiting jobs: the songs of a corpus do not fit in memory at once."""
+    futures = []
     for job in jobs:
-        waiting.append(pool.submit(function, job))
-        if len(waiting) >= ahead:
-            yield waiting.pop(0).result()
-    for future in waiting:
+        futures.append(pool.submit(function, job))
+        if len(futures) >= max_waiting:
+            yield futures.pop(0).result()
+    for future in futures:
         yield future.result()
 
 
-def _be_one_thread() -> None:
+def _use_one_thread() -> None:
     torch.set_num_threads(1)

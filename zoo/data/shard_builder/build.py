@@ -1,12 +1,12 @@
-"""Anybody's dance videos as training shards (MuseDance sec. 4.1): scenes, single dancers, clips, masks, captions.
+"""Training shards from dance videos (MuseDance sec. 4.1): scenes, single dancers, clips, masks, captions.
 
-One shard a video, written whole or not at all: what is there already is not made again, and a bad video stops nothing.
-What was left out is said with its reason.
+One shard a video, written whole or not at all: existing shards are not made again, and a bad video stops nothing.
+Dropped clips are reported with their reason.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,75 +15,76 @@ import numpy as np
 
 from zoo.body.detection.base import PersonDetector
 from zoo.body.render.densepose import BODY
-from zoo.data.base import Cut
-from zoo.data.clip_folder import Found
-from zoo.data.eval_clips import crop_box, cut_labels, cut_pictures
+from zoo.data.base import EvalSpec
+from zoo.data.clip_folder import ClipFiles
+from zoo.data.eval_clips import crop_box, crop_images, crop_labels
 from zoo.data.shard_builder.captioner import Captioner
-from zoo.data.sources.shards import write_shard
+from zoo.data.shard_file import write_shard
 from zoo.media import Sound
 
-CHANGE = 0.35  # of 1: so far the colours of two frames lie apart where a scene is cut
-BINS = (8, 4, 4)  # of hue, saturation, value
-LOOKS = 8  # frames of a clip in which people are counted
-OTHER = 0.5  # of the dancer's height: a person below it is not counted as a second dancer
-AROUND = Fraction(6)  # s of sound kept on either side of a clip, by which its beats are found
+SCENE_CUT_DISTANCE = 0.35  # of 1: minimum distance of the colour histograms on both sides of a cut
+SCENE_CUT_RATIO = 4  # minimum ratio of this distance to the mean of the frames before
+HISTOGRAM_BINS = (8, 4, 4)  # of hue, saturation, value
+HISTOGRAM_SIZE = 64  # pixels of a side
+HISTORY_LENGTH = 5  # frames
+NUM_COUNTED_FRAMES = 8  # frames of a clip in which people are counted
+MIN_PERSON_HEIGHT = 0.5  # of the tallest person's: a smaller one is not counted as a second dancer
+MIN_DETECTED_FRACTION = 0.9  # of a clip's frames in which the dancer is detected
+SOUND_CONTEXT = Fraction(6)  # s of sound stored on either side of a clip, for the detection of its beats
 
 
 @dataclass(frozen=True)
-class Making:
-    """What clips are made: `seconds` of `height` x `width` at `fps`, cropped to where a detector finds the figure.
+class ShardSpec:
+    """The clips of a shard: `num_frames` of `height` x `width` at `fps`, cropped to the detected figure.
 
-    silence: clips without sound are made too, without it; otherwise they are left out.
+    allow_silent: make clips without sound too, otherwise they are left out.
     """
 
-    seconds: Fraction = Fraction(25, 6)  # 48 frames, and the two before them
+    num_frames: int = 50  # 48, and the two before them
     fps: Fraction = Fraction(12)
     height: int = 640
     width: int = 640
-    silence: bool = False
+    allow_silent: bool = False
 
     @property
-    def cut(self) -> Cut:
-        """The same, as evaluation has it."""
-        return Cut(self.frames, self.fps, self.height, self.width, crop="dancer")
+    def crop(self) -> EvalSpec:
+        """The same clips as evaluation describes them."""
+        return EvalSpec(self.num_frames, self.fps, self.height, self.width, crop="dancer")
 
     @property
-    def frames(self) -> int:
-        """F, of one clip."""
-        return round(self.seconds * self.fps)
+    def seconds(self) -> Fraction:
+        """Length of one clip, exactly."""
+        return self.num_frames / self.fps
 
 
 @dataclass
-class Report:
-    """What became of one video."""
+class ClipReport:
+    """The result of one video."""
 
     key: str
     clips: int = 0
-    dropped: list[tuple[float, str]] = field(default_factory=list)  # from which second, why
-    reason: str | None = None  # why nothing of it could be used
-
-    def as_json(self) -> dict:
-        """Plain values."""
-        return {"key": self.key, "clips": self.clips, "dropped": self.dropped, "reason": self.reason}
+    dropped: list[tuple[float, str]] = field(default_factory=list)  # (start in the video in seconds, reason)
+    reason: str | None = None  # why no clip could be used
 
 
-def make_shard(
-    video: Found, out: Path, making: Making, people: PersonDetector | None, captioner: Captioner | None
-) -> Report:
-    """Write `out`/KEY.tar with the clips of one video, and KEY.json that says what was dropped; tells it.
+def build_shard(
+    video: ClipFiles, out: Path, spec: ShardSpec, detector: PersonDetector | None, captioner: Captioner | None
+) -> ClipReport:
+    """Write `out`/KEY.tar with the clips of one video, and KEY.json with the report, which is returned.
 
-    A video whose .json is there is done. Without `people` clips are cropped to the middle. Their parts are those that
-    lie beside the video, else the found figure's mask, else none are stored. The caption is the line beside the video
-    (KEY.txt), else the captioner's, else none is stored.
+    A video whose .json exists is skipped. Without a detector, clips are cropped to the centre. The parts are those that
+    lie beside the video, else the detected figure's mask, else none are stored. The caption is the line beside the
+    video (KEY.txt), else the captioner's, else none is stored.
     """
     key = video.key.replace(".", "_")
-    told = out / f"{key}.json"
-    if told.is_file():
-        kept = json.loads(told.read_text())
-        return Report(kept["key"], kept["clips"], [tuple(one) for one in kept["dropped"]], kept["reason"])
-    report = Report(video.key)
+    report_file = out / f"{key}.json"
+    if report_file.is_file():
+        values = json.loads(report_file.read_text())
+        values["dropped"] = [tuple(entry) for entry in values["dropped"]]
+        return ClipReport(**values)
+    report = ClipReport(video.key)
     try:
-        samples = list(_clips(video, key, making, people, captioner, report))
+        samples = list(_clips(video, key, spec, detector, captioner, report))
     except ValueError as error:
         samples, report.reason = [], str(error)
     if samples:
@@ -91,109 +92,118 @@ def make_shard(
     elif report.reason is None:
         report.reason = "no clip of it can be used" if report.dropped else "it has no scene that is long enough"
     report.clips = len(samples)
-    temporary = told.with_name(f".{told.name}")
-    temporary.write_text(json.dumps(report.as_json(), indent=1))
-    temporary.replace(told)
+    temporary = report_file.with_name(f".{report_file.name}")
+    temporary.write_text(json.dumps(asdict(report), indent=1))
+    temporary.replace(report_file)
     return report
 
 
 def _clips(
-    video: Found,
+    video: ClipFiles,
     key: str,
-    making: Making,
-    people: PersonDetector | None,
+    spec: ShardSpec,
+    detector: PersonDetector | None,
     captioner: Captioner | None,
-    report: Report,
+    report: ClipReport,
 ) -> Iterator[tuple[str, dict]]:
+    """Yield (key, sample) of the usable clips of a video; write the reasons of the others into `report`."""
     sound = Sound(video.sound) if video.sound else None
-    if sound is None and video.footage.has_sound():
-        sound = Sound(video.footage.files[0])
-    if sound is None and not making.silence:
-        raise ValueError(f"it has no sound; put {video.key}.wav beside it, or set silence=true")
+    if sound is None and video.frames.has_sound():
+        sound = Sound(video.frames.files[0])
+    if sound is None and not spec.allow_silent:
+        raise ValueError(f"it has no sound; put {video.key}.wav beside it, or set allow_silent=true")
     line = " ".join(video.caption.read_text("utf-8", errors="replace").split()) if video.caption else ""
-    for first, last in scenes(video, making.fps):
-        for number in range((last - first) // making.frames):
-            start = Fraction(first + number * making.frames) / making.fps
+    for first, stop in detect_scenes(video, spec.fps):
+        for number in range((stop - first) // spec.num_frames):
+            first_frame = first + number * spec.num_frames
+            start = Fraction(first_frame) / spec.fps
             try:
-                if sound and sound.duration < start + making.seconds:
+                if sound and sound.duration < start + spec.seconds:
                     raise ValueError(f"its sound ends after {float(sound.duration):.2f} s")
-                fields = _shot(video, start, making, people)
-                words = line or (captioner.caption(fields["frames"]) if captioner else "")
+                fields = _build_clip(video, start, spec, detector)
+                caption = line or (captioner.caption(fields["frames"]) if captioner else "")
             except ValueError as error:
                 report.dropped.append((round(float(start), 2), str(error)))
                 continue
-            before, heard = start, {}
+            sound_start, sound_fields = start, {}
             if sound:
-                before = max(Fraction(0), start - AROUND)
-                wave = sound.mono(sound.sample_rate, before, min(sound.duration, start + making.seconds + AROUND))
-                heard = {"sound": (wave, sound.sample_rate)}
+                sound_start = max(Fraction(0), start - SOUND_CONTEXT)
+                sound_stop = min(sound.duration, start + spec.seconds + SOUND_CONTEXT)
+                waveform = sound.mono(sound.sample_rate, sound_start, sound_stop)
+                sound_fields = {"sound": (waveform, sound.sample_rate)}
             info = {
-                "fps": str(making.fps),
-                "frames": making.frames,
-                "height": making.height,
-                "width": making.width,
-                "start": float(start - before),
-                "seconds": float(making.seconds),
+                "fps": str(spec.fps),
+                "frames": spec.num_frames,
+                "height": spec.height,
+                "width": spec.width,
+                "start": float(start - sound_start),
+                "seconds": float(spec.seconds),
                 "song": video.labels.get("song", video.key),
                 **{name: value for name, value in video.labels.items() if name != "song"},
-                **({"caption": words} if words else {}),
+                **({"caption": caption} if caption else {}),
             }
-            yield f"{key}-{first + number * making.frames:06d}", {"info": info, **heard, **fields}
+            yield f"{key}-{first_frame:06d}", {"info": info, **sound_fields, **fields}
 
 
-def scenes(video: Found, fps: Fraction) -> list[tuple[int, int]]:
-    """First and last + 1 frame, at `fps`, of the parts of a video between two cuts.
+def detect_scenes(video: ClipFiles, fps: Fraction) -> list[tuple[int, int]]:
+    """First and last + 1 frame, at `fps`, of the scenes of a video.
 
-    A cut is where the histogram of colours changes by more than CHANGE (the distance of Bhattacharyya) from one frame
-    to the next, and by four times as much as it did in the mean of the five frames before.
+    At a cut, the Bhattacharyya distance of the colour histograms of two neighbouring frames exceeds SCENE_CUT_DISTANCE,
+    and SCENE_CUT_RATIO times its mean over the HISTORY_LENGTH frames before.
     """
-    count = int(video.footage.seconds() * fps)
-    edges, before, recent = [0], None, [0.0] * 5
-    for index, picture in enumerate(video.footage.at([Fraction(each) / fps for each in range(count)])):
-        small = cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA)
-        now = cv2.calcHist([cv2.cvtColor(small, cv2.COLOR_RGB2HSV)], [0, 1, 2], None, BINS, [0, 180, 0, 256, 0, 256])
-        now = now / now.sum()
-        if before is not None:
-            apart = cv2.compareHist(before, now, cv2.HISTCMP_BHATTACHARYYA)
-            if apart > max(CHANGE, 4 * sum(recent) / len(recent)):
-                edges.append(index)
-            recent = [*recent[1:], apart]
-        before = now
-    edges.append(count)
-    return [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    count = int(video.frames.seconds() * fps)
+    cuts, previous, history = [0], None, [0.0] * HISTORY_LENGTH
+    for index, frame in enumerate(video.frames.frames_at([Fraction(number) / fps for number in range(count)])):
+        histogram = _color_histogram(frame)
+        if previous is not None:
+            distance = cv2.compareHist(previous, histogram, cv2.HISTCMP_BHATTACHARYYA)
+            if distance > max(SCENE_CUT_DISTANCE, SCENE_CUT_RATIO * sum(history) / len(history)):
+                cuts.append(index)
+            history = [*history[1:], distance]
+        previous = histogram
+    cuts.append(count)
+    return [(first, stop) for first, stop in zip(cuts, cuts[1:], strict=False) if stop > first]
 
 
-def _shot(video: Found, start: Fraction, making: Making, people: PersonDetector | None) -> dict:
-    """Frames, reference and parts of a clip. Raises ValueError where there is not one dancer."""
-    times = [start + index / making.fps for index in range(making.frames)]
-    pictures = np.stack(list(video.footage.at(times)))
-    height, width = pictures.shape[1:3]
-    cut, found = making.cut, None
-    if people is None:
-        box = crop_box(replace(cut, crop="centre"), height, width)
+def _color_histogram(frame: np.ndarray) -> np.ndarray:
+    small = cv2.resize(frame, (HISTOGRAM_SIZE, HISTOGRAM_SIZE), interpolation=cv2.INTER_AREA)
+    hsv = cv2.cvtColor(small, cv2.COLOR_RGB2HSV)
+    histogram = cv2.calcHist([hsv], [0, 1, 2], None, HISTOGRAM_BINS, [0, 180, 0, 256, 0, 256])
+    return histogram / histogram.sum()
+
+
+def _build_clip(video: ClipFiles, start: Fraction, spec: ShardSpec, detector: PersonDetector | None) -> dict:
+    """Frames, reference and parts of a clip. Raises ValueError when it does not show exactly one dancer."""
+    times = [start + index / spec.fps for index in range(spec.num_frames)]
+    images = np.stack(list(video.frames.frames_at(times)))
+    height, width = images.shape[1:3]
+    crop, poses = spec.crop, None
+    if detector is None:
+        box = crop_box(replace(crop, crop="centre"), height, width)
     else:
-        check_alone(pictures, people)
-        found = people.detect(pictures)
-        seen = np.isfinite(found.joints).all((1, 2))
-        if seen.mean() < 0.9:
-            raise ValueError(f"the dancer is lost in {round(100 * (1 - seen.mean()))}% of it")
-        box = crop_box(cut, height, width, found.joints)
-    frames = cut_pictures(pictures, box, cut)
+        check_single_dancer(images, detector)
+        poses = detector.detect(images)
+        is_detected = np.isfinite(poses.joints).all((1, 2))
+        if is_detected.mean() < MIN_DETECTED_FRACTION:
+            raise ValueError(f"the dancer is lost in {round(100 * (1 - is_detected.mean()))}% of it")
+        box = crop_box(crop, height, width, poses.joints)
+    frames = crop_images(images, box, crop)
     fields = {"frames": frames, "reference": frames[0]}
     if video.parts is not None:
-        fields["parts"] = cut_labels(np.stack(list(video.parts.at(times, height, width))), box, cut)
-    elif found is not None:
-        masks = cut_pictures(np.repeat((found.mask * 255).astype(np.uint8)[..., None], 3, -1), box, cut)[..., 0]
+        fields["parts"] = crop_labels(np.stack(list(video.parts.parts_at(times, height, width))), box, crop)
+    elif poses is not None:
+        masks = crop_images(np.repeat((poses.mask * 255).astype(np.uint8)[..., None], 3, -1), box, crop)[..., 0]
         fields["parts"] = np.where(masks > 127, BODY, 0).astype(np.uint8)
     return fields
 
 
-def check_alone(pictures: np.ndarray, people: PersonDetector) -> None:
-    """Raises ValueError where most of the looks show nobody, or more than one dancer."""
+def check_single_dancer(images: np.ndarray, detector: PersonDetector) -> None:
+    """Raise ValueError when the median of some frames shows no dancer, or more than one."""
     counts = []
-    for index in np.linspace(0, len(pictures) - 1, LOOKS).round().astype(int):
-        sizes = sorted((float(np.ptp(one.box[1::2])) for one in people.find_people(pictures[index])), reverse=True)
-        counts.append(sum(size > OTHER * sizes[0] for size in sizes) if sizes else 0)
-    typical = int(np.median(counts))
-    if typical != 1:
-        raise ValueError("nobody is found in it" if typical == 0 else f"{typical} people are in it")
+    for index in np.linspace(0, len(images) - 1, NUM_COUNTED_FRAMES).round().astype(int):
+        people = detector.find_people(images[index])
+        heights = sorted((float(np.ptp(person.box[1::2])) for person in people), reverse=True)
+        counts.append(sum(height > MIN_PERSON_HEIGHT * heights[0] for height in heights) if heights else 0)
+    median = int(np.median(counts))
+    if median != 1:
+        raise ValueError("nobody is found in it" if median == 0 else f"{median} people are in it")

@@ -1,12 +1,11 @@
-"""Real motion that joins the world's train split: motion files in a folder, with their music beside them.
+"""Recorded motion that joins the world's train split: motion files in a folder, with their music beside them.
 
 Motion: BVH, AIST++ pickles, DeepMimic text, AMASS npz. Music: a sound file of the same name, or, for AIST++ names such
-as gBR_sBM_cAll_d04_mBR0_ch01.pkl, one named after the music in it (mBR0.mp3), anywhere in the folder. A motion without
-music has nothing to teach a music-driven model and is left out, by name.
+as gBR_sBM_cAll_d04_mBR0_ch01.pkl, one named after the music in it (mBR0.mp3), anywhere in the folder. Motion without
+music cannot train a music-driven model: it is left out, and named.
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,81 +13,83 @@ from rich.progress import track
 
 from zoo.batch import MOTION_FPS
 from zoo.body.motion_io.formats import READERS, read_motion
-from zoo.data.sources.shards import write_shard
+from zoo.data import aist
+from zoo.data.code_hash import code_hash
+from zoo.data.shard_file import write_shard
 from zoo.files import cache_root
 from zoo.media import SOUND_CODECS, Sound
 
-AIST_NAME = re.compile(r"g(?P<style>[A-Z]{2})_s\w\w_c\w+_(?P<dancer>d\d+)_(?P<song>m[A-Z]{2}\d+)_ch\d+")
-AIST_STYLES = {
-    "BR": "break",
-    "PO": "pop",
-    "LO": "lock",
-    "MH": "middle hip-hop",
-    "LH": "LA hip-hop",
-    "HO": "house",
-    "WA": "waack",
-    "KR": "krump",
-    "JS": "street jazz",
-    "JB": "ballet jazz",
-}
+# the code that decides the content of the shard, by folders
+MOCAP_CODE = (
+    "data/sources/mocap.py",
+    "data/aist.py",
+    "data/sample_format.py",
+    "data/shard_file.py",
+    "body/motion_io/*.py",
+    "body/skeleton.py",
+    "media.py",
+)
 
 
-class RealDances:
-    """The dances of a folder as one shard, made once for each state of the folder."""
+class MocapFolder:
+    """The dances of a folder as one shard, written once for each state of the folder and of the code that reads it."""
 
     def __init__(self, folder: str | Path):
         """Raises ValueError when the folder is missing, holds no motion, or none of its motions has music."""
         self.folder = Path(folder).expanduser()
         if not self.folder.is_dir():
-            raise ValueError(f"data.real: {self.folder} is not a folder")
+            raise ValueError(f"data.mocap_folder: {self.folder} is not a folder")
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
         sounds = {path.stem: path for path in reversed(files) if path.suffix.lower() in SOUND_CODECS}
         motions = [path for path in files if path.suffix.lower() in READERS]
         if not motions:
-            raise ValueError(f"data.real: no motion in {self.folder}; put {', '.join(READERS)} files into it")
-        self.pairs, self.without_music = [], []
+            raise ValueError(f"data.mocap_folder: no motion in {self.folder}; put {', '.join(READERS)} files into it")
+        self.pairs: list[tuple[Path, Path]] = []  # (motion, sound)
+        self.without_music: list[str] = []
         for path in motions:
-            named = AIST_NAME.fullmatch(path.stem)
-            sound = sounds.get(path.stem) or (sounds.get(named["song"]) if named else None)
+            aist_name = aist.NAME.fullmatch(path.stem)
+            sound = sounds.get(path.stem) or (sounds.get(aist_name["song"]) if aist_name else None)
             if sound:
                 self.pairs.append((path, sound))
             else:
                 self.without_music.append(path.name)
         if not self.pairs:
             raise ValueError(
-                f"data.real: none of the {len(motions)} motions in {self.folder} has music: put a sound file "
+                f"data.mocap_folder: none of the {len(motions)} motions in {self.folder} has music: put a sound file "
                 f"of the same name beside each, such as {motions[0].stem}.mp3"
             )
         states = [(path, path.stat()) for pair in self.pairs for path in pair]
-        mark = "\n".join(f"{path}:{state.st_size}:{state.st_mtime_ns}" for path, state in states)
-        self.path = cache_root() / "real" / f"real-{hashlib.sha256(mark.encode()).hexdigest()[:16]}.tar"
+        state_text = "\n".join(f"{path}:{state.st_size}:{state.st_mtime_ns}" for path, state in states)
+        key = hashlib.sha256(f"{state_text}\n{code_hash(MOCAP_CODE)}".encode()).hexdigest()[:16]
+        self.path = cache_root() / "real" / f"real-{key}.tar"
 
-    def make(self) -> None:
-        """Write the shard if it is not there. Prints what is left out; raises ValueError when nothing can be read."""
+    def build(self) -> None:
+        """Write the shard if it does not exist. Prints the files left out; raises ValueError when none can be read."""
         if self.path.is_file():
             return
         if self.without_music:
-            print(f"data.real: left out, no music beside them: {', '.join(self.without_music)}", flush=True)
+            names = ", ".join(self.without_music)
+            print(f"data.mocap_folder: left out, no music beside them: {names}", flush=True)
         write_shard(self.path, self._samples())
 
     def _samples(self) -> Iterator[tuple[str, dict]]:
-        readable = 0
-        for path, music in track(self.pairs, description="reading real dances"):
+        num_read = 0
+        for path, music in track(self.pairs, description="reading motion capture"):
             try:
                 motion = read_motion(path)
                 sound = Sound(music)
                 waveform = sound.mono(sound.sample_rate)
             except ValueError as error:
-                print(f"data.real: left out: {error}", flush=True)
+                print(f"data.mocap_folder: left out: {error}", flush=True)
                 continue
-            named = AIST_NAME.fullmatch(path.stem)
+            aist_name = aist.NAME.fullmatch(path.stem)
             seconds = len(motion) / MOTION_FPS
-            readable += 1
+            num_read += 1
             info = {
                 "split": "train",
                 "song": f"real-{music.stem}",
-                "dancer": f"real-{named['dancer'] if named else path.stem}",
-                "style": AIST_STYLES.get(named["style"], named["style"]) if named else "real",
+                "dancer": f"real-{aist_name['dancer'] if aist_name else path.stem}",
+                "style": aist.world_style(aist_name["style"]) if aist_name else "real",
                 "fps": MOTION_FPS,
                 "start": 0.0,
                 "seconds": seconds,
@@ -96,5 +97,5 @@ class RealDances:
             }
             key = "real-" + str(path.relative_to(self.folder).with_suffix("")).replace(".", "_").replace("/", "-")
             yield key, {"info": info, "sound": (waveform, sound.sample_rate), "motion": motion.numpy()}
-        if not readable:
-            raise ValueError(f"data.real: none of the motions with music in {self.folder} can be read")
+        if not num_read:
+            raise ValueError(f"data.mocap_folder: no motion with music in {self.folder} can be read")

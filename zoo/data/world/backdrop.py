@@ -8,14 +8,14 @@ import colorsys
 
 import numpy as np
 
-PLAIN = ("colour", "gradient", "studio")
+PLAIN_KINDS = ("colour", "gradient", "studio")
 LIGHT = np.array([0.35, -0.45, 0.82])  # towards the lamp
 
 
 def make_backdrop(kind: str, rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """What a camera sees behind a dancer at the world's origin, without its shadow: (h / 2, w / 2, 3) uint8.
 
-    kind: one of PLAIN or 'room'; origin (3,) metres, the camera; rays (h, w, 3) towards the pixels, 2 x 2 for each.
+    kind: one of PLAIN_KINDS or 'room'; origin (3,): the camera, metres; rays (h, w, 3): of 2 x 2 points in each pixel.
     """
     rays = rays / np.linalg.norm(rays, axis=-1, keepdims=True)
     fine = _room(rng, origin, rays) if kind == "room" else _plain(kind, rng, origin, rays)

@@ -1,4 +1,4 @@
-"""Shards of songs and dances: sound, motion, and everything that is known about them; no pictures."""
+"""Shards of songs and dances: sound, motion and their labels; no images."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,26 +7,26 @@ import numpy as np
 import torch
 
 from zoo.batch import MOTION_FPS
-from zoo.data.sources.shards import write_shard
+from zoo.data.shard_file import write_shard
 from zoo.data.world.choreography import choreograph
-from zoo.data.world.recipe import Recipe, seed_of
+from zoo.data.world.recipe import DanceSpec, seed_of
 from zoo.data.world.song import make_song
 
 
-def make_dances(recipe: Recipe, split: str, songs: range, path: Path) -> None:
-    """Write one shard: `songs` of a split, each with its dances by different dancers of that split."""
+def make_dances(spec: DanceSpec, split: str, songs: range, path: Path) -> None:
+    """Write one shard: the `songs` of a split, each with dances by different dancers of that split."""
     torch.set_num_threads(1)
-    write_shard(path, _dances(recipe, split, songs))
+    write_shard(path, _dances(spec, split, songs))
 
 
-def _dances(recipe: Recipe, split: str, songs: range) -> Iterator[tuple[str, dict]]:
-    for number in songs:
-        name = f"{split}-song-{number:05d}"
-        song = make_song(seed_of(recipe.seed, name), recipe.seconds)
-        cast = np.random.default_rng(seed_of(recipe.seed, name, "cast")).permutation(recipe.dancers[split])
-        for take in range(recipe.dances_per_song):
-            dancer = f"{split}-dancer-{cast[take % len(cast)]:03d}"
-            dance = choreograph(song, seed_of(recipe.seed, name, dancer, take))
+def _dances(spec: DanceSpec, split: str, songs: range) -> Iterator[tuple[str, dict]]:
+    for song_index in songs:
+        name = f"{split}-song-{song_index:05d}"
+        song = make_song(seed_of(spec.seed, name), spec.seconds)
+        cast = np.random.default_rng(seed_of(spec.seed, name, "cast")).permutation(spec.dancers[split])
+        for dance_index in range(spec.dances_per_song):
+            dancer = f"{split}-dancer-{cast[dance_index % len(cast)]:03d}"
+            dance = choreograph(song, seed_of(spec.seed, name, dancer, dance_index))
             motion = np.asarray(dance.motion, np.float32)
             info = {
                 "split": split,
@@ -42,4 +42,4 @@ def _dances(recipe: Recipe, split: str, songs: range) -> Iterator[tuple[str, dic
                 "sections": [list(section) for section in song.sections],
                 "moves": [list(move) for move in dance.moves],
             }
-            yield f"{name}-{take}", {"info": info, "sound": (song.waveform, song.sample_rate), "motion": motion}
+            yield f"{name}-{dance_index}", {"info": info, "sound": (song.waveform, song.sample_rate), "motion": motion}

@@ -1,4 +1,4 @@
-"""What a world is made from: settings that decide the content of its shards, and seeds that belong to names."""
+"""The settings that decide the content of the world's shards, and seeds derived from names."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ def seed_of(*labels: str | int) -> int:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DanceSpec:
     """The dances: the world's seed, seconds of a song, dances to each song, dancers in each split."""
 
     seed: int
@@ -21,10 +21,10 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Filming:
-    """How dances become clips: pictures of height x width at fps, `clips_per_dance` clips of `seconds` from each dance.
+class RenderSpec:
+    """How dances become clips: frames of height x width at fps, `clips_per_dance` clips of `seconds` from each dance.
 
-    songs: how many songs of a split are filmed, at most as many as there are (whole shards of 8 songs). Raises
+    songs: how many songs of a split are rendered, at most as many as there are (whole shards of 8 songs). Raises
     ValueError for values that are not positive, and for sides that are not multiples of 4.
     """
 
@@ -38,15 +38,15 @@ class Filming:
     def __post_init__(self):
         for name in ("fps", "height", "width", "seconds", "clips_per_dance"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"data.filming.{name} must be above 0, not {getattr(self, name)}")
+                raise ValueError(f"data.rendering.{name} must be above 0, not {getattr(self, name)}")
         if self.height % 4 or self.width % 4:
-            raise ValueError(f"data.filming height and width must be multiples of 4, not {self.height}x{self.width}")
+            raise ValueError(f"data.rendering height and width must be multiples of 4, not {self.height}x{self.width}")
 
     @property
-    def frames(self) -> int:
+    def num_frames(self) -> int:
         """F: frames of one clip."""
         return max(1, round(self.seconds * self.fps))
 
-    def content(self) -> dict:
-        """The settings that decide what is in a shard of clips; how many songs are filmed does not."""
+    def content_settings(self) -> dict:
+        """The settings that decide the content of a shard of clips; the number of rendered songs does not."""
         return {name: getattr(self, name) for name in ("fps", "height", "width", "seconds", "clips_per_dance")}

@@ -1,4 +1,4 @@
-"""Filming dances: clips with a reference picture and every map, in shards that match the shards of dances."""
+"""Rendered dances: clips with a reference image and every map, in shards that match the shards of dances."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,75 +10,82 @@ from zoo.batch import MOTION_FPS
 from zoo.body.render.rasterizer import draw_skeleton, heatmaps, inverse_depth, render_motion
 from zoo.body.skeleton import resample, unpack
 from zoo.data.shard_builder.move_captions import caption
-from zoo.data.sources.shards import Sample, ShardReader, write_shard
-from zoo.data.world.recipe import Filming, seed_of
+from zoo.data.shard_file import Sample, ShardReader, write_shard
+from zoo.data.world.recipe import RenderSpec, seed_of
 from zoo.data.world.scene import make_scene
 
 
-def film(filming: Filming, seed: int, dances: Path, path: Path) -> None:
+def render_shard(rendering: RenderSpec, seed: int, dances: Path, path: Path) -> None:
     """Write the shard of clips of the shard of dances `dances`; seed: the world's."""
     torch.set_num_threads(1)
     reader = ShardReader([dances])
-    write_shard(path, (clip for sample in reader.samples for clip in _clips(filming, seed, reader, sample)))
+    write_shard(path, (clip for sample in reader.samples for clip in _clips(rendering, seed, reader, sample)))
 
 
-def _clips(filming: Filming, seed: int, reader: ShardReader, sample: Sample) -> Iterator[tuple[str, dict]]:
-    """The clips of one dance, at chance times, each by another camera in another place."""
+def _clips(rendering: RenderSpec, seed: int, reader: ShardReader, sample: Sample) -> Iterator[tuple[str, dict]]:
+    """The clips of one dance, at random times, each with another camera and place."""
     motion = torch.from_numpy(reader.read(sample, "motion"))
-    sound = reader.read_bytes(sample, "sound")  # the whole song, byte for byte: it is listened to once
-    length = round(filming.seconds * MOTION_FPS)
+    sound = reader.read_bytes(sample, "sound")  # the whole song, byte for byte: it is encoded once
+    length = round(rendering.seconds * MOTION_FPS)
     if len(motion) < length:
         return
-    for take in range(filming.clips_per_dance):
-        key = f"{sample.key}-{take}"
+    for clip_index in range(rendering.clips_per_dance):
+        key = f"{sample.key}-{clip_index}"
         rng = np.random.default_rng(seed_of(seed, "clip", key))
         first = int(rng.integers(len(motion) - length + 1))
-        reference = _elsewhere(rng, len(motion), first, length)
-        times = first / MOTION_FPS + np.arange(filming.frames) / filming.fps
-        clip, info = _shoot(filming, seed, key, sample.info["dancer"], motion, times, reference / MOTION_FPS)
+        reference = _reference_frame(rng, len(motion), first, length)
+        times = first / MOTION_FPS + np.arange(rendering.num_frames) / rendering.fps
+        dancer, reference_time = sample.info["dancer"], reference / MOTION_FPS
+        fields, scene_info = _render_clip(rendering, seed, key, dancer, motion, times, reference_time)
         start, stop = first / MOTION_FPS, (first + length) / MOTION_FPS
         info = {
             **sample.info,
-            **info,
+            **scene_info,
             "start": start,
-            "seconds": filming.seconds,
+            "seconds": rendering.seconds,
             "caption": caption(sample.info["moves"], start, stop, key),
-            "reference_time": reference / MOTION_FPS,
+            "reference_time": reference_time,
         }
-        yield key, {"info": info, "sound": sound, "motion": motion[first : first + length].numpy(), **clip}
+        yield key, {"info": info, "sound": sound, "motion": motion[first : first + length].numpy(), **fields}
 
 
-def _elsewhere(rng: np.random.Generator, total: int, first: int, length: int) -> int:
+def _reference_frame(rng: np.random.Generator, total: int, first: int, length: int) -> int:
     """A motion frame outside [first, first + length), half a second away from it where there is room."""
     for gap in (MOTION_FPS // 2, 0):
-        before, after = max(0, first - gap), max(0, total - (first + length + gap))
-        if before + after:
-            place = int(rng.integers(before + after))
-            return place if place < before else first + length + gap + place - before
+        num_earlier, num_later = max(0, first - gap), max(0, total - (first + length + gap))
+        if num_earlier + num_later:
+            index = int(rng.integers(num_earlier + num_later))
+            return index if index < num_earlier else first + length + gap + index - num_earlier
     return 0  # the clip is the whole dance
 
 
-def _shoot(
-    filming: Filming, seed: int, key: str, dancer: str, motion: torch.Tensor, times: np.ndarray, reference: float
+def _render_clip(
+    rendering: RenderSpec,
+    seed: int,
+    key: str,
+    dancer: str,
+    motion: torch.Tensor,
+    times: np.ndarray,
+    reference_time: float,
 ) -> tuple[dict, dict]:
-    """Fields and labels of a clip: the frames at `times` (F,) seconds of the dance, and a picture from `reference`."""
-    height, width = filming.height, filming.width
-    _, root, rotations = unpack(resample(motion, torch.from_numpy(np.append(times, reference))))
-    root[-1, :2] = root[:-1, :2].mean(0)  # a picture from elsewhere in the dance, taken on this spot
+    """Fields and labels of a clip: the frames at `times` (F,) seconds of the dance, and a reference image."""
+    height, width = rendering.height, rendering.width
+    _, root, rotations = unpack(resample(motion, torch.from_numpy(np.append(times, reference_time))))
+    root[-1, :2] = root[:-1, :2].mean(0)  # the reference pose of another time, rendered at the clip's place
     scene = make_scene(seed, key, dancer, root[:-1].numpy(), height, width)
-    view = (scene.camera, height, width, scene.behind)
-    drawn = render_motion(scene.look, rotations[:-1], root[:-1], *view)
-    still = render_motion(scene.look, rotations[-1:], root[-1:], *view, maps=("rgb",))
+    view = (scene.camera, height, width, scene.backdrop_image)
+    images = render_motion(scene.look, rotations[:-1], root[:-1], *view)
+    reference = render_motion(scene.look, rotations[-1:], root[-1:], *view, maps=("rgb",))
     fields = {
-        "frames": drawn["rgb"],
-        "reference": still["rgb"][0],
-        "parts": drawn["parts"],
-        "semantic": drawn["semantic"],
-        "depth": inverse_depth(drawn["depth"]),
-        "normal": drawn["normal"],
-        "skeleton": draw_skeleton(drawn["joints2d"], height, width),
-        "heatmaps": heatmaps(drawn["joints2d"] / 4, height // 4, width // 4),
-        "joints2d": drawn["joints2d"],
-        "joints3d": drawn["joints3d"],
+        "frames": images["rgb"],
+        "reference": reference["rgb"][0],
+        "parts": images["parts"],
+        "semantic": images["semantic"],
+        "depth": inverse_depth(images["depth"]),
+        "normal": images["normal"],
+        "skeleton": draw_skeleton(images["joints2d"], height, width),
+        "heatmaps": heatmaps(images["joints2d"] / 4, height // 4, width // 4),
+        "joints2d": images["joints2d"],
+        "joints3d": images["joints3d"],
     }
-    return fields, {**scene.info(), "fps": str(filming.fps), "frames": len(times), "height": height, "width": width}
+    return fields, {**scene.info(), "fps": str(rendering.fps), "frames": len(times), "height": height, "width": width}

@@ -1,42 +1,59 @@
-"""The world as a data source: a corpus made on demand from a seed, in two parts that are only made when asked for.
+"""The world as a data source: a corpus made on demand from a seed, in two parts, each made only when it is needed.
 
-`dances`: songs, dances to them, and words (quick). `clips`: the same dances filmed, with every map (see film.py).
-A shard's content depends on the settings and its place alone, whatever the number of workers; shards appear whole, so
-that an interrupted making goes on with those missing. Cached under a mark of the settings and of the code that made
-them: another seed or a changed line of that code makes a corpus of its own.
+`dances`: songs, dances to them, and captions (quick). `clips`: the same dances rendered, with every map (see
+render_clips.py). A shard's content depends on the settings and its place alone, whatever the number of workers. Shards
+appear whole, so that an interrupted run continues with the missing ones. The cache key covers the settings and the code
+that makes the data: another seed or a changed line of that code makes another corpus.
 """
 
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict
-from functools import cache, partial
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 from torch.utils.data import Dataset
 
-from zoo.batch import Batch
-from zoo.data.base import PICTURES, SPLITS, Cut, DataSource, Piece, Takes, WindowSpec
-from zoo.data.eval_clips import ShardTakes, content_of
-from zoo.data.music_cache import Features
-from zoo.data.sources.mocap import RealDances
-from zoo.data.sources.shards import ShardReader
-from zoo.data.windows import make_dataset, pieces_of
+from zoo.batch import MOTION_DIM, MOTION_FPS, Batch
+from zoo.data.base import IMAGE_KEYS, SPLITS, DataSource, EvalClips, EvalSpec, WindowSpec
+from zoo.data.code_hash import code_hash
+from zoo.data.eval_clips import ShardEvalClips, content_fingerprint
+from zoo.data.music_cache import MusicFeatureCache
+from zoo.data.shard_file import Sample, ShardReader
+from zoo.data.sources.mocap import MocapFolder
+from zoo.data.windows import make_dataset
 from zoo.data.world.dances import make_dances
-from zoo.data.world.recipe import Filming, Recipe
+from zoo.data.world.recipe import DanceSpec, RenderSpec
 from zoo.files import cache_root
 from zoo.music.encoder import MusicEncoder
 
 SHARD_SONGS = 8  # songs in one shard of dances
-# the code that decides the content of shards, from the package folder, and what of it has no say in the dances
-DANCES_CODE = ("data/world/*.py", "data/sample_format.py", "body/skeleton.py")
-CLIPS_CODE = (*DANCES_CODE, "body/camera.py", "body/labels.py", "body/render/*.py", "body/render/assets/*")
-NOT_DANCES = ("source.py", "render_clips.py", "scene.py", "backdrop.py")
-NOT_CLIPS = ("source.py",)
-EVERYTHING = frozenset(Batch.__annotations__)
+MIN_SONG_SECONDS = 5
+# The code that decides the content of shards, by folders. tests/test_data_world_key.py fails when a module that takes
+# part in making them is not covered.
+DANCES_CODE = (
+    "data/world/*.py",
+    "data/sample_format.py",
+    "data/shard_file.py",
+    "body/skeleton.py",
+    "media.py",
+)
+CLIPS_CODE = (
+    *DANCES_CODE,
+    "data/shard_builder/move_captions.py",
+    "body/camera.py",
+    "body/labels.py",
+    "body/render/**/*",
+)
+NOT_CLIPS = ("data/world/source.py", "**/__pycache__/*")
+NOT_DANCES = (*NOT_CLIPS, *(f"data/world/{name}.py" for name in ("render_clips", "scene", "place", "backdrop")))
+ALL_KEYS = frozenset(Batch.__annotations__)
+ShardJob = tuple[Path, Callable[[Path], None]]  # a shard, and the function that writes it
 
 
 class World(DataSource):
@@ -51,13 +68,13 @@ class World(DataSource):
         seconds: float = 30.0,
         dances_per_song: int = 2,
         dancers: Mapping[str, int] | None = None,
-        filming: Filming | None = None,
-        real: str | None = None,
+        rendering: RenderSpec | None = None,
+        mocap_folder: str | None = None,
         workers: int = 2,
     ):
-        """songs, dancers: how many a split ('train', 'val', 'test'); seconds: length of a song; workers: processes.
+        """songs, dancers: number in each split ('train', 'val', 'test'); seconds: length of a song; workers: processes.
 
-        filming: how clips are rendered; real: a folder of real motion with music, which joins the train split
+        rendering: how dances become clips; mocap_folder: recorded motion with music, which joins the train split
         (zoo.data.sources.mocap). Raises ValueError for a split without songs or dancers.
         """
         self.songs = {"train": 240, "val": 24, "test": 48} | dict(songs or {})
@@ -67,123 +84,145 @@ class World(DataSource):
                 raise ValueError(
                     f"data.{label} gives a number of at least 1 for each of {', '.join(SPLITS)}, not {counts}"
                 )
-        if seconds < 5 or dances_per_song < 1:
-            raise ValueError("data.seconds must be at least 5 and data.dances_per_song at least 1")
-        self.recipe = Recipe(int(seed), float(seconds), int(dances_per_song), dancers)
-        self.filming, self.workers = filming or Filming(), workers
-        self.real = RealDances(real) if real else None
+        if seconds < MIN_SONG_SECONDS or dances_per_song < 1:
+            raise ValueError(f"data.seconds must be at least {MIN_SONG_SECONDS} and data.dances_per_song at least 1")
+        self.dance_spec = DanceSpec(int(seed), float(seconds), int(dances_per_song), dancers)
+        self.rendering, self.workers = rendering or RenderSpec(), workers
+        self.mocap = MocapFolder(mocap_folder) if mocap_folder else None
         self._readers: dict[tuple[str, bool], ShardReader] = {}
 
     @property
-    def provides(self) -> frozenset[str]:
+    def available_keys(self) -> frozenset[str]:
         """Every key of the contract."""
-        return EVERYTHING
+        return ALL_KEYS
 
-    def prepare(self, needs: Iterable[str], encoder: MusicEncoder, splits: Iterable[str] = SPLITS) -> None:
-        """Makes the missing shards of dances, of clips too if `needs` has pictures, and listens to the songs."""
-        needs = set(needs)
-        filmed = bool(needs & PICTURES)
-        self._make(splits, filmed)
-        if needs & {"music", "beats"}:
-            Features(encoder).make([self._reader(split, filmed) for split in splits], self.workers)
-
-    def dataset(self, split: str, needs: Iterable[str], clip: WindowSpec, encoder: MusicEncoder) -> Dataset:
+    def check_window(self, keys: Iterable[str], window: WindowSpec) -> None:
         """See DataSource."""
-        reader = self._reader(split, bool(PICTURES & set(needs)))
-        return make_dataset(reader, reader.samples, needs, clip, split, Features(encoder))
+        rendering = self.rendering
+        if not IMAGE_KEYS & set(keys):
+            longest, setting = self.dance_spec.seconds, "data.seconds"
+        else:
+            longest, setting = rendering.num_frames / rendering.fps, "data.rendering.seconds"
+            if window.rate > rendering.fps:
+                raise ValueError(f"clip.fps={window.fps} is above data.rendering.fps={rendering.fps}")
+            if rendering.height * window.width != rendering.width * window.height:
+                raise ValueError(
+                    f"clips of {window.height}x{window.width} cannot be made from data.rendering of "
+                    f"{rendering.height}x{rendering.width} without distortion: use the same proportions"
+                )
+        if not window.window_starts(longest, "train"):
+            raise ValueError(
+                f"a window lasts {window.seconds:.2f} s, clips last {longest:.2f} s ({setting}): "
+                "use longer clips, or a smaller clip.num_frames"
+            )
 
-    def pieces(self, split: str, encoder: MusicEncoder) -> Iterator[Piece]:
-        """See DataSource; the dances to one song follow each other."""
-        reader = self._reader(split, False)
-        return pieces_of(reader, reader.samples, Features(encoder))
+    def prepare_data(self, keys: Iterable[str], encoder: MusicEncoder, splits: Iterable[str] = SPLITS) -> None:
+        """Make the missing shards of dances, of clips too if `keys` need images, and encode the songs."""
+        keys, splits = set(keys), list(splits)
+        rendered = bool(keys & IMAGE_KEYS)
+        self._make(splits, rendered)
+        if keys & {"music", "beats", "beat_phase"}:
+            MusicFeatureCache(encoder).build([self._reader(split, rendered) for split in splits], self.workers)
 
-    def takes(self, split: str, cut: Cut, encoder: MusicEncoder) -> Takes:
-        """See DataSource; one take from the beginning of every filmed clip. Raises ValueError for what was not filmed:
-        more frames a second, more seconds, other proportions."""
-        self.prepare({"frames", "music"}, encoder, [split])
-        filmed, danced = self._reader(split, True), self._reader(split, False)
-        return ShardTakes(filmed, filmed.samples, cut, Features(encoder), dances=(danced, danced.samples))
+    def dataset(self, split: str, keys: Iterable[str], window: WindowSpec, encoder: MusicEncoder) -> Dataset:
+        """See DataSource."""
+        keys = set(keys)
+        reader = self._reader(split, bool(IMAGE_KEYS & keys))
+        return make_dataset(reader, reader.samples, keys, window, split, MusicFeatureCache(encoder))
 
-    def content(self, split: str) -> str:
-        """See DataSource; makes the clips if they are not there."""
-        self._make([split], filmed=True)
-        return content_of([path] for path, _ in self._film_jobs(split))
+    def eval_clips(self, split: str, spec: EvalSpec, encoder: MusicEncoder) -> EvalClips:
+        """See DataSource; one clip from the beginning of every rendered one. Raises ValueError when the rendering has
+        fewer frames a second, fewer seconds or other proportions."""
+        self.prepare_data({"frames", "music"}, encoder, [split])
+        clips, dances = self._reader(split, True), self._reader(split, False)
+        samples = [_with_figure_label(sample) for sample in clips.samples]
+        return ShardEvalClips(clips, samples, spec, MusicFeatureCache(encoder), dances=(dances, dances.samples))
 
-    def _make(self, splits: Iterable[str], filmed: bool) -> None:
-        """The missing shards of dances, and of clips."""
-        if self.real and "train" in splits:
-            self.real.make()
-        _work([job for split in splits for job in self._dance_jobs(split)], self.workers, "making songs and dances")
-        if filmed:
-            _work([job for split in splits for job in self._film_jobs(split)], self.workers, "filming dances")
+    def fingerprint(self, split: str) -> str:
+        """See DataSource; makes the clips if they do not exist."""
+        self._make([split], rendered=True)
+        return content_fingerprint([path] for path, _ in self._clip_jobs(split))
 
-    def _reader(self, split: str, filmed: bool) -> ShardReader:
-        if (split, filmed) not in self._readers:
-            jobs = self._film_jobs(split) if filmed else self._dance_jobs(split)
+    def _make(self, splits: Iterable[str], rendered: bool) -> None:
+        """Write the missing shards of dances, and of clips."""
+        splits = list(splits)
+        if self.mocap and "train" in splits:
+            self.mocap.build()
+        _run_jobs([job for split in splits for job in self._dance_jobs(split)], self.workers, "making songs and dances")
+        if rendered:
+            _run_jobs([job for split in splits for job in self._clip_jobs(split)], self.workers, "rendering dances")
+
+    def _reader(self, split: str, rendered: bool) -> ShardReader:
+        if (split, rendered) not in self._readers:
+            jobs = self._clip_jobs(split) if rendered else self._dance_jobs(split)
             paths = [path for path, _ in jobs]
-            if self.real and split == "train" and not filmed:
-                paths.append(self.real.path)
-            self._readers[split, filmed] = ShardReader(paths)
-        return self._readers[split, filmed]
+            if self.mocap and split == "train" and not rendered:
+                paths.append(self.mocap.path)
+            self._readers[split, rendered] = ShardReader(paths)
+        return self._readers[split, rendered]
 
-    def _dance_jobs(self, split: str) -> list[tuple[Path, Callable[[Path], None]]]:
-        """(shard, what makes it) for a split's dances."""
-        folder = cache_root() / "world" / f"dances-{_mark(asdict(self.recipe), _code(DANCES_CODE, NOT_DANCES))}"
+    def _dance_jobs(self, split: str) -> list[ShardJob]:
+        """The shards of a split's dances."""
+        key = _cache_key(asdict(self.dance_spec), code_hash(DANCES_CODE, NOT_DANCES))
+        folder = cache_root() / "world" / f"dances-{key}"
         return [
-            (folder / f"{split}-{songs[0]:05d}-{songs[-1]:05d}.tar", partial(make_dances, self.recipe, split, songs))
+            (
+                folder / f"{split}-{songs[0]:05d}-{songs[-1]:05d}.tar",
+                partial(make_dances, self.dance_spec, split, songs),
+            )
             for songs in _groups(self.songs[split], SHARD_SONGS)
         ]
 
-    def _film_jobs(self, split: str) -> list[tuple[Path, Callable[[Path], None]]]:
-        """(shard, what makes it) for a split's clips: one shard for each of the first `filming.songs` songs' shards."""
-        settings = {"dances": asdict(self.recipe), "filming": self.filming.content()}
-        folder = cache_root() / "world" / f"clips-{_mark(settings, _code(CLIPS_CODE, NOT_CLIPS))}"
-        jobs = []
-        wanted = min(self.filming.songs[split], self.songs[split])
-        for dances, _ in self._dance_jobs(split)[: -(-wanted // SHARD_SONGS)]:
-            jobs.append((folder / dances.name, partial(_film, self.filming, self.recipe.seed, dances)))
-        if self.real and split == "train":
-            jobs.append((folder / self.real.path.name, partial(_film, self.filming, self.recipe.seed, self.real.path)))
-        return jobs
+    def _clip_jobs(self, split: str) -> list[ShardJob]:
+        """The shards of a split's clips: one for each of the first `rendering.songs` songs' shards of dances."""
+        settings = {"dances": asdict(self.dance_spec), "rendering": self.rendering.content_settings()}
+        folder = cache_root() / "world" / f"clips-{_cache_key(settings, code_hash(CLIPS_CODE, NOT_CLIPS))}"
+        num_songs = min(self.rendering.songs[split], self.songs[split])
+        num_shards = -(-num_songs // SHARD_SONGS)
+        dance_shards = [path for path, _ in self._dance_jobs(split)[:num_shards]]
+        if self.mocap and split == "train":
+            dance_shards.append(self.mocap.path)
+        render = partial(_render, self.rendering, self.dance_spec.seed)
+        return [(folder / dances.name, partial(render, dances)) for dances in dance_shards]
 
 
 def _groups(count: int, size: int) -> list[range]:
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-def _mark(settings: dict, code: str) -> str:
-    """A short name for these settings and the code that reads them: other ones never meet the same files."""
+def _cache_key(settings: dict[str, Any], code: str) -> str:
+    """Hash the settings and the code that reads them (16 hex digits): others never meet the same files."""
+    settings = {**settings, "motion": [MOTION_FPS, MOTION_DIM]}
     return hashlib.sha256(f"{json.dumps(settings, sort_keys=True)} {code}".encode()).hexdigest()[:16]
 
 
-@cache  # of the code that this process runs, whatever is edited meanwhile
-def _code(patterns: tuple[str, ...], but: tuple[str, ...] = ()) -> str:
-    root = Path(__file__).parents[2]
-    files = sorted({path for pattern in patterns for path in root.glob(pattern) if path.name not in but})
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+def _render(rendering: RenderSpec, seed: int, dances: Path, path: Path) -> None:
+    from zoo.data.world.render_clips import render_shard  # late: dances alone need no renderer
+
+    render_shard(rendering, seed, dances, path)
 
 
-def _film(filming: Filming, seed: int, dances: Path, path: Path) -> None:
-    from zoo.data.world.render_clips import film  # late: dances alone need no renderer
+def _with_figure_label(sample: Sample) -> Sample:
+    from zoo.data.world.scene import figure_label  # late, as above
 
-    film(filming, seed, dances, path)
+    return replace(sample, info={**sample.info, "figure": figure_label(sample.info)})
 
 
-def _work(jobs: list[tuple[Path, Callable[[Path], None]]], workers: int, description: str) -> None:
-    """Do the jobs whose file is not there, in processes, with a progress bar."""
+def _run_jobs(jobs: list[ShardJob], workers: int, description: str) -> None:
+    """Run the jobs whose file does not exist, in processes, with a progress bar."""
     missing = [(path, job) for path, job in jobs if not path.is_file()]
     if not missing:
         return
-    bar = {"total": len(missing), "description": description}
+    progress: dict[str, Any] = {"total": len(missing), "description": description}
     if workers <= 1:
-        for path, job in track(missing, **bar):
+        for path, job in track(missing, **progress):
             job(path)
         return
     context = multiprocessing.get_context("spawn")  # a forked copy of a process with running torch threads may hang
     with ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
         futures = [pool.submit(job, path) for path, job in missing]
         try:
-            for future in track(as_completed(futures), **bar):
+            for future in track(as_completed(futures), **progress):
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -71,7 +71,7 @@ def evaluate(config: DictConfig) -> Path:
     protocol, source = measurer.protocol, instantiate(config.data)
     if config.inputs is not None:
         folder = open_folder(config.inputs, "inputs")
-        return write_inputs(protocol, source.takes(protocol.split, protocol.cut, Spectral()), folder, SUFFIXES)
+        return write_inputs(protocol, source.eval_clips(protocol.split, protocol.cut, Spectral()), folder, SUFFIXES)
     dancers = [load_dancer(name, path, averaged, precision) for name, path in checkpoints.items()]
     out = open_folder(config.out)
 
@@ -106,11 +106,11 @@ def _named(value: str | ListConfig | None, option: str) -> dict[str, Path]:
 def _clips(source: DataSource, protocol: Protocol, encoder: MusicEncoder, out: Path) -> tuple[list[Facts], str, dict]:
     """The protocol's clips, kept in `out`; the hash of what they are; and why the data cannot give others."""
     cut = {name: protocol.spec()[name] for name in ("split", "frames", "fps", "height", "width", "crop", "clips")}
-    content = digest(source.content(protocol.split), cut)
+    content = digest(source.fingerprint(protocol.split), cut)
     folder = out / f"clips-{content}"
     found = read_index(folder)
     if found is None:
-        takes = source.takes(protocol.split, protocol.cut, encoder)
+        takes = source.eval_clips(protocol.split, protocol.cut, encoder)
         if len(takes) < 2:
             raise ValueError(f"data has {len(takes)} clip of the {protocol.split} split, and a table needs two")
         bar = tqdm(range(len(takes)), desc="clips", unit="clip", disable=None, dynamic_ncols=True)
@@ -130,7 +130,7 @@ def _results(
 ) -> dict[str, Any]:
     """What metrics.json holds."""
     protocol, gauges = measurer.protocol, measurer.gauges
-    content = source.content(protocol.split)
+    content = source.fingerprint(protocol.split)
     numbers = Numbers(gauges, rows, measured)
     return {
         "provenance": provenance(protocol.seed),

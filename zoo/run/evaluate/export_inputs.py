@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from zoo.data.base import Takes
+from zoo.data.base import EvalClips
 from zoo.files import write_atomic
 from zoo.media import write_sound
 from zoo.run.evaluate.protocol import Protocol
@@ -35,7 +35,7 @@ What is scored, and what is excluded, named in the report and counted:
 """
 
 
-def write_inputs(protocol: Protocol, takes: Takes, folder: Path, suffixes: tuple[str, ...]) -> Path:
+def write_inputs(protocol: Protocol, takes: EvalClips, folder: Path, suffixes: tuple[str, ...]) -> Path:
     """Reference picture, song and line of text of every clip, with the rules; returns `folder`."""
     cut, names = protocol.cut, []
     for index in tqdm(range(len(takes)), desc="inputs", unit="clip", disable=None, dynamic_ncols=True):

@@ -15,7 +15,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from zoo.body.detection.base import PoseDetector
-from zoo.data.base import SPLITS, Cut
+from zoo.data.base import SPLITS, EvalSpec
 from zoo.metrics.base import Metric
 from zoo.run.errors import CONF
 from zoo.run.sample.request import existing, frame_rate, whole
@@ -32,7 +32,7 @@ class Protocol:
     description: str
     data: str
     split: str
-    cut: Cut
+    cut: EvalSpec
     repeats: int
     seed: int
     judge: str
@@ -92,7 +92,7 @@ def read_protocol(config: DictConfig) -> Protocol:
         description=str(given["description"]),
         data=given["data"],
         split=given["split"],
-        cut=Cut(fps=str(frame_rate(given["fps"])), clips=clips, crop=str(given["crop"]), **sizes),
+        cut=EvalSpec(fps=str(frame_rate(given["fps"])), clips=clips, crop=str(given["crop"]), **sizes),
         repeats=whole(given["repeats"], "protocol.repeats", 0),
         seed=whole(given["seed"], "protocol.seed", 0),
         judge=given["judge"],
@@ -166,7 +166,7 @@ def read_detector(config: DictConfig, protocol: Protocol) -> tuple[PoseDetector 
 def protocol_hash(protocol: Protocol, content: str, gauges: list[Gauge]) -> str:
     """12 hex digits: equal where the clips, their cut, the metrics, their weights and the detector are equal.
 
-    content: of the split (DataSource.content).
+    content: of the split (DataSource.fingerprint).
     """
     spec = {key: value for key, value in protocol.spec().items() if key not in ("id", "description")}
     return digest(spec, content, [gauge.identity for gauge in gauges])

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.data.base import Takes
+from zoo.data.base import EvalClips
 from zoo.files import write_atomic
 from zoo.media import encode_frames, write_sound
 
@@ -82,7 +82,7 @@ def file_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Facts:
-    """One clip as it is kept: a `Take` without what an encoder heard."""
+    """One clip as it is kept: an `EvalClip` without what an encoder heard."""
 
     key: str
     path: Path  # of its files, without suffix
@@ -97,7 +97,7 @@ class Facts:
         return with_suffix(self.path, suffix)
 
 
-def keep_take(takes: Takes, index: int, fps: Fraction, folder: Path) -> Facts:
+def keep_take(takes: EvalClips, index: int, fps: Fraction, folder: Path) -> Facts:
     """Write all that is known of a clip but for what an encoder heard; what is there already is left alone."""
     clip = Facts(takes.keys[index], folder / file_name(takes.keys[index]), takes.labels[index])
     if clip.file(".npz").is_file():
@@ -109,9 +109,9 @@ def keep_take(takes: Takes, index: int, fps: Fraction, folder: Path) -> Facts:
         "beats": take.beats,
         "reference": take.reference,
     }
-    for name in ("motion", "motion_again"):
-        if getattr(take, name) is not None:
-            arrays[name] = getattr(take, name).float().numpy()
+    for name, motion in (("motion", take.motion), ("motion_again", take.second_motion)):
+        if motion is not None:
+            arrays[name] = motion.float().numpy()
     folder.mkdir(parents=True, exist_ok=True)
     write_sound(clip.file(".wav"), take.waveform, take.sample_rate)
     write_atomic(clip.file(".mp4"), encode_frames(take.frames, fps, crf=0))

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from zoo.body.detection.base import PoseDetector
 from zoo.body.skeleton import joints_of
-from zoo.data.base import Cut
+from zoo.data.base import EvalSpec
 from zoo.media import decode_frames, read_frames
 from zoo.metrics.base import MetricInput
 from zoo.run.evaluate.protocol import Gauge, Protocol, digest, read_detector, read_gauges, read_protocol
@@ -99,7 +99,7 @@ def _joints(motion: np.ndarray | None) -> np.ndarray | None:
     return None if motion is None else joints_of(torch.from_numpy(motion)).numpy()
 
 
-def read_clip(path: Path, cut: Cut) -> tuple[np.ndarray, str]:
+def read_clip(path: Path, cut: EvalSpec) -> tuple[np.ndarray, str]:
     """Frames uint8 (F, H, W, 3) of a row's video, and the size it had, '' where that is the protocol's.
 
     A larger one comes down by averaging areas, a smaller one up by bicubic interpolation. Raises ValueError, the reason

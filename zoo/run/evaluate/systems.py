@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
 from zoo.body.detection.base import PoseDetector
-from zoo.data.base import DataSource, Take
+from zoo.data.base import DataSource, EvalClip
 from zoo.families.base import DancesInMotion, Family, Sampler
 from zoo.files import file_hash, write_atomic
 from zoo.media import encode_frames
@@ -207,7 +207,7 @@ def checkpoint_row(
     missing = [index for index, stem in enumerate(stems) if not with_suffix(stem, ".json").is_file()]
     if missing:
         try:
-            takes = source.takes(protocol.split, protocol.cut, dancer.encoder)
+            takes = source.eval_clips(protocol.split, protocol.cut, dancer.encoder)
         except ValueError as error:
             raise ValueError(f"ckpt={dancer.name} cannot dance to this data: {error}") from None
         unnamed = [clip.key for clip in clips if prompt == "style" and "style" not in clip.labels]
@@ -236,7 +236,7 @@ def checkpoint_row(
 
 def _dance(
     family: Family,
-    take: Take,
+    take: EvalClip,
     words: str,
     index: int,
     protocol: Protocol,

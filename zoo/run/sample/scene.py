@@ -5,18 +5,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from zoo.body.camera import camera
 from zoo.body.detection.blazepose import DOWNLOAD_HINT
 from zoo.body.detection.factory import load_detector
 from zoo.body.image.segmentation import Cutout, extract_cutout, from_alpha, ground_contacts, paste_cutout
 from zoo.body.render.rasterizer import shade_floor
-from zoo.data.world.backdrop import PLAIN, make_backdrop
-from zoo.data.world.recipe import seed_of
-from zoo.data.world.scene import CLUTTERED
+from zoo.data.world.place import RandomPlace
 from zoo.media import read_rgba
 
 TRANSPARENT = 0.01  # of the picture: less is no cut-out, but rounded corners
-FRONTAL = ("C01", "C09")  # of the world's cameras those at eye level in front, where photographs are taken from
 TALL = 1.7  # m, the world's grown-ups
 TOES = np.array([0, -0.15, 0])  # m: the nearest point of who stands at the origin
 HIPS = 0.55  # of the stature
@@ -45,13 +41,9 @@ def set_scene(cutout: Cutout, backdrop: np.ndarray | None, seed: int, side: int)
     backdrop: any picture (H, W, 3) uint8, of which the middle square is used; None is a place of the world, drawn by
     `seed`.
     """
-    rng = np.random.default_rng(seed_of("scene", seed))
-    view = camera(str(rng.choice(FRONTAL)), reach=0)
-    if backdrop is None:
-        kind = "room" if rng.random() < CLUTTERED else str(rng.choice(PLAIN))
-        picture = make_backdrop(kind, rng, np.array(view.position), view.rays(2 * side, 2 * side))
-    else:
-        picture = _middle_square(backdrop, side)
+    random_place = RandomPlace(seed)
+    view = random_place.camera
+    picture = random_place.draw_backdrop(side) if backdrop is None else _middle_square(backdrop, side)
     (toes, feet, top), _ = view.project(np.array([TOES, [0, 0, 0], [0, 0, TALL]]), side, side)
     stature = feet[1] - top[1]
     rgb, alpha = paste_cutout(cutout, side, toes, stature)

@@ -149,11 +149,11 @@ def _fit_stage(
     data = DanceData(
         source=instantiate(config.data),
         encoder=encoder,
-        stages_needs={name: stage.needs},
+        stage_keys={name: stage.needs},
         batch_size=settings.batch_size,
         seed=config.seed,
-        clip=WindowSpec(**settings.clip),
-        workers=settings.num_workers,
+        window=WindowSpec(**settings.clip),
+        num_workers=settings.num_workers,
         val_items=max(1, settings.limit_val_batches) * settings.batch_size,
     )
     text = OmegaConf.to_yaml(config)

@@ -1,0 +1,129 @@
+"""Shard files: webdataset tars, written whole or not at all, and read sample by sample in any order."""
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webdataset.writer import TarWriter
+
+from zoo.data.sample_format import EXTENSIONS, FIELDS, decode_field, encode_sample, sound_id
+from zoo.files import cache_root, replacing, write_atomic
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, dict]]) -> None:
+    """Write (key, sample) pairs to a tar at `path`, which appears when it is complete and never before.
+
+    The bytes depend on the samples alone. Keys may hold no dot: in a shard the dot ends the key.
+    """
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        with TarWriter(file, encoder=False, mtime=0) as writer:
+            for key, sample in samples:
+                assert "." not in key, f"a sample's key holds no dot: {key}"
+                writer.write({"__key__": key, **encode_sample(sample)})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard: its .json, already read, and where its other fields lie in the tar."""
+
+    path: str  # of the shard
+    key: str
+    info: dict[str, Any]
+    byte_ranges: dict[str, tuple[int, int]]  # field -> (offset, size) in the tar
+
+
+class ShardReader:
+    """Random access to the samples of local shards. Safe in forked and spawned loader processes."""
+
+    def __init__(self, paths: Iterable[Path]):
+        """Read each tar's index, from the cache where the tar is unchanged.
+
+        Raises ValueError naming the shard that is missing, cut off or not a tar.
+        """
+        self.samples = [sample for path in paths for sample in _index(Path(path))]
+        self._files: dict[str, int] = {}
+
+    def read_bytes(self, sample: Sample, field: str) -> bytes:
+        """Read the content of one field's file."""
+        if sample.path not in self._files:
+            self._files[sample.path] = os.open(sample.path, os.O_RDONLY)
+        offset, size = sample.byte_ranges[field]
+        content = os.pread(self._files[sample.path], size, offset)  # no shared position: safe in forked readers
+        if len(content) != size:
+            raise ValueError(f"shard {sample.path} was cut off while it was in use: {sample.key}.{EXTENSIONS[field]}")
+        return content
+
+    def read(self, sample: Sample, field: str) -> Any:
+        """Decode one field (zoo.data.sample_format). Raises ValueError naming the shard when it is damaged."""
+        try:
+            return decode_field(field, self.read_bytes(sample, field))
+        except Exception as error:
+            raise ValueError(f"shard {sample.path}: {sample.key}.{EXTENSIONS[field]} is damaged: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"samples": self.samples, "_files": {}}  # open files stay in their process
+
+    def __del__(self):
+        for file in self.__dict__.get("_files", {}).values():
+            os.close(file)
+
+
+def _index(path: Path) -> list[Sample]:
+    """The samples of a shard; the index is cached by path, size and modification time."""
+    if not path.is_file():
+        raise ValueError(f"shard {path} does not exist; data.urls names it")
+    state = path.stat()
+    state_text = f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+    cache_file = cache_root() / "index" / f"{hashlib.sha256(state_text.encode()).hexdigest()[:24]}.json"
+    if cache_file.is_file():
+        rows = json.loads(cache_file.read_text())
+    else:
+        rows = _scan(path, state.st_size)
+        write_atomic(cache_file, json.dumps(rows).encode())
+    return [
+        Sample(str(path), key, info, {field: (offset, size) for field, (offset, size) in byte_ranges.items()})
+        for key, info, byte_ranges in rows
+    ]
+
+
+def _scan(path: Path, size: int) -> list[list]:
+    """[key, info, byte_ranges] for each sample of a tar."""
+    byte_ranges: dict[str, dict[str, tuple[int, int]]] = {}
+    infos, members = {}, []
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                members.append(member.name)
+                folder, slash, name = member.name.rpartition("/")
+                stem, _, extension = name.partition(".")
+                key = folder + slash + stem
+                field = FIELDS.get(extension)
+                if not member.isfile() or field is None:
+                    continue
+                if member.offset_data + member.size > size:
+                    raise tarfile.ReadError("unexpected end of data")
+                byte_ranges.setdefault(key, {})[field] = (member.offset_data, member.size)
+                if field == "info":
+                    infos[key] = json.load(tar.extractfile(member))
+        with open(path, "rb") as file:  # a tar ends in two empty blocks; one cut between two members does not
+            file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
+            if any(file.read()):
+                raise tarfile.ReadError("unexpected end of data")
+    except (tarfile.TarError, ValueError, OSError, EOFError) as error:
+        raise ValueError(f"shard {path} cannot be read: {error}; make or download it again") from error
+    without_info = [key for key in byte_ranges if key not in infos]
+    if without_info or (members and not byte_ranges):  # an empty tar is a shard whose dances were all too short
+        name = without_info[0] if without_info else members[0]
+        raise ValueError(f"shard {path} is not one of DanceZoo's: {name} has no .json")
+    for key, info in infos.items():
+        if "sound" in byte_ranges[key] and "sound_id" not in info:  # a shard of another program
+            offset, length = byte_ranges[key]["sound"]
+            with open(path, "rb") as file:
+                file.seek(offset)
+                info["sound_id"] = sound_id(file.read(length))
+    return [[key, infos[key], byte_ranges[key]] for key in byte_ranges]
