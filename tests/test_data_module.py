@@ -7,8 +7,10 @@ import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import Dataset
 
-from zoo.data.base import DataSource, WindowSpec, collate
+from zoo.data.base import DataSource, WindowSpec, check_stage_data, collate
 from zoo.data.module import DanceData, StepSampler
+from zoo.data.world.recipe import RenderSpec
+from zoo.data.world.source import World
 
 
 class Counting(Dataset):
@@ -97,6 +99,30 @@ def test_loaders(workers):
 def test_missing_key_is_refused_by_name_before_anything_starts():
     with pytest.raises(ValueError, match="'flow' needs frames.*data 'numbers'.*data=world"):
         DanceData(Numbers(), None, {"motion": ("motion",), "flow": ("frames", "motion")}, batch_size=4, window=WINDOW)
+
+
+def test_stages_that_the_world_cannot_feed_are_refused_before_anything_is_made(tmp_path, monkeypatch):
+    """Frame rate, length and proportions of every stage's window are checked; nothing is written."""
+    monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path))
+    world = World(seconds=6, rendering=RenderSpec(fps=12, height=64, width=64, seconds=2))
+    usable = {
+        "motion": (("motion",), WindowSpec(seconds=5)),
+        "video": (("motion", "frames"), WindowSpec(num_frames=24, fps=12)),
+    }
+    check_stage_data(world, usable)
+    for window, words in (
+        (WindowSpec(num_frames=24, fps=24), "clip.fps=24 is above data.rendering.fps=12"),
+        (WindowSpec(num_frames=25, fps=12), "lasts 2.08 s, clips last 2.00 s"),
+        (WindowSpec(num_frames=24, fps=12, width=64), "without distortion"),
+    ):
+        with pytest.raises(ValueError, match=f"^stage 'video': .*{words}") as error:
+            check_stage_data(world, usable | {"video": (("frames",), window)})
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="stage 'motion': a window lasts 7.00 s, clips last 6.00 s"):
+        check_stage_data(world, {"motion": (("motion",), WindowSpec(seconds=7))})
+    with pytest.raises(ValueError, match="stage 'flow' needs frames, which data 'numbers' does not have"):
+        check_stage_data(Numbers(), {"motion": (("motion",), WINDOW), "flow": (("frames",), WINDOW)})
+    assert not any(tmp_path.iterdir())
 
 
 def test_collate_lists_texts_and_keeps_constants():

@@ -108,6 +108,24 @@ def test_songs_are_held_out_and_keys_known(tmp_path):
     assert source.available_keys == {"key", "fps", "song", "dancer", "caption", "move"}
 
 
+def test_windows_that_the_frames_cannot_give_are_refused_by_the_index_alone(tmp_path):
+    samples = [sample(index) for index in range(3)]
+    for fields in samples:
+        fields["info"] |= {"frames": F, "height": H, "width": W}
+    write_shard(tmp_path / "a.tar", [(f"k{index}", fields) for index, fields in enumerate(samples)])
+    source = Shards(str(tmp_path / "a.tar"))
+    usable = {"num_frames": F, "fps": 12, "height": H, "width": W}
+    source.check_window(("frames",), WindowSpec(**usable))
+    source.check_window(("motion",), WindowSpec(seconds=1000))
+    for change, words in (
+        ({"fps": 13}, "is above the 12 of"),
+        ({"num_frames": F + 1}, "less than the"),
+        ({"width": 2 * W}, "without distortion"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            source.check_window(("frames",), WindowSpec(**usable | change))
+
+
 def test_an_empty_shard_has_no_samples(tmp_path):
     write_shard(tmp_path / "a.tar", [])
     assert ShardReader([tmp_path / "a.tar"]).samples == []
