@@ -6,7 +6,7 @@ import torch
 
 from zoo.body.labels import HEAD, JOINT_LIMB, TORSO
 from zoo.body.render.clothing import HAIR_STYLES, LEGWEAR, SLEEVES, add_clothes
-from zoo.body.render.mesh import body, body_names, human_names
+from zoo.body.render.mesh import body_names, human_names, load_body
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, OFFSETS, STANDING, forward_kinematics, matrix_from_axis_angle
 
 REST = np.tile(np.eye(3, dtype=np.float32), (24, 1, 1))
@@ -16,12 +16,12 @@ STANDING_ROOT = np.array([0, 0, FOOT_HEIGHTS[2] - OFFSETS[[1, 4, 7, 10], 1].sum(
 
 @pytest.fixture(params=body_names())
 def figure(request):
-    return body(request.param)
+    return load_body(request.param)
 
 
 def test_rest_pose_is_the_rest_mesh(figure):
     transforms, joints = figure.transforms(REST, np.zeros(3))
-    placed = figure.place(np.zeros(3))
+    placed = figure.scale_root(np.zeros(3))
     np.testing.assert_allclose(figure.skin(REST, np.zeros(3)), figure.vertices + placed, atol=1e-5)
     np.testing.assert_allclose(joints, figure.joints + placed, atol=1e-5)
     np.testing.assert_allclose(figure.weights.sum(1), 1, atol=1e-5)
@@ -32,7 +32,9 @@ def test_rest_pose_is_the_rest_mesh(figure):
 def test_a_turned_root_carries_the_whole_mesh(figure):
     turn = matrix_from_axis_angle(torch.tensor([0.3, -1.1, 0.7])).numpy()
     posed = figure.skin(np.concatenate([turn[None], REST[1:]]), np.array([1.0, 2.0, 3.0]))
-    np.testing.assert_allclose(posed, figure.vertices @ turn.T + figure.place(np.array([1.0, 2.0, 3.0])), atol=1e-4)
+    np.testing.assert_allclose(
+        posed, figure.vertices @ turn.T + figure.scale_root(np.array([1.0, 2.0, 3.0])), atol=1e-4
+    )
 
 
 def test_a_bent_elbow_moves_the_left_hand_only(figure):
@@ -65,18 +67,18 @@ def test_feet_of_every_body_keep_still_where_canonical_feet_do(figure):
     root = torch.randn(20, 3, generator=generator)
     canonical = forward_kinematics(rotations, root).numpy()[:, FEET]
     own = figure.transforms(rotations, root)[1][:, FEET]
-    np.testing.assert_allclose(own, canonical * figure.legs + [0, 0, figure.lift], atol=1e-4)
+    np.testing.assert_allclose(own, canonical * figure.leg_scale + [0, 0, figure.sole_offset], atol=1e-4)
 
 
 def test_the_man_has_the_canonical_bones():
-    np.testing.assert_allclose(body("man").offsets, OFFSETS.numpy(), atol=1e-6)
-    assert body("man").legs == pytest.approx(1)
+    np.testing.assert_allclose(load_body("man").offsets, OFFSETS.numpy(), atol=1e-6)
+    assert load_body("man").leg_scale == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", human_names())
 def test_limbs_cut_by_planes_agree_with_the_skinning_weights(name):
     """Independent of each other: planes in space, and the joint that moves a point most."""
-    human = body(name)
+    human = load_body(name)
     centres, faces = human.vertices[human.faces].mean(1), np.arange(len(human.faces))
     limb = human.limbs_at(faces, centres)
     weights = human.weights[human.faces].mean(1)
@@ -95,12 +97,12 @@ def test_limbs_cut_by_planes_agree_with_the_skinning_weights(name):
 
 @pytest.mark.parametrize("hair", HAIR_STYLES)
 def test_clothes_and_hair_change_the_shape_but_not_the_floor(hair):
-    bare = body("woman")
+    bare = load_body("woman")
     for sleeves, legs in zip(SLEEVES, LEGWEAR, strict=True):
         worn = add_clothes("woman", hair, sleeves, legs)
         assert worn.vertices[:, 1].min() == bare.vertices[:, 1].min()
         np.testing.assert_allclose(worn.weights.sum(1), 1, atol=1e-5)
-        assert worn.limbs.shape == worn.zones.shape == (len(worn.faces),)
+        assert worn.limbs.shape == worn.semantic.shape == (len(worn.faces),)
         assert len(worn.vertices) == len(worn.normals) == len(worn.weights) > worn.faces.max()
         grown = len(worn.faces) > len(bare.faces)
         assert grown == (hair != "bald" or legs == "skirt")
@@ -108,4 +110,4 @@ def test_clothes_and_hair_change_the_shape_but_not_the_floor(hair):
 
 def test_an_unknown_body_is_named():
     with pytest.raises(ValueError, match="unknown body 'ghost'.*man"):
-        body("ghost")
+        load_body("ghost")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.body.camera import CAMERAS, Camera, camera, follow
+from zoo.body.camera import CAMERAS, Camera, camera
 from zoo.body.labels import BOTTOM, FACE, HAIR, SHOES, SKIN, TOP
-from zoo.body.render import primitives as figures
 from zoo.body.render.appearance import Appearance, appearance_from_image, random_appearance, vertex_colors
 from zoo.body.render.mesh import Body, body_names
 from zoo.body.render.pose_maps import draw_skeleton, heatmaps
+from zoo.body.render.primitives import PrimitiveMesh
 from zoo.body.render.rasterizer import _draw, clothed_body, inverse_depth, render, render_motion
 from zoo.body.skeleton import FEET, OFFSETS, STANDING, matrix_from_axis_angle
 
@@ -26,9 +26,9 @@ def turned(degrees: float) -> np.ndarray:
 
 
 def test_a_ball_has_the_normals_depth_and_size_of_a_ball():
-    solids = figures.PrimitiveMesh(OFFSETS.numpy().astype(float))
-    solids.ball(0, TOP, (0, 0, 0), (0.5, 0.5, 0.5), rings=61)
-    ball = Body("ball", False, **solids.mesh())
+    mesh = PrimitiveMesh(OFFSETS.numpy().astype(float))
+    mesh.ball(0, TOP, (0, 0, 0), (0.5, 0.5, 0.5), rings=61)
+    ball = Body("ball", False, **mesh.to_arrays())
     view = Camera((0, -4, 0), (0, 0, 0), 30)
     pose = np.tile(np.eye(4, dtype=np.float32)[:3], (24, 1, 1))
     out = _draw(
@@ -159,7 +159,7 @@ def test_background_shadow_and_clip():
     for key, value in single.items():
         np.testing.assert_array_equal(clip[key][1], value)
     assert clip["rgb"].shape == (2, 48, 40, 3)
-    with pytest.raises(ValueError, match="makes no 'heat'"):
+    with pytest.raises(ValueError, match="unknown map 'heat'"):
         render(Appearance(), T_POSE, ROOT, camera("C01"), 8, 8, maps=("heat",))
 
 
@@ -169,12 +169,9 @@ def test_a_body_outside_or_behind_the_camera_leaves_the_background():
     assert away["parts"].max() == behind["parts"].max() == 0
 
 
-def test_a_following_camera_keeps_the_dancer_in_place():
-    path = np.stack([np.linspace(0, 3, 90), np.zeros(90), np.ones(90)], 1)
-    walk = follow(path, 30)
-    assert walk.shape == (90, 2) and np.abs(walk[30:60] - path[30:60, :2]).max() < 1e-6
+def test_a_translated_camera_keeps_the_dancer_in_place():
     still = render(Appearance(), T_POSE, ROOT, camera("C01"), 64, 64, maps=())["joints2d"]
-    moved = render(Appearance(), T_POSE, ROOT + [3, 1, 0], camera("C01").moved(3, 1), 64, 64, maps=())["joints2d"]
+    moved = render(Appearance(), T_POSE, ROOT + [3, 1, 0], camera("C01").translated(3, 1), 64, 64, maps=())["joints2d"]
     np.testing.assert_allclose(still, moved, atol=1e-3)
 
 
@@ -199,7 +196,7 @@ def test_random_looks_are_drawn_by_the_seed_alone_and_all_render():
     for look in looks[:12]:
         assert render(look, T_POSE, ROOT, camera("C02"), 32, 32)["parts"].max() > 0
         assert vertex_colors(look, clothed_body(look)).shape == clothed_body(look).vertices.shape
-    with pytest.raises(ValueError, match="no 'mullet'"):
+    with pytest.raises(ValueError, match="'mullet'"):
         Appearance(hair_style="mullet")
 
 
@@ -237,5 +234,5 @@ def test_any_picture_gives_a_look(kind):
     }[kind]
     look = appearance_from_image(picture)
     assert render(look, T_POSE, ROOT, camera("C01"), 16, 16)["rgb"].shape == (16, 16, 3)
-    with pytest.raises(ValueError, match="uint8 array"):
+    with pytest.raises(ValueError, match="uint8"):
         appearance_from_image(picture.astype(np.float32))

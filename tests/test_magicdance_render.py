@@ -15,7 +15,7 @@ from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.image.alignment import AlignedMotion, align, head_mask, with_bone_lengths
 from zoo.body.image.segmentation import extract_figure
 from zoo.body.render.densepose import head_square
-from zoo.body.render.mesh import body
+from zoo.body.render.mesh import load_body
 from zoo.body.render.rasterizer import render_parts
 from zoo.body.skeleton import STANDING, forward_kinematics, pack, unpack
 from zoo.families.magicdance.family import MagicDance
@@ -106,7 +106,7 @@ def test_faces_are_where_the_heads_parts_are():
 @pytest.mark.parametrize("name", ["woman", "man", "robot", "doll"])
 def test_a_pictures_face_is_where_its_parts_would_have_it(name):
     """Joints and outline say what the parts say in training, up to where a figure's neck counts as head."""
-    motion, shape, view = standing(1), body(name), camera("C01")
+    motion, shape, view = standing(1), load_body(name), camera("C01")
     _, root, rotations = unpack(motion)
     parts = render_parts(shape, rotations.numpy(), root.numpy(), view, 256, 256)
     joints = forward_kinematics(rotations, root, torch.from_numpy(shape.offsets))[0].numpy()
@@ -218,7 +218,7 @@ def picture():
 
 def test_a_body_grows_along_its_bones():
     """Shins half as long again: what is below the knees is lower by that, and what is above stays."""
-    shape = body("woman")
+    shape = load_body("woman")
     longer = torch.from_numpy(shape.offsets).clone()
     longer[[7, 8]] *= 1.5
     grown = with_bone_lengths(shape, longer.numpy())

@@ -89,7 +89,10 @@ def test_what_does_not_fit_is_refused_whole(tmp_path):
     for state, message in (
         ({"weight": torch.ones(3, 2)}, r"does not fit Linear: 1 missing \(bias\), 0 unexpected; nothing was loaded"),
         ({**layer.state_dict(), "other": torch.ones(1)}, r"0 missing, 1 unexpected \(other\)"),
-        ({"weight": torch.ones(3, 5), "bias": torch.ones(3)}, r"weight is \(3, 5\) in the file and \(3, 2\) in the model"),
+        (
+            {"weight": torch.ones(3, 5), "bias": torch.ones(3)},
+            r"weight is \(3, 5\) in the file and \(3, 2\) in the model",
+        ),
         ({"epoch": 3}, "holds no state dict"),
     ):
         torch.save(state, tmp_path / "x.pt")

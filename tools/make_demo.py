@@ -20,6 +20,6 @@ if __name__ == "__main__":
     write_sound(DEMO / "song.ogg", song.waveform, song.sample_rate)
     _, root, rotations = unpack(choreograph(song, 3).motion[0].float())
     look = random_appearance(np.random.default_rng(17), human=True)
-    view = camera("C09", reach=0.3).moved(*root[:2].tolist())
+    view = camera("C09", max_offset=0.3).translated(*root[:2].tolist())
     picture = render(look, rotations.numpy(), root.numpy(), view, 512, 512, maps=("rgb",))["rgb"]
     Image.fromarray(picture).save(DEMO / "picture.png")

@@ -85,7 +85,7 @@ def filmed(dances: Dataset) -> list[tuple[Tensor, Tensor]]:
         windows = dances.__getitems__(list(range(first, min(first + BATCH, len(dances)))))
         for joints, text in zip(windows["joints3d"].numpy(), windows["caption"], strict=True):
             x, y = joints[:, JOINTS.index("pelvis"), :2].mean(0)
-            shots = [camera(view).moved(x, y).project(joints, SIDE, SIDE)[0] for view in VIEWS]
+            shots = [camera(view).translated(x, y).project(joints, SIDE, SIDE)[0] for view in VIEWS]
             found += [(seen(shot), named(text)) for shot in shots]
     return found
 

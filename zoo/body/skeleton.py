@@ -23,11 +23,11 @@ JOINTS = (
     "left_hand right_hand"
 ).split()
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
-FEET = (7, 8, 10, 11)  # left ankle, right ankle, left toes, right toes: the joints of the four contact values
+FEET = (7, 8, 10, 11)  # left ankle, right ankle, left toes, right toes: joints of the four contact values
 FOOT_HEIGHTS = (0.08, 0.08, 0.02, 0.02)  # metres above the floor of the `FEET` joints in flat shoes
-CONTACT_STEP = 0.01  # metres a frame: a foot joint that moves less is in contact with the floor
+CONTACT_THRESHOLD = 0.01  # metres a frame: a foot joint that moves less is in contact with the floor
 
-# from parent to child in the rest frame, metres: SMPL's mean body, the numbers EDGE uses
+# from parent to child in the rest frame, metres: SMPL's mean body, as in EDGE
 OFFSETS = torch.tensor(
     [
         [0.0, 0.0, 0.0],
@@ -63,14 +63,14 @@ STANDING = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
 
 
 def _unit(vector: Tensor, fallback: Tensor) -> Tensor:
-    """(3, ...) / its length over dim 0, and `fallback` (with no gradient to `vector`) where that is too short."""
+    """Normalise (3, ...) over dim 0; where it is too short, `fallback`, without a gradient to `vector`."""
     square = vector.square().sum(0)
-    short = square < 1e-12
-    return torch.where(short, fallback, vector * torch.where(short, 1.0, square).rsqrt())
+    is_short = square < 1e-12
+    return torch.where(is_short, fallback, vector * torch.where(is_short, 1.0, square).rsqrt())
 
 
-def across(unit: Tensor) -> Tensor:
-    """A unit vector at right angles to each one of (3, ...) (Duff et al. 2017, "Building an orthonormal basis")."""
+def perpendicular(unit: Tensor) -> Tensor:
+    """A unit vector perpendicular to each of (3, ...) (Duff et al. 2017, "Building an orthonormal basis")."""
     x, y, z = unit
     sign = torch.where(z < 0, -1.0, 1.0)
     a = -1 / (sign + z)
@@ -80,12 +80,12 @@ def across(unit: Tensor) -> Tensor:
 def matrix_from_6d(sixd: Tensor) -> Tensor:
     """Rotation matrices from 6D values by Gram-Schmidt (Zhou et al. 2019, eq. 15, on rows). (..., 6) -> (..., 3, 3)
 
-    Any input gives a rotation, and finite gradients: zero or parallel rows, which have no direction, get a fixed one.
+    Any input gives a rotation and finite gradients: zero and parallel rows are replaced by a fixed direction.
     """
-    values = sixd.movedim(-1, 0).contiguous()  # the long dimensions last: three times as fast on a CPU
+    values = sixd.movedim(-1, 0).contiguous()  # long dimensions last: three times as fast on a CPU
     first = _unit(values[:3], values.new_tensor([1.0, 0.0, 0.0]).reshape(3, *[1] * (sixd.dim() - 1)))
     second = values[3:] - (first * values[3:]).sum(0) * first
-    second = _unit(second, across(first.detach()))
+    second = _unit(second, perpendicular(first.detach()))
     rows = torch.stack([first, second, torch.linalg.cross(first, second, dim=0)])
     return rows.movedim((0, 1), (-2, -1))
 
@@ -96,7 +96,7 @@ def sixd_from_matrix(matrix: Tensor) -> Tensor:
 
 
 def matrix_from_quaternion(quaternion: Tensor) -> Tensor:
-    """(..., 4) wxyz, of any length but 0 -> (..., 3, 3)"""
+    """(..., 4) wxyz, of any length except 0 -> (..., 3, 3)"""
     w, x, y, z = F.normalize(quaternion, dim=-1).unbind(-1)
     rows = [
         *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
@@ -107,9 +107,9 @@ def matrix_from_quaternion(quaternion: Tensor) -> Tensor:
 
 
 def quaternion_from_matrix(matrix: Tensor) -> Tensor:
-    """(..., 3, 3) -> (..., 4) wxyz, unit, w >= 0. Exact at every angle, half turns too.
+    """(..., 3, 3) -> (..., 4) wxyz, unit, w >= 0. Exact at every angle, including half turns.
 
-    Each row of 4 q q^T holds the quaternion times one of its own values; the row of the largest is well conditioned.
+    Each row of 4 q q^T is the quaternion times one of its values; the row of the largest value is well conditioned.
     """
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in matrix.unbind(-2))
     rows = [
@@ -128,11 +128,11 @@ def quaternion_from_matrix(matrix: Tensor) -> Tensor:
 def matrix_from_axis_angle(axis_angle: Tensor) -> Tensor:
     """Axis times angle in radians. (..., 3) -> (..., 3, 3)"""
     square = axis_angle.square().sum(-1, keepdim=True)
-    small = square < 1e-8
-    angle = torch.where(small, 1.0, square).sqrt()
-    # sin(a/2) / a, by its series where a is too small to divide by
-    scale = torch.where(small, 0.5 - square / 48, torch.sin(angle / 2) / angle)
-    real = torch.where(small, 1 - square / 8, torch.cos(angle / 2))
+    is_small = square < 1e-8
+    angle = torch.where(is_small, 1.0, square).sqrt()
+    # sin(a/2) / a, by its series for small a
+    scale = torch.where(is_small, 0.5 - square / 48, torch.sin(angle / 2) / angle)
+    real = torch.where(is_small, 1 - square / 8, torch.cos(angle / 2))
     return matrix_from_quaternion(torch.cat([real, axis_angle * scale], -1))
 
 
@@ -141,84 +141,84 @@ def axis_angle_from_matrix(matrix: Tensor) -> Tensor:
     quaternion = quaternion_from_matrix(matrix)
     real, vector = quaternion[..., :1], quaternion[..., 1:]
     square = vector.square().sum(-1, keepdim=True)
-    small = square < 1e-8
-    length = torch.where(small, 1.0, square).sqrt()
-    return vector * torch.where(small, 2 + square / 3, 2 * torch.atan2(length, real) / length)
+    is_small = square < 1e-8
+    length = torch.where(is_small, 1.0, square).sqrt()
+    return vector * torch.where(is_small, 2 + square / 3, 2 * torch.atan2(length, real) / length)
 
 
 def slerp(start: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
-    """Between unit quaternions along the shorter arc. (..., 4), (..., 4), weight (...) in [0, 1] -> (..., 4) unit"""
+    """Interpolate quaternions along the shorter arc. (..., 4), (..., 4), weight (...) in [0, 1] -> (..., 4) unit"""
     weight = torch.as_tensor(weight, dtype=start.dtype, device=start.device)[..., None]
     dot = (start * end).sum(-1, keepdim=True)
     end = torch.where(dot < 0, -end, end)
-    # the angle from the chord's half lengths: acos(dot) loses half its digits near 0
+    # the angle from the half lengths of chords: acos(dot) loses half its digits near 0
     angle = 2 * torch.atan2((end - start).norm(dim=-1, keepdim=True), (end + start).norm(dim=-1, keepdim=True))
-    close = angle < 1e-3
-    safe = torch.where(close, 1.0, angle)
-    before = torch.where(close, 1 - weight, torch.sin((1 - weight) * safe) / torch.sin(safe))
-    after = torch.where(close, weight, torch.sin(weight * safe) / torch.sin(safe))
-    return F.normalize(before * start + after * end, dim=-1)
+    is_small = angle < 1e-3
+    safe_angle = torch.where(is_small, 1.0, angle)
+    start_weight = torch.where(is_small, 1 - weight, torch.sin((1 - weight) * safe_angle) / torch.sin(safe_angle))
+    end_weight = torch.where(is_small, weight, torch.sin(weight * safe_angle) / torch.sin(safe_angle))
+    return F.normalize(start_weight * start + end_weight * end, dim=-1)
 
 
 # forward kinematics --------------------------------------------------------------------------------------------------
 
 
-def _walk(rotations: Tensor, root: Tensor, offsets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Down the tree from the root: each joint's world rotation (3, 3, ...) and position (3, ...).
+def _traverse_tree(rotations: Tensor, root: Tensor, offsets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Each joint's world rotation (3, 3, ...) and position (3, ...), from the root to the leaves.
 
-    The long dimensions stand last and products are written out, so that every operation is one pass over contiguous
+    Long dimensions come last and matrix products are written out, so that every operation is one pass over contiguous
     memory: half the time of batched 3 x 3 matrix products by tree level, and exact under bf16 autocast.
     """
     lead = torch.broadcast_shapes(rotations.shape[:-3], root.shape[:-1], offsets.shape[:-2])
     local = rotations.expand(*lead, -1, -1, -1).movedim((-3, -2, -1), (2, 0, 1)).contiguous().unbind(2)
     bones = offsets.to(rotations).movedim((-2, -1), (0, 1))
-    turns, places = [local[0]], [root.expand(*lead, -1).movedim(-1, 0)]
+    world, positions = [local[0]], [root.expand(*lead, -1).movedim(-1, 0)]
     for joint, parent in enumerate(PARENTS[1:], 1):
-        turn, own, bone = turns[parent], local[joint], bones[joint]
-        places.append(places[parent] + turn[:, 0] * bone[0] + turn[:, 1] * bone[1] + turn[:, 2] * bone[2])
-        turns.append(turn[:, 0, None] * own[0] + turn[:, 1, None] * own[1] + turn[:, 2, None] * own[2])
-    return turns, places
+        a, b, bone = world[parent], local[joint], bones[joint]
+        positions.append(positions[parent] + a[:, 0] * bone[0] + a[:, 1] * bone[1] + a[:, 2] * bone[2])
+        world.append(a[:, 0, None] * b[0] + a[:, 1, None] * b[1] + a[:, 2, None] * b[2])
+    return world, positions
 
 
 def world_transforms(rotations: Tensor, root: Tensor, offsets: Tensor = OFFSETS) -> tuple[Tensor, Tensor]:
-    """Every joint's rotation and position in the world.
+    """Rotations and positions of all joints in the world.
 
     rotations (..., 24, 3, 3) local, joint to parent (the root's: rest to world); root (..., 3) metres; offsets
     (..., 24, 3) rest offsets in metres -> rotations (..., 24, 3, 3), positions (..., 24, 3). Leading dims broadcast.
     """
-    turns, places = _walk(rotations, root, offsets)
-    return torch.stack(turns).movedim((0, 1, 2), (-3, -2, -1)), torch.stack(places).movedim((0, 1), (-2, -1))
+    world, positions = _traverse_tree(rotations, root, offsets)
+    return torch.stack(world).movedim((0, 1, 2), (-3, -2, -1)), torch.stack(positions).movedim((0, 1), (-2, -1))
 
 
 def forward_kinematics(rotations: Tensor, root: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
     """Joint positions in the world, metres. (..., 24, 3, 3) local rotations, (..., 3), (..., 24, 3) -> (..., 24, 3)"""
-    return torch.stack(_walk(rotations, root, offsets)[1]).movedim((0, 1), (-2, -1))
+    return torch.stack(_traverse_tree(rotations, root, offsets)[1]).movedim((0, 1), (-2, -1))
 
 
 # the motion vector ---------------------------------------------------------------------------------------------------
 
 
 def foot_contacts(joints: Tensor) -> Tensor:
-    """1 where a foot joint moves less than `CONTACT_STEP` to the next frame; the last frame counts as contact (EDGE).
+    """1 where a foot joint moves less than CONTACT_THRESHOLD to the next frame, and in the last frame (EDGE).
 
     joints (..., T, 24, 3) metres at 30 Hz -> (..., T, 4) 0/1.
     """
     feet = joints[..., FEET, :]
-    still = feet.diff(dim=-3).norm(dim=-1) < CONTACT_STEP
-    return F.pad(still.to(joints), (0, 0, 0, 1), value=1.0)
+    is_contact = feet.diff(dim=-3).norm(dim=-1) < CONTACT_THRESHOLD
+    return F.pad(is_contact.to(joints), (0, 0, 0, 1), value=1.0)
 
 
 def pack(rotations: Tensor, root: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
-    """The motion vector, its contacts computed. (..., T, 24, 3, 3), (..., T, 3) metres -> (..., T, 151)"""
+    """The motion vector, with computed contacts. (..., T, 24, 3, 3), (..., T, 3) metres -> (..., T, 151)"""
     contacts = foot_contacts(forward_kinematics(rotations, root, offsets))
     return torch.cat([contacts, root, sixd_from_matrix(rotations).flatten(-2)], -1)
 
 
 def unpack(motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(..., 151) -> contacts (..., 4), root (..., 3) metres, rotations (..., 24, 3, 3); bfloat16 becomes float32"""
-    motion = motion if motion.dtype.itemsize >= 4 else motion.float()  # bfloat16 would be off by centimetres
+    motion = motion if motion.dtype.itemsize >= 4 else motion.float()  # bfloat16 has errors of centimetres
     sixd = motion[..., 7:].unflatten(-1, (len(JOINTS), 6))
-    rotations = matrix_from_6d(sixd.movedim(-2, 0)).movedim(0, -3)  # laid out in memory as `_walk` wants it
+    rotations = matrix_from_6d(sixd.movedim(-2, 0)).movedim(0, -3)  # memory layout of `_traverse_tree`
     return motion[..., :4], motion[..., 4:7], rotations
 
 
@@ -229,34 +229,34 @@ def joints_of(motion: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
 
 
 def put_on_floor(motion: Tensor, offsets: Tensor = OFFSETS) -> Tensor:
-    """The motion raised or lowered as a whole until its lowest foot stands on z = 0. (..., T, 151) -> (..., T, 151)"""
+    """Raise or lower the whole motion until its lowest foot stands on z = 0. (..., T, 151) -> (..., T, 151)"""
     feet = joints_of(motion, offsets)[..., FEET, 2] - torch.tensor(FOOT_HEIGHTS).to(motion)
     lift = F.pad(-feet.amin((-2, -1))[..., None, None], (6, MOTION_DIM - 7))
     return motion + lift
 
 
 def resample(motion: Tensor, times: Tensor, fps: float = MOTION_FPS) -> Tensor:
-    """The motion at other times: rotations slerped, root linear, contacts of the nearest frame.
+    """The motion at other times: rotations by slerp, root by linear interpolation, contacts of the nearest frame.
 
-    motion (T, 151) sampled at `fps`; times (F,) float64 seconds, those outside the clip hold its first or last frame.
+    motion (T, 151) sampled at `fps`; times (F,) float64 seconds, outside the clip its first or last frame is repeated.
     -> (F, 151)
     """
-    place = (torch.as_tensor(times, dtype=torch.float64, device=motion.device) * fps).clamp(0, len(motion) - 1)
-    before = place.floor().long()
-    after = (before + 1).clamp(max=len(motion) - 1)
-    weight = (place - before).to(motion)
+    position = (torch.as_tensor(times, dtype=torch.float64, device=motion.device) * fps).clamp(0, len(motion) - 1)
+    low = position.floor().long()
+    high = (low + 1).clamp(max=len(motion) - 1)
+    weight = (position - low).to(motion)
     contacts, root, rotations = unpack(motion)
     quaternions = quaternion_from_matrix(rotations)
-    rotations = matrix_from_quaternion(slerp(quaternions[before], quaternions[after], weight[:, None]))
-    root = torch.lerp(root[before], root[after], weight[:, None])
-    return torch.cat([contacts[(place + 0.5).long()], root, sixd_from_matrix(rotations).flatten(-2)], -1)
+    rotations = matrix_from_quaternion(slerp(quaternions[low], quaternions[high], weight[:, None]))
+    root = torch.lerp(root[low], root[high], weight[:, None])
+    return torch.cat([contacts[(position + 0.5).long()], root, sixd_from_matrix(rotations).flatten(-2)], -1)
 
 
 class Normalizer(nn.Module):
     """Min-max scaling of each motion value to [-1, 1], clipped both ways (EDGE's; scikit-learn's MinMaxScaler).
 
-    Buffers low, high (151,): the smallest and largest value seen; an EDGE checkpoint's `data_min_` and `data_max_` fit
-    in as they are. A value that never varies is scaled as if its range were 1. Before `fit`, scaling is the identity.
+    Buffers low, high (151,): the smallest and the largest value of the data, EDGE's `data_min_` and `data_max_`. A
+    constant value is scaled as if its range were 1. Before `fit`, scaling is the identity.
     """
 
     def __init__(self, dim: int = MOTION_DIM):
@@ -270,7 +270,7 @@ class Normalizer(nn.Module):
         return 2 / torch.where(extent < 10 * torch.finfo(extent.dtype).eps, 1.0, extent)
 
     def fit(self, motions: Iterable[Tensor]) -> "Normalizer":
-        """Take the extent of all motions (..., 151), one pass. Raises ValueError when there are none."""
+        """Set the range to that of all motions (..., 151), in one pass. Raises ValueError if there are none."""
         low, high = torch.full_like(self.low, torch.inf), torch.full_like(self.high, -torch.inf)
         for motion in motions:
             flat = motion.reshape(-1, len(low)).to(low)

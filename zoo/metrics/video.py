@@ -31,7 +31,9 @@ class FvdWorld(SetMetric):
             raise ValueError(f"fvd_world needs clips of {WINDOW_FRAMES} frames; here are {len(clip.frames)}")
         if isinstance(clip.detector, SyntheticPoseDetector):
             return {"features": clip.poses.features}  # it has looked, or this look serves the others too
-        return {"features": clip.cached("synthetic detector", lambda: SyntheticPoseDetector().detect(clip.frames)).features}
+        return {
+            "features": clip.cached("synthetic detector", lambda: SyntheticPoseDetector().detect(clip.frames)).features
+        }
 
     def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
         """The squared distance; NaN with fewer than two windows on either side."""

@@ -17,7 +17,7 @@ from zoo.body.image.puppet import DETECTION_CONFIDENCE
 from zoo.body.image.segmentation import extract_figure
 from zoo.body.image_skeleton import SMPL_STATURE, limb_offsets
 from zoo.body.render.densepose import head_square
-from zoo.body.render.mesh import Body, body, vertex_normals
+from zoo.body.render.mesh import Body, load_body, vertex_normals
 from zoo.body.render.openpose_video import pose_points
 from zoo.body.render.rasterizer import render_parts
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, PARENTS, unpack
@@ -52,7 +52,7 @@ def align(image: np.ndarray, detector: PoseDetector, resolution: int, width: int
     joints, stature = figure.joints * shrink, figure.stature * shrink
     offsets, plausibility = limb_offsets(joints, stature)
     scale = stature / SMPL_STATURE  # pixels a metre
-    fitted_body = with_bone_lengths(body(BODY_NAME), offsets.numpy() / scale)
+    fitted_body = with_bone_lengths(load_body(BODY_NAME), offsets.numpy() / scale)
     pelvis_column = float(joints[0, 0])
     soles = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * scale
     camera_z = (float(soles.max()) - resolution / 2) / scale

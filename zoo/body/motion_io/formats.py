@@ -1,4 +1,4 @@
-"""Motion files by their suffix: .bvh, .glb and .npz out; .bvh, .npz, AIST++ .pkl and DeepMimic .txt or .json in."""
+"""Motion files by suffix: writes .bvh, .glb, .npz; reads .bvh, .npz, AIST++ .pkl, DeepMimic .txt and .json."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ WRITABLE_SUFFIXES = (".bvh", ".glb", ".npz")
 
 
 def read_motion(path: Path | str) -> Tensor:
-    """Any motion file as motion (T, 151) float32 at 30 Hz, standing on the floor.
+    """Read a motion file as motion (T, 151) float32 at 30 Hz, standing on the floor.
 
     Raises ValueError for a missing file, an unknown suffix or unexpected content.
     """
@@ -36,10 +36,10 @@ def read_motion(path: Path | str) -> Tensor:
     return reader(path)
 
 
-def write_motion(path: Path | str, motion: Tensor, look: Appearance | None = None) -> None:
-    """Motion (T, 151) to a file of `WRITABLE_SUFFIXES`: under a temporary name first, so that a failure leaves no half a file.
+def write_motion(path: Path | str, motion: Tensor, appearance: Appearance | None = None) -> None:
+    """Write motion (T, 151) to a file with one of WRITABLE_SUFFIXES. After a failure no partial file is left.
 
-    look: the dancer in a .glb. Raises ValueError for another suffix or no frames.
+    appearance: of the dancer in a .glb file. Raises ValueError for another suffix or no frames.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -53,11 +53,9 @@ def write_motion(path: Path | str, motion: Tensor, look: Appearance | None = Non
                 write_bvh(temporary, motion)
             elif suffix == ".npz":
                 write_npz(temporary, motion)
-            else:
-                look = replace(
-                    look or Appearance(), pattern="plain"
-                )  # stripes are finer than the mesh that would carry them
-                figure = clothed_body(look)
-                write_glb(temporary, motion, figure, vertex_colors(look, figure))
+            else:  # colors are stored at vertices, which are too far apart for a pattern
+                appearance = replace(appearance or Appearance(), pattern="plain")
+                body = clothed_body(appearance)
+                write_glb(temporary, motion, body, vertex_colors(appearance, body))
     except OSError as error:
-        raise ValueError(f"cannot write {path} ({error.strerror}); name another place") from None
+        raise ValueError(f"cannot write {path} ({error.strerror}); choose another path") from None

@@ -1,6 +1,6 @@
-"""A dancing body as one glTF 2.0 binary file: mesh, skeleton, skin weights and animation, for Blender and game engines.
+"""Write an animated body as one glTF 2.0 binary file: mesh, skeleton, skin weights and animation.
 
-glTF is Y up, metres, and looks along +Z, which is the rest frame of every body here; importers turn it upright.
+glTF has Y up, metres, and faces +Z, which is the rest frame of all bodies here; importers turn it upright.
 """
 
 import json
@@ -18,11 +18,13 @@ from zoo.body.skeleton import JOINTS, PARENTS, STANDING, quaternion_from_matrix,
 _COMPONENTS = {np.dtype("u1"): 5121, np.dtype("<u2"): 5123, np.dtype("<u4"): 5125, np.dtype("<f4"): 5126}
 _SHAPES = {(): "SCALAR", (2,): "VEC2", (3,): "VEC3", (4,): "VEC4", (4, 4): "MAT4"}
 _VERTICES, _INDICES = 34962, 34963
-_INFLUENCES = 4  # joints a vertex; more is allowed, but few programs read them
+_NUM_INFLUENCES = 4  # joints a vertex; more are allowed, but few programs read them
+_GAMMA = 2.2  # of sRGB vertex colors
+_BODY_COLOR = [0.62, 0.52, 0.46, 1.0]  # linear RGBA of bodies without vertex colors
 
 
 class _Buffer:
-    """Arrays laid one after another, each with the view and accessor that describe it."""
+    """Concatenated arrays, each with the view and the accessor that describe it."""
 
     def __init__(self):
         self.data, self.views, self.accessors = bytearray(), [], []
@@ -46,37 +48,37 @@ class _Buffer:
         return len(self.accessors) - 1
 
 
-def _strongest(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(V, 24) -> the four heaviest joints (V, 4) uint8 and their weights (V, 4) float32, which sum to 1."""
-    joints = np.argsort(-weights, axis=1, kind="stable")[:, :_INFLUENCES]
-    kept = np.take_along_axis(weights, joints, 1).astype("<f4")
-    kept /= kept.sum(1, keepdims=True)
-    return np.where(kept > 0, joints, 0).astype("u1"), kept
+def _largest_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(V, 24) -> the four joints of the largest weights (V, 4) uint8, and these (V, 4) float32, which sum to 1."""
+    joints = np.argsort(-weights, axis=1, kind="stable")[:, :_NUM_INFLUENCES]
+    largest = np.take_along_axis(weights, joints, 1).astype("<f4")
+    largest /= largest.sum(1, keepdims=True)
+    return np.where(largest > 0, joints, 0).astype("u1"), largest
 
 
 def _animation(motion: Tensor, body: Body) -> tuple[np.ndarray, np.ndarray]:
     """Local rotations (24, T, 4) as xyzw quaternions without sign jumps, and the pelvis (T, 3), Y up."""
     _, root, local = unpack(motion.detach().double().cpu())
-    upright = STANDING.T.double()
+    to_y_up = STANDING.T.double()
     local = local.clone()
-    local[:, 0] = upright @ local[:, 0]
-    turns = quaternion_from_matrix(local).transpose(0, 1).numpy()[..., [1, 2, 3, 0]]
-    flips = np.sign((turns[:, 1:] * turns[:, :-1]).sum(-1))
-    turns[:, 1:] *= np.cumprod(np.where(flips == 0, 1, flips), axis=1)[..., None]
-    pelvis = body.place(root.numpy()) @ upright.numpy().T
-    return turns.astype("<f4"), pelvis.astype("<f4")
+    local[:, 0] = to_y_up @ local[:, 0]
+    quaternions = quaternion_from_matrix(local).transpose(0, 1).numpy()[..., [1, 2, 3, 0]]
+    signs = np.sign((quaternions[:, 1:] * quaternions[:, :-1]).sum(-1))
+    quaternions[:, 1:] *= np.cumprod(np.where(signs == 0, 1, signs), axis=1)[..., None]
+    pelvis = body.scale_root(root.numpy()) @ to_y_up.numpy().T
+    return quaternions.astype("<f4"), pelvis.astype("<f4")
 
 
-def write_glb(path: Path | str, motion: Tensor, body: Body, colours: np.ndarray | None = None) -> None:
-    """Motion (T, 151) danced by `body`, 30 keys a second, linear between them.
+def write_glb(path: Path | str, motion: Tensor, body: Body, colors: np.ndarray | None = None) -> None:
+    """Write motion (T, 151) of `body`: 30 keyframes a second, linear between them.
 
-    colours (V, 3) uint8 sRGB, or None for one plain colour.
+    colors (V, 3) uint8 sRGB, or None for a single color.
     """
-    turns, pelvis = _animation(motion, body)
-    joints, weights = _strongest(body.weights)
+    quaternions, pelvis = _animation(motion, body)
+    joints, weights = _largest_weights(body.weights)
     times = (np.arange(len(pelvis)) / MOTION_FPS).astype("<f4")
-    binds = np.tile(np.eye(4, dtype="<f4"), (len(JOINTS), 1, 1))
-    binds[:, 3, :3] = -body.joints  # glTF stores columns one after another: the translation is the last four values
+    inverse_bind_matrices = np.tile(np.eye(4, dtype="<f4"), (len(JOINTS), 1, 1))
+    inverse_bind_matrices[:, 3, :3] = -body.joints  # glTF stores matrices by columns: the translation comes last
 
     buffer = _Buffer()
     attributes = {
@@ -85,18 +87,18 @@ def write_glb(path: Path | str, motion: Tensor, body: Body, colours: np.ndarray 
         "JOINTS_0": buffer.add(joints, _VERTICES),
         "WEIGHTS_0": buffer.add(weights, _VERTICES),
     }
-    if colours is not None:
-        linear = (colours.astype(np.float64) / 255) ** 2.2
-        opaque = np.concatenate([linear, np.ones((len(linear), 1))], 1)
-        attributes["COLOR_0"] = buffer.add((opaque * 65535).round().astype("<u2"), _VERTICES, normalized=True)
+    if colors is not None:
+        linear = (colors.astype(np.float64) / 255) ** _GAMMA
+        rgba = np.concatenate([linear, np.ones((len(linear), 1))], 1)
+        attributes["COLOR_0"] = buffer.add((rgba * 65535).round().astype("<u2"), _VERTICES, normalized=True)
     indices = buffer.add(body.faces.astype("<u4").reshape(-1), _INDICES)
-    inverse_binds = buffer.add(binds)
-    clock = buffer.add(times, bounds=True)
-    samplers = [{"input": clock, "output": buffer.add(pelvis)}]
+    inverse_binds = buffer.add(inverse_bind_matrices)
+    keyframe_times = buffer.add(times, bounds=True)
+    samplers = [{"input": keyframe_times, "output": buffer.add(pelvis)}]
     channels = [{"sampler": 0, "target": {"node": 0, "path": "translation"}}]
-    for joint, turn in enumerate(turns):
+    for joint, quaternion in enumerate(quaternions):
         channels.append({"sampler": len(samplers), "target": {"node": joint, "path": "rotation"}})
-        samplers.append({"input": clock, "output": buffer.add(turn)})
+        samplers.append({"input": keyframe_times, "output": buffer.add(quaternion)})
 
     nodes = []
     for joint, name in enumerate(JOINTS):
@@ -104,9 +106,9 @@ def write_glb(path: Path | str, motion: Tensor, body: Body, colours: np.ndarray 
         nodes.append(
             {"name": name, "translation": body.offsets[joint].tolist()} | ({"children": children} if children else {})
         )
-    nodes[0]["translation"], nodes[0]["rotation"] = pelvis[0].tolist(), turns[0, 0].tolist()
+    nodes[0]["translation"], nodes[0]["rotation"] = pelvis[0].tolist(), quaternions[0, 0].tolist()
     nodes.append({"name": body.name, "mesh": 0, "skin": 0})
-    plain = [1.0, 1.0, 1.0, 1.0] if colours is not None else [0.62, 0.52, 0.46, 1.0]
+    base_color = [1.0, 1.0, 1.0, 1.0] if colors is not None else _BODY_COLOR
     document = {
         "asset": {"version": "2.0", "generator": "DanceZoo"},
         "scene": 0,
@@ -114,7 +116,7 @@ def write_glb(path: Path | str, motion: Tensor, body: Body, colours: np.ndarray 
         "nodes": nodes,
         "meshes": [{"name": body.name, "primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
         "materials": [
-            {"pbrMetallicRoughness": {"baseColorFactor": plain, "metallicFactor": 0.0, "roughnessFactor": 0.8}}
+            {"pbrMetallicRoughness": {"baseColorFactor": base_color, "metallicFactor": 0.0, "roughnessFactor": 0.8}}
         ],
         "skins": [{"joints": list(range(len(JOINTS))), "skeleton": 0, "inverseBindMatrices": inverse_binds}],
         "animations": [{"name": "dance", "samplers": samplers, "channels": channels}],

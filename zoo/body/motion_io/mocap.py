@@ -1,4 +1,4 @@
-"""Recorded dances of other projects, as motion (T, 151) at 30 Hz, standing on the floor: AIST++, AMASS, DeepMimic."""
+"""Read motion capture of AIST++, AMASS and DeepMimic as motion (T, 151) at 30 Hz, standing on the floor."""
 
 import json
 import pickle
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from zoo.batch import MOTION_FPS
-from zoo.body.motion_io.retarget import at_motion_rate, retarget
+from zoo.body.motion_io.retarget import retarget, to_motion_rate
 from zoo.body.skeleton import (
     JOINTS,
     OFFSETS,
@@ -22,41 +22,41 @@ from zoo.body.skeleton import (
 )
 
 AIST_FPS = 60
-# SMPL turns its body about the pelvis joint, which its mean body has here (metres, its own axes), and adds `trans` then
+# the pelvis joint of SMPL's mean body (metres, its own axes): SMPL rotates the body about it, then adds `trans`
 SMPL_PELVIS = torch.tensor([-0.00179506, -0.22333382, 0.02821918], dtype=torch.float64)
-_SMPL_BODY = 22  # joints that SMPL, SMPL-H and SMPL-X share; after them stand the hands, each in its own way
+_NUM_BODY_JOINTS = 22  # that SMPL, SMPL-H and SMPL-X share; the hands after them differ
 
 # AIST++ --------------------------------------------------------------------------------------------------------------
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """What pickles of protocol 2 say for bytes, and nothing else that `codecs.encode` can be made to do."""
+    """Decode bytes as pickles of protocol 2 encode them; other uses of `codecs.encode` are refused."""
     if encoding != "latin1":
-        raise ValueError(f"it names the text encoding '{encoding}'")
+        raise ValueError(f"it uses the text encoding '{encoding}'")
     return text.encode("latin1")
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Rebuilds dicts, lists, numbers, text and numpy arrays. Anything else a pickle asks for is refused, not run."""
+    """Unpickles dicts, lists, numbers, text and numpy arrays. Everything else is refused, without running it."""
 
     def find_class(self, module: str, name: str):
-        home = module.replace("numpy._core", "numpy.core")
-        if (home, name) == ("numpy.core.multiarray", "_reconstruct"):
+        module = module.replace("numpy._core", "numpy.core")
+        if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
             return np.core.multiarray._reconstruct
-        if (home, name) == ("numpy.core.multiarray", "scalar"):
+        if (module, name) == ("numpy.core.multiarray", "scalar"):
             return np.core.multiarray.scalar
-        if (home, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, name)
-        if (home, name) == ("_codecs", "encode"):
+        if (module, name) == ("_codecs", "encode"):
             return _latin1
         raise ValueError(f"it asks for {module}.{name}, which is not an array; nothing of it was run")
 
 
 def read_aistpp_pickle(path: Path | str) -> Tensor:
-    """An AIST++ motion file (`smpl_poses` (T, 72), `smpl_trans` (T, 3), `smpl_scaling`), 60 Hz, Y up.
+    """Read an AIST++ motion file (`smpl_poses` (T, 72), `smpl_trans` (T, 3), `smpl_scaling`), 60 Hz, Y up.
 
-    Every other frame is taken and Y up becomes Z up, as EDGE does (its `process_dataset`). Code in the file is never
-    run. Raises ValueError for any other content.
+    Every second frame is used and Y up becomes Z up, as in EDGE (its `process_dataset`). Code in the file is never run.
+    Raises ValueError for any other content.
     """
     try:
         with open(path, "rb") as file:
@@ -67,26 +67,26 @@ def read_aistpp_pickle(path: Path | str) -> Tensor:
             raise ValueError("its poses and positions differ in length")
     except KeyError as error:
         raise ValueError(f"cannot read {path}: it is not an AIST++ motion, it has no {error}") from None
-    except Exception as error:  # there is no end to what broken pickles can raise
+    except Exception as error:  # broken pickles raise many kinds
         raise ValueError(f"cannot read {path}: {error or 'it is not an AIST++ motion'}") from None
     local = matrix_from_axis_angle(poses)
     standing = STANDING.double()
     local = torch.cat([(standing @ local[:, 0])[:, None], local[:, 1:]], 1)
     step = AIST_FPS // MOTION_FPS
-    return at_motion_rate(local[::step], (root @ standing.T)[::step], MOTION_FPS)
+    return to_motion_rate(local[::step], (root @ standing.T)[::step], MOTION_FPS)
 
 
 # SMPL and AMASS npz --------------------------------------------------------------------------------------------------
 
 
 def write_npz(path: Path | str, motion: Tensor) -> None:
-    """Motion (T, 151) as AMASS writes it, Z up.
+    """Write motion (T, 151) in AMASS's format, Z up.
 
     Keys: `poses` (T, 72) axis-angle radians, `trans` (T, 3) metres (SMPL's translation; add `SMPL_PELVIS` for the
     pelvis joint), `betas` (10,) zero, `gender` neutral, `mocap_framerate` and `fps` 30, `contacts` (T, 4).
     """
     contacts, root, local = unpack(motion.detach().double().cpu())
-    with open(path, "wb") as file:  # by name numpy would add a suffix
+    with open(path, "wb") as file:  # numpy would append a suffix to a name
         np.savez_compressed(
             file,
             poses=axis_angle_from_matrix(local).flatten(1).float().numpy(),
@@ -100,7 +100,7 @@ def write_npz(path: Path | str, motion: Tensor) -> None:
 
 
 def read_npz(path: Path | str) -> Tensor:
-    """What `write_npz` wrote, or an AMASS file (SMPL 72, SMPL-H 156, SMPL-X 165 values a pose; hands are left out).
+    """Read a file of `write_npz` or of AMASS (SMPL 72, SMPL-H 156, SMPL-X 165 values a pose; hands are left out).
 
     Raises ValueError for any other content.
     """
@@ -111,13 +111,18 @@ def read_npz(path: Path | str) -> Tensor:
             poses, trans = (torch.from_numpy(data[key].astype(np.float64)) for key in ("poses", "trans"))
             rates = [key for key in ("mocap_framerate", "mocap_frame_rate", "fps") if key in data]
             if not rates:
-                raise ValueError("it names no frame rate")
+                raise ValueError("it has no frame rate")
             fps = float(data[rates[0]])
     except KeyError as error:
         raise ValueError(f"cannot read {path}: it is not an SMPL motion, it has no {error}") from None
     except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"cannot read {path}: {error or 'it is not an SMPL motion'}") from None
-    if poses.dim() != 2 or poses.shape[1] % 3 or poses.shape[1] < 3 * _SMPL_BODY or trans.shape != (len(poses), 3):
+    if (
+        poses.dim() != 2
+        or poses.shape[1] % 3
+        or poses.shape[1] < 3 * _NUM_BODY_JOINTS
+        or trans.shape != (len(poses), 3)
+    ):
         raise ValueError(
             f"cannot read {path}: poses {tuple(poses.shape)} and trans {tuple(trans.shape)} are not SMPL's"
         )
@@ -125,15 +130,16 @@ def read_npz(path: Path | str) -> Tensor:
         raise ValueError(f"cannot read {path}: it has {len(poses)} frames at {fps} Hz")
     poses = poses.unflatten(-1, (-1, 3))
     if poses.shape[1] != len(JOINTS):
-        poses = torch.cat([poses[:, :_SMPL_BODY], torch.zeros(len(poses), 2, 3, dtype=poses.dtype)], 1)
-    return at_motion_rate(matrix_from_axis_angle(poses), trans + SMPL_PELVIS, fps)
+        poses = torch.cat([poses[:, :_NUM_BODY_JOINTS], torch.zeros(len(poses), 2, 3, dtype=poses.dtype)], 1)
+    return to_motion_rate(matrix_from_axis_angle(poses), trans + SMPL_PELVIS, fps)
 
 
 # DeepMimic -----------------------------------------------------------------------------------------------------------
 
-# a frame's values after duration and root position: rotations to the parent as quaternions (w, x, y, z) or, for knees
-# and elbows, an angle about z. The humanoid looks along +X, Y up, its right at +Z, and hangs its arms at rest.
-_DEEPMIMIC = [
+# our joint and number of values, in a frame after duration and root position: rotations to the parent as quaternions
+# (w, x, y, z) or, for knees and elbows, an angle about z. The humanoid faces +X, Y up, its right at +Z; its arms hang
+# down at rest.
+_DEEPMIMIC_JOINTS = [
     (0, 4),
     (9, 4),
     (15, 4),
@@ -168,7 +174,7 @@ _DEEPMIMIC_OFFSETS = {  # metres, from the parent, in Bullet's humanoid.urdf
 
 
 def read_deepmimic(path: Path | str) -> Tensor:
-    """A motion of DeepMimic's humanoid, as Bullet ships them (`humanoid3d_*.txt`: JSON, frames of 44 values).
+    """Read a motion of DeepMimic's humanoid, as shipped with Bullet (`humanoid3d_*.txt`: JSON, frames of 44 values).
 
     Raises ValueError for any other content.
     """
@@ -178,19 +184,19 @@ def read_deepmimic(path: Path | str) -> Tensor:
             raise ValueError("frames of 44 values are expected")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read {path}: it is not a DeepMimic motion ({error})") from None
-    turns, rest, column = {}, {0: torch.zeros(3, dtype=frames.dtype)}, 4
-    for joint, size in _DEEPMIMIC:
+    rotations, rest, column = {}, {0: torch.zeros(3, dtype=frames.dtype)}, 4
+    for joint, size in _DEEPMIMIC_JOINTS:
         values = frames[:, column : column + size]
         column += size
         if size == 1:
-            own = matrix_from_axis_angle(torch.cat([torch.zeros_like(frames[:, :2]), values], 1))
+            local = matrix_from_axis_angle(torch.cat([torch.zeros_like(frames[:, :2]), values], 1))
         else:
-            own = matrix_from_quaternion(values)
+            local = matrix_from_quaternion(values)
         parent = _DEEPMIMIC_PARENTS.get(joint)
-        turns[joint] = own if parent is None else turns[parent] @ own
+        rotations[joint] = local if parent is None else rotations[parent] @ local
     for joint, offset in _DEEPMIMIC_OFFSETS.items():
         rest[joint] = rest[_DEEPMIMIC_PARENTS.get(joint, joint - 2)] + torch.tensor(offset, dtype=frames.dtype)
     for elbow, wrist in ((18, 20), (19, 21)):
-        turns[wrist] = turns[elbow]
-    local, root = retarget(turns, rest, frames[:, 1:4], OFFSETS)  # its hips are level with its root
-    return at_motion_rate(local, root, 1 / float(frames[:, 0].median()))
+        rotations[wrist] = rotations[elbow]
+    local, root = retarget(rotations, rest, frames[:, 1:4], OFFSETS)  # its hips are level with its root
+    return to_motion_rate(local, root, 1 / float(frames[:, 0].median()))

@@ -1,4 +1,4 @@
-"""What a dancer looks like: body, colours, clothes and hair. Drawn by chance, or taken from a picture."""
+"""Appearance of a dancer: body, colors, clothes and hair, drawn at random or taken from an image."""
 
 from dataclasses import dataclass, replace
 
@@ -8,129 +8,146 @@ from zoo.body.labels import BOTTOM, FACE, HAIR, HEAD, SHOES, SKIN, TOP, TORSO, T
 from zoo.body.render.clothing import HAIR_STYLES, LEGWEAR, SLEEVES, semantic_at
 from zoo.body.render.mesh import Body, body_names, human_names
 
-Colour = tuple[int, int, int]  # RGB, 0..255
+Color = tuple[int, int, int]  # RGB, 0..255
 PATTERNS = ("plain", "stripes", "bars", "checks")
+STRIPE_WIDTH = 0.045  # metres, on a body with legs of the canonical length
+LIP_COLOR = np.array([170, 45, 55])
+SKIN_IN_LIPS, LIPSTICK = 0.45, 0.55  # shares of the skin's color and of LIP_COLOR
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """A dancer's looks. Colours are RGB 0..255; on a figure that is not human they colour its parts of the same label.
+    """Appearance of a dancer. Colors are RGB 0..255; on figures that are not human they apply to parts of that label.
 
-    body: one of `zoo.body.render.mesh.body_names()`; hair_style, sleeves, legwear: keys of `zoo.body.render.clothing`; pattern of the
-    top, in `trim`; eyes: of the face; background: the colour to stand before, or None for the renderer's own.
+    body: one of `zoo.body.render.mesh.body_names()`; hair_style, sleeves, legwear: keys of
+    `zoo.body.render.clothing`; pattern: of the top, in the color `trim`; eyes: color of the face's features;
+    background: color of the studio, or None for the renderer's own. Raises ValueError for an unknown name.
     """
 
     body: str = "man"
-    skin: Colour = (205, 160, 130)
-    hair: Colour = (60, 42, 30)
-    top: Colour = (190, 60, 55)
-    bottom: Colour = (50, 65, 105)
-    shoes: Colour = (235, 235, 230)
-    trim: Colour = (240, 235, 220)
-    eyes: Colour = (45, 30, 28)
+    skin: Color = (205, 160, 130)
+    hair: Color = (60, 42, 30)
+    top: Color = (190, 60, 55)
+    bottom: Color = (50, 65, 105)
+    shoes: Color = (235, 235, 230)
+    trim: Color = (240, 235, 220)
+    eyes: Color = (45, 30, 28)
     hair_style: str = "short"
     sleeves: str = "short"
     legwear: str = "trousers"
     pattern: str = "plain"
-    background: Colour | None = None
+    background: Color | None = None
 
     def __post_init__(self):
-        for value, known in (
+        for value, choices in (
             (self.body, body_names()),
             (self.hair_style, HAIR_STYLES),
             (self.sleeves, tuple(SLEEVES)),
             (self.legwear, tuple(LEGWEAR)),
             (self.pattern, PATTERNS),
         ):
-            if value not in known:
-                raise ValueError(f"a look knows no '{value}'; there are {', '.join(known)}")
+            if value not in choices:
+                raise ValueError(f"unknown appearance '{value}'; choose one of {', '.join(choices)}")
 
     @property
     def palette(self) -> np.ndarray:
-        """Colour of each semantic label (8, 3) float32; the background's is black."""
-        colours = {SKIN: self.skin, HAIR: self.hair, TOP: self.top, BOTTOM: self.bottom, SHOES: self.shoes}
-        colours |= {FACE: self.eyes, TRIM: self.trim}
+        """Color of each semantic label (8, 3) float32; the background's is black."""
+        colors = {SKIN: self.skin, HAIR: self.hair, TOP: self.top, BOTTOM: self.bottom, SHOES: self.shoes}
+        colors |= {FACE: self.eyes, TRIM: self.trim}
         palette = np.zeros((8, 3), np.float32)
-        palette[list(colours)] = list(colours.values())
+        palette[list(colors)] = list(colors.values())
         return palette
 
 
 def shade(
-    look: Appearance, body: Body, face: np.ndarray, point: np.ndarray, limb: np.ndarray
+    appearance: Appearance, body: Body, face: np.ndarray, point: np.ndarray, limb: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Label and colour of surface points of a (dressed) body.
+    """Label and color of surface points of a clothed body, without light.
 
-    face (N,) indices; point (N, 3) rest positions; limb (N,) -> semantic (N,) uint8, colour (N, 3) float32 0..255
+    face (N,) indices; point (N, 3) rest positions; limb (N,) -> semantic (N,) uint8, color (N, 3) float32 0..255
     """
-    semantic = semantic_at(body, face, point, limb, look.hair_style, look.sleeves, look.legwear)
-    colour = look.palette[semantic]
-    if look.pattern != "plain":
+    style = appearance.hair_style, appearance.sleeves, appearance.legwear
+    semantic = semantic_at(body, face, point, limb, *style)
+    color = appearance.palette[semantic]
+    if appearance.pattern != "plain":
         top = semantic == TOP
-        # in a human's arms the stripes run around the sleeve
+        # on the arms of a T-pose the stripes run around the sleeve
         along = np.where((limb == TORSO) | (limb == HEAD), point[:, 1], point[:, 0])[top]
         across = np.where((limb == TORSO) | (limb == HEAD), point[:, 0], point[:, 1])[top]
-        step = 0.045 * body.legs
-        rows, columns = np.floor(along / step) % 2, np.floor(across / step) % 2
-        marked = {"stripes": rows == 0, "bars": columns == 0, "checks": rows == columns}[look.pattern]
-        colour[np.flatnonzero(top)[marked]] = look.trim
+        width = STRIPE_WIDTH * body.leg_scale
+        rows, columns = np.floor(along / width) % 2, np.floor(across / width) % 2
+        in_trim = {"stripes": rows == 0, "bars": columns == 0, "checks": rows == columns}[appearance.pattern]
+        color[np.flatnonzero(top)[in_trim]] = appearance.trim
     if body.human:
         eye, mouth = body.features[:, 1]
         features = np.flatnonzero(semantic == FACE)
         height = (point[features, 1] - eye) / (eye - mouth)
-        colour[features[height > 0.15]] = look.hair if look.hair_style != "bald" else look.eyes  # brows
-        colour[features[height < -0.5]] = 0.45 * np.array(look.skin) + 0.55 * np.array([170, 45, 55])
-    return semantic, colour
+        brow_color = appearance.hair if appearance.hair_style != "bald" else appearance.eyes
+        color[features[height > 0.15]] = brow_color
+        color[features[height < -0.5]] = SKIN_IN_LIPS * np.array(appearance.skin) + LIPSTICK * LIP_COLOR
+    return semantic, color
 
 
-def vertex_colors(look: Appearance, body: Body) -> np.ndarray:
-    """One colour a vertex of a (dressed) body, for file formats that carry such. -> (V, 3) uint8"""
+def vertex_colors(appearance: Appearance, body: Body) -> np.ndarray:
+    """One color a vertex of a clothed body, for file formats that store them. -> (V, 3) uint8"""
     face = np.zeros(len(body.vertices), np.intp)
     face[body.faces.reshape(-1)] = np.repeat(np.arange(len(body.faces)), 3)
     limb = body.limbs_at(face, body.vertices)
-    return np.round(shade(look, body, face, body.vertices, limb)[1]).astype(np.uint8)
+    return np.round(shade(appearance, body, face, body.vertices, limb)[1]).astype(np.uint8)
 
 
-_SKINS = [(246, 214, 190), (226, 182, 148), (205, 160, 130), (176, 125, 92), (133, 88, 62), (88, 58, 44)]
-_WOODS = [(214, 168, 116), (176, 120, 76), (232, 200, 152), (150, 98, 66)]
-_HAIRS = [(28, 24, 26), (60, 42, 30), (110, 70, 40), (196, 150, 84), (160, 62, 34), (150, 150, 155), (190, 70, 130)]
+_SKIN_COLORS = [(246, 214, 190), (226, 182, 148), (205, 160, 130), (176, 125, 92), (133, 88, 62), (88, 58, 44)]
+_WOOD_COLORS = [(214, 168, 116), (176, 120, 76), (232, 200, 152), (150, 98, 66)]
+_HAIR_COLORS = [
+    (28, 24, 26),
+    (60, 42, 30),
+    (110, 70, 40),
+    (196, 150, 84),
+    (160, 62, 34),
+    (150, 150, 155),
+    (190, 70, 130),
+]
 
 
-def _colour(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Colour:
+def _random_color(rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]) -> Color:
+    """A color of a random hue, and of saturation and value (HSV) within these ranges."""
     hue, s, v = rng.uniform(0, 6), rng.uniform(*saturation), rng.uniform(*value)
-    channel = [v - v * s * max(0, min((n + hue) % 6, 4 - (n + hue) % 6, 1)) for n in (5, 3, 1)]
-    return tuple(round(255 * c) for c in channel)
+    channels = [v - v * s * max(0, min((n + hue) % 6, 4 - (n + hue) % 6, 1)) for n in (5, 3, 1)]
+    return tuple(round(255 * channel) for channel in channels)
 
 
 def random_appearance(rng: np.random.Generator, human: bool | None = None) -> Appearance:
-    """A look drawn by chance: any body, or only humans (True), or only figures that are not (False)."""
-    people = set(human_names())
-    names = [name for name in body_names() if human is None or (name in people) == human]
+    """Draw an appearance at random: of any body, of humans only (True), or of other figures only (False)."""
+    humans = set(human_names())
+    names = [name for name in body_names() if human is None or (name in humans) == human]
     name = str(rng.choice(names))
-    if name not in people:
-        fur, wood = name in ("bear", "cat"), name == "doll"
+    if name not in humans:
+        has_fur, is_wooden = name in ("bear", "cat"), name == "doll"
         return Appearance(
             body=name,
-            skin=_rgb(np.array(_WOODS[rng.integers(len(_WOODS))]) + rng.integers(-12, 13))
-            if wood
-            else _colour(rng, (0.25, 0.65), (0.4, 0.9))
-            if fur
-            else _colour(rng, (0.05, 0.45), (0.6, 0.95)),
-            hair=_HAIRS[rng.integers(len(_HAIRS))],
-            top=_colour(rng, (0.5, 0.95), (0.5, 0.95)),
-            bottom=_colour(rng, (0.3, 0.9), (0.3, 0.8)),
-            shoes=_colour(rng, (0.1, 0.6), (0.15, 0.5)),
-            trim=_colour(rng, (0.02, 0.25), (0.75, 1.0)) if fur else _colour(rng, (0.02, 0.4), (0.4, 0.95)),
-            eyes=_colour(rng, (0.5, 0.9), (0.8, 1.0)) if name in ("robot", "cat") else (28, 22, 26),
+            skin=_rgb(np.array(_WOOD_COLORS[rng.integers(len(_WOOD_COLORS))]) + rng.integers(-12, 13))
+            if is_wooden
+            else _random_color(rng, (0.25, 0.65), (0.4, 0.9))
+            if has_fur
+            else _random_color(rng, (0.05, 0.45), (0.6, 0.95)),
+            hair=_HAIR_COLORS[rng.integers(len(_HAIR_COLORS))],
+            top=_random_color(rng, (0.5, 0.95), (0.5, 0.95)),
+            bottom=_random_color(rng, (0.3, 0.9), (0.3, 0.8)),
+            shoes=_random_color(rng, (0.1, 0.6), (0.15, 0.5)),
+            trim=_random_color(rng, (0.02, 0.25), (0.75, 1.0))
+            if has_fur
+            else _random_color(rng, (0.02, 0.4), (0.4, 0.95)),
+            eyes=_random_color(rng, (0.5, 0.9), (0.8, 1.0)) if name in ("robot", "cat") else (28, 22, 26),
         )
-    skin = np.array(_SKINS[rng.integers(len(_SKINS))]) + rng.integers(-10, 11)
+    skin = np.array(_SKIN_COLORS[rng.integers(len(_SKIN_COLORS))]) + rng.integers(-10, 11)
     return Appearance(
         body=name,
-        skin=tuple(int(c) for c in skin.clip(0, 255)),
-        hair=_HAIRS[rng.choice(len(_HAIRS), p=[0.25, 0.2, 0.17, 0.15, 0.1, 0.08, 0.05])],
-        top=_colour(rng, (0.0, 0.95), (0.25, 0.98)),
-        bottom=_colour(rng, (0.0, 0.8), (0.12, 0.85)),
-        shoes=_colour(rng, (0.0, 0.9), (0.1, 0.98)),
-        trim=_colour(rng, (0.0, 0.8), (0.2, 1.0)),
+        skin=tuple(int(channel) for channel in skin.clip(0, 255)),
+        hair=_HAIR_COLORS[rng.choice(len(_HAIR_COLORS), p=[0.25, 0.2, 0.17, 0.15, 0.1, 0.08, 0.05])],
+        top=_random_color(rng, (0.0, 0.95), (0.25, 0.98)),
+        bottom=_random_color(rng, (0.0, 0.8), (0.12, 0.85)),
+        shoes=_random_color(rng, (0.0, 0.9), (0.1, 0.98)),
+        trim=_random_color(rng, (0.0, 0.8), (0.2, 1.0)),
         hair_style=str(rng.choice(HAIR_STYLES, p=[0.08, 0.28, 0.24, 0.16, 0.12, 0.12])),
         sleeves=str(rng.choice(list(SLEEVES))),
         legwear=str(rng.choice(list(LEGWEAR), p=[0.25, 0.55, 0.2])),
@@ -139,93 +156,93 @@ def random_appearance(rng: np.random.Generator, human: bool | None = None) -> Ap
 
 
 def appearance_from_image(image: np.ndarray, body: str = "man") -> Appearance:
-    """The colours of the figure in a picture. image (H, W, 3) uint8, any size; nothing is detected, so it never fails.
+    """Take the colors of the figure in an image (H, W, 3) uint8 of any size. Uses no detector, so it always succeeds.
 
-    The background is the colour most of the border has; the figure is what differs from it, most in the middle; its
-    hair, skin, top, bottom and shoes are the prevailing colours of bands down the figure.
-    Raises ValueError for an array that is not a picture.
+    The background has the commonest color of the border; the figure is the part that differs from it, near the middle.
+    Its hair, skin, top, bottom and shoes have the commonest colors of horizontal bands of the figure.
+    Raises ValueError for an array that is no image.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"a picture is an (H, W, 3) uint8 array, not {image.shape} {image.dtype}")
+        raise ValueError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
     rows, columns = (np.linspace(0, side - 1, min(side, 160)).round().astype(int) for side in image.shape[:2])
     pixels = image[rows][:, columns].astype(np.float32)
     edge = max(1, min(pixels.shape[:2]) // 16)
     border = np.concatenate(
         [pixels[:edge].reshape(-1, 3), *(pixels[:, s].reshape(-1, 3) for s in np.s_[:edge, -edge:])]
     )
-    background = _prevailing(border)
-    look = replace(Appearance(body=body), background=_rgb(background))
-    figure = _figure(pixels, border, background)
+    background = _commonest_color(border)
+    appearance = replace(Appearance(body=body), background=_rgb(background))
+    figure = _find_figure(pixels, border, background)
     if figure is None:
-        return look
-    top, bottom, left, right = figure[1]
-    mask, height, width = figure[0], figure[1][1] - figure[1][0], figure[1][3] - figure[1][2]
+        return appearance
+    mask, (top, bottom, left, right) = figure
+    height, width = bottom - top, right - left
 
-    def band(start: float, stop: float, across: float = 1.0) -> np.ndarray:
-        """Figure pixels between two heights (0 crown, 1 sole), of the middle `across` of the width there."""
-        first, last = (int(top + height * part) for part in (start, stop))
+    def band(start: float, stop: float, relative_width: float = 1.0) -> np.ndarray:
+        """Figure pixels between two heights (0 crown, 1 sole), within `relative_width` of the figure's width."""
+        first, last = (int(top + height * fraction) for fraction in (start, stop))
         rows = slice(first, max(last, first + 1))
         inside = mask[rows].copy()
-        places = np.flatnonzero(inside.any(0))
-        if len(places):
-            centre, half = np.median(np.nonzero(inside)[1]), max(across * width / 2, 1)
-            inside[:, np.abs(np.arange(mask.shape[1]) - centre) > half] = False
+        if inside.any():
+            center, half = np.median(np.nonzero(inside)[1]), max(relative_width * width / 2, 1)
+            inside[:, np.abs(np.arange(mask.shape[1]) - center) > half] = False
         return pixels[rows][inside]
 
-    portrait = bottom >= mask.shape[0] - 2 and width > 0.55 * height  # cut off by the lower edge: no legs to see
-    stretch = 2.4 if portrait else 1.0
-    hair = _prevailing(band(0.0, 0.04 * stretch, 0.3))
+    is_portrait = bottom >= mask.shape[0] - 2 and width > 0.55 * height  # cut off by the lower edge: without legs
+    stretch = 2.4 if is_portrait else 1.0
+    hair = _commonest_color(band(0.0, 0.04 * stretch, 0.3))
     face = band(0.05 * stretch, 0.14 * stretch, 0.25)
-    skin = _skin(face, hair)
-    colours = {
-        "skin": skin if skin is not None else _prevailing(face),
+    skin = _skin_color(face, hair)
+    colors = {
+        "skin": skin if skin is not None else _commonest_color(face),
         "hair": hair,
-        "top": _prevailing(band(0.22, 0.42, 0.35) if not portrait else band(0.6, 0.98, 0.5)),
-        "bottom": None if portrait else _prevailing(band(0.55, 0.75, 0.6)),
-        "shoes": None if portrait else _prevailing(band(0.96, 1.0)),
+        "top": _commonest_color(band(0.22, 0.42, 0.35) if not is_portrait else band(0.6, 0.98, 0.5)),
+        "bottom": None if is_portrait else _commonest_color(band(0.55, 0.75, 0.6)),
+        "shoes": None if is_portrait else _commonest_color(band(0.96, 1.0)),
     }
-    found = {name: _rgb(colour) for name, colour in colours.items() if colour is not None}
-    return replace(look, **found)
+    return replace(appearance, **{name: _rgb(color) for name, color in colors.items() if color is not None})
 
 
-def _rgb(colour: np.ndarray) -> Colour:
-    return tuple(int(c) for c in np.round(colour).clip(0, 255))
+def _rgb(color: np.ndarray) -> Color:
+    return tuple(int(channel) for channel in np.round(color).clip(0, 255))
 
 
-def _prevailing(pixels: np.ndarray) -> np.ndarray | None:
-    """The commonest colour: the mean of the fullest of 6 x 6 x 6 boxes of colours; None of no pixels."""
+def _commonest_color(pixels: np.ndarray) -> np.ndarray | None:
+    """The mean of the fullest one of 6 x 6 x 6 bins of colors; None if there are no pixels."""
     if not len(pixels):
         return None
-    boxes = (pixels // 43).astype(int) @ [36, 6, 1]
-    return pixels[boxes == np.bincount(boxes).argmax()].mean(0)
+    bins = (pixels // 43).astype(int) @ [36, 6, 1]
+    return pixels[bins == np.bincount(bins).argmax()].mean(0)
 
 
-def _skin(pixels: np.ndarray, hair: np.ndarray | None) -> np.ndarray | None:
-    """Colour of the better lit half of what may be skin (Kovac et al. 2003, loosened for dark skin), if much is."""
+def _skin_color(pixels: np.ndarray, hair: np.ndarray | None) -> np.ndarray | None:
+    """Mean color of the brighter half of skin pixels (Kovac et al. 2003, relaxed for dark skin), if there are many."""
     if not len(pixels) or hair is None:
         return None
     r, g, b = pixels.T
-    like = (r > 50) & (r > g) & (g > 0.75 * b) & (r - np.minimum(g, b) > 12) & (r < 3.2 * g)
-    like &= np.linalg.norm(pixels - hair, axis=1) > 40
-    if like.mean() < 0.2:
+    is_skin = (r > 50) & (r > g) & (g > 0.75 * b) & (r - np.minimum(g, b) > 12) & (r < 3.2 * g)
+    is_skin &= np.linalg.norm(pixels - hair, axis=1) > 40
+    if is_skin.mean() < 0.2:
         return None
-    found = pixels[like]
-    bright = found.sum(1)
-    return found[bright >= np.median(bright)].mean(0)
+    skin = pixels[is_skin]
+    brightness = skin.sum(1)
+    return skin[brightness >= np.median(brightness)].mean(0)
 
 
-def _figure(pixels: np.ndarray, border: np.ndarray, background: np.ndarray):
-    """Mask of what differs from the border, and its box (top, bottom, left, right), or None where nothing does."""
-    # distance to the nearest of a few border colours, so that a floor and a wall are both background
-    tones = np.unique((border // 32).astype(int), axis=0, return_counts=True)
-    common = tones[0][np.argsort(-tones[1])[:6]] * 32.0 + 16
-    known = np.concatenate([background[None], common[: (tones[1] > 0.04 * len(border)).sum()]])
-    distance = np.linalg.norm(pixels[:, :, None] - known, axis=-1).min(-1)
+def _find_figure(
+    pixels: np.ndarray, border: np.ndarray, background: np.ndarray
+) -> tuple[np.ndarray, tuple[int, int, int, int]] | None:
+    """Mask of the part that differs from the border, and its box (top, bottom, left, right); None if there is none."""
+    # distance to the nearest of a few border colors, so that a floor and a wall both count as background
+    bins, counts = np.unique((border // 32).astype(int), axis=0, return_counts=True)
+    frequent = bins[np.argsort(-counts)[:6]] * 32.0 + 16
+    background_colors = np.concatenate([background[None], frequent[: (counts > 0.04 * len(border)).sum()]])
+    distance = np.linalg.norm(pixels[:, :, None] - background_colors, axis=-1).min(-1)
     mask = distance > max(40.0, 1.2 * float(np.median(np.abs(border - background).max(1))))
     height, width = mask.shape
-    middle = np.exp(-np.square((np.arange(width) - width / 2) / (0.35 * width)))
-    columns = np.flatnonzero((mask.sum(0) * middle) > 0.08 * height)
+    central = np.exp(-np.square((np.arange(width) - width / 2) / (0.35 * width)))
+    columns = np.flatnonzero((mask.sum(0) * central) > 0.08 * height)
     if mask.mean() < 0.01 or not len(columns):
         return None
     mask[:, : columns[0]] = False

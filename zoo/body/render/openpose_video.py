@@ -1,9 +1,9 @@
 """The pose video that drives Wan-Animate: 20 points of a body, drawn as its public preprocessing draws them.
 
-Cheng et al. 2025 (arXiv 2509.14055) condition on skeletons; their points, colours and widths are those of Wan2.2's
+Cheng et al. 2025 (arXiv 2509.14055) condition on skeletons. Points, colors and widths are those of Wan2.2's
 wan/modules/animate/preprocess: OpenPose's 18 points and the toes, each limb an ellipse, each point a disc, on black.
-There a detector finds the points in somebody's film, here they are a body's own. Hands are left out, as there where
-none are seen: motion has no fingers.
+There a detector finds the points in a video; here they come from a body mesh. Hands are left out, as they are there if
+none are detected: motion has no fingers.
 """
 
 import math
@@ -20,7 +20,7 @@ POINTS = (
     "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee "
     "right_ankle left_hip left_knee left_ankle right_eye left_eye right_ear left_ear left_toes right_toes"
 ).split()
-# the points at a limb's ends, in the order in which limbs are drawn; the n-th limb and the n-th point have one colour
+# the points at a limb's ends, in the order in which limbs are drawn; the n-th limb and the n-th point have one color
 LIMBS = (
     *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)),
     *((1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (13, 18), (10, 19)),
@@ -30,10 +30,10 @@ COLORS = (
     *((0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255)),
     *((170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85), (200, 200, 0), (100, 100, 0)),
 )
-DIM = 0.6  # of its colour, in which a limb is drawn
-# points that are no joints: the joint they move with, where they are from it at rest, in metres (left is +X, up +Y, the
-# body looks along +Z; measured on the human meshes), and, on the head, which way the skin looks there
-SKIN = {
+LIMB_BRIGHTNESS = 0.6  # over its color's
+# points that are no joints: the joint that they move with; their position relative to it at rest, in metres (left is
+# +X, up +Y, the body faces +Z; measured on the human meshes); and, on the head, the normal of the skin
+SURFACE_POINTS = {
     "nose": ("head", (0.0, 0.02, 0.115), (0.0, 0.0, 1.0)),
     "right_eye": ("head", (-0.031, 0.056, 0.1), (-0.3, 0.0, 0.95)),
     "left_eye": ("head", (0.031, 0.056, 0.1), (0.3, 0.0, 0.95)),
@@ -42,43 +42,44 @@ SKIN = {
     "left_toes": ("left_foot", (0.027, -0.012, 0.068), None),
     "right_toes": ("right_foot", (-0.027, -0.012, 0.068), None),
 }
-AWAY = -0.3  # cosine of the angle between skin and viewer from which on a detector no longer sees it
+MIN_FACING = -0.3  # cosine of the angle between normal and viewer below which a detector misses a point
 
 
 def pose_points(body: Body, rotations: np.ndarray, root: np.ndarray, camera: Camera, side: int) -> np.ndarray:
-    """Where a picture of side x side pixels shows `POINTS`, NaN on the far side of the head. -> (F, 20, 2) float32
+    """Positions of POINTS in an image of side x side pixels, NaN on the far side of the head. -> (F, 20, 2) float32
 
-    rotations (F, 24, 3, 3) local; root (F, 3) canonical, metres (`Body.place`).
+    rotations (F, 24, 3, 3) local; root (F, 3) canonical, metres (`Body.scale_root`).
     """
     transforms, joints = body.transforms(rotations, root)
-    at = {name: joints[:, index] for index, name in enumerate(JOINTS)}
-    shoulders = at["neck"] = (at["left_shoulder"] + at["right_shoulder"]) / 2
-    # a detector's hips are points of the outline, wider apart than SMPL's and higher (zoo.body.detection.blazepose_detector)
-    middle = (at["left_hip"] + at["right_hip"]) / 2
-    hips = (middle - HIP_RISE * shoulders) / (1 - HIP_RISE)
-    at |= {name: hips + (at[name] - middle) / HIP_WIDTH for name in ("left_hip", "right_hip")}
-    for name, (joint, place, looks) in SKIN.items():
-        moved = transforms[:, JOINTS.index(joint)]
-        at[name] = moved[:, :, :3] @ (body.joints[JOINTS.index(joint)] + np.float32(place)) + moved[:, :, 3]
-        if looks is not None:
-            viewer = np.float32(camera.position) - at[name]
-            facing = ((moved[:, :, :3] @ np.float32(looks)) * viewer).sum(-1) / np.linalg.norm(viewer, axis=-1)
-            at[name] = np.where(facing[:, None] < AWAY, np.nan, at[name])
-    return camera.project(np.stack([at[name] for name in POINTS], 1), side, side)[0].astype(np.float32)
+    points = {name: joints[:, index] for index, name in enumerate(JOINTS)}
+    shoulders = points["neck"] = (points["left_shoulder"] + points["right_shoulder"]) / 2
+    # a detector's hips are wider apart than SMPL's and higher (zoo.body.image_skeleton)
+    mid_hip = (points["left_hip"] + points["right_hip"]) / 2
+    hips = (mid_hip - HIP_RISE * shoulders) / (1 - HIP_RISE)
+    points |= {name: hips + (points[name] - mid_hip) / HIP_WIDTH for name in ("left_hip", "right_hip")}
+    for name, (joint, offset, normal) in SURFACE_POINTS.items():
+        transform = transforms[:, JOINTS.index(joint)]
+        rest = body.joints[JOINTS.index(joint)] + np.float32(offset)
+        points[name] = transform[:, :, :3] @ rest + transform[:, :, 3]
+        if normal is not None:
+            viewer = np.float32(camera.position) - points[name]
+            facing = ((transform[:, :, :3] @ np.float32(normal)) * viewer).sum(-1) / np.linalg.norm(viewer, axis=-1)
+            points[name] = np.where(facing[:, None] < MIN_FACING, np.nan, points[name])
+    return camera.project(np.stack([points[name] for name in POINTS], 1), side, side)[0].astype(np.float32)
 
 
 def draw_pose(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """points (20, 2) pixels -> (H, W, 3) uint8; what is not finite is left out with its limbs."""
+    """points (20, 2) pixels -> (H, W, 3) uint8; points that are not finite are left out with their limbs."""
     image = np.zeros((height, width, 3), np.uint8)
-    thick = max(min(height, width) // 200 - 1, 1)
-    seen = np.isfinite(points).all(1)
-    for (a, b), colour in zip(LIMBS, COLORS, strict=False):
-        if seen[a] and seen[b]:
+    thickness = max(min(height, width) // 200 - 1, 1)
+    is_finite = np.isfinite(points).all(1)
+    for (a, b), color in zip(LIMBS, COLORS, strict=False):
+        if is_finite[a] and is_finite[b]:
             x, y = (points[a] + points[b]) / 2
             along = points[a] - points[b]
             half, angle = math.hypot(*along) / 2, math.degrees(math.atan2(along[1], along[0]))
-            outline = cv2.ellipse2Poly((int(x), int(y)), (int(half), thick), int(angle), 0, 360, 1)
-            cv2.fillConvexPoly(image, outline, [int(DIM * value) for value in colour])
-    for point in np.flatnonzero(seen):
-        cv2.circle(image, tuple(map(int, points[point])), thick, COLORS[point], -1)
+            ellipse = cv2.ellipse2Poly((int(x), int(y)), (int(half), thickness), int(angle), 0, 360, 1)
+            cv2.fillConvexPoly(image, ellipse, [int(LIMB_BRIGHTNESS * channel) for channel in color])
+    for index in np.flatnonzero(is_finite):
+        cv2.circle(image, tuple(map(int, points[index])), thickness, COLORS[index], -1)
     return image

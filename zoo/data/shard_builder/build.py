@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from zoo.body.detection.base import PersonDetector
-from zoo.body.render.densepose import BODY
+from zoo.body.render.densepose import FOREGROUND_PART
 from zoo.data.base import EvalSpec
 from zoo.data.clip_folder import ClipFiles
 from zoo.data.eval_clips import crop_box, crop_images, crop_labels
@@ -193,7 +193,7 @@ def _build_clip(video: ClipFiles, start: Fraction, spec: ShardSpec, detector: Pe
         fields["parts"] = crop_labels(np.stack(list(video.parts.parts_at(times, height, width))), box, crop)
     elif poses is not None:
         masks = crop_images(np.repeat((poses.mask * 255).astype(np.uint8)[..., None], 3, -1), box, crop)[..., 0]
-        fields["parts"] = np.where(masks > 127, BODY, 0).astype(np.uint8)
+        fields["parts"] = np.where(masks > 127, FOREGROUND_PART, 0).astype(np.uint8)
     return fields
 
 

@@ -21,7 +21,7 @@ class RandomPlace:
 
     def __init__(self, seed: int):
         self._rng = np.random.default_rng(seed_of("scene", seed))
-        self.camera: Camera = camera(str(self._rng.choice(FRONTAL_CAMERAS)), reach=0)
+        self.camera: Camera = camera(str(self._rng.choice(FRONTAL_CAMERAS)), max_offset=0)
 
     def draw_backdrop(self, resolution: int) -> np.ndarray:
         """Draw the backdrop, (resolution, resolution, 3) uint8; call it once."""

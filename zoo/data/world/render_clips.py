@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from zoo.batch import MOTION_FPS
-from zoo.body.render.rasterizer import draw_skeleton, heatmaps, inverse_depth, render_motion
+from zoo.body.render.pose_maps import draw_skeleton, heatmaps
+from zoo.body.render.rasterizer import inverse_depth, render_motion
 from zoo.body.skeleton import resample, unpack
 from zoo.data.shard_builder.move_captions import caption
 from zoo.data.shard_file import Sample, ShardReader, write_shard

@@ -57,8 +57,8 @@ def make_scene(seed: int, key: str, dancer: str, root: np.ndarray, height: int, 
     rng = np.random.default_rng(seed_of(seed, "scene", key))
     name = str(rng.choice(CAMERAS))
     look = dancer_look(seed, dancer)
-    path = clothed_body(look).place(root)[:, :2]
+    path = clothed_body(look).scale_root(root)[:, :2]
     x, y = (float(value) for value in (path.min(0) + path.max(0)) / 2)
-    origin_camera = camera(name, reach=float(np.linalg.norm(path - [x, y], axis=1).max()))
+    origin_camera = camera(name, max_offset=float(np.linalg.norm(path - [x, y], axis=1).max()))
     kind, image = random_backdrop(rng, origin_camera, height, width)
-    return Scene(look, name, origin_camera.moved(x, y), kind, image)
+    return Scene(look, name, origin_camera.translated(x, y), kind, image)

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, max_pool2d
 
-from zoo.body.render.densepose import COLORS, HEADS, head_square
+from zoo.body.render.densepose import COLORS, HEAD_PARTS, head_square
 from zoo.diffusion.constraints import ReplaceKnownFrames
 from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance
@@ -235,7 +235,7 @@ def coloured(parts: Tensor) -> Tensor:
 
 def head_box(parts: Tensor) -> Tensor:
     """Squares about the heads in parts (B, H, W), see `head_square`: (B, 4), on their device; or NaN."""
-    squares = [head_square(np.isin(one, HEADS)) for one in parts.cpu().numpy()]
+    squares = [head_square(np.isin(one, HEAD_PARTS)) for one in parts.cpu().numpy()]
     return torch.from_numpy(np.stack(squares)).to(parts.device)
 
 

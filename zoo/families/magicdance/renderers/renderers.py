@@ -47,7 +47,7 @@ class Shot:
     def __init__(self, look: Appearance, height: int, width: int, pull: float):
         """pull: share of what the dancer is out of bounds that the camera makes up for in a frame, 0..1."""
         self.look, self.height, self.width, self.pull = look, height, width, pull
-        self.camera, self.at = camera("C09", reach=ROOM), None
+        self.camera, self.at = camera("C09", max_offset=ROOM), None
 
     def __call__(self, motion: Tensor) -> Tensor:
         """(F, 151) -> (F, 3, H, W) uint8"""
@@ -58,7 +58,7 @@ class Shot:
             away = place - self.at
             distance = max(np.linalg.norm(away), ROOM)
             self.at = self.at + away * (1 - ROOM / distance) * self.pull
-            views.append(self.camera.moved(*self.at))
+            views.append(self.camera.translated(*self.at))
         drawn = render_motion(self.look, rotations.numpy(), root.numpy(), views, self.height, self.width, maps=("rgb",))
         return torch.from_numpy(drawn["rgb"]).permute(0, 3, 1, 2)
 
