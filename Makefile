@@ -1,24 +1,24 @@
-# make demo | test | setup | bench | lint. VENV=DIR uses an environment that is there already.
+# make setup | demo | test | lint | types | bench | compare. VENV=DIR uses another environment than .venv.
 VENV ?= .venv
 BIN := $(VENV)/bin
-# what the pinned packages run on
-GOOD := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
 HOST_PYTHON = $(shell for name in python3.11 python3.12 python3; do \
-  $$name -c '$(GOOD)' 2>/dev/null && echo $$name && break; done)
-STAMP := $(VENV)/.dancezoo-$(firstword $(shell cksum requirements.txt))
+  $$name -c '$(SUPPORTED)' 2>/dev/null && echo $$name && break; done)
+STAMP := $(VENV)/.dancezoo-$(firstword $(shell cat requirements.txt pyproject.toml | cksum))
 TESTS ?= tests
 
-.PHONY: setup demo test bench lint
+.PHONY: setup demo test lint types bench compare
 
 setup: $(STAMP)
 
-# Named after the requirements: changed pins make it run again, an environment that satisfies them installs nothing.
+# Named after the requirements: other pins install again, the same ones never do.
 $(STAMP):
 	@test -x $(BIN)/python || { test -n "$(HOST_PYTHON)" && $(HOST_PYTHON) -m venv $(VENV); } || { \
 	  echo "make: no Python 3.11 or 3.12 with venv found; install one, or name an environment by VENV=DIR" >&2; exit 2; }
-	@$(BIN)/python tools/satisfied.py requirements.txt || { echo "installing into $(VENV) (7 GB, some minutes)"; \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt; }
-	@rm -f $(VENV)/.dancezoo-*; touch $@ 2>/dev/null || true
+	@echo "installing into $(VENV) (7 GB when new, some minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@rm -f $(VENV)/.dancezoo-*; touch $@
 
 demo: setup
 	$(BIN)/python sample.py
@@ -26,9 +26,16 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest $(TESTS)
 
-bench: setup
-	$(BIN)/python evaluate.py
-
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/python tools/check_types.py
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(BIN)/python -m benchmarks
+
+compare: setup
+	$(BIN)/python evaluate.py

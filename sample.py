@@ -1,25 +1,11 @@
-"""Make a figure dance to a song: see conf/sample.yaml for every option.
+"""Make a video of a figure that dances to a song: conf/sample.yaml lists every option.
 
-python sample.py                                      # the shipped checkpoint, picture and song
+python sample.py                                      # the shipped checkpoint, image and song
 python sample.py music=song.mp3 seconds=20 seed=1 out=dance.mp4
 python sample.py music=song.mp3 out=dance.glb         # the motion itself, for Blender
 """
 
-from omegaconf import DictConfig
-
-from zoo.run.errors import script
-
-
-@script("sample", groups=False)
-def main(config: DictConfig) -> None:
-    """Check the request while nothing heavy is loaded, then do it."""
-    from zoo.run.sample.request import read_request
-
-    request = read_request(config)
-    from zoo.run.sample.generate import generate
-
-    generate(request)
-
+from zoo.cli import sample
 
 if __name__ == "__main__":
-    main()
+    sample()

@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 from weights import fill_by_name, numbers
 
 from zoo.families.base import Sampler
+from zoo.files import conf_folder
 from zoo.media import read_frames
 from zoo.music.beats import NO_BEATS
 from zoo.music.encoder import MusicFeatures
 from zoo.run.build import build_family, build_stage
 from zoo.run.checkpoint import load_family, read_checkpoint
-from zoo.run.errors import CONF
 
 WORLD = (
     "data.songs={train:4,val:1,test:2} data.seconds=6 data.dances_per_song=1 data.workers=1 data.rendering.seconds=2 "
@@ -38,7 +38,7 @@ ASSETS = Path(__file__).parents[1] / "assets" / "demo"
 
 
 def composed(*overrides: str):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return compose("train", overrides=[*SMALL, *overrides])
 
 

@@ -201,7 +201,7 @@ def test_a_stage_that_needs_parts_says_which_folder_has_none(scripts, tmp_path):
         (f"folder={tmp_path}/in", f"out={tmp_path}/out"),
         ("fps=10", "num_frames=10", "height=64", "width=64"),
     )
-    done = scripts.inside("zoo/run/build_shards", *folders, "allow_silent=true", *sizes)
+    done = scripts.inside("zoo/cli", "shards", *folders, "allow_silent=true", *sizes)
     assert done.returncode == 0, done.stderr
     assert "no folder densepose or masks lies beside 00002:" in done.stdout and "2 clips of 2 videos" in done.stdout
     what = "model=magicdance", "model.renderer=diffusion", "model.recipe=[image]", "data=shards"

@@ -17,9 +17,9 @@ from zoo.body.detection.base import PoseDetector, Poses
 from zoo.data.base import EvalSpec
 from zoo.data.frame_source import VideoFile
 from zoo.data.sources.videos import Videos
+from zoo.files import conf_folder
 from zoo.media import Sound, VideoWriter, write_sound
 from zoo.music.encoder import MusicEncoder, token_count
-from zoo.run.errors import CONF
 from zoo.run.evaluate.protocol import read_protocol
 
 RATE = 24000
@@ -277,7 +277,7 @@ def test_training_on_it_is_refused_with_the_way_to_shards(tmp_path):
 @pytest.mark.parametrize("name", ["aist-dabfusion", "aist-m2penc", "tiktok-magicdance", "musedance"])
 def test_protocols_on_videos_say_what_they_need(name, tmp_path):
     """Each composes, and sets only what the data and the metrics know."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("evaluate", ["data=videos", f"data.folder={tmp_path}", f"protocol={name}"])
     protocol = read_protocol(config)
     assert protocol.id == name and protocol.data == "videos" and protocol.judge == "people"
@@ -285,5 +285,5 @@ def test_protocols_on_videos_say_what_they_need(name, tmp_path):
     names = {"aist-m2penc": 20, "tiktok-magicdance": 6}.get(name)
     assert (len(source.names) if source.names else None) == names
     for metric, arguments in protocol.metrics.items():
-        target = get_class(OmegaConf.load(CONF / "metrics" / f"{metric}.yaml")._target_)
+        target = get_class(OmegaConf.load(conf_folder() / "metrics" / f"{metric}.yaml")._target_)
         assert set(arguments) <= set(signature(target).parameters)

@@ -15,6 +15,7 @@ from zoo.families.base import Sampler
 from zoo.families.latent.stages import AutoencoderStage
 from zoo.families.musedance.family import MuseDance, SongTokens, anchored
 from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
+from zoo.files import conf_folder
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
 from zoo.nn.figure_segmentation import REGIONS, regions_of
@@ -22,7 +23,6 @@ from zoo.nn.temporal import apart, positions
 from zoo.nn.text import HashedTokenEncoder
 from zoo.run.build import build_family
 from zoo.run.checkpoint import load_for_stage
-from zoo.run.errors import CONF
 from zoo.run.train.fit import stage_training
 from zoo.run.train.runs import stages
 
@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused():
 
 def test_the_papers_size_has_the_papers_numbers():
     """Parameters part by part, and 48 frames of 640x640 after two others through all networks; nothing is allocated."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("train", overrides=["model=musedance", "size=paper", "music=ast"])
     with torch.device("meta"):
         family = build_family(config)

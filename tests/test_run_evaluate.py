@@ -14,10 +14,10 @@ from hydra.utils import instantiate
 
 from zoo.body.skeleton import resample
 from zoo.families.magicdance.family import MagicDance
+from zoo.files import conf_folder
 from zoo.media import decode_frames, encode_frames, read_frames, read_image
 from zoo.music.spectral import Spectral
 from zoo.run.checkpoint import load_family
-from zoo.run.errors import CONF
 from zoo.run.evaluate.protocol import protocol_hash, read_gauges, read_protocol
 from zoo.run.evaluate.records import MARK
 from zoo.run.evaluate.systems import pair_up
@@ -94,7 +94,7 @@ def test_the_table_says_what_was_compared(table):
 
 def test_the_clips_are_the_datas_own(table, truths):
     """The ground truth's file decodes to the very frames of the data."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("evaluate", overrides=TINY)
     takes = instantiate(config.data).eval_clips("test", read_protocol(config).cut, Spectral())
     assert takes.keys == list(truths)
@@ -269,7 +269,7 @@ def test_other_songs_are_other_songs():
 
 def composed(*overrides: str):
     """An evaluation's config."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return compose("evaluate", overrides=list(overrides))
 
 
@@ -294,7 +294,7 @@ def test_the_hash_names_what_is_compared():
     assert read_protocol(composed()).id == "world-v1"
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "protocol").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_folder() / "protocol").glob("*.yaml")))
 def test_every_protocol_can_be_read(name):
     """With the data it names, and with every metric there is."""
     source = composed(f"protocol={name}").protocol.data

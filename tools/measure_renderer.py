@@ -29,11 +29,11 @@ from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.data.base import WindowSpec
 from zoo.families.magicdance.renderers.animator import head_box
 from zoo.families.magicdance.renderers.renderers import DiffusionRenderer
+from zoo.files import conf_folder
 from zoo.metrics.identity import Signature, signature, signature_distance
 from zoo.metrics.statistics import bootstrap_interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.run.errors import CONF
 
 FPS, SIDE = 12, 128
 NEAR = 9  # pixels about a body where its shadow may fall
@@ -79,7 +79,7 @@ class Clips:
     """Held-out clips and pictures of their dancers."""
 
     def __init__(self, ckpt: str, count: int):
-        with initialize_config_dir(str(CONF), version_base=None):
+        with initialize_config_dir(str(conf_folder()), version_base=None):
             config = compose("train", overrides=["model=magicdance"])
         encoder, world = build_encoder(load_family(ckpt)[1]), instantiate(config.data)
         world.prepare_data(NEEDS, encoder, ["test"])

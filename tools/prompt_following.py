@@ -29,11 +29,11 @@ from zoo.body.skeleton import JOINTS
 from zoo.data.base import EvalSpec, WindowSpec
 from zoo.data.world.moves import MOVES
 from zoo.families.base import Sampler
+from zoo.files import conf_folder
 from zoo.metrics.statistics import bootstrap_interval
 from zoo.nn.cpu_inference import PRECISIONS
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.run.errors import CONF
 from zoo.run.evaluate.systems import pair_up
 from zoo.run.sample.generate import faster
 
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--precision", choices=PRECISIONS)
     options = parser.parse_args()
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(conf_folder()), version_base=None):
         config = compose("train", overrides=["model=musedance"])
     family, trained = load_family(options.ckpt)
     encoder, world = build_encoder(trained), instantiate(config.data)

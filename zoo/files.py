@@ -14,6 +14,17 @@ def cache_root() -> Path:
     return Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo").expanduser()
 
 
+def resource_root() -> Path:
+    """The folder that holds conf/ and assets/: the package when it was installed from a wheel, else the checkout."""
+    package = Path(__file__).resolve().parent
+    return package if (package / "conf").is_dir() else package.parent
+
+
+def conf_folder() -> Path:
+    """The folder of all configuration files."""
+    return resource_root() / "conf"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A place for a file, or a folder, that takes the place of `path` when all went well and vanishes on any exception.

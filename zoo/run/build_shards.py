@@ -1,6 +1,6 @@
 """Make training shards of a folder of dance videos: see conf/shards.yaml for every option.
 
-python -m zoo.run.build_shards folder=videos out=shards weights.pose_detector=mediapipe.whl
+dancezoo shards folder=videos out=shards weights.pose_detector=mediapipe.whl
 python train.py model=musedance data=shards data.urls='shards/*.tar'
 """
 
@@ -9,11 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from zoo.run.errors import script
 
-
-@script("shards", groups=False)
-def main(config: DictConfig) -> None:
+def build_shards(config: DictConfig) -> None:
     """Check the options, then make one shard a video."""
     from rich.progress import track
 
@@ -67,7 +64,3 @@ def main(config: DictConfig) -> None:
     print(f"{num_clips} clips of {len(reports) - num_unused} videos are in {out}; {num_unused} videos gave none")
     if not num_clips:
         raise ValueError(f"folder={config.folder}: no clip of it can be used")
-
-
-if __name__ == "__main__":
-    main()

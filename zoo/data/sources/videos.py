@@ -40,7 +40,7 @@ NUM_DETECTION_FRAMES = 16  # frames of a clip in which the dancer is detected to
 MIN_RATE_FRACTION = Fraction(19, 20)  # of the required frames a second: 29.97 serves as 30, 25 does not
 NOT_FOR_TRAINING = (
     "data=videos is for evaluation: to train on videos, make shards of them with "
-    "python -m zoo.run.build_shards folder=DIR out=DIR (docs/data.md) and use data=shards data.urls='DIR/*.tar'"
+    "dancezoo shards folder=DIR out=DIR (docs/data.md) and use data=shards data.urls='DIR/*.tar'"
 )
 
 

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from zoo.body.detection.base import PoseDetector
 from zoo.data.base import SPLITS, EvalSpec
+from zoo.files import conf_folder
 from zoo.metrics.base import Metric
-from zoo.run.errors import CONF
 from zoo.run.sample.request import existing, frame_rate, whole
 
 JUDGES = ("world", "people")
@@ -102,7 +102,7 @@ def read_protocol(config: DictConfig) -> Protocol:
 
 def _as_published(given: Mapping[str, Any]) -> bool:
     """Whether the values are those of the file that the id names, none of them changed on the command line."""
-    path = CONF / "protocol" / f"{given['id']}.yaml"
+    path = conf_folder() / "protocol" / f"{given['id']}.yaml"
     return path.is_file() and OmegaConf.to_container(OmegaConf.load(path))["protocol"] == given
 
 
@@ -113,7 +113,7 @@ def read_gauges(config: DictConfig, protocol: Protocol, detector: PoseDetector |
 
     Raises ValueError for an unknown name, for a file of the user's that does not fit, and for overrides of no metric.
     """
-    files = {path.stem: path for path in sorted((CONF / "metrics").glob("*.yaml"))}
+    files = {path.stem: path for path in sorted((conf_folder() / "metrics").glob("*.yaml"))}
     asked = list(config.measure) if isinstance(config.measure, ListConfig) else [config.measure]
     names = list(files) if asked == ["all"] else list(dict.fromkeys(map(str, asked)))
     for name in [*names, *protocol.metrics]:

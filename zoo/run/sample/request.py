@@ -9,9 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from zoo.files import cache_root
+from zoo.files import cache_root, resource_root
 
-ROOT = Path(__file__).resolve().parents[3]
 RENDERERS = ("mesh", "warp", "diffusion")
 WAN = "wan_animate"  # sample.py's, whose weights are not of a checkpoint
 FINDING = ("warp", "diffusion", WAN)  # of these, those that look for the figure of the picture
@@ -168,7 +167,7 @@ def existing(path: str, name: str) -> Path:
     """A path that exists, also looked for beside the scripts (the shipped files). Raises ValueError."""
     if path is None or str(path) == "":
         raise ValueError(f"{name}= is empty; give it a file")
-    for candidate in (Path(str(path)).expanduser(), ROOT / str(path)):
+    for candidate in (Path(str(path)).expanduser(), resource_root() / str(path)):
         if candidate.exists():
             return candidate
     raise ValueError(f"{name}={path}: there is no such file")

@@ -1,0 +1,190 @@
+"""The command line: `dancezoo COMMAND KEY=VALUE ...`, and the scripts train.py, sample.py and evaluate.py.
+
+Each command composes its configuration by Hydra, checks it before anything heavy is imported, and calls one function of
+`zoo.run`. Only this module and Hydra are imported before that, so that a typo is answered in a second.
+"""
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from zoo.files import conf_folder
+from zoo.run.errors import report_errors
+
+NO_GROUPS = str(Path(__file__).parent / "run")  # a folder whose subfolders have no name of an option
+USAGE = """usage: dancezoo COMMAND [KEY=VALUE ...]
+
+  sample     make a video: image=me.jpg music=song.mp3 seconds=20 out=dance.mp4
+  train      train a model, continue a run, or export one: model=musedance
+  evaluate   compare checkpoints and folders of videos in one table: ckpt=[A,B]
+  shards     make training shards of a folder of dance videos: folder=DIR out=DIR
+  models     list the shipped models
+  setup      check this installation; `setup pose_detector` downloads the pose detector
+
+COMMAND --help lists the options of a command."""
+
+
+def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callable[[], None]]:
+    """Decorate `main(config)` of a command: Hydra composes conf/NAME.yaml, errors become one line.
+
+    groups: whether the folders of conf/ are options of the command. `sample` has none: its music= and model= are
+    values, which Hydra would look for in conf/music and conf/model. Exit code 2 for a user's mistake
+    (`zoo.run.errors.error_message`), 130 for Ctrl-C; anything else is a bug and shows its traceback.
+    """
+
+    def decorate(main: Callable) -> Callable[[], None]:
+        arguments: list[str] = []
+
+        @functools.wraps(main)
+        def job(config) -> None:
+            sys.argv[1:] = arguments  # as typed: Lightning starts further processes by them
+            with report_errors(name):  # here too: Hydra adds a line of its own to exceptions that leave its job
+                _check_sections(config, name)
+                main(config)
+
+        @functools.wraps(main)
+        def run() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
+            with report_errors(name):
+                import hydra
+
+                folder, config_name = (str(conf_folder()), name) if groups else (NO_GROUPS, _store(name))
+                arguments[:] = sys.argv[1:]
+                overrides = arguments[1:] if arguments[:1] == [name] else arguments
+                sys.argv[1:] = map(quote_override, overrides)
+                hydra.main(config_path=folder, config_name=config_name, version_base="1.3")(job)()
+
+        return run
+
+    return decorate
+
+
+def _store(name: str) -> str:
+    """Register a command's config with Hydra without the folder it lies in. Returns its registered name."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    store.store("hydra_defaults", OmegaConf.load(conf_folder() / "hydra_defaults.yaml"), package="_global_")
+    registered = f"{name}_alone"  # Hydra would take a stored config of the file's name for its schema
+    store.store(registered, OmegaConf.load(conf_folder() / f"{name}.yaml"))
+    return registered
+
+
+def quote_override(argument: str) -> str:
+    """KEY=VALUE in Hydra's grammar: ~/x.mp3, it's (live).ogg and a-{0..9}.tar are plain text to a user."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    key, equals, value = argument.partition("=")
+    if not equals or argument.startswith("-"):
+        return argument
+    try:
+        if not OverridesParser.create().parse_override(argument).is_sweep_override():
+            return argument
+    except HydraException:
+        pass
+    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value)
+    return f"{key}='{escaped}'"
+
+
+def _check_sections(config, name: str) -> None:
+    """Raises ValueError where a value stands in place of a section: sampler=3."""
+    from omegaconf import DictConfig, OmegaConf
+
+    for key, section in OmegaConf.load(conf_folder() / f"{name}.yaml").items():
+        if isinstance(section, DictConfig) and not isinstance(config[key], DictConfig):
+            raise ValueError(f"{key}={config[key]}: give one of {', '.join(f'{key}.{option}=' for option in section)}")
+
+
+@hydra_script("train")
+def train(config) -> None:
+    """Train a family's stages, continue a run, or export one: conf/train.yaml."""
+    from zoo.run.train.runs import open_run
+
+    run, config = open_run(config)
+    if run is None:
+        from zoo.run.checkpoint import export
+
+        export(config.ckpt, config.export, config.export_dtype)
+    elif config.plan:
+        from zoo.run.train.plan import print_plan
+
+        print_plan(config)
+    else:
+        from zoo.run.train.fit import fit
+
+        fit(config, run)
+
+
+@hydra_script("sample", groups=False)
+def sample(config) -> None:
+    """Make a video of a figure that dances to a song: conf/sample.yaml."""
+    from zoo.run.sample.request import read_request
+
+    request = read_request(config)
+    from zoo.run.sample.generate import generate
+
+    generate(request)
+
+
+@hydra_script("evaluate")
+def evaluate(config) -> None:
+    """Compare dances in one table, with intervals and paired tests: conf/evaluate.yaml."""
+    from zoo.run.evaluate.benchmark import evaluate
+
+    evaluate(config)
+
+
+@hydra_script("shards", groups=False)
+def shards(config) -> None:
+    """Make training shards of a folder of dance videos: conf/shards.yaml."""
+    from zoo.run.build_shards import build_shards
+
+    build_shards(config)
+
+
+def models() -> None:
+    """List the shipped models, a line each."""
+    from zoo.run.models import shipped_models
+
+    with report_errors("models"):
+        for model in shipped_models():
+            print(model)
+
+
+def setup() -> None:
+    """Check this installation, or download a named part of it."""
+    from zoo.run.setup import setup
+
+    with report_errors("setup"):
+        setup(sys.argv[2:])
+
+
+COMMANDS = {
+    "sample": sample,
+    "train": train,
+    "evaluate": evaluate,
+    "shards": shards,
+    "models": models,
+    "setup": setup,
+}
+
+
+def main() -> None:
+    """Entry point of the console script `dancezoo`."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help", "help"):
+        print(USAGE)
+    elif command in COMMANDS:
+        COMMANDS[command]()
+    else:
+        print(f"dancezoo: there is no command {command}; use one of {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""The models that are shipped with the package: folders assets/FAMILY-SIZE, each an export with its model card."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.files import resource_root
+from zoo.run.config import CONFIG_FILE, read_config
+
+CARD_FILE, WEIGHTS_FILE = "README.md", "model.safetensors"
+DEFAULT_SIZE = "tiny"
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """One shipped model. name: FAMILY-SIZE; folder: its export; megabytes: on the disk."""
+
+    name: str
+    family: str
+    folder: Path
+    megabytes: float
+
+    @property
+    def card(self) -> str:
+        """The text of its model card, Markdown; '' where it has none."""
+        file = self.folder / CARD_FILE
+        return file.read_text() if file.is_file() else ""
+
+    def __str__(self) -> str:
+        text = (line.strip() for line in self.card.splitlines() if line.strip())
+        summary = next((line for line in text if line[0].isalpha() and ":" not in line), "")
+        return f"{self.name:20} {self.family:12} {self.megabytes:5.1f} MB  {summary}".rstrip()
+
+
+def shipped_models() -> list[ShippedModel]:
+    """Every shipped model, in the order of their names."""
+    models = []
+    for config in sorted((resource_root() / "assets").glob(f"*/{CONFIG_FILE}")):
+        folder = config.parent
+        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6
+        family = str(read_config(config.read_text(), config).model.name)
+        models.append(ShippedModel(folder.name, family, folder, size))
+    return models
+
+
+def find_model(name: str) -> Path | None:
+    """The folder of a shipped model: FAMILY-SIZE, or FAMILY alone for its tiny one. None where there is no such."""
+    for candidate in (name, f"{name}-{DEFAULT_SIZE}"):
+        folder = resource_root() / "assets" / candidate
+        if "/" not in candidate and (folder / CONFIG_FILE).is_file():
+            return folder
+    return None
