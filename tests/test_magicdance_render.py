@@ -454,7 +454,7 @@ def test_one_checkpoint_goes_from_song_and_picture_to_video(scripts, picture):
     assert frames.shape == (24, 64, 64, 3) and fps == 12
     cv2.imwrite(str(scripts.folder / "empty.png"), np.tile(np.arange(128, dtype=np.uint8)[:, None], (128, 1, 3)))
     done = scripts("sample", *asked, "out=nobody.mp4", "image=empty.png")
-    assert done.returncode == 2 and "sees no figure" in done.stderr and not (scripts.folder / "nobody.mp4").exists()
+    assert done.returncode == 2 and "no figure was detected" in done.stderr and not (scripts.folder / "nobody.mp4").exists()
     done = scripts("sample", *asked, "out=mesh.mp4", "renderer=mesh", "face=figure.png")
     assert done.returncode == 2 and "renderer=diffusion" in done.stderr
     done = scripts("sample", *asked, "out=faced.mp4", "face=empty.png")

@@ -226,7 +226,7 @@ def test_the_command_goes_from_song_and_picture_to_video(scripts, folder, pictur
         (["wan=code"], "wan=code: its vae is no class of diffusers or transformers"),
         ([f"wan={folder}", "renderer=warp"], "wan=FOLDER is for renderer=wan_animate"),
         ([f"wan={folder}", "image=null"], "give image=FILE"),
-        ([f"wan={folder}", "image=nobody.png"], "nobody.png does not do: world judge v1 sees no figure in it"),
+        ([f"wan={folder}", "image=nobody.png"], "no figure was detected (by the synthetic pose detector v1)"),
     ):
         refused(scripts.inside("sample", *asked, "out=refused.mp4", *more), words)
     shutil.copytree(folder, where / "pickled")

@@ -133,7 +133,7 @@ def song(scripts) -> Path:
         ({"scene": "world", "weights.people": "missing.whl"}, "weights.people=missing.whl: there is no such file"),
         ({"scene": "world", "weights.people": "text.png"}, "is neither a mediapipe wheel nor a folder"),
         ({"scene": "world", "image": "null"}, "scene= needs image=FILE"),
-        ({"scene": "world", "image": "clear.png"}, "clear.png: all of it is transparent"),
+        ({"scene": "world", "image": "clear.png"}, "clear.png: the image is completely transparent"),
         ({"scene": "world", "image": "text.png"}, "text.png cannot be read as a picture"),
         ({"scene": "text.png", "image": "figure.png"}, "text.png cannot be read as a picture"),
         ({"scene": "missing.png", "image": "figure.png"}, "scene=missing.png: there is no such file"),
@@ -200,7 +200,7 @@ def test_who_is_not_one_whole_person_is_refused(detector):
     small = cv2.copyMakeBorder(cv2.resize(other, (70, 150)), 120, 30, 35, 35, cv2.BORDER_REPLICATE)
     floor, head = (extent(one)[index] for index in (1, 0))
     for picture, words in (
-        (np.full_like(one, 150), "no person was found"), (np.hstack([one, other]), "2 people are in it"),
+        (np.full_like(one, 150), "no person was detected"), (np.hstack([one, other]), "2 people were detected"),
         (one[: floor - 40], "feet"), (one[: floor - 25], "feet"), (one[head + 15 :], "head"), (one[:, 62:], "side"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words) as caught:
@@ -217,7 +217,7 @@ def test_a_refusal_is_one_line_with_a_detector_too(scripts, song, wheel, tmp_pat
     Image.fromarray(two).save(tmp_path / "two.png")
     given = {"ckpt": song, "music": song, "image": tmp_path / "two.png", "scene": "world", "weights.people": wheel}
     done = scripts("sample", *(f"{name}={value}" for name, value in given.items()), f"out={tmp_path / 'out.mp4'}")
-    refused(done, "two.png: 2 people are in it")
+    refused(done, "two.png: 2 people were detected")
     Image.fromarray(np.tile(np.arange(96, dtype=np.uint8)[:, None, None], (1, 96, 3))).save(tmp_path / "sky.png")
     given |= {"scene": "null", "image": tmp_path / "sky.png"}
     done = scripts("sample", *(f"{name}={value}" for name, value in given.items()), f"out={tmp_path / 'out.mp4'}")

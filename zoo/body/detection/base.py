@@ -55,12 +55,12 @@ class PoseDetector(ABC):
         poses = self.detect(image[None])
         joints, mask = poses.joints[0], largest_component(poses.mask[0])
         if not np.isfinite(joints).all() or poses.confidence[0].mean() < min_confidence:
-            raise ValueError(f"{self.name} sees no figure in it")
+            raise ValueError(f"no figure was detected (by the {self.name})")
         if max(image.shape[:2]) > COARSE_MASK_SIDE:
             mask = refine_mask(image, mask)
         stature = stature_from_joints(joints)
         if (mask[-1] > 0.5).sum() > MAX_FOOT_CUT * stature:
-            raise ValueError("the feet of the figure in it are cut off; use a picture that shows the whole body")
+            raise ValueError("the feet of the figure are cut off; use an image that shows the whole body")
         return SegmentedFigure(mask_to_alpha(mask), joints, 1.0, stature)
 
 

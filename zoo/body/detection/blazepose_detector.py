@@ -92,13 +92,15 @@ class BlazePoseDetector(PersonDetector):
         people = [(person, landmarks, mask) for person, landmarks, mask in people if landmarks.presence >= MIN_SCORE]
         if not people:
             raise ValueError(
-                "no person was found in it; use a picture whose height one person fills to a quarter or more, "
-                "or a png whose background is transparent"
+                "no person was detected; use an image in which one person fills at least a quarter of the height, "
+                "or a png with a transparent background"
             )
         sizes = [float(np.linalg.norm(person.region.up)) for person, _, _ in people]
         main = int(np.argmax(sizes))
         if sum(size * MAIN_PERSON_RATIO > sizes[main] for size in sizes) > 1:
-            raise ValueError(f"{len(people)} people are in it, none clearly the main one; crop it to one person")
+            raise ValueError(
+                f"{len(people)} people were detected, none clearly the largest; crop the image to one person"
+            )
         _, landmarks, mask = people[main]
         mask = largest_component(mask)
         stature = _stature_from_points(landmarks.points)
@@ -138,17 +140,18 @@ def _head_joint(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature:
 def _check_whole_body(landmarks: Landmarks, mask: np.ndarray, stature: float) -> None:
     """Raises ValueError if more than a small part of the figure is outside the image, or its feet are hidden."""
     width = mask.shape[1]
-    inside = mask > 0.5
-    top, bottom, *sides = (edge.sum() / stature for edge in (inside[0], inside[-1], inside[:, 0], inside[:, -1]))
+    is_figure = mask > 0.5
+    edges = is_figure[0], is_figure[-1], is_figure[:, 0], is_figure[:, -1]
+    top, bottom, *sides = (edge.sum() / stature for edge in edges)
     lowest = (landmarks.points[FOOT_POINTS, 1].max() - len(mask)) / stature
-    hint = "use a picture that shows the whole body"
+    hint = "use an image that shows the whole body"
     if bottom > MAX_EDGE_WIDTH["feet"] or lowest > MAX_OUTSIDE or landmarks.visibility[FOOT_POINTS].max() < 0.5:
-        raise ValueError(f"the feet of the person in it are cut off or hidden; {hint}")
+        raise ValueError(f"the feet of the person are cut off or hidden; {hint}")
     if top > MAX_EDGE_WIDTH["head"] or landmarks.points[HEAD_POINTS, 1].min() < 0:
-        raise ValueError(f"the head or a raised hand of the person in it is cut off; {hint}")
+        raise ValueError(f"the head or a raised hand of the person is cut off; {hint}")
     hands, margin = landmarks.points[HAND_POINTS, 0], MAX_OUTSIDE * stature
     if max(sides) > MAX_EDGE_WIDTH["side"] or hands.min() < -margin or hands.max() > width + margin:
-        raise ValueError(f"the person in it is cut off at the side; {hint}")
+        raise ValueError(f"the person is cut off at the side; {hint}")
 
 
 def _stature_from_points(points: np.ndarray) -> float:

@@ -89,8 +89,8 @@ def head_mask(alpha: np.ndarray, joints: np.ndarray) -> np.ndarray:
 def _distance_to_segment(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Distance of points (N, 2) to the line segment between two."""
     direction = end - start
-    along = np.clip((points - start) @ direction / max(float(direction @ direction), 1e-6), 0, 1)
-    return np.linalg.norm(points - start - along[:, None] * direction, axis=1)
+    fraction = np.clip((points - start) @ direction / max(float(direction @ direction), 1e-6), 0, 1)
+    return np.linalg.norm(points - start - fraction[:, None] * direction, axis=1)
 
 
 def with_bone_lengths(shape: Body, offsets: np.ndarray) -> Body:

@@ -172,8 +172,8 @@ def _draw_limb(frame: np.ndarray, limb: LimbMesh, points: np.ndarray) -> None:
     adjugate = np.stack([sides[:, 1, 1], -sides[:, 0, 1], -sides[:, 1, 0], sides[:, 0, 0]], 1).reshape(-1, 2, 2)
     linear = ((adjugate / area[:, None, None]) @ window_sides).transpose(0, 2, 1)
     shift = limb.corners[:, 0] - (linear @ corners[:, 0, :, None])[..., 0]
-    outside = np.full((1, 6), np.nan)
-    maps = np.concatenate([outside, np.concatenate([linear.reshape(-1, 4), shift], 1)]).astype(np.float32)
+    empty_map = np.full((1, 6), np.nan)
+    maps = np.concatenate([empty_map, np.concatenate([linear.reshape(-1, 4), shift], 1)]).astype(np.float32)
     width, height = high - low
     triangle_map = np.zeros((height, width), np.int32)
     fixed_point = (corners * (1 << SUBPIXEL_BITS)).round().astype(np.int32)

@@ -178,7 +178,7 @@ def drawing_order(joints: np.ndarray, depth: np.ndarray) -> list[str]:
 
 def _limb_alphas(alpha: np.ndarray, joints: np.ndarray, stature: float) -> dict[str, np.ndarray]:
     """Split a figure's alpha (H, W) into one (H, W) float32 for each limb; they overlap at the joints."""
-    inside = alpha > MIN_ALPHA
+    is_figure = alpha > MIN_ALPHA
     y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
     trunk_distance = _distance_to_trunk(x, y, joints)
     names = ["torso"]
@@ -191,15 +191,15 @@ def _limb_alphas(alpha: np.ndarray, joints: np.ndarray, stature: float) -> dict[
     nearest = np.stack(distances).argmin(0)
     masks = {}
     for index, name in enumerate(names):
-        mask = inside & (nearest == index)
+        mask = is_figure & (nearest == index)
         if name == "torso":
-            mask |= inside & (trunk_distance < TRUNK_OVERLAP * stature)
+            mask |= is_figure & (trunk_distance < TRUNK_OVERLAP * stature)
             caps = TRUNK_CAPS
         else:
             first, second, _, overlap = LIMBS[name]
             caps = {first: overlap, second: END_CAP * overlap}
         for joint, radius in caps.items():
-            mask |= inside & (_distance_to_joint(x, y, joints, joint) < radius * stature)
+            mask |= is_figure & (_distance_to_joint(x, y, joints, joint) < radius * stature)
         masks[name] = _remove_small_components(mask)
     blur = 2 * max(1, round(FEATHER * stature)) + 1
     return {name: cv2.GaussianBlur(np.float32(mask), (blur, blur), 0) * alpha for name, mask in masks.items()}
@@ -223,9 +223,9 @@ def _distance_to_joint(x: np.ndarray, y: np.ndarray, joints: np.ndarray, name: s
 def _distance_to_segment(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Distance of pixels to the line segment from a to b."""
     direction = b - a
-    along = ((x - a[0]) * direction[0] + (y - a[1]) * direction[1]) / max(float(direction @ direction), 1e-6)
-    along = along.clip(0, 1)
-    return np.hypot(x - a[0] - along * direction[0], y - a[1] - along * direction[1])
+    fraction = ((x - a[0]) * direction[0] + (y - a[1]) * direction[1]) / max(float(direction @ direction), 1e-6)
+    fraction = fraction.clip(0, 1)
+    return np.hypot(x - a[0] - fraction * direction[0], y - a[1] - fraction * direction[1])
 
 
 def _distance_to_trunk(x: np.ndarray, y: np.ndarray, joints: np.ndarray) -> np.ndarray:
@@ -267,16 +267,16 @@ def _make_mesh(figure: Figure) -> Mesh:
 
 def _inpaint_figure(figure: Figure) -> np.ndarray:
     """The image with the figure replaced by inpainted background."""
-    image, inside = figure.image, np.uint8(figure.alpha > MIN_ALPHA)
+    image, figure_mask = figure.image, np.uint8(figure.alpha > MIN_ALPHA)
     side = 2 * max(2, round(HIDDEN_MARGIN * figure.stature)) + 1
     # pixels near the figure are no source of colors, but stay unchanged where possible
-    hidden, replaced = (cv2.dilate(inside, np.ones((size, size), np.uint8)) for size in (side, 2 * side // 3 | 1))
+    hidden, replaced = (cv2.dilate(figure_mask, np.ones((size, size), np.uint8)) for size in (side, 2 * side // 3 | 1))
     scale = min(1.0, INPAINTED_STATURE / figure.stature)
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     hole = cv2.resize(np.float32(hidden), size, interpolation=cv2.INTER_AREA) > 0.01
     background = cv2.resize(inpaint(small, hole), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    weight = np.maximum(cv2.GaussianBlur(np.float32(replaced), (side, side), 0), inside)[..., None]
+    weight = np.maximum(cv2.GaussianBlur(np.float32(replaced), (side, side), 0), figure_mask)[..., None]
     return (image * (1 - weight) + background * weight).round().clip(0, 255).astype(np.uint8)
 
 
@@ -349,6 +349,6 @@ def _trunk_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
         for corners in (source, target)
     )
     ratio = np.linalg.norm(target_up) / max(np.linalg.norm(source_up), 1e-6)
-    along = float(np.clip(ratio, *TRUNK_STRETCH_RANGE))
-    across = float(np.clip(target_width / max(source_width, 1e-6), *TRUNK_WIDTH_RANGE))
-    return _stretch_between(source_up, target_up, (along, across), source_hips, target_hips)
+    stretch = float(np.clip(ratio, *TRUNK_STRETCH_RANGE))
+    widening = float(np.clip(target_width / max(source_width, 1e-6), *TRUNK_WIDTH_RANGE))
+    return _stretch_between(source_up, target_up, (stretch, widening), source_hips, target_hips)

@@ -46,7 +46,7 @@ def from_alpha(rgba: np.ndarray) -> Cutout:
     alpha = np.float32(rgba[..., 3]) / 255
     rows = np.flatnonzero((alpha > 0.5).any(1))
     if not len(rows):
-        raise ValueError("all of it is transparent; nobody is in it")
+        raise ValueError("the image is completely transparent")
     return _crop(np.float32(rgba[..., :3]), alpha, float(rows[-1] + 1 - rows[0]))
 
 
@@ -93,11 +93,11 @@ def paste_cutout(cutout: Cutout, side: int, foot: np.ndarray, stature: float) ->
 
 def ground_contacts(alpha: np.ndarray, stature: float) -> list[float]:
     """The columns at which a figure's alpha (H, W) touches the floor, for its contact shadows."""
-    inside = alpha > 0.5
-    rows = np.flatnonzero(inside.any(1))
+    is_opaque = alpha > 0.5
+    rows = np.flatnonzero(is_opaque.any(1))
     if not len(rows):
         return []
-    soles = inside[max(0, int(rows[-1] + 1 - SOLE_HEIGHT * stature)) :].any(0)
+    soles = is_opaque[max(0, int(rows[-1] + 1 - SOLE_HEIGHT * stature)) :].any(0)
     edges = np.flatnonzero(np.diff(soles, prepend=False, append=False)).reshape(-1, 2)
     columns = []
     for left, right in edges:
@@ -136,7 +136,7 @@ def _weighted_blur(colors: np.ndarray, weight: np.ndarray, side: int) -> np.ndar
 
 def _crop(rgb: np.ndarray, alpha: np.ndarray, stature: float) -> Cutout:
     """Crop a figure to its opaque pixels."""
-    inside = alpha > 0.5
-    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    is_opaque = alpha > 0.5
+    rows, columns = (np.flatnonzero(is_opaque.any(axis)) for axis in (1, 0))
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     return Cutout(rgb[window], alpha[window], stature)

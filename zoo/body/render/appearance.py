@@ -72,10 +72,10 @@ def shade(
     if appearance.pattern != "plain":
         top = semantic == TOP
         # on the arms of a T-pose the stripes run around the sleeve
-        along = np.where((limb == TORSO) | (limb == HEAD), point[:, 1], point[:, 0])[top]
-        across = np.where((limb == TORSO) | (limb == HEAD), point[:, 0], point[:, 1])[top]
+        height = np.where((limb == TORSO) | (limb == HEAD), point[:, 1], point[:, 0])[top]
+        side = np.where((limb == TORSO) | (limb == HEAD), point[:, 0], point[:, 1])[top]
         width = STRIPE_WIDTH * body.leg_scale
-        rows, columns = np.floor(along / width) % 2, np.floor(across / width) % 2
+        rows, columns = np.floor(height / width) % 2, np.floor(side / width) % 2
         in_trim = {"stripes": rows == 0, "bars": columns == 0, "checks": rows == columns}[appearance.pattern]
         color[np.flatnonzero(top)[in_trim]] = appearance.trim
     if body.human:
@@ -183,11 +183,11 @@ def appearance_from_image(image: np.ndarray, body: str = "man") -> Appearance:
         """Figure pixels between two heights (0 crown, 1 sole), within `relative_width` of the figure's width."""
         first, last = (int(top + height * fraction) for fraction in (start, stop))
         rows = slice(first, max(last, first + 1))
-        inside = mask[rows].copy()
-        if inside.any():
-            center, half = np.median(np.nonzero(inside)[1]), max(relative_width * width / 2, 1)
-            inside[:, np.abs(np.arange(mask.shape[1]) - center) > half] = False
-        return pixels[rows][inside]
+        band_mask = mask[rows].copy()
+        if band_mask.any():
+            center, half = np.median(np.nonzero(band_mask)[1]), max(relative_width * width / 2, 1)
+            band_mask[:, np.abs(np.arange(mask.shape[1]) - center) > half] = False
+        return pixels[rows][band_mask]
 
     is_portrait = bottom >= mask.shape[0] - 2 and width > 0.55 * height  # cut off by the lower edge: without legs
     stretch = 2.4 if is_portrait else 1.0

@@ -18,7 +18,7 @@ MAX_COLOR_DISTANCE = 30  # of 255: compression moves a part's color by less
 def read_parts(image: np.ndarray) -> np.ndarray:
     """Part of each pixel of a DensePose image (H, W, 3) uint8: (H, W) uint8, 1 to 24, 0 background.
 
-    Two encodings are known. In DensePose's IUV maps, as in the TikTok data set, blue is the part's number, and green and
+    Two encodings are known. In DensePose's IUV maps, as in the TikTok data set, blue is the part's number, green and
     red are u and v; greyscale images of numbers are read alike. In DensePose's videos each part has one of COLORS; the
     nearest one counts. Raises ValueError, one line without the image's name, for other images.
     """

@@ -76,8 +76,8 @@ def draw_pose(points: np.ndarray, height: int, width: int) -> np.ndarray:
     for (a, b), color in zip(LIMBS, COLORS, strict=False):
         if is_finite[a] and is_finite[b]:
             x, y = (points[a] + points[b]) / 2
-            along = points[a] - points[b]
-            half, angle = math.hypot(*along) / 2, math.degrees(math.atan2(along[1], along[0]))
+            direction = points[a] - points[b]
+            half, angle = math.hypot(*direction) / 2, math.degrees(math.atan2(direction[1], direction[0]))
             ellipse = cv2.ellipse2Poly((int(x), int(y)), (int(half), thickness), int(angle), 0, 360, 1)
             cv2.fillConvexPoly(image, ellipse, [int(LIMB_BRIGHTNESS * channel) for channel in color])
     for index in np.flatnonzero(is_finite):
