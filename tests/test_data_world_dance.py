@@ -109,7 +109,7 @@ def test_every_move_is_danced_by_somebody_and_choruses_are_livelier():
 
 def test_a_mirrored_move_mirrors_back():
     for move in MOVES.values():
-        for key in move.keys:
+        for key in move.poses:
             assert mirror(mirror(key)) == key
 
 

@@ -1,7 +1,7 @@
-"""One sample of a shard: its fields in memory, and their files (docs/data.md has the table).
+"""One sample of a shard: its fields in memory and their files (table in docs/data.md).
 
-Every value has one file in the tar, `KEY.EXTENSION`. Maps are whole numbers under deflate, which is lossless and small
-on pictures that are mostly background; the frames are near-lossless H.264, the sound is FLAC.
+Every value has one file in the tar, `KEY.EXTENSION`. Maps are integers under deflate, which is lossless and small
+on images that are mostly background; the frames are near-lossless H.264, the sound is FLAC.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 import tempfile
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +37,8 @@ EXTENSIONS = {
 FIELDS = {extension: field for field, extension in EXTENSIONS.items()}
 
 
-def encode_sample(sample: dict) -> dict[str, bytes]:
-    """Fields to files: extension -> content. The same sample gives the same bytes.
+def encode_sample(sample: dict[str, Any]) -> dict[str, bytes]:
+    """Encode fields to files: extension -> content. The same sample gives the same bytes.
 
     sample: 'info' dict; 'sound' (waveform (S,) float32, sample rate) or ready FLAC bytes; 'frames' (F, H, W, 3) uint8;
     'reference' (H, W, 3) uint8; maps as in `zoo.batch` but channels last; float arrays.
@@ -66,8 +67,8 @@ def encode_sample(sample: dict) -> dict[str, bytes]:
     return files
 
 
-def decode_field(field: str, content: bytes):
-    """The value of one field from its file's content; 'sound' as (waveform (S,) float32, sample rate)."""
+def decode_field(field: str, content: bytes) -> Any:
+    """Decode one field from its file's content; 'sound' is (waveform (S,) float32, sample rate)."""
     if field == "info":
         return json.loads(content)
     if field == "frames":
@@ -89,7 +90,7 @@ def decode_field(field: str, content: bytes):
 
 
 def sound_id(content: bytes) -> str:
-    """The name of a sound by its file: equal sounds are listened to once."""
+    """Hash of a sound's file (20 hex digits): equal sounds are encoded once."""
     return hashlib.sha256(content).hexdigest()[:20]
 
 
@@ -110,9 +111,9 @@ def _flac(waveform: np.ndarray, sample_rate: int) -> bytes:
         return path.read_bytes()
 
 
-def _png(picture: np.ndarray) -> bytes:
+def _png(image: np.ndarray) -> bytes:
     import cv2  # late: only writing needs it
 
-    done, content = cv2.imencode(".png", np.ascontiguousarray(picture[..., ::-1]))
-    assert done
+    success, content = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
+    assert success
     return content.tobytes()

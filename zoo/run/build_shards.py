@@ -56,9 +56,9 @@ def build_shards(config: DictConfig) -> None:
         for second, reason in report.dropped:
             print(f"{report.key} from {second:g} s on: left out: {reason}")
     if without_parts:
-        more = f" and {len(without_parts) - 1} more" if len(without_parts) > 1 else ""
+        and_more = f" and {len(without_parts) - 1} more" if len(without_parts) > 1 else ""
         print(
-            f"no folder densepose or masks lies beside {without_parts[0]}{more}: "
+            f"no folder densepose or masks lies beside {without_parts[0]}{and_more}: "
             "no stage that needs parts can train on these clips"
         )
     print(f"{num_clips} clips of {len(reports) - num_unused} videos are in {out}; {num_unused} videos gave none")

@@ -1,4 +1,4 @@
-"""The choreographer: chooses moves that suit a song's style and sections, and turns them into a dance on its beats."""
+"""The choreographer: chooses moves that suit a song's style and sections, and places their poses on its beats."""
 
 from dataclasses import dataclass, replace
 
@@ -7,44 +7,59 @@ import torch
 
 from zoo.data.world.dancer import Poses, Traits, crouch, flight, perform
 from zoo.data.world.moves import MOVES
-from zoo.data.world.poses import ARM_PATTERNS, ARMS, HOME, PIVOT, SCALARS, STANCE, STAY, Foot, mirror
+from zoo.data.world.poses import (
+    ARM_PATTERNS,
+    ARMS,
+    HOME,
+    PIVOT,
+    SCALARS,
+    STANCE,
+    STAY,
+    ArmPattern,
+    Foot,
+    KeyPose,
+    mirror,
+)
+from zoo.data.world.song import Song
 
 FPS = 30
-FAST = 138.0  # BPM from which a count lasts two beats
+FAST_BPM = 138.0  # from this tempo on, a count lasts two beats
 LENGTHS = {"shift", "fore", "drop"}  # the rest of SCALARS are angles
-PHRASE = 4  # counts
-BALL = 0.07  # the ball of a foot at home lies this far ahead of the pelvis, m, as in SMPL's rest pose
+PHRASE_COUNTS = 4
+BALL_OFFSET = 0.07  # m that the ball of a foot at home lies ahead of the pelvis, as in SMPL's rest pose
+MIN_STEP = 0.012  # m; a smaller displacement of a foot is no step
+MIN_LIFT = 0.02  # m above the floor; a lower foot stands on it
 
 
 @dataclass(frozen=True)
 class Dance:
-    """A motion and what is danced in it.
+    """A motion and its moves.
 
     motion float32 torch (T, 151) at 30 Hz, as long as the song; moves [(start_s, stop_s, name, side, energy, words)] in
-    order, from the first beat to the end: side "left" or "right", energy 0..1, words of the motion and not of looks.
+    order, from the first beat to the end: side "left" or "right", energy 0..1, words that describe the motion.
     """
 
     motion: torch.Tensor
-    moves: list
+    moves: list[tuple[float, float, str, str, float, str]]
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """One move as it will be danced, for one or two phrases (the second one mirrored or repeated)."""
+class _MoveChoice:
+    """One move with its variations, for one or two phrases (the second one mirrored or repeated)."""
 
     name: str
     side: str
     phrases: int
     mirrored: bool
-    arms: object  # an ArmPattern, or None where the move brings its own
+    arms: ArmPattern | None  # None where the move has its own arm shapes
     size: float
     quick: bool
-    drift: tuple  # heading, degrees
+    drift: float  # heading, degrees
 
-    def words(self, side):
-        """What is danced when the move is done to a side, as the end of a sentence about the dancer."""
-        other = "right" if side == "left" else "left"
-        words = MOVES[self.name].words.format(side=side, other=other)
+    def words(self, side: str) -> str:
+        """Describe the move to one side, as the end of a sentence about the dancer."""
+        opposite = "right" if side == "left" else "left"
+        words = MOVES[self.name].words.format(side=side, other=opposite)
         if self.arms is not None:
             words += f" and {self.arms.words}"
         if self.size > 1.12:
@@ -54,72 +69,84 @@ class _Choice:
         return words
 
 
-def choreograph(song, seed):
-    """Makes a dance to a song. song: `zoo.data.world.song.Song`; seed: any int, another one gives another dance."""
+def choreograph(song: Song, seed: int) -> Dance:
+    """Make a dance to a song; each seed gives another dance."""
     rng = np.random.default_rng([seed, 0xDA2CE])
-    stage = _Stage(rng, 60.0 / song.bpm, float(song.beats[0]) if len(song.beats) else 0.0)
-    total = int(np.ceil((song.seconds - stage.first) / stage.beat_seconds))
-    taste = {name: float(np.exp(0.5 * rng.standard_normal())) for name in MOVES}
-    bold = rng.uniform(0.8, 1.2)
-    repertoire, recent, moves = {}, [], []  # a section that comes again may be danced as it was before
+    floor = _FloorState(rng, 60.0 / song.bpm, float(song.beats[0]) if len(song.beats) else 0.0)
+    num_beats = int(np.ceil((song.seconds - floor.first) / floor.beat_seconds))
+    preferences = {name: float(np.exp(0.5 * rng.standard_normal())) for name in MOVES}
+    base_size = rng.uniform(0.8, 1.2)
+    repertoire: dict[str, list[_MoveChoice]] = {}  # a section that is repeated may have the same moves
+    recent: list[str] = []
+    moves = []
     for index, (_, stop, name, energy) in enumerate(song.sections):
-        last = index == len(song.sections) - 1
-        end = total if last else int(round((stop - stage.first) / stage.beat_seconds))
-        known = repertoire.setdefault(name, []) if rng.random() < 0.6 else []
-        step = 0
-        while stage.now < end:
-            count = 2 if song.bpm >= FAST else 1
-            room = -(-(end - stage.now) // (PHRASE * count))
-            if step < len(known):
-                choice = known[step]
+        is_last_section = index == len(song.sections) - 1
+        end = num_beats if is_last_section else int(round((stop - floor.first) / floor.beat_seconds))
+        choices = repertoire.setdefault(name, []) if rng.random() < 0.6 else []
+        position = 0
+        while floor.current_beat < end:
+            count = 2 if song.bpm >= FAST_BPM else 1
+            max_phrases = -(-(end - floor.current_beat) // (PHRASE_COUNTS * count))
+            if position < len(choices):
+                choice = choices[position]
             else:
-                choice = _choose(rng, song, energy, taste, bold, recent)
-                known.append(choice)
-            step += 1
-            if choice.phrases > room:
+                choice = _choose(rng, song, energy, preferences, base_size, recent)
+                choices.append(choice)
+            position += 1
+            if choice.phrases > max_phrases:
                 choice = replace(choice, phrases=1)
             count = 1 if choice.quick else count
             recent = [*recent[-5:], choice.name]
-            for start, stop, side in stage.dance(choice, count, end if not last else total + 1000, energy):
-                begin, finish = (stage.first + beat * stage.beat_seconds for beat in (start, stop))
+            limit = num_beats + 1000 if is_last_section else end
+            for start, stop, side in floor.add_move(choice, count, limit, energy):
+                begin, finish = (floor.first + beat * floor.beat_seconds for beat in (start, stop))
                 if begin < song.seconds:
                     strength = float(MOVES[choice.name].energy)
                     moves.append((begin, min(finish, song.seconds), choice.name, side, strength, choice.words(side)))
     frames = int(np.floor(song.seconds * FPS + 1e-9))
-    motion = perform(stage.poses(), _traits(rng), stage.first, song.bpm, frames, FPS)
+    motion = perform(floor.poses(), _traits(rng), floor.first, song.bpm, frames, FPS)
     return Dance(motion, moves)
 
 
-def _choose(rng, song, energy, taste, bold, recent):
-    """Draws a move by style, energy, the dancer's taste, and what was just danced."""
+def _choose(
+    rng: np.random.Generator,
+    song: Song,
+    energy: float,
+    preferences: dict[str, float],
+    base_size: float,
+    recent: list[str],
+) -> _MoveChoice:
+    """Draw a move by style, energy, the dancer's preferences, and the recent moves."""
     weights = []
-    count = 60 / song.bpm * (2 if song.bpm >= FAST else 1)
+    count = 60 / song.bpm * (2 if song.bpm >= FAST_BPM else 1)
     for name, move in MOVES.items():
-        suits = 0.0 if count < move.pace else 0.5 if not move.styles else 6.0 if song.style in move.styles else 0.02
-        fits = np.exp(-(((move.energy - energy) / 0.15) ** 2)) + 0.01
-        stale = 0.08 if name in recent[-2:] else 0.4 if name in recent else 1.0
-        weights.append(suits * fits * stale * taste[name])
-    weights = np.array(weights)
-    name = str(rng.choice(list(MOVES), p=weights / weights.sum()))
+        style_weight = (
+            0.0 if count < move.pace else 0.5 if not move.styles else 6.0 if song.style in move.styles else 0.02
+        )
+        energy_weight = np.exp(-(((move.energy - energy) / 0.15) ** 2)) + 0.01
+        novelty = 0.08 if name in recent[-2:] else 0.4 if name in recent else 1.0
+        weights.append(style_weight * energy_weight * novelty * preferences[name])
+    probabilities = np.array(weights)
+    name = str(rng.choice(list(MOVES), p=probabilities / probabilities.sum()))
     move = MOVES[name]
     arms = None
-    if not move.arms:
-        fits = np.array([np.exp(-(((arm.energy - energy) / 0.3) ** 2)) + 0.05 for arm in ARM_PATTERNS])
-        arms = ARM_PATTERNS[rng.choice(len(ARM_PATTERNS), p=fits / fits.sum())]
-    return _Choice(
+    if not move.sets_arms:
+        arm_weights = np.array([np.exp(-(((arm.energy - energy) / 0.3) ** 2)) + 0.05 for arm in ARM_PATTERNS])
+        arms = ARM_PATTERNS[rng.choice(len(ARM_PATTERNS), p=arm_weights / arm_weights.sum())]
+    return _MoveChoice(
         name,
-        "left" if rng.random() < 0.8 else "right",  # most dancers set out with the left foot
+        "left" if rng.random() < 0.8 else "right",  # most dancers begin with the left foot
         2 if rng.random() < 0.85 else 1,
         bool(rng.random() < 0.75),
         arms,
-        float(np.clip(bold * rng.uniform(0.85, 1.15) * (0.75 + 0.4 * energy), 0.6, 1.25)),
+        float(np.clip(base_size * rng.uniform(0.85, 1.15) * (0.75 + 0.4 * energy), 0.6, 1.25)),
         bool(move.quick and rng.random() < 0.3 + 0.5 * (energy > 0.6)),
         float(rng.normal(0, 16)),
     )
 
 
-def _traits(rng):
-    size = np.where([name in LENGTHS for name in SCALARS], 0.006, 1.5)
+def _traits(rng: np.random.Generator) -> Traits:
+    amplitude = np.where([name in LENGTHS for name in SCALARS], 0.006, 1.5)
     return Traits(
         bounce=rng.uniform(0.03, 0.06),
         sway=rng.uniform(0.012, 0.035),
@@ -128,113 +155,151 @@ def _traits(rng):
         lag=rng.uniform(0.0, 0.035),
         nod=rng.uniform(3, 11),
         phase=int(rng.choice([-1, 1])),
-        wobble=np.stack([rng.uniform(0.05, 0.25, 12), rng.random(12), size * rng.uniform(0.3, 1.0, 12)]),
+        wobble=np.stack([rng.uniform(0.05, 0.25, 12), rng.random(12), amplitude * rng.uniform(0.3, 1.0, 12)]),
     )
 
 
-class _Stage:
-    """Where the dancer is while the dance is being made: home point, heading, feet; and the poses so far."""
+class _FloorState:
+    """The dancer's home point, heading and feet on the floor at the current beat, and all poses up to it."""
 
-    def __init__(self, rng, beat_seconds, first):
+    def __init__(self, rng: np.random.Generator, beat_seconds: float, first: float):
         self.rng, self.beat_seconds, self.first = rng, beat_seconds, first
         self.stance = rng.uniform(0.10, 0.15)
         self.home = rng.uniform(-0.2, 0.2, 2)
         self.heading = float(rng.normal(0, 12))
-        self.now = 0  # beat
-        self.rows = []
+        self.current_beat = 0
+        self.rows: list[dict] = []
         feet = [self._foot(side, HOME, self.home, self.heading, None, 1.0) for side in (0, 1)]
         for beat in (-4.0, 0.0):
             self._add(beat, {}, self.home, self.heading, feet, ((0, 1), (0, 1)), 0, 0, 0.3, ("down", "down"), 1.0, 0.0)
 
-    def dance(self, choice, count, end, energy):
-        """Adds the poses of a choice from the present beat on, `count` beats a count, never past beat `end`.
+    def add_move(self, choice: _MoveChoice, count: int, end: int, energy: float) -> list[tuple[int, int, str]]:
+        """Add the poses of a choice from the current beat on, `count` beats a count, never past beat `end`.
 
         Returns [(first beat, last beat, side)] of its phrases.
         """
-        move, danced = MOVES[choice.name], []
+        move, phrases = MOVES[choice.name], []
         jitter = self.rng.normal(0, 0.07, (2, 2, 3))
         for phrase in range(choice.phrases):
-            if self.now >= end:
+            if self.current_beat >= end:
                 break
             left = (choice.side == "left") != (phrase % 2 == 1 and choice.mirrored)
-            counts = min(PHRASE, (end - self.now) / count)
-            keys = [key for key in move.keys if key.t <= counts]
-            if not keys:  # less than one count is left: a plain return home
-                counts, keys = (end - self.now) / count, [replace(move.keys[-1], t=(end - self.now) / count)]
-            lat = keys[-1].lat if left else -keys[-1].lat
+            counts = min(PHRASE_COUNTS, (end - self.current_beat) / count)
+            poses = [pose for pose in move.poses if pose.count <= counts]
+            if not poses:  # less than one count is left: only a return home
+                counts = (end - self.current_beat) / count
+                poses = [replace(move.poses[-1], count=counts)]
+            lat = poses[-1].lat if left else -poses[-1].lat
             if abs(lat) > 0.2 and abs((self.home + _turn(self.heading, (lat, 0)))[0]) > 0.85:
-                left = not left  # rather to the side where there is room
-            keys = [key if left else mirror(key) for key in keys]
-            self._phrase(choice, keys, counts, count, energy, jitter, left)
-            was, self.now = self.now, int(round(self.now + counts * count))
-            danced.append((was, self.now, "left" if left else "right"))
-        return danced
+                left = not left  # to the side with more room
+            poses = [pose if left else mirror(pose) for pose in poses]
+            self._phrase(choice, poses, counts, count, energy, jitter, left)
+            first_beat, self.current_beat = self.current_beat, int(round(self.current_beat + counts * count))
+            phrases.append((first_beat, self.current_beat, "left" if left else "right"))
+        return phrases
 
-    def _phrase(self, choice, keys, counts, count, energy, jitter, left):
-        home0, heading0 = self.home, self.heading
-        turns = any(key.turn for key in keys)
+    def _phrase(
+        self,
+        choice: _MoveChoice,
+        poses: list[KeyPose],
+        counts: float,
+        count: int,
+        energy: float,
+        jitter: np.ndarray,
+        left: bool,
+    ) -> None:
+        start_home, start_heading = self.home, self.heading
+        turns = any(pose.turn for pose in poses)
         size = choice.size
-        # A dancer who has wandered off or turned away comes back: the home point moves under the steps of the phrase.
-        wander = -0.5 * home0 if np.linalg.norm(home0) > 0.3 else np.zeros(2)
-        facing = choice.drift - (heading0 - 360 * round(heading0 / 360))
-        for key in keys:
-            part = key.t / counts
+        # The home point moves back to the centre under the steps of the phrase, and the heading back to the front.
+        return_path = -0.5 * start_home if np.linalg.norm(start_home) > 0.3 else np.zeros(2)
+        facing = choice.drift - (start_heading - 360 * round(start_heading / 360))
+        for pose in poses:
+            part = pose.count / counts
             stretch = 1.0 if turns else size
-            home = home0 + part * wander + _turn(heading0, (key.lat * stretch, key.ahead * stretch))
-            heading = heading0 + key.turn + part * facing
-            last = key is keys[-1]
+            home = start_home + part * return_path + _turn(start_heading, (pose.lat * stretch, pose.ahead * stretch))
+            heading = start_heading + pose.turn + part * facing
+            is_last = pose is poses[-1]
             feet = [
-                self._foot(side, HOME if last else foot, home, heading, self.feet[side], size)
-                for side, foot in enumerate((key.lf, key.rf))
+                self._foot(side, HOME if is_last else foot, home, heading, self.feet[side], size)
+                for side, foot in enumerate((pose.left_foot, pose.right_foot))
             ]
-            body = {name: value * (size if name != "drop" else 0.5 + 0.5 * size) for name, value in key.body.items()}
+            body = {name: value * (size if name != "drop" else 0.5 + 0.5 * size) for name, value in pose.body.items()}
             if choice.arms is not None:
-                index = int(np.ceil(key.t)) - 1
+                index = int(np.ceil(pose.count)) - 1
                 arms = choice.arms.counts[index % len(choice.arms.counts)]
                 arms = arms if left else arms[::-1]
             else:
-                arms = (key.left, key.right)
-            beat = self.now + key.t * count
-            hop = key.hop * min(size, 1.0)
+                arms = (pose.left_arm, pose.right_arm)
+            beat = self.current_beat + pose.count * count
+            hop = pose.hop * min(size, 1.0)
             if hop:
                 depth = crouch(hop, (beat - self.rows[-1]["beat"]) * self.beat_seconds)
                 drop = SCALARS.index("drop")
                 self.rows[-1]["body"][drop] = max(self.rows[-1]["body"][drop], depth)
                 body["drop"] = max(body.get("drop", 0.0), depth)
             span = self._spans(feet, bool(hop), (beat - self.rows[-1]["beat"]) * self.beat_seconds, hop)
-            self._add(beat, body, home, heading, feet, span, hop, key.flow, 0.35 + 0.7 * energy, arms, size, jitter)
+            self._add(beat, body, home, heading, feet, span, hop, pose.flow, 0.35 + 0.7 * energy, arms, size, jitter)
         self.home, self.heading = home, heading
 
-    def _foot(self, side, foot, home, heading, before, size):
-        """World state (x, z, yaw, height, heel) of a foot that a pose asks for."""
+    def _foot(
+        self,
+        side: int,
+        foot: Foot | str,
+        home: np.ndarray,
+        heading: float,
+        previous: np.ndarray | None,
+        size: float,
+    ) -> np.ndarray:
+        """World state (x, z, yaw, height, heel) of a pose's foot. previous: its state before; None at the start."""
         sign = 1.0 if side == 0 else -1.0
         if foot == STAY:
-            if before[3] > 0.02 or abs(before[2] - heading) < 55:
-                return before
+            assert previous is not None, "the first pose names both feet"
+            if previous[3] > MIN_LIFT or abs(previous[2] - heading) < 55:
+                return previous
             foot = HOME
         if foot == PIVOT:
-            return np.array([before[0], before[1], heading + sign * 6, 0.0, 16.0])
+            assert previous is not None, "the first pose names both feet"
+            return np.array([previous[0], previous[1], heading + sign * 6, 0.0, 16.0])
         if foot == HOME:
             foot = Foot(sign * self.stance, 0.0, sign * 10)
             size = 1.0
+        assert isinstance(foot, Foot)
         x = sign * STANCE + (foot.x - sign * STANCE) * size if size != 1.0 else foot.x
-        ground = home + _turn(heading, (x, BALL + foot.z * size))
+        ground = home + _turn(heading, (x, BALL_OFFSET + foot.z * size))
         return np.array([*ground, heading + foot.yaw, foot.height * min(size, 1.1), foot.heel])
 
-    def _spans(self, feet, hopping, seconds, hop):
-        """When, between the last pose and this one, each foot moves: never both at once, but in a hop."""
+    def _spans(
+        self, feet: list[np.ndarray], hopping: bool, seconds: float, hop: float
+    ) -> tuple[tuple[float, float], ...]:
+        """Part of the way from the previous pose in which each foot moves: both at once only in a hop."""
         if hopping:
             air, _ = flight(hop, seconds)
-            inset = (1 - air / seconds) / 2
-            return ((inset, 1 - inset),) * 2
-        moved = [np.hypot(*(new[:2] - old[:2])) for new, old in zip(feet, self.feet, strict=True)]
-        if min(moved) < 0.012:
+            margin = (1 - air / seconds) / 2
+            return ((margin, 1 - margin),) * 2
+        distances = [np.hypot(*(new[:2] - old[:2])) for new, old in zip(feet, self.feet, strict=True)]
+        if min(distances) < MIN_STEP:
             return ((0.0, 1.0),) * 2
-        airborne = [old[3] for old in self.feet]
-        first = int(np.argmax(airborne)) if max(airborne) > 0.02 else int(np.argmax(moved))
+        heights = [old[3] for old in self.feet]
+        first = int(np.argmax(heights)) if max(heights) > MIN_LIFT else int(np.argmax(distances))
         return ((0.0, 0.52), (0.48, 1.0)) if first == 0 else ((0.48, 1.0), (0.0, 0.52))
 
-    def _add(self, beat, body, home, heading, feet, span, hop, flow, groove, arms, size, jitter):
+    def _add(
+        self,
+        beat: float,
+        body: dict[str, float],
+        home: np.ndarray,
+        heading: float,
+        feet: list[np.ndarray],
+        span: tuple[tuple[float, float], ...],
+        hop: float,
+        flow: float,
+        groove: float,
+        arms: tuple[str, str],
+        size: float,
+        jitter: np.ndarray | float,
+    ) -> None:
+        """Add the pose at `beat`."""
         values = np.array([body.get(name, 0.0) for name in SCALARS])
         shapes = np.array([ARMS[shape] for shape in arms])  # (2 arms, upper and fore, 3)
         shapes /= np.linalg.norm(shapes, axis=-1, keepdims=True)
@@ -258,12 +323,12 @@ class _Stage:
             )
         )
 
-    def poses(self):
-        """All poses so far as arrays."""
+    def poses(self) -> Poses:
+        """All poses as arrays."""
         return Poses(**{name: np.array([row[name] for row in self.rows], float) for name in self.rows[0]})
 
 
-def _turn(heading, ground):
-    """A vector (x, z) of the body frame as seen from the stage, heading in degrees to the left."""
+def _turn(heading: float, ground: tuple[float, float]) -> np.ndarray:
+    """Rotate a vector (x, z) of the body frame into the world; heading: degrees to the left."""
     c, s = np.cos(np.radians(heading)), np.sin(np.radians(heading))
     return np.array([c * ground[0] + s * ground[1], -s * ground[0] + c * ground[1]])

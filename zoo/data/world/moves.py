@@ -1,11 +1,12 @@
-"""The moves the world's dancers know: each a phrase of four counts, written for the left side.
+"""The moves of the world's dancers: each a phrase of four counts, written for the left side.
 
-What lies between the poses (eases, steps, jumps, groove) is the work of `dancer.py`.
+`dancer.py` computes the motion between the poses (easing, steps, jumps, groove).
 """
 
-from zoo.data.world.poses import HOME, PIVOT, STANCE, STAY, F, K, move
+from zoo.data.world.poses import HOME, PIVOT, STANCE, STAY, Foot, key_pose
+from zoo.data.world.poses import make_move as move
 
-S = STANCE
+K, F, S = key_pose, Foot, STANCE  # short aliases for the table below
 MOVES = {
     # --- steps
     "step_touch": move(

@@ -1,4 +1,4 @@
-"""What moves are made of: poses to be hit on the beat, their mirror images, arm shapes and arm patterns.
+"""The vocabulary of moves: key poses that fall on beats, their mirror images, arm shapes and arm patterns.
 
 Body frame: +x the dancer's left, +z ahead, y up. Poses are written for the side "left" and mirrored for "right".
 """
@@ -20,15 +20,15 @@ SCALARS = (
     "tilt",
     "look",
 )
-MIRRORED = {"shift", "roll", "twist", "side", "wind", "tilt", "look"}
-STAY = "stay"  # the foot keeps its place on the floor
+MIRRORED = {"shift", "roll", "twist", "side", "wind", "tilt", "look"}  # scalars that change their sign
+STAY = "stay"  # the foot keeps its position on the floor
 HOME = "home"  # the foot goes under the hip
 PIVOT = "pivot"  # the foot turns with the body on its ball, heel up
 
 
 @dataclass(frozen=True)
 class Foot:
-    """Where a foot is, seen from the home point: its ball x, z, height in m; yaw to the left and heel up in degrees."""
+    """A foot relative to the home point: x, z and height of its ball in m; yaw to the left and heel lift in degrees."""
 
     x: float
     z: float = 0.0
@@ -38,46 +38,58 @@ class Foot:
 
 
 @dataclass(frozen=True)
-class Key:
-    """A pose hit at count `t` (0 < t <= 4). `lat`, `ahead` (m), `turn` (degrees) move the home point.
+class KeyPose:
+    """A pose that is reached at `count` (0 < count <= 4). `lat`, `ahead` (m), `turn` (degrees) move the home point.
 
-    `hop` > 0: both feet leave the floor on the way to it. `flow` 0: the body stops on the count; 1: it swings on.
+    `hop` > 0: both feet leave the floor on the way to it. `flow` 0: the body stops on the count; 1: it moves on.
     """
 
-    t: float
+    count: float
     lat: float = 0.0
     ahead: float = 0.0
     turn: float = 0.0
     body: dict = field(default_factory=dict)  # of SCALARS
-    left: str | None = None  # arm shapes
-    right: str | None = None
-    lf: Foot | str = STAY
-    rf: Foot | str = STAY
+    left_arm: str | None = None  # shapes
+    right_arm: str | None = None
+    left_foot: Foot | str = STAY
+    right_foot: Foot | str = STAY
     hop: float = 0.0
     flow: float = 0.0
 
 
-def K(t, left=None, right=None, lf=STAY, rf=STAY, lat=0.0, ahead=0.0, turn=0.0, hop=0.0, flow=0.0, **body):
-    """Short for `Key`, with the values of `SCALARS` as keywords."""
-    return Key(t, lat, ahead, turn, body, left, right, lf, rf, hop, flow)
+def key_pose(
+    count: float,
+    left: str | None = None,
+    right: str | None = None,
+    lf: Foot | str = STAY,
+    rf: Foot | str = STAY,
+    lat: float = 0.0,
+    ahead: float = 0.0,
+    turn: float = 0.0,
+    hop: float = 0.0,
+    flow: float = 0.0,
+    **body: float,
+) -> KeyPose:
+    """A `KeyPose` in short notation: arms by position, feet as lf and rf, the values of `SCALARS` as keywords."""
+    return KeyPose(count, lat, ahead, turn, body, left, right, lf, rf, hop, flow)
 
 
-def _mirror_foot(foot):
+def _mirror_foot(foot: Foot | str) -> Foot | str:
     return foot if isinstance(foot, str) else replace(foot, x=-foot.x, yaw=-foot.yaw)
 
 
-def mirror(key):
-    """The same pose seen in a mirror."""
-    body = {name: -value if name in MIRRORED else value for name, value in key.body.items()}
+def mirror(pose: KeyPose) -> KeyPose:
+    """The pose with left and right exchanged."""
+    body = {name: -value if name in MIRRORED else value for name, value in pose.body.items()}
     return replace(
-        key,
-        lat=-key.lat,
-        turn=-key.turn,
+        pose,
+        lat=-pose.lat,
+        turn=-pose.turn,
         body=body,
-        left=key.right,
-        right=key.left,
-        lf=_mirror_foot(key.rf),
-        rf=_mirror_foot(key.lf),
+        left_arm=pose.right_arm,
+        right_arm=pose.left_arm,
+        left_foot=_mirror_foot(pose.right_foot),
+        right_foot=_mirror_foot(pose.left_foot),
     )
 
 
@@ -122,7 +134,7 @@ class ArmPattern:
     """Arm shapes for the four counts of a phrase, (left, right) each, for moves that leave the arms free."""
 
     words: str
-    counts: tuple
+    counts: tuple[tuple[str, str], ...]
     energy: float
 
 
@@ -156,29 +168,26 @@ ARM_PATTERNS = (
 
 @dataclass(frozen=True)
 class Move:
-    """A phrase of four counts. `styles` are those it belongs to (empty: all); `words` say the motion and no looks, with
-    {side} and {other}; `arms` says whether it brings its own; `quick` whether it may run at one count a fast beat;
-    `pace` is the shortest count, s, in which a body can do it.
+    """A phrase of four counts.
+
+    poses: in order of their counts. words: describe the motion, never the appearance, with {side} and {other}. energy:
+    0..1. styles: those it belongs to (empty: all). quick: it may run at one count a beat in fast songs. pace: the
+    shortest count, s, in which a body can do it.
     """
 
-    keys: tuple
+    poses: tuple[KeyPose, ...]
     words: str
     energy: float
-    styles: frozenset = frozenset()
+    styles: frozenset[str] = frozenset()
     quick: bool = False
     pace: float = 0.0
 
     @property
-    def arms(self):
-        """True if the move says what the arms do."""
-        return self.keys[0].left is not None
+    def sets_arms(self) -> bool:
+        """Whether the move's poses have arm shapes."""
+        return self.poses[0].left_arm is not None
 
 
-def move(words, energy, styles, *keys, quick=False, pace=0.0):
-    """Short for `Move`, with the styles as words."""
-    return Move(keys, words, energy, frozenset(styles.split()), quick, pace)
-
-
-def F(x, z=0.0, yaw=0.0, height=0.0, heel=0.0):
-    """Short for `Foot`."""
-    return Foot(x, z, yaw, height, heel)
+def make_move(words: str, energy: float, styles: str, *poses: KeyPose, quick: bool = False, pace: float = 0.0) -> Move:
+    """A `Move` with its styles in one text."""
+    return Move(poses, words, energy, frozenset(styles.split()), quick, pace)

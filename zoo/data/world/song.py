@@ -1,25 +1,25 @@
-"""Songs of the world: drums, bass, chords and a tune in twelve styles; their beats and sections are known exactly."""
+"""Songs of the world: drums, bass, chords and a melody in twelve styles, with exact beats and sections."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.data.world.synth import SAMPLE_RATE, drum_kit, ducked, note, place, room
+from zoo.data.world.synth import SAMPLE_RATE, add_reverberation, drum_kit, ducked, mix_notes, note
 
 STEPS = 16  # sixteenth notes in a 4/4 bar
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a kind of music is played. Patterns are strings of 16 steps: `x` accent, `o` soft, `-` rest."""
+    """A kind of music. Patterns are strings of 16 steps: `x` accent, `o` soft, `-` rest."""
 
-    bpm: tuple  # slowest, fastest
-    drums: dict  # sound of the kit -> pattern
-    bass: tuple  # instrument, pattern
-    chords: tuple  # instrument, pattern
-    tune: str  # instrument
+    bpm: tuple[float, float]  # slowest, fastest
+    drums: dict[str, str]  # sound of the kit -> pattern
+    bass: tuple[str, str]  # instrument, pattern
+    chords: tuple[str, str]  # instrument, pattern
+    melody: str  # instrument
     minor: bool
-    swing: float = 0.0  # share of a sixteenth by which the off sixteenths come late
+    swing: float = 0.0  # delay of the odd sixteenths, in sixteenths
     duck: float = 0.2  # depth of the side-chain on the kick
 
 
@@ -193,7 +193,7 @@ ENERGY = {"intro": 0.3, "verse": 0.55, "chorus": 0.9, "break": 0.35, "outro": 0.
 
 @dataclass(frozen=True)
 class Song:
-    """A song and the truth about it.
+    """A song with its true beats and sections.
 
     waveform float32 (S,) mono at `sample_rate` (22050 Hz), peak <= 0.9; beats, downbeats float64 (N,) seconds;
     sections [(start_s, stop_s, name, energy 0..1)], which cover it from 0 to its end; style a key of `STYLES`; bpm.
@@ -202,22 +202,23 @@ class Song:
     waveform: np.ndarray
     beats: np.ndarray
     downbeats: np.ndarray
-    sections: list
+    sections: list[tuple[float, float, str, float]]
     style: str
     bpm: float
     sample_rate: int = SAMPLE_RATE
 
     @property
-    def seconds(self):
-        """Its length in seconds."""
+    def seconds(self) -> float:
+        """Length in seconds."""
         return self.waveform.size / self.sample_rate
 
 
-def _sections(rng, bars):
-    """Names a bar: [(first bar, past last bar, name)]. Short songs have short sections."""
+def _sections(rng: np.random.Generator, bars: int) -> list[tuple[int, int, str]]:
+    """[(first bar, past last bar, name)] of a song of `bars` bars. Short songs have short sections."""
     unit = 8 if bars >= 48 else 4 if bars >= 10 else 2
-    place_in_form = int(rng.choice([0, 0, 1, 2, 5]))  # a clip may begin in the middle of a song
-    sections, bar = [], 0
+    place_in_form = int(rng.choice([0, 0, 1, 2, 5]))  # a song may begin in the middle of its form
+    sections: list[tuple[int, int, str]] = []
+    bar = 0
     while bar < bars:
         name = FORM[place_in_form % len(FORM)] if place_in_form < len(FORM) else FORM[1 + place_in_form % 6]
         length = max(1, unit // 2) if name in ("intro", "break") else unit
@@ -232,27 +233,31 @@ def _sections(rng, bars):
     return sections
 
 
-class _Score:
-    """Collects notes of one track as (sample, sound, gain)."""
+class _Track:
+    """The notes of one track as (sample, sound, gain)."""
 
     def __init__(self):
-        self.starts, self.sounds, self.gains = [], [], []
+        self.starts: list[int] = []
+        self.sounds: list[np.ndarray] = []
+        self.gains: list[float] = []
 
-    def add(self, start, sound, gain):
+    def add(self, start: float, sound: np.ndarray, gain: float) -> None:
+        """Add a note at `start` seconds."""
         self.starts.append(int(round(start * SAMPLE_RATE)))
         self.sounds.append(sound)
         self.gains.append(gain)
 
-    def track(self, length):
-        return place(length, self.starts, self.sounds, self.gains)
+    def mix(self, length: int) -> np.ndarray:
+        """Mix the notes: (length,) float32."""
+        return mix_notes(length, self.starts, self.sounds, self.gains)
 
 
-def make_song(seed, seconds, style=None, bpm=None):
-    """Composes and plays a song.
+def make_song(seed: int, seconds: float, style: str | None = None, bpm: float | None = None) -> Song:
+    """Compose and synthesize a song.
 
-    seed any int; seconds > 0; style one of `STYLES`, drawn if None; bpm beats a minute, drawn from the style's range if
-    None. The first beat comes 0 to 0.5 s in, and the tempo is constant. ValueError for an unknown style, a length that
-    is not positive, or a tempo outside 40 to 240.
+    seconds > 0; style: one of `STYLES`, None draws it; bpm: beats a minute, None draws it from the style's range. The
+    first beat falls in the first 0.5 s, and the tempo is constant. Raises ValueError for an unknown style, a length
+    that is not positive, or a tempo outside 40 to 240.
     """
     if not seconds > 0:
         raise ValueError(f"a song of {seconds} seconds cannot be made: give a positive length")
@@ -262,8 +267,8 @@ def make_song(seed, seconds, style=None, bpm=None):
         raise ValueError(f"a tempo of {bpm} BPM is outside 40 to 240")
     rng = np.random.default_rng([seed, 0x50F6])
     style = style or str(rng.choice(list(STYLES)))
-    play = STYLES[style]
-    bpm = float(bpm if bpm is not None else np.round(rng.uniform(*play.bpm), 1))
+    settings = STYLES[style]
+    bpm = float(bpm if bpm is not None else np.round(rng.uniform(*settings.bpm), 1))
     length = int(round(seconds * SAMPLE_RATE))
     beat = 60.0 / bpm
     first = rng.uniform(0.0, min(0.5, beat))
@@ -271,7 +276,7 @@ def make_song(seed, seconds, style=None, bpm=None):
     form = _sections(rng, bars)
     energies = {name: float(np.clip(ENERGY[name] + rng.uniform(-0.08, 0.08), 0, 1)) for name in ENERGY}
 
-    waveform = _play(rng, play, form, energies, first, beat, length)
+    waveform = _synthesize(rng, settings, form, energies, first, beat, length)
     beats = first + beat * np.arange(int(np.ceil((seconds - first) / beat)))
     beats = beats[beats < seconds]
     edges = [0.0] + [first + 4 * beat * start for start, _, _ in form[1:]] + [seconds]
@@ -283,41 +288,49 @@ def make_song(seed, seconds, style=None, bpm=None):
     return Song(waveform, beats, beats[::4], sections, style, bpm)
 
 
-def _play(rng, play, form, energies, first, beat, length):
-    """All tracks of the band, mixed: float32 (length,)."""
+def _synthesize(
+    rng: np.random.Generator,
+    style: Style,
+    form: list[tuple[int, int, str]],
+    energies: dict[str, float],
+    first: float,
+    beat: float,
+    length: int,
+) -> np.ndarray:
+    """Mix all tracks: float32 (length,). first: time of the first beat, s; beat: seconds of one."""
     kit = drum_kit(rng)
     sixteenth = beat / 4
     tonic = int(rng.integers(40, 52))
-    scale = SCALES[play.minor]
-    progression = PROGRESSIONS[play.minor][rng.integers(5)]
-    colour = rng.uniform(0.85, 1.25)
-    motif = rng.random(STEPS) < 0.38  # the tune: a rhythm and a contour of two bars, sung over the chords
+    scale = SCALES[style.minor]
+    progression = PROGRESSIONS[style.minor][rng.integers(5)]
+    brightness = rng.uniform(0.85, 1.25)
+    motif = rng.random(STEPS) < 0.38  # the melody: a rhythm and a contour of two bars, over the chords
     motif[0] = True
     contour = np.clip(np.cumsum(rng.integers(-2, 3, (2, STEPS)), axis=1), -5, 6)
-    cache = {}
+    cache: dict[tuple[str, int, int], np.ndarray] = {}
 
-    def degree(step, base):
+    def pitch_of(step: int, base: int) -> int:
         return base + 12 * (step // 7) + scale[step % 7]
 
-    def tone(kind, midi, steps):
-        key = (kind, midi, steps)
+    def tone(instrument: str, midi: int, steps: int) -> np.ndarray:
+        key = (instrument, midi, steps)
         if key not in cache:
-            cache[key] = note(kind, midi, steps * sixteenth * 0.95, colour)
+            cache[key] = note(instrument, midi, steps * sixteenth * 0.95, brightness)
         return cache[key]
 
-    drums, bass, chords, tune = _Score(), _Score(), _Score(), _Score()
-    kicks = []
+    drums, bass, chords, melody = _Track(), _Track(), _Track(), _Track()
+    kicks: list[int] = []
 
-    def when(bar, step):
-        late = play.swing * sixteenth * (0.66 if step % 2 else 0.0)
-        if play.swing >= 0.5 and step % 4 == 3:
-            late = -sixteenth / 3  # swung eighths: the last third of the beat
-        return first + (4 * bar + step / 4) * beat + late
+    def time_of(bar: int, step: int) -> float:
+        delay = style.swing * sixteenth * (0.66 if step % 2 else 0.0)
+        if style.swing >= 0.5 and step % 4 == 3:
+            delay = -sixteenth / 3  # swung eighths: the last third of the beat
+        return first + (4 * bar + step / 4) * beat + delay
 
-    def hits(pattern):
+    def accents_of(pattern: str) -> list[tuple[int, float]]:
         return [(step, 1.0 if mark == "x" else 0.5) for step, mark in enumerate(pattern) if mark != "-"]
 
-    def gap(pattern, step):
+    def steps_to_next(pattern: str, step: int) -> int:
         rest = 1
         while step + rest < STEPS and pattern[step + rest] == "-":
             rest += 1
@@ -325,54 +338,54 @@ def _play(rng, play, form, energies, first, beat, length):
 
     for start, stop, name in form:
         power = 0.55 + 0.45 * energies[name]
-        full = name in ("verse", "chorus")
+        is_full = name in ("verse", "chorus")
         for bar in range(start, stop):
-            filling = bar == stop - 1 and rng.random() < 0.75
-            for sound, pattern in play.drums.items():
-                if name in ("intro", "break") and sound in ("snare", "clap", "open", "tom", "cowbell") and not filling:
+            has_fill = bar == stop - 1 and rng.random() < 0.75
+            for drum, pattern in style.drums.items():
+                if name in ("intro", "break") and drum in ("snare", "clap", "open", "tom", "cowbell") and not has_fill:
                     continue
                 if name == "break":
-                    pattern = "x-------x-------" if sound == "kick" else pattern
-                for step, accent in hits(pattern):
-                    if filling and step >= 12 and sound in ("snare", "clap", "tom"):
+                    pattern = "x-------x-------" if drum == "kick" else pattern
+                for step, accent in accents_of(pattern):
+                    if has_fill and step >= 12 and drum in ("snare", "clap", "tom"):
                         continue
-                    human = rng.uniform(0.88, 1.0)
-                    drums.add(when(bar, step), kit[sound], LOUDNESS[sound] * accent * human * power)
-                    if sound == "kick":
-                        kicks.append(int(round(when(bar, step) * SAMPLE_RATE)))
-            if name == "break" or name == "intro":  # a quiet pulse keeps the beat in the thin sections
+                    variation = rng.uniform(0.88, 1.0)
+                    drums.add(time_of(bar, step), kit[drum], LOUDNESS[drum] * accent * variation * power)
+                    if drum == "kick":
+                        kicks.append(int(round(time_of(bar, step) * SAMPLE_RATE)))
+            if name == "break" or name == "intro":  # a quiet click keeps the beat in sections with few instruments
                 for step in range(0, STEPS, 4):
-                    drums.add(when(bar, step), kit["rim"], 0.22)
-            if filling:
+                    drums.add(time_of(bar, step), kit["rim"], 0.22)
+            if has_fill:
                 roll = kit["tom" if rng.random() < 0.5 else "snare"]
                 for step in (12, 13, 14, 15) if rng.random() < 0.5 else (12, 14, 15):
-                    drums.add(when(bar, step), roll, (0.25 + 0.07 * (step - 12)) * power)
+                    drums.add(time_of(bar, step), roll, (0.25 + 0.07 * (step - 12)) * power)
             if bar == start and name == "chorus":
-                drums.add(when(bar, 0), kit["crash"], LOUDNESS["crash"])
+                drums.add(time_of(bar, 0), kit["crash"], LOUDNESS["crash"])
             root = progression[bar % 4]
             if name != "intro" or bar > start:
-                kind, pattern = play.bass
-                for step, accent in hits(pattern):
+                instrument, pattern = style.bass
+                for step, accent in accents_of(pattern):
                     leap = 4 if accent < 1 and rng.random() < 0.3 else 0
-                    sound = tone(kind, degree(root + leap, tonic - 12), gap(pattern, step))
-                    bass.add(when(bar, step), sound, 0.25 * (0.6 + 0.4 * accent) * power)
-            kind, pattern = play.chords
-            for step, accent in hits(pattern if full else pattern[:1] + "-" * 15 if pattern[0] != "-" else pattern):
-                steps = gap(pattern, step) if full else 8
-                steps = 16 if kind == "pad" else steps
-                for voice in (0, 2, 4) if kind != "power" else (0, 4, 7):
-                    lift = 12 if kind != "power" else 0
-                    pitch = degree(root + voice, tonic + lift - (12 if tonic > 46 and lift else 0))
-                    chords.add(when(bar, step), tone(kind, pitch, steps), 0.19 * (0.5 + 0.5 * accent) * power)
-            sings = name == "chorus" or (name == "verse" and bar % 4 >= 2) or (name == "break" and bar % 2)
-            if sings:
+                    sound = tone(instrument, pitch_of(root + leap, tonic - 12), steps_to_next(pattern, step))
+                    bass.add(time_of(bar, step), sound, 0.25 * (0.6 + 0.4 * accent) * power)
+            instrument, pattern = style.chords
+            thinned = pattern if is_full or pattern[0] == "-" else pattern[:1] + "-" * (STEPS - 1)
+            for step, accent in accents_of(thinned):
+                steps = steps_to_next(pattern, step) if is_full else 8
+                steps = 16 if instrument == "pad" else steps
+                for voice in (0, 2, 4) if instrument != "power" else (0, 4, 7):
+                    lift = 12 if instrument != "power" else 0
+                    pitch = pitch_of(root + voice, tonic + lift - (12 if tonic > 46 and lift else 0))
+                    chords.add(time_of(bar, step), tone(instrument, pitch, steps), 0.19 * (0.5 + 0.5 * accent) * power)
+            if name == "chorus" or (name == "verse" and bar % 4 >= 2) or (name == "break" and bar % 2):
                 for step in np.flatnonzero(motif):
                     line = contour[bar % 2, step]
-                    sound = tone(play.tune, degree(int(root + line), tonic + 12), 3)
-                    tune.add(when(bar, int(step)), sound, 0.2 * power)
+                    sound = tone(style.melody, pitch_of(int(root + line), tonic + 12), 3)
+                    melody.add(time_of(bar, int(step)), sound, 0.2 * power)
 
-    dry = drums.track(length) + ducked(bass.track(length), kicks, play.duck * 0.7)
-    wet = ducked(chords.track(length), kicks, play.duck) + tune.track(length)
-    mix = room(0.25 * dry, rng, 0.12) + 0.75 * dry + room(wet, rng, rng.uniform(0.25, 0.5))
+    dry = drums.mix(length) + ducked(bass.mix(length), kicks, style.duck * 0.7)
+    wet = ducked(chords.mix(length), kicks, style.duck) + melody.mix(length)
+    mix = add_reverberation(0.25 * dry, rng, 0.12) + 0.75 * dry + add_reverberation(wet, rng, rng.uniform(0.25, 0.5))
     mix = np.tanh(1.15 * mix / max(np.quantile(np.abs(mix), 0.999), 1e-3))  # a fraction of a second may be silent
     return (mix * (rng.uniform(0.7, 0.9) / max(np.abs(mix).max(), 1e-3))).astype(np.float32)

@@ -1,7 +1,9 @@
-"""Instruments of the world's band: drums from noise and swept sines, notes from decaying harmonics, a room from noise.
+"""Instruments of the world's songs: drums from noise and swept sines, notes from decaying harmonics, reverberation.
 
-Everything is mono float32 at `SAMPLE_RATE`; a sound starts at its first sample, so that a beat is where it was put.
+All sounds are mono float32 at `SAMPLE_RATE`. A sound starts at its first sample, so that beats are exact.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.signal import butter, oaconvolve, sosfilt
@@ -29,66 +31,66 @@ INSTRUMENTS = {
 }
 
 
-def _clock(seconds):
+def _sample_times(seconds: float) -> np.ndarray:
     return np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
 
 
-def _band(noise, low, high):
+def _filter_band(noise: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
     kind = "highpass" if high is None else "lowpass" if low is None else "bandpass"
     edges = low if high is None else high if low is None else (low, high)
     return sosfilt(butter(2, edges, kind, fs=SAMPLE_RATE, output="sos"), noise)
 
 
-def _swept(t, low, high, fall, decay):
+def _swept_sine(t: np.ndarray, low: float, high: float, fall: float, decay: float) -> np.ndarray:
     frequency = low + (high - low) * np.exp(-t * fall)
     return np.sin(2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE) * np.exp(-t * decay)
 
 
-def drum_kit(rng):
+def drum_kit(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """One kit, its tuning drawn from `rng`: name -> mono sound, peak 1."""
     noise = rng.standard_normal(int(1.2 * SAMPLE_RATE))
 
-    def hiss(seconds, low, high, decay, skip=0):
-        t = _clock(seconds)
-        return _band(noise[skip : skip + t.size], low, high) * np.exp(-t * decay)
+    def noise_burst(seconds: float, low: float, high: float | None, decay: float, skip: int = 0) -> np.ndarray:
+        t = _sample_times(seconds)
+        return _filter_band(noise[skip : skip + t.size], low, high) * np.exp(-t * decay)
 
     tune = rng.uniform(0.88, 1.14)
-    t = _clock(0.32)
-    kick = _swept(t, 46 * tune, 190 * tune, rng.uniform(28, 45), rng.uniform(8, 14))
-    kick[:220] += 0.35 * hiss(0.01, 1500, 6000, 300)[:220]
-    t = _clock(0.24)
+    t = _sample_times(0.32)
+    kick = _swept_sine(t, 46 * tune, 190 * tune, rng.uniform(28, 45), rng.uniform(8, 14))
+    kick[:220] += 0.35 * noise_burst(0.01, 1500, 6000, 300)[:220]
+    t = _sample_times(0.24)
     body = np.sin(2 * np.pi * 185 * tune * t) * np.exp(-t * 24)
-    snare = 0.7 * body + 1.1 * hiss(0.24, 1200, 8000, rng.uniform(14, 22), 500)
-    clap_time = _clock(0.25)
+    snare = 0.7 * body + 1.1 * noise_burst(0.24, 1200, 8000, rng.uniform(14, 22), 500)
+    clap_time = _sample_times(0.25)
     bursts = sum(np.exp(-np.clip(clap_time - d, 0, None) * 90) * (clap_time >= d) for d in (0, 0.009, 0.018))
-    clap = _band(noise[900 : 900 + clap_time.size], 900, 4000) * (bursts + 0.8 * np.exp(-clap_time * 18))
-    t = _clock(0.3)
+    clap = _filter_band(noise[900 : 900 + clap_time.size], 900, 4000) * (bursts + 0.8 * np.exp(-clap_time * 18))
+    t = _sample_times(0.3)
     sounds = {
         "kick": kick,
         "snare": snare,
         "clap": clap,
-        "hat": hiss(0.07, 7000, None, rng.uniform(50, 80), 1500),
-        "open": hiss(0.28, 6500, None, rng.uniform(10, 15), 2500),
-        "shaker": hiss(0.09, 5000, 9000, 38, 3500),
-        "rim": np.sin(2 * np.pi * 1700 * tune * _clock(0.05)) * np.exp(-_clock(0.05) * 90),
-        "tom": _swept(t, 90 * tune, 180 * tune, 18, 11),
-        "conga": _swept(_clock(0.2), 210 * tune, 300 * tune, 40, 17),
-        "cowbell": _band(np.sign(np.sin(2 * np.pi * 562 * t)) + np.sign(np.sin(2 * np.pi * 845 * t)), 500, 3000)
+        "hat": noise_burst(0.07, 7000, None, rng.uniform(50, 80), 1500),
+        "open": noise_burst(0.28, 6500, None, rng.uniform(10, 15), 2500),
+        "shaker": noise_burst(0.09, 5000, 9000, 38, 3500),
+        "rim": np.sin(2 * np.pi * 1700 * tune * _sample_times(0.05)) * np.exp(-_sample_times(0.05) * 90),
+        "tom": _swept_sine(t, 90 * tune, 180 * tune, 18, 11),
+        "conga": _swept_sine(_sample_times(0.2), 210 * tune, 300 * tune, 40, 17),
+        "cowbell": _filter_band(np.sign(np.sin(2 * np.pi * 562 * t)) + np.sign(np.sin(2 * np.pi * 845 * t)), 500, 3000)
         * np.exp(-t * 16),
-        "crash": hiss(1.0, 4000, None, 4.0),
+        "crash": noise_burst(1.0, 4000, None, 4.0),
     }
     return {name: (sound / np.abs(sound).max()).astype(np.float32) for name, sound in sounds.items()}
 
 
-def note(kind, midi, seconds, colour=1.0):
-    """One note of an instrument of `INSTRUMENTS`: pitch as MIDI number, `colour` (about 1) brightens it."""
-    harmonics, slope, odd, decay, dulling, attack, cents = INSTRUMENTS[kind]
+def note(instrument: str, midi: int, seconds: float, brightness: float = 1.0) -> np.ndarray:
+    """One note of an instrument of `INSTRUMENTS`; midi: its pitch; brightness: about 1."""
+    harmonics, slope, odd, decay, dulling, attack, cents = INSTRUMENTS[instrument]
     frequency = 440.0 * 2 ** ((midi - 69) / 12)
-    t = _clock(seconds + 0.05)
+    t = _sample_times(seconds + 0.05)
     n = np.arange(1, harmonics + 1)
     n = 2 * n - 1 if odd else n
     n = n[n * frequency < 0.42 * SAMPLE_RATE]
-    weights = n ** (-slope / colour)
+    weights = n ** (-slope / brightness)
     phase = 2 * np.pi * frequency * t
     waves = np.sin(n[:, None] * phase)
     if cents:
@@ -98,8 +100,8 @@ def note(kind, midi, seconds, colour=1.0):
     return (waves.sum(0) * envelope / weights.sum() ** 0.5).astype(np.float32)
 
 
-def place(length, starts, sounds, gains):
-    """Mixes `sounds[i] * gains[i]` at sample `starts[i]` into a fresh track of `length` samples."""
+def mix_notes(length: int, starts: Sequence[int], sounds: Sequence[np.ndarray], gains: Sequence[float]) -> np.ndarray:
+    """Mix `sounds[i] * gains[i]` at sample `starts[i]` into a new track of `length` samples."""
     track = np.zeros(length, np.float32)
     for start, sound, gain in zip(starts, sounds, gains, strict=True):
         stop = min(start + sound.size, length)
@@ -108,19 +110,19 @@ def place(length, starts, sounds, gains):
     return track
 
 
-def room(track, rng, wet):
-    """Adds the reverberation of a room (decaying filtered noise, 0.4 to 1 s) at level `wet`."""
+def add_reverberation(track: np.ndarray, rng: np.random.Generator, wet: float) -> np.ndarray:
+    """Add the reverberation of a room (decaying filtered noise, 0.4 to 1 s) at level `wet`."""
     seconds = rng.uniform(0.4, 1.0)
-    t = _clock(seconds)
-    tail = _band(rng.standard_normal(t.size), 300, 5000) * np.exp(-t * 6.9 / seconds)
-    tail[: int(0.012 * SAMPLE_RATE)] = 0  # the direct sound stays clear, and with it the beat
+    t = _sample_times(seconds)
+    tail = _filter_band(rng.standard_normal(t.size), 300, 5000) * np.exp(-t * 6.9 / seconds)
+    tail[: int(0.012 * SAMPLE_RATE)] = 0  # the direct sound and the beat stay clear
     tail = (tail / np.sqrt((tail**2).sum())).astype(np.float32)
     return track + wet * oaconvolve(track, tail)[: track.size].astype(np.float32)
 
 
-def ducked(track, starts, depth):
-    """Side-chain: the track dips by `depth` (0..1) at each start sample and comes back within 0.2 s."""
-    dip = depth * np.exp(-_clock(0.25) * 16).astype(np.float32)
+def ducked(track: np.ndarray, starts: Sequence[int], depth: float) -> np.ndarray:
+    """Apply side-chain compression: the track dips by `depth` (0..1) at each start sample and recovers in 0.2 s."""
+    dip = depth * np.exp(-_sample_times(0.25) * 16).astype(np.float32)
     gain = np.ones_like(track)
     for start in starts:
         if 0 <= start < track.size:
