@@ -49,3 +49,17 @@ def find_model(name: str) -> Path | None:
         if "/" not in candidate and (folder / CONFIG_FILE).is_file():
             return folder
     return None
+
+
+def checkpoint_path(name: str | Path, option: str = "ckpt") -> Path:
+    """The path of a checkpoint: a .ckpt, an exported folder, or a shipped model by its name. Raises ValueError."""
+    path = Path(str(name)).expanduser()
+    if path.exists():
+        return path
+    folder = find_model(str(name))
+    if folder is None and (resource_root() / path).exists():
+        return resource_root() / path
+    if folder is None:
+        names = ", ".join(model.name for model in shipped_models())
+        raise ValueError(f"{option}={name}: there is no such file, and no such shipped model ({names})")
+    return folder
