@@ -11,7 +11,7 @@ from weights import fill_by_name, numbers
 
 from zoo.body.labels import JOINT_LIMB, PARTS
 from zoo.body.skeleton import JOINTS
-from zoo.families.base import Sampler
+from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.families.dabfusion.blocks import grid, still, warp
 from zoo.families.dabfusion.equivariance import Bend, equivariance
 from zoo.families.dabfusion.family import DabFusion
@@ -30,7 +30,7 @@ UNET = dict(music_dim=16, width=16, multiples=[1, 1, 1, 1], heads=1, patch=2)
 HELPED = {"guide": 1.0, "rebuilt": 1, "warped": 1.0}
 LIMBED = {"autoencoder": {"regions": 10, "limbs": True}, "shows_regions": True}
 PICTURE = (255 * interpolate(numbers("picture", 1, 3, 8, 8).sigmoid(), 64, mode="bicubic")[0]).clamp(0, 255).byte()
-FEW = Sampler(steps=2, eta=0.0)
+FEW = SamplingParams(num_inference_steps=2, eta=0.0)
 
 
 def song(seconds: float, rate: float = 30.0) -> MusicFeatures:
@@ -47,7 +47,7 @@ def made(frames: int = 10, fine: int = 1, autoencoder: dict | None = None, **cha
 
 def dance(family: DabFusion, frames: int, fps: Fraction, seed: int = 0, image: torch.Tensor = PICTURE) -> list:
     with torch.no_grad():
-        return list(family.generate(image, song(20), "", frames, fps, seed, FEW))
+        return list(family.generate(GenerationRequest(image, song(20), frames, fps, seed=seed, sampling=FEW)))
 
 
 @pytest.mark.parametrize("frames", [1, 2, 11, 12, 25, 31])
@@ -267,7 +267,7 @@ def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind, opt
     learning = {name for name, p in family.named_parameters() if p.requires_grad}
     dead = {name for name in learning if family.get_parameter(name).grad is None}
     assert learning and not dead
-    roots = tuple(own.trainable())
+    roots = tuple(own.trainable_modules())
     changed = {name for name, value in family.state_dict().items() if not torch.equal(value, before[name])}
     assert all(name.startswith(roots) for name in changed)  # batch norms of what is frozen keep their counts
 
@@ -406,7 +406,7 @@ def test_every_window_hears_its_own_frames(overlap):
     family.hear, hear = lambda *where: (heard.append(hear(*where)), heard[-1])[1], family.hear
     music = MusicFeatures((torch.arange(600)[:, None] / 30).expand(-1, 5), 30.0, song(20).beats)
     with torch.no_grad():
-        list(family.generate(PICTURE, music, "", 21, Fraction(12), 0, FEW))
+        list(family.generate(GenerationRequest(PICTURE, music, 21, Fraction(12), sampling=FEW)))
     starts = [1, 11] if not overlap else [1, 7, 13]
     for window, start in zip(heard, starts, strict=True):
         np.testing.assert_allclose(window[0, :, 0], (start + np.arange(10)) / 12, atol=1e-5)

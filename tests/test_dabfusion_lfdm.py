@@ -63,7 +63,7 @@ def small(tmp_path_factory) -> DabFusion:
     diffusion = {"example": 20, "diffusion": lfdm_state("small_diffusion", frequencies), "optimizer_diff": {}}
     torch.save(diffusion, folder / "flowdiff.pth")
     for name, rest in (("RegionMM", "unet"), ("flowdiff", "autoencoder")):
-        missing = family.load_public(folder / f"{name}.pth").missing
+        missing = family.load_pretrained(folder / f"{name}.pth").missing
         assert {key.split(".")[0] for key in missing} == {rest, "music_scale", "music_embedding"}
     return family
 
@@ -174,17 +174,17 @@ def paper_file(path: Path, change: dict | None = None, without: str = "", schedu
 
 def test_paper_files_fit(paper, tmp_path):
     """Every name and shape of the published files, at the paper's size; nothing is allocated."""
-    report = paper.load_public(paper_file(tmp_path / "flowdiff.pth"))
+    report = paper.load_pretrained(paper_file(tmp_path / "flowdiff.pth"))
     own = {key for key in paper.state_dict() if key.startswith("unet.")}
     assert set(report.loaded) == own and not report.unexpected
     parts = {part: {k: torch.zeros(()).expand(s) for k, s in shapes(f"paper_{part}").items()} for part in PARTS}
     torch.save({"epoch": 1, **parts}, tmp_path / "RegionMM.pth")
-    report = paper.load_public(tmp_path / "RegionMM.pth")
+    report = paper.load_pretrained(tmp_path / "RegionMM.pth")
     assert set(report.loaded) == {key for key in paper.state_dict() if key.startswith("autoencoder.")}
     del parts["bg_predictor"]
     torch.save(parts, tmp_path / "RegionMM.pth")
     with pytest.raises(ValueError, match="RegionMM.pth: it holds no 'bg_predictor'"):
-        paper.load_public(tmp_path / "RegionMM.pth")
+        paper.load_pretrained(tmp_path / "RegionMM.pth")
 
 
 @pytest.mark.parametrize(
@@ -202,11 +202,11 @@ def test_paper_files_fit(paper, tmp_path):
 )
 def test_what_does_not_fit_is_refused(paper, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
-        paper.load_public(paper_file(tmp_path / "flowdiff.pth", **change))
+        paper.load_pretrained(paper_file(tmp_path / "flowdiff.pth", **change))
 
 
 def test_a_unet_that_predicts_something_else_is_refused(tmp_path):
     with torch.device("meta"):
         other = DabFusion(music_dim=35, autoencoder={}, unet={}, prediction="v_prediction")
     with pytest.raises(ValueError, match="it predicts noise, this model v_prediction"):
-        other.load_public(paper_file(tmp_path / "flowdiff.pth"))
+        other.load_pretrained(paper_file(tmp_path / "flowdiff.pth"))

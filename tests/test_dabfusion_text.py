@@ -10,12 +10,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from weights import fill_by_name, numbers
 
-from zoo.families.base import Sampler
+from zoo.families.base import GenerationRequest
 from zoo.files import conf_folder
 from zoo.media import read_frames
 from zoo.music.beats import NO_BEATS
 from zoo.music.encoder import MusicFeatures
-from zoo.run.build import build_family, build_stage
+from zoo.run.build import build_family, required_keys
 from zoo.run.checkpoint import load_family, read_checkpoint
 
 WORLD = (
@@ -61,7 +61,7 @@ def test_the_style_is_the_condition(checkpoint):
     for beats, needs in (("null", ()), ("true", ("beats", "beat_phase")), ("false", ())):
         config = composed(f"model.family.beats={beats}")
         family = build_family(config)
-        assert build_stage(config, "diffusion", family).needs == ("key", "frames", "style", *needs)
+        assert required_keys(config, "diffusion", family) == ("key", "frames", "style", *needs)
         assert family.read(["house"], family.beats_at(np.arange(3.0), 4), 4).shape == (1, 4, 515 if needs else 512)
 
 
@@ -74,7 +74,7 @@ def test_the_prompt_is_danced_and_the_music_is_not_heard():
             music = MusicFeatures(numbers(song, 60, 35), 30.0, NO_BEATS)
             picture = (numbers("picture", 3, 64, 64) * 40 + 128).clamp(0, 255).to(torch.uint8)
             with torch.inference_mode():
-                dances.append(torch.cat(list(family.generate(picture, music, prompt, 5, 12, 0, Sampler()))))
+                dances.append(torch.cat(list(family.generate(GenerationRequest(picture, music, 5, 12, prompt)))))
         same, other = (2, 1) if differs == "prompt" else (1, 2)
         assert torch.equal(dances[0], dances[same]) and not torch.equal(dances[0], dances[other])
 
@@ -115,9 +115,8 @@ def test_evaluation_prompts_with_the_style(checkpoint, scripts, tmp_path):
         style, rate = results["clips"][key]["labels"]["style"], Fraction(results["protocol"]["fps"])
         seed = results["protocol"]["seed"] + index
         with torch.inference_mode():
-            blocks = family.generate(
-                picture, MusicFeatures(torch.empty(0, 35), 30.0, NO_BEATS), style, 6, rate, seed, Sampler()
-            )
+            music = MusicFeatures(torch.empty(0, 35), 30.0, NO_BEATS)
+            blocks = family.generate(GenerationRequest(picture, music, 6, rate, style, seed))
             made = torch.cat(list(blocks)).movedim(1, -1).numpy()
         assert np.array_equal(videos["style"][index], made)
         assert not np.array_equal(videos["caption"][index], made)

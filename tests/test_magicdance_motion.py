@@ -15,7 +15,7 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
 from zoo.diffusion.samplers import make_sampler
 from zoo.diffusion.schedules import cosine_schedule
-from zoo.families.base import Sampler
+from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.family import MagicDance, at_frame_times
@@ -24,7 +24,7 @@ from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "edge_reference.npz")
-FEW = Sampler(steps=5)
+FEW = SamplingParams(num_inference_steps=5)
 
 
 def walk(frames: int, seed: int = 0) -> torch.Tensor:
@@ -70,14 +70,14 @@ def test_long_form_is_edges_however_it_is_grouped(group):
 
 @pytest.mark.parametrize("frames", [1, 30, 150, 151, 225, 226, 700])
 def test_dance_has_the_length_asked_for(family, frames):
-    blocks = list(family.dance(song(frames / 30 + 0.1), frames, 0, Sampler(steps=2)))
+    blocks = list(family.generate_motion(song(frames / 30 + 0.1), frames, 0, SamplingParams(num_inference_steps=2)))
     assert sum(map(len, blocks)) == frames and max(map(len, blocks)) <= motion.HOP
     assert torch.isfinite(torch.cat(blocks)).all()
 
 
 def test_dance_is_its_seed_and_its_music(family):
     def dance(seed, music):
-        return torch.cat(list(family.dance(music, 300, seed, FEW)))
+        return torch.cat(list(family.generate_motion(music, 300, seed, FEW)))
 
     first = dance(1, song(10))
     assert torch.equal(first, dance(1, song(10)))
@@ -136,7 +136,7 @@ def test_edits_keep_what_they_are_told_to(family):
     kept = legs[0] > 0
     assert kept.sum() == 3 + 5 * 6 and torch.equal(made[:, kept], given[:, kept])
     free = family.edit(music, given, torch.zeros_like(legs), 3, FEW)
-    torch.testing.assert_close(free, torch.cat(list(family.dance(music, 260, 3, FEW))), atol=1e-5, rtol=0)
+    torch.testing.assert_close(free, torch.cat(list(family.generate_motion(music, 260, 3, FEW))), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="no joint is called 'tail'"):
         motion.keep_joints(10, ["tail"])
     with pytest.raises(ValueError, match="motion and a mask of one shape"):
@@ -178,7 +178,11 @@ def test_video_frames_are_at_their_exact_times(fps):
 
 @pytest.mark.parametrize("image", [None, torch.full((3, 40, 30), 90, dtype=torch.uint8)])
 def test_generate_streams_frames(family, image):
-    blocks = list(family.generate(image, song(4), "", 40, Fraction(12), 0, Sampler(steps=2)))
+    blocks = list(
+        family.generate(
+            GenerationRequest(image, song(4), 40, Fraction(12), sampling=SamplingParams(num_inference_steps=2))
+        )
+    )
     frames = torch.cat(blocks)
     assert frames.shape == (40, 3, 128, 128) and frames.dtype == torch.uint8
     assert (frames[0] != frames[20]).any() and len(blocks) > 1
@@ -216,7 +220,7 @@ def test_stage_learns_one_clip_and_averages():
     batch = {"motion": torch.stack([walk(60, seed) for seed in range(8)]), "music": numbers("m", 8, 60, 35) * 100}
     batch |= {"music_rate": 30.0, "fps": 30.0, "beats": (torch.arange(60) % 15 == 0).long().repeat(8, 1)}
     stage = MotionStage(family, partial(torch.optim.AdamW, lr=2e-3), ema_decay=0.9)
-    stage.prepare(lambda: iter([batch]))
+    stage.fit_normalizers(lambda: iter([batch]))
     heard = family.hear(batch["music"], 30.0, [np.arange(0, 2, 0.5)] * 8, 60)
     assert abs(heard[..., :35].mean()) < 1e-3 and abs(heard[..., :35].std() - 1) < 1e-2
     turn = 2 * np.pi * np.arange(60) / 15  # a turn a beat
@@ -231,7 +235,7 @@ def test_stage_learns_one_clip_and_averages():
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        stage.ema.update_parameters(stage._learning())
+        stage.ema.update_parameters(stage._module_dict())
         totals.append(total.item())
     assert set(losses) == {"reconstruction", "velocity", "joints", "feet"}
     assert np.mean(totals[-10:]) < 0.4 * np.mean(totals[:10])
@@ -242,4 +246,4 @@ def test_stage_learns_one_clip_and_averages():
 def test_music_scaling_refuses_nothing_and_nan():
     stage = MotionStage(MagicDance(35, dim=64, ff_dim=96, layers=1, heads=2), torch.optim.AdamW)
     with pytest.raises(ValueError, match="training data has no motion"):
-        stage.prepare(lambda: iter([]))
+        stage.fit_normalizers(lambda: iter([]))

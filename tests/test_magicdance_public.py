@@ -54,7 +54,9 @@ def animator(tmp_path_factory) -> Animator:
         HashedTokenEncoder(24, max_tokens=5), VAE, {"channels": [32, 64, 64, 64]}, (4, 8, 8, 8), **asked
     )
     family = MagicDance(5, dim=16, ff_dim=16, layers=1, heads=2, animator=animator)
-    loaded = {name for file in published(tmp_path_factory.mktemp("magic")) for name in family.load_public(file).loaded}
+    loaded = {
+        name for file in published(tmp_path_factory.mktemp("magic")) for name in family.load_pretrained(file).loaded
+    }
     parts = tuple(f"animator.{name}." for name in ("vae", "unet", "appearance", "controlnet"))
     assert {name for name in family.state_dict() if name.startswith(parts)} == loaded
     with torch.no_grad():

@@ -390,9 +390,9 @@ def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves():
         with torch.autocast("cpu", torch.bfloat16):
             sum(stage.loss(batch).values()).backward()
         moved = {name for name, one in whole.named_parameters() if one.grad is not None and one.grad.abs().max() > 0}
-        learning = tuple(f"{path}." for path in stage.trainable())
+        learning = tuple(f"{path}." for path in stage.trainable_modules())
         assert moved and all(name.startswith(learning) for name in moved)
-        silent = {path for path in stage.trainable() if not any(name.startswith(f"{path}.") for name in moved)}
+        silent = {path for path in stage.trainable_modules() if not any(name.startswith(f"{path}.") for name in moved)}
         assert not silent, silent
 
 
@@ -415,7 +415,7 @@ def test_magic_animates_files_start_their_parts(tmp_path):
         for one in fresh.parameters():
             one.zero_()
     for name in ("appearance.safetensors", "controlnet.safetensors", "temporal.ckpt"):
-        report = fresh.load_public(str(tmp_path / name))
+        report = fresh.load_pretrained(str(tmp_path / name))
         assert not report.unexpected
     for name, value in fresh.state_dict().items():
         if name.startswith(("animator.appearance.", "animator.controlnet.")) or ".motion_modules." in name:
@@ -425,7 +425,7 @@ def test_magic_animates_files_start_their_parts(tmp_path):
     broken.popitem()
     save_file(broken, tmp_path / "broken.safetensors")
     with pytest.raises(ValueError, match="1 missing"):
-        fresh.load_public(str(tmp_path / "broken.safetensors"))
+        fresh.load_pretrained(str(tmp_path / "broken.safetensors"))
 
 
 SMALL = (

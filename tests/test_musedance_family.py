@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from weights import fill_by_name, numbers
 
 from zoo.diffusion.denoiser import Denoiser
-from zoo.families.base import Sampler
+from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.families.latent.stages import AutoencoderStage
 from zoo.families.musedance.family import MuseDance, SongTokens, anchored
 from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
@@ -29,7 +29,7 @@ from zoo.run.train.runs import stages
 VAE = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
 UNET = {"channels": [16, 32], "attends": [True, True], "layers": 1, "heads": 1, "groups": 8}
 PICTURE = (255 * interpolate(numbers("picture", 1, 3, 8, 8).sigmoid(), 64, mode="bicubic")[0]).clamp(0, 255).byte()
-FEW = Sampler(steps=2)
+FEW = SamplingParams(num_inference_steps=2)
 
 
 def made(**changes) -> MuseDance:
@@ -42,10 +42,10 @@ def song(seconds: float, rate: float = 30.0, name: str = "song") -> MusicFeature
     return MusicFeatures(numbers(name, int(seconds * rate), 5), rate, Beats(np.arange(0.25, seconds, 0.5), 120.0, 0))
 
 
-def dance(family: MuseDance, frames: int, fps=Fraction(12), seed: int = 0, prompt: str = "", music=None, **sampler):
+def dance(family: MuseDance, frames: int, fps=Fraction(12), seed: int = 0, prompt: str = "", music=None, **sampling):
     with torch.no_grad():
-        asked = Sampler(**{"steps": 2} | sampler)
-        return list(family.generate(PICTURE, music or song(20), prompt, frames, fps, seed, asked))
+        sampling = SamplingParams(**{"num_inference_steps": 2} | sampling)
+        return list(family.generate(GenerationRequest(PICTURE, music or song(20), frames, fps, prompt, seed, sampling)))
 
 
 @pytest.mark.parametrize("frames", [1, 6, 7, 13])
@@ -127,7 +127,7 @@ def test_modules_that_are_switched_off_are_not_there(changes, heard):
 def test_a_later_stage_may_have_fewer_modules_than_the_one_before(listens, capsys):
     """Table 3's rows go on from one stage appearance, which no module of theirs has changed."""
     whole, less = made().state_dict(), made(listens=listens, moves=False)
-    learned = AppearanceStage(less, optimizer=None, seed=0).trainable()
+    learned = AppearanceStage(less, optimizer=None, seed=0).trainable_modules()
     for parameter in less.parameters():
         parameter.data.zero_()
     load_for_stage(less, whole, "whole.ckpt", learned)
@@ -175,7 +175,7 @@ def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frame
     learning = {name for name, p in family.named_parameters() if p.requires_grad}
     dead = {name for name in learning if family.get_parameter(name).grad is None}
     assert learning and not dead and total.isfinite()
-    assert all(name.startswith(tuple(own.trainable())) for name in learning)
+    assert all(name.startswith(tuple(own.trainable_modules())) for name in learning)
     assert all(torch.equal(value, before[name]) for name, value in family.state_dict().items())
 
 
@@ -207,7 +207,7 @@ def test_noise_on_latents_is_of_their_own_size_and_of_every_level():
 def test_latents_and_changes_are_made_as_large_as_the_noise():
     family = made(changes=True)
     own = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0, measures=True)
-    own.prepare(lambda: iter([batch(2)] * 3))
+    own.fit_normalizers(lambda: iter([batch(2)] * 3))
     with torch.no_grad():
         latents = family.encode(batch(2)["frames"].flatten(0, 1))
         assert latents.std() == pytest.approx(1, rel=1e-2)
@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="music or to beats"):
         made(listens=["words"])
     with pytest.raises(ValueError, match="musedance moves a picture: give image=FILE"):
-        next(made().generate(None, song(2), "", 5, Fraction(12), 0, FEW))
+        next(made().generate(GenerationRequest(None, song(2), 5, Fraction(12), sampling=FEW)))
     with pytest.raises(ValueError, match=r"clips of 7 frames for windows of 6 and 2 before: .* 0\.6667"):
         DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0).loss(batch(7))
 
@@ -343,7 +343,7 @@ def test_guidance_is_of_what_is_imagined():
     answers[0, 4 + 1 + 6], answers[1, 4 + 1 + 2] = 4, 4  # who reads sees one region, who does not another one
     family.unet.forward = lambda x, *_: answers
     request = family.unet.prepare(family.words(["", ""]))
-    made_of = family._window(request, 5.0, pictured, torch.Generator().manual_seed(0), Sampler(1, None, 0.0))
+    made_of = family._window(request, 5.0, pictured, torch.Generator().manual_seed(0), SamplingParams(1, None, 0.0))
     wanted = pictured.looks[0, 6, None, :, None, None].expand_as(made_of)
     assert (made_of - wanted).abs().mean() < 0.1 < (pictured.looks[0, 6] - pictured.looks[0, 2]).abs().mean()
 

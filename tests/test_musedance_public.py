@@ -51,8 +51,8 @@ def test_stable_diffusion_starts_both_networks(files):
     folder, unet, vae = files
     family = made()
     before = {name: value.clone() for name, value in family.state_dict().items()}
-    family.load_public(str(folder / "unet.safetensors"))
-    family.load_public(str(folder / "vae.safetensors"))
+    family.load_pretrained(str(folder / "unet.safetensors"))
+    family.load_pretrained(str(folder / "vae.safetensors"))
     state = family.state_dict()
     wanted = {f"unet.{name}": value for name, value in unet.items()} | {f"vae.{name}": v for name, v in vae.items()}
     wanted |= {f"reference_net.{name}": value for name, value in convert_reference_net(unet).items()}
@@ -71,7 +71,7 @@ def test_each_file_starts_its_part_alone(files, file, changed):
         for one in family.parameters():
             one.add_(1.0)
     before = {name: value.clone() for name, value in family.state_dict().items()}
-    family.load_public(str(files[0] / f"{file}.safetensors"))
+    family.load_pretrained(str(files[0] / f"{file}.safetensors"))
     differ = {name for name, value in family.state_dict().items() if not torch.equal(value, before[name])}
     assert differ and all(changed in name for name in differ)
     middle = any("mid_block.motion_modules" in name for name in differ)
@@ -88,5 +88,5 @@ def test_what_does_not_fit_is_refused(files, tmp_path):
         family = made()
         before = {name: value.clone() for name, value in family.state_dict().items()}
         with pytest.raises(ValueError, match="does not fit MuseDance"):
-            family.load_public(str(tmp_path / "spoiled.safetensors"))
+            family.load_pretrained(str(tmp_path / "spoiled.safetensors"))
         assert all(torch.equal(value, before[name]) for name, value in family.state_dict().items())

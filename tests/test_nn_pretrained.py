@@ -63,7 +63,7 @@ def edge_file(tmp_path, monkeypatch):
 def test_edge_checkpoint_with_its_normaliser(edge_file, capsys):
     path, contents = edge_file
     family = MagicDance(**SIZE)
-    report = family.load_public(path)
+    report = family.load_pretrained(path)
     assert report.unexpected == () and all(name.startswith("music_scale.") for name in report.missing)
     for name, value in contents["ema_state_dict"].items():
         assert torch.equal(family.decoder.state_dict()[name], value)
@@ -79,7 +79,7 @@ def test_bare_state_dict(edge_file, tmp_path, wrapped, suffix):
     path = tmp_path / f"bare{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(state, path)
     family = MagicDance(**SIZE)
-    assert not [name for name in family.load_public(path).missing if name.startswith("decoder.")]
+    assert not [name for name in family.load_pretrained(path).missing if name.startswith("decoder.")]
     assert torch.equal(family.decoder.final_layer.weight, edge_file[1]["ema_state_dict"]["final_layer.weight"])
 
 
@@ -110,13 +110,13 @@ def test_files_with_code_run_nothing(tmp_path):
     family = MagicDance(**SIZE)
     torch.save({"ema_state_dict": {}, "normalizer": Trap(str(target))}, path)
     with pytest.raises(ValueError, match=r"holds more than weights \(io.open\); nothing of it was run"):
-        family.load_public(path)
+        family.load_pretrained(path)
     torch.save({"normalizer": Trap(str(target))}, path, _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match="nothing of it was run"):
-        family.load_public(path)
+        family.load_pretrained(path)
     path.write_bytes(pickle.dumps(Trap(str(target))))
     with pytest.raises(ValueError, match="nothing of it was run"):
-        family.load_public(path)
+        family.load_pretrained(path)
     assert not target.exists()
 
 

@@ -28,7 +28,7 @@ from zoo.body.detection.blazepose import suppress_stderr
 from zoo.body.detection.blazepose_detector import BlazePoseDetector
 from zoo.body.image.puppet import PuppetAnimator, make_puppet
 from zoo.body.skeleton import unpack
-from zoo.families.base import Sampler
+from zoo.families.base import SamplingParams
 from zoo.families.magicdance.family import at_frame_times
 from zoo.files import cache_root
 from zoo.media import Sound, read_image
@@ -87,7 +87,7 @@ def danced(song: Path, seconds: float) -> tuple[torch.Tensor, torch.Tensor]:
     music = encode_song(Sound(song), build_encoder(config), Fraction(seconds))
     frames = round(seconds * FPS)
     with torch.inference_mode():
-        blocks = family.dance(music, frames, 0, Sampler(None, None, None))
+        blocks = family.generate_motion(music, frames, 0, SamplingParams(None, None, None))
         _, root, rotations = unpack(torch.cat(list(at_frame_times(blocks, frames, Fraction(FPS)))))
     return rotations, root
 

@@ -28,7 +28,7 @@ from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.skeleton import JOINTS
 from zoo.data.base import EvalSpec, WindowSpec
 from zoo.data.world.moves import MOVES
-from zoo.families.base import Sampler
+from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.files import conf_folder
 from zoo.metrics.statistics import bootstrap_interval
 from zoo.nn.cpu_inference import PRECISIONS
@@ -157,10 +157,12 @@ def main() -> None:
             continue  # one of them says nothing of its own
         truth.append(told_apart(moves, [take.frames, shown[second].frames], said))
         picture = torch.from_numpy(take.reference).permute(2, 0, 1)
-        sampler, both = Sampler(steps=options.steps, guidance=options.guidance), []
+        sampler, both = SamplingParams(num_inference_steps=options.steps, guidance_scale=options.guidance), []
         for text in texts:
             with torch.inference_mode(), faster(family, options.precision):
-                blocks = family.generate(picture, take.music, text, len(take.frames), rate, index, sampler)
+                blocks = family.generate(
+                    GenerationRequest(picture, take.music, len(take.frames), rate, text, index, sampler)
+                )
                 both.append(torch.cat(list(blocks)).permute(0, 2, 3, 1).numpy())
         danced.append(told_apart(moves, both, said))
     print(json.dumps({"danced": share(danced), "truth": share(truth)}))

@@ -1,14 +1,15 @@
 """The two contracts of a model: a Family generates, a Stage trains.
 
-A family is a plain `nn.Module` that holds all its networks and knows how to turn a picture and a song into frames. A
-stage is a `LightningModule` around a family: it says which parts learn, and by which loss. Neither knows about devices,
-processes or files.
+A family is a plain `nn.Module` that holds all its networks and turns an image and a song into frames. A stage is a
+`LightningModule` around a family: it names the modules that are trained, and computes their loss. Neither knows about
+devices, processes, files or command-line keys.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -21,69 +22,99 @@ from zoo.nn.weights.loading import LoadReport, load_strict
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """How to sample: `None` leaves a value to the family's own default (its paper's)."""
+class SamplingParams:
+    """Settings of the denoising loop. `None` means the family's default, which is its paper's."""
 
-    steps: int | None = None  # network evaluations per sample
-    guidance: float | None = None  # classifier-free guidance weight, 1 is none
+    num_inference_steps: int | None = None  # network evaluations per sample
+    guidance_scale: float | None = None  # of classifier-free guidance; 1 switches it off
     eta: float | None = None  # DDIM stochasticity, 0..1
+
+    def with_defaults(self, defaults: "SamplingParams") -> "SamplingParams":
+        """The same settings, with each `None` replaced by the value of `defaults`."""
+        return SamplingParams(
+            **{name: getattr(defaults, name) if value is None else value for name, value in vars(self).items()}
+        )
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Inputs of one generated video."""
+
+    image: Tensor | None  # (3, H, W) uint8; None: the family chooses a figure, or refuses
+    music: MusicFeatures  # at least num_frames / fps seconds
+    num_frames: int  # of the video
+    fps: Fraction  # frame i shows time i / fps exactly
+    prompt: str = ""
+    seed: int = 0
+    sampling: SamplingParams = SamplingParams()
 
 
 class Family(nn.Module, ABC):
     """One system of the zoo: all its networks, and how to generate with them."""
 
-    size: int = 512  # pixels a side of a square picture that suits `generate`
+    resolution: int = 512  # pixels per side of a square image that suits `generate`
 
     @abstractmethod
-    def generate(
-        self,
-        image: Tensor | None,
-        music: MusicFeatures,
-        prompt: str,
-        frames: int,
-        fps: Fraction,
-        seed: int,
-        sampler: Sampler,
-    ) -> Iterator[Tensor]:
-        """Yield blocks (F, 3, H, W) uint8 of consecutive video frames, `frames` in all.
+    def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
+        """Yield blocks (F, 3, H, W) uint8 of consecutive video frames, `request.num_frames` in all.
 
-        image: (3, H, W) uint8, or None for the family's own choice of figure. music covers at least frames / fps s.
-        Frame i shows time i / fps exactly. Blocks come as they are made: memory must not grow with `frames`. The same
-        arguments give the same frames.
+        Blocks are yielded as soon as they are computed: memory must not grow with the number of frames. The same
+        request gives the same frames. Raises ValueError for an image or a prompt that the family cannot use.
         """
 
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """Set options of the family's own, such as `renderer`, before `generate`. The default refuses any option.
+
+        Raises ValueError for an unknown option, or for a value that this family or checkpoint cannot use.
+        """
+        for name in options:
+            raise ValueError(f"{name}= is not an option of {type(self).__name__}, which has no options of its own")
+
     def denoisers(self) -> list[nn.Module]:
-        """The networks that a step of sampling takes its time for, if `zoo.nn.cpu_inference` suits them."""
+        """Networks that take most of a sampling step's time, and that `zoo.nn.cpu_inference` can speed up."""
         return []
 
-    def unread(self, prompt: str) -> str:
-        """The end of a prompt that is too long for the family to read. Here nothing is: not every family reads it."""
+    def truncated_prompt(self, prompt: str) -> str:
+        """The end of a prompt that exceeds the text encoder's length. The default is empty: no prompt is read."""
         return ""
 
-    def load_public(self, path: str) -> LoadReport:
-        """Start from published weights (`init=`), strictly. A family whose paper's files have other names overrides it.
+    def load_pretrained(self, path: str) -> LoadReport:
+        """Load published weights strictly. A family whose paper's files have other parameter names overrides it.
 
         Raises ValueError, with nothing loaded, when the file does not fit or holds more than weights.
         """
         return load_strict(self, path)
 
+    @classmethod
+    def upgrade(
+        cls, config: dict[str, Any], state_dict: dict[str, Tensor], version: int
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Convert a family node and a state dict of an older `config_version` to today's. The default changes nothing.
 
-class DancesInMotion(ABC):
-    """Mixed into a family that makes body motion on its way to frames, so that it can be written as bvh, glb or npz."""
+        config: the plain, resolved `model.family` node of the checkpoint.
+        """
+        return config, state_dict
+
+
+class MotionGenerator(ABC):
+    """A family that generates body motion before frames, so that the motion can be written as bvh, glb or npz."""
 
     @abstractmethod
-    def dance(self, music: MusicFeatures, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
-        """Yield blocks (T, 151) of un-normalised motion at `zoo.batch.MOTION_FPS`, `motion_frames` in all."""
+    def generate_motion(
+        self, music: MusicFeatures, num_frames: int, seed: int, sampling: SamplingParams
+    ) -> Iterator[Tensor]:
+        """Yield blocks (T, 151) of un-normalised motion at `zoo.batch.MOTION_FPS`, `num_frames` in all."""
 
 
 class Stage(LightningModule, ABC):
-    """One step of a family's training recipe. Subclasses set `needs` and write `trainable` and `loss`.
+    """One step of a family's training recipe. Subclasses define `required_keys`, `trainable_paths` and `loss`.
 
     Randomness in a training step is drawn from a generator seeded by (seed, step, rank) alone, so that a run that was
-    killed and resumed draws exactly what the uninterrupted run drew.
-    """
+    killed and resumed draws exactly the numbers of the uninterrupted run.
 
-    needs: tuple[str, ...]  # keys of `zoo.batch.Batch` that `loss` reads
+    `required_keys` and `trainable_paths` are functions of the class, the family, and the stage's own options, so that
+    they can be asked before any stage is built. They ignore options that do not concern them.
+    """
 
     def __init__(
         self,
@@ -92,73 +123,81 @@ class Stage(LightningModule, ABC):
         scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         ema_decay: float | None = None,
         seed: int = 0,
+        options: Mapping[str, Any] | None = None,
     ):
-        """optimizer, scheduler: factories (Hydra `_partial_`) taking parameters and an optimiser.
+        """optimizer, scheduler: factories (Hydra `_partial_`) that take parameters and an optimiser.
 
-        ema_decay: of the average of what learns, 0..1, reached over the first steps; None keeps no average.
+        ema_decay: of the trained modules' exponential moving average, 0..1; None keeps no average. options: the
+        subclass's arguments that `trainable_paths` and `required_keys` depend on.
         """
         super().__init__()
         self.family = family
+        self.options = dict(options or {})
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.ema_decay, self.seed = ema_decay, seed
-        learning = self.trainable()
+        self._paths = self.trainable_paths(family, **self.options)
         family.requires_grad_(False)
-        for path, module in learning.items():
-            assert family.get_submodule(path) is module, f"trainable() calls '{path}' what is elsewhere in the family"
+        for module in self.trainable_modules().values():
             module.requires_grad_(True)
         # the average is a state like any other: it is saved, sharded and moved with the module
         self.ema = None
         if ema_decay:
-            self.ema = AveragedModel(self._learning(), multi_avg_fn=_warmed_average(ema_decay))
+            self.ema = AveragedModel(self._module_dict(), multi_avg_fn=ema_with_warmup(ema_decay))
             self.ema.requires_grad_(False)  # DDP would wait for its gradients
         self.train()  # Lightning keeps the modes it finds
 
+    @classmethod
     @abstractmethod
-    def trainable(self) -> dict[str, nn.Module]:
-        """Path in `self.family` -> the module there that learns in this stage; everything else is frozen."""
+    def required_keys(cls, family: Family, **options: Any) -> tuple[str, ...]:
+        """Keys of `zoo.batch.Batch` that `loss` reads."""
+
+    @classmethod
+    @abstractmethod
+    def trainable_paths(cls, family: Family, **options: Any) -> list[str]:
+        """Paths of the modules in the family that this stage trains. Everything else is frozen."""
 
     @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Name -> weighted scalar; their sum is minimised. Runs in training and validation alike."""
+        """Name -> weighted scalar. Their sum is minimised. Runs in training and validation alike."""
 
-    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Called once before a fresh training, not on resume, with passes over the training data: fit normalisers."""
+    def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Fit normalisers on passes over the training data. Called once before a new training, not on resume."""
 
-    def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Name -> picture (3, H, W) uint8 of how well it does on a held-out batch, for the log; nothing by default."""
-        return {}
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """Path in `self.family` -> trained module."""
+        return {path: self.family.get_submodule(path) for path in self._paths}
 
-    def _learning(self) -> nn.ModuleDict:
+    def _module_dict(self) -> nn.ModuleDict:
         # a ModuleDict's keys hold no dots: 'decoder.blocks' is averaged as 'decoder/blocks'
-        return nn.ModuleDict({path.replace(".", "/"): module for path, module in self.trainable().items()})
+        return nn.ModuleDict({path.replace(".", "/"): module for path, module in self.trainable_modules().items()})
 
     def train(self, mode: bool = True) -> "Stage":
-        """As of any module, but what does not learn stays in evaluation: its batch norms and dropouts are settled."""
+        """Set the mode of the trained modules. Frozen ones stay in evaluation mode, for batch norm and dropout."""
         super().train(mode)
         self.family.eval()
-        for module in self.trainable().values():
+        for module in self.trainable_modules().values():
             module.train(mode)
         return self
 
-    # Lightning's side ------------------------------------------------------------------------------------------------
+    # Lightning hooks --------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """Prepare from the training data, unless a checkpoint is about to bring what was prepared."""
+        """Fit normalisers, unless a checkpoint is about to bring them."""
         if stage == "fit" and self.trainer.ckpt_path is None:
-            self.prepare(self.trainer.datamodule.batches)
+            self.fit_normalizers(self.trainer.datamodule.batches)
 
     def configure_model(self) -> None:
-        """Shard under `ModelParallelStrategy` (FSDP2): each block of a ModuleList is a unit, then each learning module.
+        """Shard under `ModelParallelStrategy` (FSDP2): each block of a ModuleList is a unit, then each trained module.
 
-        Frozen modules stay whole on every process. Weights gather when a unit's `forward` runs, so a stage calls the
-        modules it names in `trainable()`, or the methods these list as `also_called`, never their children.
+        Frozen modules stay whole on every process. Weights gather when a unit's `forward` runs. So a stage calls the
+        modules of `trainable_paths`, or the methods that these list as `fsdp_forward_methods`, never their children.
         """
         mesh = getattr(self, "_device_mesh", None)
         if mesh is None or getattr(self, "_sharded", False):
             return
         averaged = self.ema.module.values() if self.ema is not None else []
-        for root in [*self.trainable().values(), *averaged]:
-            for module in reversed(list(root.modules())):  # inner lists first: what is sharded already is left out
+        for root in [*self.trainable_modules().values(), *averaged]:
+            for module in reversed(list(root.modules())):  # inner lists first: `fully_shard` skips sharded modules
                 if isinstance(module, nn.ModuleList):
                     for block in module:
                         _shard(block, mesh)
@@ -166,7 +205,7 @@ class Stage(LightningModule, ABC):
         self._sharded = True
 
     def configure_optimizers(self):
-        """The configured optimiser over what learns, with its schedule stepped once a step."""
+        """The configured optimiser of the trained parameters, with its schedule stepped once a step."""
         optimizer = self.make_optimizer([p for p in self.family.parameters() if p.requires_grad])
         if self.make_scheduler is None:
             return optimizer
@@ -175,9 +214,9 @@ class Stage(LightningModule, ABC):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make this batch's randomness a function of (seed, batch, rank) only: resuming needs no saved generator."""
-        each = self.trainer.accumulate_grad_batches
-        draw = self.global_step * each + batch_idx % each
-        torch.manual_seed((self.seed * 1_000_003 + draw) * 4_099 + self.global_rank)
+        per_step = self.trainer.accumulate_grad_batches
+        batch_number = self.global_step * per_step + batch_idx % per_step
+        torch.manual_seed((self.seed * 1_000_003 + batch_number) * 4_099 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the named losses, each logged as train/NAME."""
@@ -191,7 +230,7 @@ class Stage(LightningModule, ABC):
         """Step, then move the average: at once, so that no checkpoint can fall between the two."""
         super().optimizer_step(*args, **kwargs)
         if self.ema is not None:
-            self.ema.update_parameters(self._learning())
+            self.ema.update_parameters(self._module_dict())
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same losses on held-out clips with fixed noise, logged as val/NAME."""
@@ -206,14 +245,14 @@ def _shard(module: nn.Module, mesh) -> None:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     fully_shard(module, mesh=mesh["data_parallel"])
-    for method in getattr(module, "also_called", ()):
+    for method in getattr(module, "fsdp_forward_methods", ()):
         register_fsdp_forward_method(module, method)
 
 
-def _warmed_average(decay: float) -> Callable[..., None]:
+def ema_with_warmup(decay: float) -> Callable[..., None]:
     """Exponential moving average whose decay after n steps is at most (1 + n) / (10 + n): the start is forgotten."""
 
-    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         get_ema_multi_avg_fn(min(decay, (1 + float(count)) / (10 + float(count))))(averaged, current, count)
 
-    return average
+    return update

@@ -13,7 +13,7 @@ HEAD = 7  # the head's among them
 class FigureFinder(nn.Module):
     """A small U-Net, diffusers', from a picture's latents to where its figure is, and maybe which region of it."""
 
-    also_called = ("error",)  # from outside, beside forward
+    fsdp_forward_methods = ("error",)  # from outside, beside forward
 
     def __init__(self, latent_channels: int, regions: bool = False, channels: tuple[int, ...] = (32, 64, 96)):
         super().__init__()

@@ -115,7 +115,7 @@ class SongModule(nn.Module):
     begins at 0, as in AnimateDiff; frames carry their positions to the tokens, which carry theirs.
     """
 
-    also_called = ("prepare",)  # from outside, beside forward
+    fsdp_forward_methods = ("prepare",)  # from outside, beside forward
 
     def __init__(self, dim: int, heads: int, groups: int, token_dim: int, dropout: float = 0.0):
         super().__init__()

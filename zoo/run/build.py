@@ -4,6 +4,7 @@ Configurations also come inside checkpoint files from anywhere. So every `_targe
 """
 
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -38,11 +39,27 @@ def build_family(config: DictConfig) -> Family:
 
 def build_stage(config: DictConfig, name: str, family: Family) -> Stage:
     """The training stage `name` around a family, with its optimiser and learning-rate schedule."""
+    return _stage_factory(config, name)(family=family, seed=config.seed)
+
+
+def required_keys(config: DictConfig, name: str, family: Family) -> tuple[str, ...]:
+    """Keys of a batch that the stage `name` reads. No stage is built."""
+    factory = _stage_factory(config, name)
+    return factory.func.required_keys(family, **factory.keywords)
+
+
+def trainable_paths(config: DictConfig, name: str, family: Family) -> list[str]:
+    """Paths of the modules in the family that the stage `name` trains. No stage is built."""
+    factory = _stage_factory(config, name)
+    return factory.func.trainable_paths(family, **factory.keywords)
+
+
+def _stage_factory(config: DictConfig, name: str) -> "partial[Stage]":
     node = stage_node(config, name)
     for target in _targets(node):
         _import_target(target)
     # plain lists and dicts: an optimiser keeps its arguments in its state, and a checkpoint holds plain values only
-    return instantiate(node, _convert_="all")(family=family, seed=config.seed)
+    return instantiate(node, _convert_="all")
 
 
 def stage_node(config: DictConfig, name: str) -> DictConfig:

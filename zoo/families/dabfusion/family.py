@@ -14,7 +14,7 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.diffusion.schedules import cosine_schedule
-from zoo.families.base import Family, Sampler
+from zoo.families.base import Family, GenerationRequest, SamplingParams
 from zoo.families.dabfusion.autoencoder import FlowAutoencoder
 from zoo.families.dabfusion.blocks import still
 from zoo.families.dabfusion.flow_unet import FlowUNet
@@ -101,13 +101,13 @@ class DabFusion(Family):
         self.music_scale = FeatureNormalizer(dim)
         self.beats = 3 if (beats if beats is not None else self.text is None) else 0
         self.music_embedding = MusicEmbedding(dim + self.beats, self.unet.music_dim)
-        self.size, self.frames, self.fps = size, frames, Fraction(str(fps))
+        self.resolution, self.frames, self.fps = size, frames, Fraction(str(fps))
         self.prediction, self.residual, self.noisier = prediction, residual, noisier
         self.threshold, self.rule = threshold, rule
         if not 0 <= overlap < frames:
             raise ValueError(f"an overlap of {overlap} for windows of {frames} frames; use 0 to {frames - 1}")
         self.overlap = overlap
-        self.defaults = Sampler(steps, guidance, eta)
+        self.defaults = SamplingParams(steps, guidance, eta)
 
     @property
     def schedule(self):
@@ -119,7 +119,7 @@ class DabFusion(Family):
         """Where the networks are."""
         return self.unet.init_conv.weight.device
 
-    def load_public(self, path: str) -> LoadReport:
+    def load_pretrained(self, path: str) -> LoadReport:
         """Start from one of LFDM's public checkpoints, the autoencoder's or the diffusion's, or a file of this family.
 
         What the file does not hold stays as it is: `init=[A,B]` takes both. LFDM's U-Net heard a text; the music
@@ -186,37 +186,36 @@ class DabFusion(Family):
             flow = flow / self.residual + still(*flow.shape[-3:-1], flow)
         return flow, occlusion.clamp(0, 1)
 
-    def generate(
-        self,
-        image: Tensor | None,
-        music: MusicFeatures,
-        prompt: str,
-        frames: int,
-        fps: Fraction,
-        seed: int,
-        sampler: Sampler,
-    ) -> Iterator[Tensor]:
+    def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
         """Blocks (F, 3, size, size) uint8: frame 0 is the picture, every later one is it, or its descendant, moved.
 
         Windows of `frames` flows are denoised one after the other, at the model's own rate, as `overlap` has it (sec.
         4.5, Table 7); between its frames flows are interpolated in time. Only a model that hears text reads the prompt,
         as the name of a style. Raises ValueError without a picture, or such a prompt.
         """
+        image, music, prompt, frames, fps = (
+            request.image,
+            request.music,
+            request.prompt,
+            request.num_frames,
+            request.fps,
+        )
+        sampling = request.sampling.with_defaults(self.defaults)
         if image is None:
             raise ValueError("dabfusion moves a picture: give image=FILE")
         if self.text is not None and not prompt.strip():
             raise ValueError("this dabfusion hears text and no music: give prompt=STYLE, such as prompt=house")
-        reference = pad_to_square(image, self.size).to(self.device).float()[None] / 255
+        reference = pad_to_square(image, self.resolution).to(self.device).float()[None] / 255
         yield (reference * 255).round().to(torch.uint8)
         last = (frames - 1) * self.fps / fps  # in own frames
-        draw = torch.Generator("cpu").manual_seed(seed)
+        draw = torch.Generator("cpu").manual_seed(request.seed)
         made, start, levels, known = 1, 0, None, None
         while made < frames:
             if levels is None or not self.overlap:
                 levels = self.autoencoder.encode(reference)
                 z0, idle = self.shown(reference, levels[-1]), self._idle(levels[-1])
             count = 0 if known is None else len(known)
-            volume = self._window(z0, music, prompt, start - count, known, draw, sampler)
+            volume = self._window(z0, music, prompt, start - count, known, draw, sampling)
             motion = torch.cat([idle if known is None else known[-1:], volume[count:]])
             end = start + len(motion) - 1
             stop = frames if end >= last else int(end * fps / self.fps) + 1
@@ -241,16 +240,13 @@ class DabFusion(Family):
         start: int,
         known: Tensor | None,
         draw: torch.Generator,
-        sampler: Sampler,
+        sampling: SamplingParams,
     ) -> Tensor:
         """Flow and occlusion (frames, 3, h, w) as diffused, of the frames that follow own frame `start`.
 
         The first of them are `known` (K, 3, h, w), or none is.
         """
-        steps, guidance, eta = (
-            default if asked is None else asked
-            for asked, default in zip(vars(sampler).values(), vars(self.defaults).values(), strict=True)
-        )
+        steps, guidance, eta = sampling.num_inference_steps, sampling.guidance_scale, sampling.eta
         rule = make_sampler(self.schedule, steps, self.rule, self.threshold)
         beats = self.beats_at(music.beats.times, self.frames, start + 1)
         if self.text is None:

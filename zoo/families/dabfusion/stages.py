@@ -1,15 +1,17 @@
 """How DabFusion is trained: the latent-flow autoencoder (sec. 3.1), then the diffuser of its flows (sec. 3.2)."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
 from zoo.families.dabfusion.blocks import warp
 from zoo.families.dabfusion.equivariance import Bend, equivariance
+from zoo.families.dabfusion.family import DabFusion
 from zoo.families.dabfusion.limbs import astray, mirrored, misplaced, uncovered
 from zoo.nn.perceptual_loss import PerceptualLoss
 
@@ -36,8 +38,6 @@ class FlowStage(Stage):
     to be occluded and painted over, and its flow learns no more.
     """
 
-    needs = ("frames",)
-
     def __init__(
         self,
         *args,
@@ -51,18 +51,22 @@ class FlowStage(Stage):
         **kwargs,
     ):
         """Raises ValueError when regions are to be guided to limbs and are not `limbs`."""
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, options={"guide": guide}, **kwargs)
         self.equivariance, self.guide, self.warped = equivariance, guide, warped
         self.rebuilt, self.alone, self.coloured = rebuilt, alone, coloured
         self.likeness = PerceptualLoss(vgg)
-        if guide:
-            self.needs = ("frames", "joints2d", "parts")
-            if not self.family.autoencoder.region_predictor.limbs:
-                raise ValueError("model.stages.flow.guide shows limbs to regions that are none; set it to 0")
+        if guide and not self.family.autoencoder.region_predictor.limbs:
+            raise ValueError("model.stages.flow.guide shows limbs to regions that are none; set it to 0")
 
-    def trainable(self) -> dict[str, nn.Module]:
-        """MusicEncoder, decoder, region and flow predictors."""
-        return {"autoencoder": self.family.autoencoder}
+    @classmethod
+    def required_keys(cls, family: DabFusion, guide: float = 0.0, **_: Any) -> tuple[str, ...]:
+        """Images; with limb supervision also joints and DensePose parts."""
+        return ("frames", "joints2d", "parts") if guide else ("frames",)
+
+    @classmethod
+    def trainable_paths(cls, family: DabFusion, **_: Any) -> list[str]:
+        """Encoder, decoder, region and flow predictors."""
+        return ["autoencoder"]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Likeness of the rebuilt frames, and how far the regions are from following a bend of the picture."""
@@ -156,14 +160,19 @@ class DiffusionStage(Stage):
     def __init__(self, *args, kept: int = 0, velocity: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
         self.kept, self.velocity, self._kept = kept, velocity, {}
-        heard = ("music", "music_rate") if self.family.text is None else ("style",)
-        self.needs = ("key", "frames", *heard, *(("beats", "beat_phase") if self.family.beats else ()))
 
-    def trainable(self) -> dict[str, nn.Module]:
-        """The U-Net and its view of the music."""
-        return {"unet": self.family.unet, "music_embedding": self.family.music_embedding}
+    @classmethod
+    def required_keys(cls, family: DabFusion, **_: Any) -> tuple[str, ...]:
+        """Clips with their music, or with their style, and perhaps with beats."""
+        condition = ("music", "music_rate") if family.text is None else ("style",)
+        return ("key", "frames", *condition, *(("beats", "beat_phase") if family.beats else ()))
 
-    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    @classmethod
+    def trainable_paths(cls, family: DabFusion, **_: Any) -> list[str]:
+        """The U-Net and the music embedding."""
+        return ["unet", "music_embedding"]
+
+    def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Fit the music scaling in one pass."""
         scaling = self.family.music_scale.running_moments()
         for batch in batches():

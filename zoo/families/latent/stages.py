@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
@@ -11,7 +12,7 @@ from torch.nn.functional import interpolate
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser, prior_mean_offset
 from zoo.diffusion.schedules import cosine_schedule, stable_diffusion_schedule
-from zoo.families.base import Stage
+from zoo.families.base import Family, Stage
 from zoo.nn.figure_segmentation import REGIONS, FigureFinder, figure_of, looks, painted, regions_of, without
 from zoo.nn.perceptual_loss import PerceptualLoss
 from zoo.nn.video_unet.unet import VideoUNet
@@ -223,8 +224,6 @@ class AutoencoderStage(Stage):
     posterior's, so that the decoder forgives what a diffusion that learned for minutes gets wrong.
     """
 
-    needs = ("frames",)
-
     def __init__(
         self,
         *args,
@@ -236,7 +235,7 @@ class AutoencoderStage(Stage):
         **kw,
     ):
         self.part = part
-        super().__init__(*args, **kw)
+        super().__init__(*args, options={"part": part}, **kw)
         self.likeness, self.kl, self.crop, self.noise = PerceptualLoss(vgg), kl, crop, noise
 
     @property
@@ -244,11 +243,16 @@ class AutoencoderStage(Stage):
         """The autoencoder."""
         return self.family.get_submodule(self.part).vae
 
-    def trainable(self) -> dict[str, nn.Module]:
-        """Encoder, decoder and what is between them."""
-        parts = ("encoder", "quant_conv", "post_quant_conv", "decoder")
-        before = f"{self.part}." if self.part else ""
-        return {f"{before}vae.{part}": getattr(self.vae, part) for part in parts}
+    @classmethod
+    def required_keys(cls, family: Family, **_: Any) -> tuple[str, ...]:
+        """Images."""
+        return ("frames",)
+
+    @classmethod
+    def trainable_paths(cls, family: Family, part: str = "", **_: Any) -> list[str]:
+        """Encoder, decoder and the convolutions between them."""
+        prefix = f"{part}." if part else ""
+        return [f"{prefix}vae.{name}" for name in ("encoder", "quant_conv", "post_quant_conv", "decoder")]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Likeness of the decoded frames, and the divergence."""

@@ -1,6 +1,6 @@
 """MagicDance: a song becomes body motion (EDGE's diffuser), body motion becomes a video of a dancer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +14,7 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
 from zoo.diffusion.samplers import make_sampler
 from zoo.diffusion.schedules import cosine_schedule
-from zoo.families.base import DancesInMotion, Family, Sampler
+from zoo.families.base import Family, GenerationRequest, MotionGenerator, SamplingParams
 from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.renderers.animator import Animator
@@ -30,7 +30,7 @@ GROUP = 4  # windows denoised at a time
 EDGE_CLASSES = ("dataset.preprocess.Normalizer", "dataset.scaler.MinMaxScaler")  # pickled in its checkpoints
 
 
-class MagicDance(Family, DancesInMotion):
+class MagicDance(Family, MotionGenerator):
     """All networks of MagicDance. Sizes: `DanceDecoder`; steps, guidance, eta: how it samples unless told otherwise."""
 
     def __init__(
@@ -69,7 +69,7 @@ class MagicDance(Family, DancesInMotion):
         self.music_scale = FeatureNormalizer(music_dim)
         self.renderer = MeshRenderer(height, width)
         self.animator = animator
-        self.defaults = Sampler(steps, guidance, eta)
+        self.defaults = SamplingParams(steps, guidance, eta)
 
     @property
     def schedule(self):
@@ -93,17 +93,19 @@ class MagicDance(Family, DancesInMotion):
         pulses = torch.from_numpy(np.stack([beat_phase(times, at) for times in beats]))
         return torch.cat([heard, pulses.to(heard)], dim=-1)
 
-    def dance(self, music: MusicFeatures, motion_frames: int, seed: int, sampler: Sampler) -> Iterator[Tensor]:
-        """Blocks (T, 151) of motion, `motion_frames` in all (EDGE sec. 3, long-form sampling), in constant memory."""
-        windows = motion.crossfade(map(self.normalizer.inverse, self._windows(music, motion_frames, seed, sampler)))
-        left = motion_frames
+    def generate_motion(
+        self, music: MusicFeatures, num_frames: int, seed: int, sampling: SamplingParams
+    ) -> Iterator[Tensor]:
+        """Blocks (T, 151) of motion, `num_frames` in all (EDGE sec. 3, long-form sampling), in constant memory."""
+        windows = motion.crossfade(map(self.normalizer.inverse, self._windows(music, num_frames, seed, sampling)))
+        left = num_frames
         for block in windows:
             yield block[:left].cpu()
             left -= len(block)
             if left <= 0:
                 return
 
-    def edit(self, music: MusicFeatures, given: Tensor, mask: Tensor, seed: int, sampler: Sampler) -> Tensor:
+    def edit(self, music: MusicFeatures, given: Tensor, mask: Tensor, seed: int, sampling: SamplingParams) -> Tensor:
         """Dance to the music, and keep part of a given motion (EDGE sec. 3, "editing").
 
         given: (T, 151), un-normalised; mask: (T, 151), 1 where it is kept (`motion.keep_frames`, `motion.keep_joints`,
@@ -116,22 +118,16 @@ class MagicDance(Family, DancesInMotion):
             )
         given, mask = given.to(self.device), mask.to(self.device)
         known = motion.Known(self.normalizer(given), mask)
-        windows = self._windows(music, len(given), seed, sampler, known)
+        windows = self._windows(music, len(given), seed, sampling, known)
         made = torch.cat(list(motion.crossfade(map(self.normalizer.inverse, windows))))[: len(given)]
         return torch.where(mask > 0, given, made).cpu()
 
     def _windows(
-        self, music: MusicFeatures, frames: int, seed: int, sampler: Sampler, known: motion.Known | None = None
+        self, music: MusicFeatures, frames: int, seed: int, sampling: SamplingParams, known: motion.Known | None = None
     ) -> Iterator[Tensor]:
         """Normalised windows that cover so many frames."""
-        steps, guidance, eta = (
-            default if asked is None else asked
-            for asked, default in (
-                (sampler.steps, self.defaults.steps),
-                (sampler.guidance, self.defaults.guidance),
-                (sampler.eta, self.defaults.eta),
-            )
-        )
+        sampling = sampling.with_defaults(self.defaults)
+        steps, guidance, eta = sampling.num_inference_steps, sampling.guidance_scale, sampling.eta
         features = music.features[None].to(self.device)
 
         def listen(indices: range) -> ClassifierFreeGuidance:
@@ -160,7 +156,7 @@ class MagicDance(Family, DancesInMotion):
         animator = self.animator
         return [] if animator is None else [animator.unet, animator.controlnet, animator.appearance]
 
-    def load_public(self, path: str) -> LoadReport:
+    def load_pretrained(self, path: str) -> LoadReport:
         """Start from a public EDGE checkpoint, its bare `DanceDecoder` state dict, or a file of this family.
 
         With a renderer also from Stable Diffusion's U-Net and autoencoder, and MagicAnimate's appearance encoder,
@@ -178,27 +174,18 @@ class MagicDance(Family, DancesInMotion):
             self, path, from_edge, EDGE_CLASSES, allowed_missing=("normalizer.", "music_scale.", "animator.")
         )
 
-    def generate(
-        self,
-        image: Tensor | None,
-        music: MusicFeatures,
-        prompt: str,
-        frames: int,
-        fps: Fraction,
-        seed: int,
-        sampler: Sampler,
-    ) -> Iterator[Tensor]:
+    def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
         """Blocks (F, 3, H, W) uint8 as the renderer draws them; the prompt is not read.
 
         What is wrong with the picture is said at once, before the first block is asked for.
         """
-        return self._drawn(self.renderer.start(image, fps, seed), music, frames, fps, seed, sampler)
+        return self._render(self.renderer.start(request.image, request.fps, request.seed), request)
 
-    def _drawn(
-        self, draw, music: MusicFeatures, frames: int, fps: Fraction, seed: int, sampler: Sampler
-    ) -> Iterator[Tensor]:
-        motion_frames = -(-(frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
-        for block in at_frame_times(self.dance(music, motion_frames, seed, sampler), frames, fps):
+    def _render(self, draw: Callable[[Tensor], Tensor], request: GenerationRequest) -> Iterator[Tensor]:
+        num_frames, fps = request.num_frames, request.fps
+        motion_frames = -(-(num_frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
+        motion_blocks = self.generate_motion(request.music, motion_frames, request.seed, request.sampling)
+        for block in at_frame_times(motion_blocks, num_frames, fps):
             yield draw(block)
 
 

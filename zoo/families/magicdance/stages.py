@@ -5,15 +5,17 @@ sec. 3.3); before both, at tiny size, the autoencoder in whose latents it works.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.batch import Batch
 from zoo.body.skeleton import FEET, forward_kinematics, unpack
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
 from zoo.families.latent.stages import DenoisingStage, Kept, few
+from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.animator import Animator, Faces, coloured, head_box
 
 DROP_CONDITION = 0.25  # share of clips that hear nothing, for classifier-free guidance (EDGE's public code)
@@ -30,13 +32,17 @@ class MotionStage(Stage):
     out), where neither is a length. Here both are in metres, of the un-normalised motion, as the paper means them.
     """
 
-    needs = ("motion", "music", "music_rate", "beats", "fps")
+    @classmethod
+    def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
+        """Motion and its music."""
+        return ("motion", "music", "music_rate", "beats", "fps")
 
-    def trainable(self) -> dict[str, nn.Module]:
-        """The denoising network; normaliser and music scaling are fitted, not learned."""
-        return {"decoder": self.family.decoder}
+    @classmethod
+    def trainable_paths(cls, family: MagicDance, **_: Any) -> list[str]:
+        """The denoising network. Normaliser and music scaling are fitted, not trained."""
+        return ["decoder"]
 
-    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Fit the motion normaliser and the music scaling in one pass.
 
         A family that came with its scaling (`init=` of a checkpoint that has one) keeps it, as its weights do.
@@ -146,26 +152,28 @@ class ImageStage(_Rendering):
     learns too (MagicAnimate's is Stable Diffusion's, and stays). kept: frames whose latents are kept in memory.
     """
 
-    needs = ("key", "frames", "frame_indices", "parts")
-
     def __init__(self, *args, measures: bool = False, spatial: bool = False, kept: int = 0, **kwargs):
-        self.spatial = spatial
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, options={"spatial": spatial}, **kwargs)
         self.measures, self.kept = measures, Kept(kept)
 
-    def trainable(self) -> dict[str, nn.Module]:
-        """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
-        animator = self.animator
-        learning = {"animator.appearance": animator.appearance, "animator.controlnet": animator.controlnet}
-        for name in ("face", "seen", "finder"):
-            if getattr(animator, name) is not None:
-                learning[f"animator.{name}"] = getattr(animator, name)
-        if self.spatial:
-            return learning | {f"animator.unet.{path}": module for path, module in animator.unet.spatial().items()}
-        attention = {path: one for path, one in animator.unet.named_modules() if path.endswith(".attn_face")}
-        return learning | {f"animator.unet.{path}": module for path, module in attention.items()}
+    @classmethod
+    def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
+        """Frames and their DensePose parts."""
+        return ("key", "frames", "frame_indices", "parts")
 
-    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    @classmethod
+    def trainable_paths(cls, family: MagicDance, spatial: bool = False, **_: Any) -> list[str]:
+        """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
+        animator = family.animator
+        names = ["appearance", "controlnet", "face", "seen", "finder"]
+        paths = [name for name in names if getattr(animator, name) is not None]
+        if spatial:
+            paths += [f"unet.{path}" for path in animator.unet.spatial()]
+        else:
+            paths += [f"unet.{path}" for path, _ in animator.unet.named_modules() if path.endswith(".attn_face")]
+        return [f"animator.{path}" for path in paths]
+
+    def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
         if self.measures:
             self.animator.measure_scales(few(batches))
@@ -188,19 +196,22 @@ class VideoStage(_Rendering):
     kept: clips whose latents are kept in memory.
     """
 
-    needs = ("key", "frames", "parts")
-
     def __init__(self, *args, kept: int = 0, spatial: bool = False, **kwargs):
         """spatial: the layers that look at single frames go on learning too (MagicAnimate freezes them)."""
-        self.spatial = spatial
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, options={"spatial": spatial}, **kwargs)
         self.kept = Kept(kept)
 
-    def trainable(self) -> dict[str, nn.Module]:
+    @classmethod
+    def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
+        """Windows of video and their DensePose parts."""
+        return ("key", "frames", "parts")
+
+    @classmethod
+    def trainable_paths(cls, family: MagicDance, spatial: bool = False, **_: Any) -> list[str]:
         """The motion modules, and perhaps the rest of the U-Net."""
-        unet = self.animator.unet
-        along = unet.temporal() | (unet.spatial() if self.spatial else {})
-        return {f"animator.unet.{path}": module for path, module in along.items()}
+        unet = family.animator.unet
+        modules = unet.temporal() | (unet.spatial() if spatial else {})
+        return [f"animator.unet.{path}" for path in modules]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the window's noise."""

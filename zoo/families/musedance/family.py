@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.samplers import make_sampler, sample
-from zoo.families.base import Family, Sampler
+from zoo.families.base import Family, GenerationRequest, SamplingParams
 from zoo.families.latent.stages import DECODED, LatentPictures, Pictured
 from zoo.music.beats import beat_phase, beats_to_frames
 from zoo.music.encoder import MusicFeatures
@@ -124,11 +124,11 @@ class MuseDance(LatentPictures, Family):
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
         self.music_scale = FeatureNormalizer(music_dim)
         self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
-        self.past, self.size, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
+        self.past, self.resolution, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
         self.begin_latents(self.unet, changes, schedule, noisier, prediction, past=past, imagines=imagines)
-        self.defaults, self.anchor = Sampler(steps, guidance, eta), anchor
+        self.defaults, self.anchor = SamplingParams(steps, guidance, eta), anchor
 
-    def load_public(self, path: str) -> LoadReport:
+    def load_pretrained(self, path: str) -> LoadReport:
         """Start from Stable Diffusion's U-Net or autoencoder, AnimateDiff's motion module, Moore's or Champ's nets.
 
         What a file does not hold stays as it is: `init=[A,B,C]` takes several. Raises ValueError, with nothing loaded,
@@ -170,42 +170,41 @@ class MuseDance(LatentPictures, Family):
         """See `Family`."""
         return [self.unet, self.reference_net]
 
-    def unread(self, prompt: str) -> str:
+    def truncated_prompt(self, prompt: str) -> str:
         """See `Family`."""
         return self.words.truncated(prompt)
 
-    def generate(
-        self,
-        image: Tensor | None,
-        music: MusicFeatures,
-        prompt: str,
-        frames: int,
-        fps: Fraction,
-        seed: int,
-        sampler: Sampler,
-    ) -> Iterator[Tensor]:
+    def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
         """Blocks (F, 3, size, size) uint8 of a dance of the pictured figure, window after window (sec. 3.3).
 
         Each window sees the last `past` frames of the one before. Its frames are `fps` of the model's own apart; asked
         for at another rate, each moment shows the nearest of them. Raises ValueError without a picture, and for one in
         which no figure is found.
         """
+        image, music, prompt, frames, fps = (
+            request.image,
+            request.music,
+            request.prompt,
+            request.num_frames,
+            request.fps,
+        )
+        sampling = request.sampling.with_defaults(self.defaults)
         if image is None:
             raise ValueError("musedance moves a picture: give image=FILE")
-        picture = pad_to_square(image, self.size).to(self.device).float()[None] / 127.5 - 1
+        picture = pad_to_square(image, self.resolution).to(self.device).float()[None] / 127.5 - 1
         latents = self.encode(picture)
         pictured = self.detailed(self.pictured(latents), picture)
         if pictured.figure is not None and pictured.figure.max() < NOBODY:
             raise ValueError("image=: this checkpoint finds no figure in it; give a picture of somebody or something")
         text = self.words([prompt]).to(self.device)
         reference = self.reference_net(latents, text=text)
-        draw, before, made, window = torch.Generator("cpu").manual_seed(seed), None, 0, 0
+        draw, before, made, window = torch.Generator("cpu").manual_seed(request.seed), None, 0, 0
         while made < frames:
             start = window * self.frames
             heard = self._song(music, start)
-            request, weight = self._request(text, reference, before, heard, sampler)
+            conditions, weight = self._request(text, reference, before, heard, sampling)
             shown = pictured if before is None else self.following(pictured, before.movedim(0, 1)[None])
-            latent = anchored(self._window(request, weight, shown, draw, sampler), latents, self.anchor)
+            latent = anchored(self._window(conditions, weight, shown, draw, sampling), latents, self.anchor)
             before = latent[-self.past :] if self.past else None
             # the moments nearest to this window's frames
             last = (start + self.frames - Fraction(1, 2)) * fps / self.fps
@@ -236,10 +235,10 @@ class MuseDance(LatentPictures, Family):
         reference: Sequence[Tensor],
         before: Tensor | None,
         heard: Mapping[str, Tensor],
-        sampler: Sampler,
+        sampling: SamplingParams,
     ) -> tuple[Request, float]:
         """What the U-Net needs, and the guidance weight; guided, the second sample reads and hears nothing."""
-        weight = self.defaults.guidance if sampler.guidance is None else sampler.guidance
+        weight = sampling.guidance_scale
         past: list[Tensor] = []
         if before is not None:
             past = [one[None] for one in self.reference_net(before, text=text.expand(len(before), -1, -1))]
@@ -250,11 +249,10 @@ class MuseDance(LatentPictures, Family):
         return self.unet.prepare(text, reference, past, heard), weight
 
     def _window(
-        self, request: Request, weight: float, reference: Pictured, draw: torch.Generator, sampler: Sampler
+        self, request: Request, weight: float, reference: Pictured, draw: torch.Generator, sampling: SamplingParams
     ) -> Tensor:
         """Latents (K, C, h, w) of one window. reference: one"""
-        steps = self.defaults.steps if sampler.steps is None else sampler.steps
-        eta = self.defaults.eta if sampler.eta is None else sampler.eta
+        steps, eta = sampling.num_inference_steps, sampling.eta
         rule = make_sampler(self.schedule, steps)
         channels, height, width = reference.latents.shape[1:]
         both = reference.each(lambda one: one.expand(2, *one.shape[1:]))

@@ -5,12 +5,14 @@ never trained.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.batch import Batch
 from zoo.families.latent.stages import DenoisingStage, Kept, Pictured, few
+from zoo.families.musedance.family import MuseDance
 from zoo.nn.figure_segmentation import regions_error
 from zoo.nn.video_unet.unet import Request
 
@@ -53,23 +55,26 @@ class AppearanceStage(_Dancing):
     frames whose latents are kept in memory.
     """
 
-    needs = ("key", "frames", "frame_indices", "parts", "caption")
-
     def __init__(self, *args, measures: bool = False, kept: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
         self.measures, self.kept = measures, Kept(kept)
 
-    def trainable(self) -> dict[str, nn.Module]:
-        """ReferenceNet, mask encoder, words that learn, and the denoising U-Net but for what looks along time."""
-        family = self.family
-        learning = {"reference_net": family.reference_net, "mask_encoder": family.mask_encoder}
-        if any(True for _ in family.words.parameters()):
-            learning["words"] = family.words
-        if family.seen is not None:
-            learning |= {"seen": family.seen, "finder": family.finder}
-        return learning | {f"unet.{path}": module for path, module in family.unet.spatial().items()}
+    @classmethod
+    def required_keys(cls, family: MuseDance, **_: Any) -> tuple[str, ...]:
+        """Frames with their DensePose parts, and captions."""
+        return ("key", "frames", "frame_indices", "parts", "caption")
 
-    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    @classmethod
+    def trainable_paths(cls, family: MuseDance, **_: Any) -> list[str]:
+        """ReferenceNet, mask encoder, a trainable text encoder, and the U-Net without its temporal modules."""
+        paths = ["reference_net", "mask_encoder"]
+        if any(True for _ in family.words.parameters()):
+            paths.append("words")
+        if family.seen is not None:
+            paths += ["seen", "finder"]
+        return paths + [f"unet.{path}" for path in family.unet.spatial()]
+
+    def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
         if self.measures:
             self.family.measure_scales(few(batches))
@@ -101,30 +106,31 @@ class DynamicsStage(_Dancing):
     whose latents are kept in memory. begins: share of windows that begin a video, and have no past.
     """
 
-    needs = ("key", "frames", "reference", "music", "music_rate", "beats", "beat_phase", "fps", "caption")
-
     def __init__(self, *args, kept: int = 0, begins: float = 0.25, spatial: bool = False, **kwargs):
         """spatial: the layers that look at single frames go on learning too (the paper freezes their attention)."""
-        self.spatial = spatial
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, options={"spatial": spatial}, **kwargs)
         self.kept, self.begins = Kept(kept), begins
-        if self.family.imagines:
-            self.needs = (*self.needs, "parts")
 
-    def trainable(self) -> dict[str, nn.Module]:
-        """The modules that look along time, and what they hear."""
-        family = self.family
-        along = family.unet.temporal() | (family.unet.spatial() if self.spatial else {})
-        learning = {f"unet.{path}": module for path, module in along.items()}
+    @classmethod
+    def required_keys(cls, family: MuseDance, **_: Any) -> tuple[str, ...]:
+        """Windows of video with music and captions; with a region head also DensePose parts."""
+        keys = ("key", "frames", "reference", "music", "music_rate", "beats", "beat_phase", "fps", "caption")
+        return (*keys, "parts") if family.imagines else keys
+
+    @classmethod
+    def trainable_paths(cls, family: MuseDance, spatial: bool = False, **_: Any) -> list[str]:
+        """The temporal modules and the music tokens."""
+        modules = family.unet.temporal() | (family.unet.spatial() if spatial else {})
+        paths = [f"unet.{path}" for path in modules]
         if any(True for _ in family.song_tokens.parameters()):
-            learning["song_tokens"] = family.song_tokens
-        if self.spatial and family.seen is not None:
-            learning["seen"] = family.seen
-        if not learning:
+            paths.append("song_tokens")
+        if spatial and family.seen is not None:
+            paths.append("seen")
+        if not paths:
             raise ValueError("model.listens=[] and model.moves=false leave nothing that learns in stage dynamics")
-        return learning
+        return paths
 
-    def prepare(self, batches: Callable[[], Iterator[Batch]]) -> None:
+    def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Fit the music scaling in one pass."""
         scaling = self.family.music_scale.running_moments()
         for batch in batches():

@@ -88,7 +88,7 @@ class Residual(ResnetBlock2D):
 class SpatialBlock(nn.Module):
     """Attention within a frame and to a reference; to a text and a face; feed-forward. Each beside the identity."""
 
-    also_called = ("of_text", "of_face", "of_reference")  # from outside, beside forward
+    fsdp_forward_methods = ("of_text", "of_face", "of_reference")  # from outside, beside forward
 
     def __init__(self, dim: int, heads: int, text_dim: int, face_dim: int | None, dropout: float):
         super().__init__()
@@ -151,7 +151,7 @@ class SpatialBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Norm and 1x1 convolutions about a block."""
 
-    also_called = ("of_text", "of_face", "of_reference")  # from outside, beside forward
+    fsdp_forward_methods = ("of_text", "of_face", "of_reference")  # from outside, beside forward
 
     def __init__(
         self, dim: int, heads: int, groups: int, text_dim: int, face_dim: int | None, dropout: float, place: int
@@ -483,7 +483,7 @@ class ControlNet(VideoUNet):
     what it sees in the guidance is computed once, by `embed`.
     """
 
-    also_called = ("embed",)  # from outside, beside forward
+    fsdp_forward_methods = ("embed",)  # from outside, beside forward
 
     def __init__(self, guidance_channels: Sequence[int] = (16, 32, 96, 256), **sizes):
         """guidance_channels: of the convolutions on guidance, which halve it between each two; sizes: `VideoUNet`'s."""

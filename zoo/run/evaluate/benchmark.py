@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
 from zoo.data.base import DataSource
-from zoo.families.base import Sampler
+from zoo.families.base import SamplingParams
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
 from zoo.music.encoder import MusicEncoder
 from zoo.music.spectral import Spectral
@@ -63,7 +63,7 @@ def evaluate(config: DictConfig) -> Path:
         raise ValueError(f"renderer={config.renderer}: use {', '.join(RENDERERS)}")
     averaged, device = config.ckpt_weights == "ema", pick_device(str(config.device))
     whole(config.workers, "workers", 0)
-    sampler, precision = Sampler(**read_sampler(config.sampler)), read_precision(config.precision)
+    sampler, precision = _sampling_params(config.sampler), read_precision(config.precision)
     for name, path in folders.items():
         if not path.is_dir():
             raise ValueError(f"videos={name} is no folder; give the folder that holds KEY.mp4 for each clip")
@@ -91,6 +91,11 @@ def evaluate(config: DictConfig) -> Path:
     write_report(results, out)
     print(out / "report.html")
     return out
+
+
+def _sampling_params(node: DictConfig) -> SamplingParams:
+    values = read_sampler(node)
+    return SamplingParams(values["steps"], values["guidance"], values["eta"])
 
 
 def _named(value: str | ListConfig | None, option: str) -> dict[str, Path]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from zoo.batch import MOTION_FPS
 from zoo.body.detection.base import PoseDetector
 from zoo.data.base import DataSource, EvalClip
-from zoo.families.base import DancesInMotion, Family, Sampler
+from zoo.families.base import Family, GenerationRequest, MotionGenerator, SamplingParams
 from zoo.files import file_hash, write_atomic
 from zoo.media import encode_frames
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
@@ -157,7 +157,7 @@ class Dancer:
             set_renderer(self.family, picked, detector, instead=True)
         self.renderer = picked if picked in FINDING else renderer
 
-    def row_id(self, content: str, protocol: Protocol, sampler: Sampler, averaged: bool, prompt: str) -> str:
+    def row_id(self, content: str, protocol: Protocol, sampler: SamplingParams, averaged: bool, prompt: str) -> str:
         """A hash of everything that decides its dances."""
         files = [self.path / WEIGHTS_FILE, self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
         weights = [mark_of(file) for file in files]
@@ -191,7 +191,7 @@ def checkpoint_row(
     clips: Sequence[Facts],
     content: str,
     protocol: Protocol,
-    sampler: Sampler,
+    sampler: SamplingParams,
     averaged: bool,
     prompt: str,
     device: torch.device,
@@ -240,7 +240,7 @@ def _dance(
     words: str,
     index: int,
     protocol: Protocol,
-    sampler: Sampler,
+    sampler: SamplingParams,
     device: torch.device,
     stem: Path,
 ) -> None:
@@ -250,13 +250,13 @@ def _dance(
     music = replace(take.music, features=take.music.features.to(device))
     with torch.inference_mode():
         with Meter(device) as meter:
-            blocks = family.generate(picture, music, words, cut.frames, cut.rate, seed, sampler)
+            blocks = family.generate(GenerationRequest(picture, music, cut.frames, cut.rate, words, seed, sampler))
             frames = torch.cat([block.cpu() for block in blocks])
         assert len(frames) == cut.frames, f"{len(frames)} frames came where {cut.frames} were asked for"
-        if isinstance(family, DancesInMotion):
+        if isinstance(family, MotionGenerator):
             seeds = {"motion": seed} | ({"motion_again": seed + AGAIN} if index < protocol.repeats else {})
             length = ceil(cut.seconds * MOTION_FPS)
-            dances = {name: _joined(family.dance(music, length, one, sampler)) for name, one in seeds.items()}
+            dances = {name: _joined(family.generate_motion(music, length, one, sampler)) for name, one in seeds.items()}
             write_arrays(with_suffix(stem, ".npz"), dances)
     write_atomic(with_suffix(stem, ".mp4"), encode_frames(frames.permute(0, 2, 3, 1).numpy(), cut.rate, crf=0))
     write_json(with_suffix(stem, ".json"), {"seconds": meter.seconds, "peak_memory_mb": meter.peak_mb, "seed": seed})

@@ -21,7 +21,7 @@ from zoo.body.detection.factory import load_detector
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.motion_io.formats import write_motion
 from zoo.body.render.appearance import appearance_from_image
-from zoo.families.base import DancesInMotion, Family, Sampler
+from zoo.families.base import Family, GenerationRequest, MotionGenerator, SamplingParams
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.renderers import DiffusionRenderer, WarpRenderer
 from zoo.families.magicdance.renderers.wan_animate import WanAnimator, WanRenderer
@@ -51,10 +51,10 @@ def generate(request: Request) -> Path:
     if request.face is not None and renderer != "diffusion":
         raise ValueError("face=FILE is for a magicdance that draws with renderer=diffusion")
     as_motion = request.out.suffix.lower() in MOTIONS
-    if as_motion and not isinstance(family, DancesInMotion):
+    if as_motion and not isinstance(family, MotionGenerator):
         raise ValueError(f"{config.model.name} makes no body motion, so out= has to be a .mp4 or .gif")
     if cutout is not None:
-        picture = set_scene(cutout, backdrop, request.seed, family.size)
+        picture = set_scene(cutout, backdrop, request.seed, family.resolution)
     picture = None if picture is None else torch.from_numpy(picture).permute(2, 0, 1)
     device = pick_device(request.device)
     family = family.to(device)
@@ -68,23 +68,27 @@ def generate(request: Request) -> Path:
     music = encode_song(sound, build_encoder(config), wanted)
     heard = min(sound.duration, Fraction(music.seconds))  # a cut-off file holds less than its header says
     frames = count_frames(wanted, request.fps, heard)
-    unread = family.unread(request.prompt)
-    if unread:
-        print(f"the prompt is too long: nothing is read from '{shorten(unread, 40, placeholder='...')}' on")
+    truncated = family.truncated_prompt(request.prompt)
+    if truncated:
+        print(f"the prompt is too long: nothing is read from '{shorten(truncated, 40, placeholder='...')}' on")
     seconds = Fraction(frames) / request.fps
     if wanted > heard + 1 / request.fps:
         print(f"the song lasts {float(heard):.2f} s: so long will the dance be")
     music = replace(music, features=music.features.to(device))
-    sampler = Sampler(request.steps, request.guidance, request.eta)
+    sampling_params = SamplingParams(request.steps, request.guidance, request.eta)
     request.out.parent.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with torch.inference_mode(), faster(family, request.precision):
         if as_motion:
-            _write_motion(family, picture, music, seconds, request, sampler)
+            _write_motion(family, picture, music, seconds, request, sampling_params)
         else:
             picture = None if picture is None else picture.to(device)
             try:
-                blocks = family.generate(picture, music, request.prompt, frames, request.fps, request.seed, sampler)
+                blocks = family.generate(
+                    GenerationRequest(
+                        picture, music, frames, request.fps, request.prompt, request.seed, sampling_params
+                    )
+                )
             except ValueError as error:
                 how = _how(request) if renderer in FINDING else ""
                 raise ValueError(f"image={request.image} does not do: {error}{how}") from None
@@ -185,13 +189,18 @@ def _write_video(blocks: Iterator[Tensor], frames: int, sound: Sound, request: R
 
 
 def _write_motion(
-    family, picture: Tensor | None, music: MusicFeatures, seconds: Fraction, request: Request, sampler: Sampler
+    family,
+    picture: Tensor | None,
+    music: MusicFeatures,
+    seconds: Fraction,
+    request: Request,
+    sampling_params: SamplingParams,
 ):
     """The motion itself; a .glb shows a figure, which wears what is worn in the picture."""
     frames = ceil(seconds * MOTION_FPS)
     blocks = []
     with _bar(frames, "pose") as bar:
-        for block in family.dance(music, frames, request.seed, sampler):  # (T, 151)
+        for block in family.generate_motion(music, frames, request.seed, sampling_params):  # (T, 151)
             blocks.append(block.cpu())
             bar.update(len(block))
     look = None if picture is None else appearance_from_image(picture.permute(1, 2, 0).numpy())

@@ -1,4 +1,4 @@
-"""What watches a training: saves it, shows how far it is, ends it in time, and logs pictures."""
+"""What watches a training: saves it, shows how far it is, and ends it in time."""
 
 import os
 import shutil
@@ -9,7 +9,6 @@ from pathlib import Path
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from zoo.batch import Batch
 from zoo.files import replacing
 
 
@@ -110,17 +109,3 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-class Previews(Callback):
-    """Logs what the stage shows of its first held-out batch."""
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs, batch: Batch, batch_idx: int, *_
-    ):
-        """Every process draws (sharded weights need them all), the first one logs."""
-        if batch_idx:
-            return
-        for name, picture in stage.preview(batch).items():
-            if trainer.is_global_zero:
-                trainer.logger.experiment.add_image(f"preview/{name}", picture, trainer.global_step)

@@ -20,7 +20,7 @@ from zoo.data.base import WindowSpec
 from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.files import write_atomic
-from zoo.run.build import build_encoder, build_family, build_stage
+from zoo.run.build import build_encoder, build_family, build_stage, required_keys, trainable_paths
 from zoo.run.checkpoint import (
     AtomicCheckpoint,
     export,
@@ -31,7 +31,7 @@ from zoo.run.checkpoint import (
 )
 from zoo.run.config import CONFIG_FILE, resolve_config, stage_clip
 from zoo.run.sample.request import positive, whole
-from zoo.run.train.callbacks import Deadline, Previews, Progress, Saver
+from zoo.run.train.callbacks import Deadline, Progress, Saver
 from zoo.run.train.plan import print_plan
 from zoo.run.train.runs import earlier, init_files, is_first_process, newest, stages
 
@@ -149,7 +149,7 @@ def _fit_stage(
     data = DanceData(
         source=instantiate(config.data),
         encoder=encoder,
-        stage_keys={name: stage.needs},
+        stage_keys={name: required_keys(config, name, family)},
         batch_size=settings.batch_size,
         seed=config.seed,
         window=WindowSpec(**settings.clip),
@@ -175,12 +175,12 @@ def _start(config: DictConfig, name: str, family: Family, start: Path | None) ->
     """Put into a family the weights that a stage sets out from."""
     if start is None:
         for path in init_files(config):
-            family.load_public(path)
+            family.load_pretrained(path)
         return
     _, weights = read_family_weights(start)
     previous = earlier(config, name)
     if previous:
-        trained = [path for stage in previous for path in build_stage(config, stage, family).trainable()]
+        trained = [path for stage in previous for path in trainable_paths(config, stage, family)]
         load_for_stage(family, weights, start, trained)
     else:
         load_strict(family, weights, start)
@@ -219,7 +219,6 @@ def _trainer(
         *([Deadline(ends)] if ends is not None else []),
         Saver(run / name, settings.save_every_n_steps, settings.keep_last, text, name),
         Progress(name, settings.log_every_n_steps, clips, ends),
-        Previews(),
     ]
     return trainer
 
