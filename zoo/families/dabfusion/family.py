@@ -200,7 +200,6 @@ class DabFusion(Family):
             request.num_frames,
             request.fps,
         )
-        sampling = request.sampling.with_defaults(self.defaults)
         if image is None:
             raise ValueError("dabfusion moves a picture: give image=FILE")
         if self.text is not None and not prompt.strip():
@@ -215,7 +214,7 @@ class DabFusion(Family):
                 levels = self.autoencoder.encode(reference)
                 z0, idle = self.shown(reference, levels[-1]), self._idle(levels[-1])
             count = 0 if known is None else len(known)
-            volume = self._window(z0, music, prompt, start - count, known, draw, sampling)
+            volume = self._window(z0, music, prompt, start - count, known, draw, request.sampling)
             motion = torch.cat([idle if known is None else known[-1:], volume[count:]])
             end = start + len(motion) - 1
             stop = frames if end >= last else int(end * fps / self.fps) + 1
@@ -246,6 +245,7 @@ class DabFusion(Family):
 
         The first of them are `known` (K, 3, h, w), or none is.
         """
+        sampling = sampling.with_defaults(self.defaults)
         steps, guidance, eta = sampling.num_inference_steps, sampling.guidance_scale, sampling.eta
         rule = make_sampler(self.schedule, steps, self.rule, self.threshold)
         beats = self.beats_at(music.beats.times, self.frames, start + 1)
