@@ -38,10 +38,7 @@ def upgrade_checkpoint(
         )
     node = OmegaConf.to_container(config.model.family, resolve=True)
     check_targets(OmegaConf.create({"_target_": node["_target_"]}))
-    cls = get_class(node["_target_"])
-    # until every family has the method
-    upgrade = getattr(cls, "upgrade", lambda family, weights, version: (family, weights))
-    family, upgraded = upgrade(node, dict(weights), version)
+    family, upgraded = get_class(node["_target_"]).upgrade(node, dict(weights), version)
     plain = OmegaConf.to_container(config, resolve=True)
     music = plain["music"] | {"_target_": TARGETS.get(plain["music"]["_target_"], plain["music"]["_target_"])}
     model = {"name": plain["model"]["name"], "family": family}
