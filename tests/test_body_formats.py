@@ -1,4 +1,4 @@
-"""Motion files: what we write means what the formats say, and others' files become the dance they hold."""
+"""Motion files: written files follow the specifications, and files of other programs are read correctly."""
 
 import json
 import math
@@ -44,17 +44,17 @@ def joint(motion, name: str) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def dance() -> torch.Tensor:
-    """Forty smooth frames with every joint at work, turning right round, standing on the floor."""
+    """Forty smooth frames in which every joint moves and the body turns around, standing on the floor."""
     phase = torch.linspace(0, 6, 40)[:, None, None] + torch.arange(72).reshape(24, 3)
     local = matrix_from_axis_angle(0.4 * torch.sin(phase))
-    around = matrix_from_axis_angle(torch.linspace(0, 7, 40)[:, None] * torch.tensor([0.0, 0.0, 1.0]))
-    local[:, 0] = around @ STANDING @ local[:, 0]
+    rotation = matrix_from_axis_angle(torch.linspace(0, 7, 40)[:, None] * torch.tensor([0.0, 0.0, 1.0]))
+    local[:, 0] = rotation @ STANDING @ local[:, 0]
     root = torch.stack([torch.linspace(-1, 1, 40), torch.linspace(0, 0.5, 40), torch.full((40,), 0.9)], -1)
     return put_on_floor(pack(local, root))
 
 
 @pytest.mark.parametrize("suffix", [".bvh", ".npz"])
-def test_what_is_written_reads_back(dance, suffix, tmp_path):
+def test_written_motion_reads_back(dance, suffix, tmp_path):
     write_motion(tmp_path / f"dance{suffix}", dance)
     close(read_motion(tmp_path / f"dance{suffix}"), dance)
     assert [file.name for file in tmp_path.iterdir()] == [f"dance{suffix}"]
@@ -106,28 +106,28 @@ for _side, _y in (("Left", 1), ("Right", -1)):
 
 
 def foreign_bvh(turns: dict[str, tuple[float, float, float]], frames: int, roots: np.ndarray) -> str:
-    """A file in which every frame holds `turns` (degrees about x, y, z) and the hips stand at `roots`."""
+    """A file with the rotations `turns` (degrees about x, y, z) in every frame, and the root at `roots`."""
     lines, order = ["HIERARCHY"], []
 
-    def describe(name: str) -> None:
+    def append_joint(name: str) -> None:
         parent, offset = FOREIGN[name]
         order.append(name)
-        place = "6 Xposition Yposition Zposition" if parent is None else "3"
+        channels = "6 Xposition Yposition Zposition" if parent is None else "3"
         lines.extend([f"{'JOINT' if parent else 'ROOT'} {name}", "{", "OFFSET " + " ".join(map(str, offset))])
-        lines.append(f"CHANNELS {place} Xrotation Yrotation Zrotation")
-        children = [child for child, (above, _) in FOREIGN.items() if above == name]
+        lines.append(f"CHANNELS {channels} Xrotation Yrotation Zrotation")
+        children = [child for child, (parent, _) in FOREIGN.items() if parent == name]
         for child in children:
-            describe(child)
+            append_joint(child)
         lines.extend([*([] if children else ["End Site", "{", "OFFSET 0 0 1", "}"]), "}"])
 
-    describe("Reference")
+    append_joint("Reference")
     lines += ["MOTION", f"Frames: {frames}", "Frame Time: 0.0166667"]
     for root in roots:
         lines.append(" ".join(map(str, [*root, *(value for name in order for value in turns.get(name, (0, 0, 0)))])))
     return "\n".join(lines)
 
 
-def test_a_foreign_skeletons_limbs_keep_their_directions_and_its_feet_the_floor(tmp_path):
+def test_another_skeletons_limbs_keep_their_directions_and_its_feet_the_floor(tmp_path):
     turns = {
         "mixamorig:LeftArm": (45, 0, 0),  # from the A-pose up to level
         "mixamorig:RightLeg": (0, 90, 0),  # the right knee bent: the shin points back (-x)
@@ -150,13 +150,13 @@ def test_a_foreign_skeletons_limbs_keep_their_directions_and_its_feet_the_floor(
     close(direction("left_knee", "left_ankle"), [0, 0, -1])
     close(direction("right_knee", "right_ankle"), [-1, 0, 0])
     assert direction("left_ankle", "left_foot")[0] > 0.8 and direction("neck", "head")[2] > 0.8
-    legs = sum(OFFSETS[j].norm() for j in (4, 5, 7, 8)) / (2 * math.hypot(1, 22) + 2 * 22)
-    travelled = joint(motion, "left_ankle")[-1] - joint(motion, "left_ankle")[0]
-    close(travelled, [0, -10 * legs, 0], atol=1e-4)  # its +x is our -y, scaled as the legs are
+    leg_ratio = sum(OFFSETS[j].norm() for j in (4, 5, 7, 8)) / (2 * math.hypot(1, 22) + 2 * 22)
+    displacement = joint(motion, "left_ankle")[-1] - joint(motion, "left_ankle")[0]
+    close(displacement, [0, -10 * leg_ratio, 0], atol=1e-4)  # its +x is our -y, scaled as the legs are
 
 
 MIXAMO = "Hips Spine Spine1 Neck Head Shoulder Arm ForeArm Hand UpLeg Leg Foot ToeBase"
-HABITS = {  # how others spell a sided joint, and what they call Mixamo's
+NAMING_CONVENTIONS = {  # spelling of a joint with a side, and the names of Mixamo's joints
     "smpl": ("{side}_{part}", "pelvis spine1 spine3 neck head collar shoulder elbow wrist hip knee ankle foot"),
     "poser": ("{s}{part}", "hip abdomen chest neck head Collar Shldr ForeArm Hand Thigh Shin Foot Toe"),
     "biped": ("Bip01_{S}_{part}", "Pelvis Spine Spine1 Neck Head Clavicle UpperArm Forearm Hand Thigh Calf Foot Toe0"),
@@ -167,12 +167,12 @@ HABITS = {  # how others spell a sided joint, and what they call Mixamo's
 }
 
 
-@pytest.mark.parametrize("habit", HABITS)
-def test_other_naming_habits_give_the_same_dance(habit, tmp_path):
+@pytest.mark.parametrize("convention", NAMING_CONVENTIONS)
+def test_other_naming_conventions_give_the_same_motion(convention, tmp_path):
     turns = {name: (10, 20, 30) for name in FOREIGN if name != "Reference"}
     text = foreign_bvh(turns, 5, np.zeros((5, 3)))
     (tmp_path / "mixamo.bvh").write_text(text)
-    spelling, parts = HABITS[habit]
+    spelling, parts = NAMING_CONVENTIONS[convention]
     for mixamo, part in zip(MIXAMO.split(), parts.split(), strict=True):
         text = text.replace(f" mixamorig:{mixamo}\n", f" {part}\n")
         for side in ("Left", "Right"):
@@ -203,11 +203,11 @@ def test_a_t_pose_before_the_motion_is_left_out(tmp_path):
         (lambda text: text.replace("JOINT mixamorig:Spine\n{", "{", 1), "cannot read"),
     ],
 )
-def test_a_bvh_that_cannot_be_understood_is_one_clear_line(change, message, tmp_path):
+def test_an_unreadable_bvh_gives_a_one_line_error(change, message, tmp_path):
     (tmp_path / "x.bvh").write_text(change(foreign_bvh({}, 5, np.zeros((5, 3)))))
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=message) as error_info:
         read_motion(tmp_path / "x.bvh")
-    assert "x.bvh" in str(caught.value) and "\n" not in str(caught.value)
+    assert "x.bvh" in str(error_info.value) and "\n" not in str(error_info.value)
 
 
 # SMPL, AIST++, DeepMimic ---------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_npz_has_amass_keys_and_meaning(dance, tmp_path):
         read_motion(tmp_path / "other.npz")
 
 
-def test_aist_is_halved_scaled_and_set_upright(tmp_path):
+def test_aist_is_resampled_scaled_and_rotated_upright(tmp_path):
     poses = np.zeros((8, 72))
     poses[:, 1] = np.linspace(0, 0.7, 8)  # turning about its own vertical, the file's Y
     poses[:, 3 * 4] = 1.0  # left knee bent
@@ -244,8 +244,8 @@ def test_aist_is_halved_scaled_and_set_upright(tmp_path):
         close(motion[:, 4] - motion[0, 4], trans[::2, 0] / 100)
         close(motion[:, 5] - motion[0, 5], -(trans[::2, 2] - trans[0, 2]) / 100)  # Z towards us is -Y
         _, _, local = unpack(motion)
-        about = matrix_from_axis_angle(torch.tensor([[0, 0, angle] for angle in poses[::2, 1].tolist()]))
-        close(local[:, 0], about @ STANDING)
+        rotations = matrix_from_axis_angle(torch.tensor([[0, 0, angle] for angle in poses[::2, 1].tolist()]))
+        close(local[:, 0], rotations @ STANDING)
         assert (joint(motion, "left_ankle")[0] - joint(motion, "left_knee")[0])[1] > 0.2  # shin back, body looks to -Y
 
 
@@ -273,10 +273,19 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path):
 
 
 def test_deepmimic_knees_elbows_and_sides(tmp_path):
-    still = [1.0, 0, 0, 0]
-    frame = [1 / 60, 0, 0.85, 0, *still, *still, *still]  # duration, root, its turn, chest, neck
-    frame += [*still, -math.pi / 2, *still, *still, math.pi / 2]  # right hip, knee, ankle, shoulder, elbow
-    frame += [*still, 0, *still, math.cos(math.pi / 4), math.sin(math.pi / 4), 0, 0, 0]  # left; its arm to the side
+    identity = [1.0, 0, 0, 0]
+    frame = [1 / 60, 0, 0.85, 0, *identity, *identity, *identity]  # duration, root, its turn, chest, neck
+    frame += [*identity, -math.pi / 2, *identity, *identity, math.pi / 2]  # right hip, knee, ankle, shoulder, elbow
+    frame += [
+        *identity,
+        0,
+        *identity,
+        math.cos(math.pi / 4),
+        math.sin(math.pi / 4),
+        0,
+        0,
+        0,
+    ]  # left; its arm to the side
     assert len(frame) == 44
     frames = [frame[:1] + [0.01 * i] + frame[2:] for i in range(31)]  # walks along its front, +X
     (tmp_path / "humanoid3d_x.txt").write_text(json.dumps({"Loop": "wrap", "Frames": frames}))
@@ -291,8 +300,8 @@ def test_deepmimic_knees_elbows_and_sides(tmp_path):
     close(bone("right_elbow", "right_wrist"), [0, -1, 0])  # forwards
     close(bone("left_shoulder", "left_elbow"), [1, 0, 0])
     close(bone("left_knee", "left_ankle"), [0, 0, -1])
-    travelled = (motion[-1] - motion[0])[4:7]
-    assert travelled[1] < -0.25 and abs(travelled[0]) < 1e-5
+    displacement = (motion[-1] - motion[0])[4:7]
+    assert displacement[1] < -0.25 and abs(displacement[0]) < 1e-5
     (tmp_path / "humanoid3d_x.txt").write_text('{"Frames": [[1, 2]]}')
     with pytest.raises(ValueError, match="not a DeepMimic motion"):
         read_motion(tmp_path / "humanoid3d_x.txt")
@@ -318,26 +327,26 @@ def read_glb(path) -> tuple[dict, list[np.ndarray]]:
         raw = binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]
         array = np.frombuffer(raw, kinds[accessor["componentType"]])
         arrays.append(array.reshape(accessor["count"], *shapes[accessor["type"]]))
-        for bound, reduce in (("min", np.min), ("max", np.max)):
-            if bound in accessor:
-                close(accessor[bound], np.atleast_1d(reduce(arrays[-1], 0)), atol=0)
+        for limit, reduce in (("min", np.min), ("max", np.max)):
+            if limit in accessor:
+                close(accessor[limit], np.atleast_1d(reduce(arrays[-1], 0)), atol=0)
     return document, arrays
 
 
 @pytest.mark.parametrize("name", ["man", "robot"])
-def test_glb_played_by_the_specification_is_the_skinned_body(name, dance, tmp_path):
-    look = Appearance(body=name, top=(10, 200, 90))
-    figure = clothed_body(look)
-    write_motion(tmp_path / "dance.glb", dance, look)
+def test_glb_animation_equals_the_skinned_body(name, dance, tmp_path):
+    appearance = Appearance(body=name, top=(10, 200, 90))
+    body = clothed_body(appearance)
+    write_motion(tmp_path / "dance.glb", dance, appearance)
     document, arrays = read_glb(tmp_path / "dance.glb")
     nodes, skin, animation = document["nodes"], document["skins"][0], document["animations"][0]
     primitive = document["meshes"][0]["primitives"][0]
     attributes = {key: arrays[index] for key, index in primitive["attributes"].items()}
     assert [nodes[j]["name"] for j in skin["joints"]] == JOINTS
     close(attributes["WEIGHTS_0"].sum(1), 1, atol=1e-6)
-    shown = (attributes["COLOR_0"][:, :3] / 65535) ** (1 / 2.2) * 255
-    close(shown, vertex_colors(look, figure), atol=1)
-    assert arrays[primitive["indices"]].max() == len(figure.vertices) - 1
+    colors = (attributes["COLOR_0"][:, :3] / 65535) ** (1 / 2.2) * 255
+    close(colors, vertex_colors(appearance, body), atol=1)
+    assert arrays[primitive["indices"]].max() == len(body.vertices) - 1
 
     _, root, local = unpack(dance)
     for frame in (0, 17, 39):
@@ -348,36 +357,36 @@ def test_glb_played_by_the_specification_is_the_skinned_body(name, dance, tmp_pa
             pose[channel["target"]["node"]][channel["target"]["path"]] = arrays[sampler["output"]][frame]
         world = {}
 
-        def walk(index, above, pose=pose, world=world):
-            own = np.eye(4)
-            own[:3, 3] = pose[index].get("translation", (0, 0, 0))
-            own[:3, :3] = Rotation.from_quat(pose[index].get("rotation", (0, 0, 0, 1))).as_matrix()
-            world[index] = above @ own
+        def visit(index, parent, pose=pose, world=world):
+            local_transform = np.eye(4)
+            local_transform[:3, 3] = pose[index].get("translation", (0, 0, 0))
+            local_transform[:3, :3] = Rotation.from_quat(pose[index].get("rotation", (0, 0, 0, 1))).as_matrix()
+            world[index] = parent @ local_transform
             for child in pose[index].get("children", ()):
-                walk(child, world[index])
+                visit(child, world[index])
 
         for index in document["scenes"][0]["nodes"]:
-            walk(index, np.eye(4))
+            visit(index, np.eye(4))
         binds = arrays[skin["inverseBindMatrices"]].transpose(0, 2, 1)  # stored by columns
-        carried = np.stack([world[j] @ bind for j, bind in zip(skin["joints"], binds, strict=True)])
-        blended = (carried[attributes["JOINTS_0"]] * attributes["WEIGHTS_0"][..., None, None]).sum(1)
-        points = np.concatenate([attributes["POSITION"], np.ones((len(figure.vertices), 1))], 1)
-        played = (blended @ points[..., None])[:, :3, 0]
-        expected = figure.skin(local[frame].numpy(), root[frame].numpy()) @ STANDING.numpy()  # to Y up
-        error = np.abs(played - expected).max(1)
+        transforms = np.stack([world[j] @ bind for j, bind in zip(skin["joints"], binds, strict=True)])
+        blended = (transforms[attributes["JOINTS_0"]] * attributes["WEIGHTS_0"][..., None, None]).sum(1)
+        points = np.concatenate([attributes["POSITION"], np.ones((len(body.vertices), 1))], 1)
+        animated = (blended @ points[..., None])[:, :3, 0]
+        expected = body.skin(local[frame].numpy(), root[frame].numpy()) @ STANDING.numpy()  # to Y up
+        error = np.abs(animated - expected).max(1)
         assert np.median(error) < 1e-5 and error.max() < 0.03  # a fifth joint a vertex is left out
 
     for samplers in animation["samplers"][1:]:  # interpolation must not take the long way round
         turns = arrays[samplers["output"]]
         assert ((turns[1:] * turns[:-1]).sum(1) > 0).all()
     mesh = next(iter(trimesh.load(tmp_path / "dance.glb").geometry.values()))
-    assert len(mesh.faces) == len(figure.faces)
+    assert len(mesh.faces) == len(body.faces)
 
 
-# one door ------------------------------------------------------------------------------------------------------------
+# all formats ---------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_left_behind_or_overwritten_when_writing_fails(dance, tmp_path):
+def test_a_failed_write_leaves_and_overwrites_nothing(dance, tmp_path):
     (tmp_path / "dance.glb").write_text("the old one")
     with pytest.raises(RuntimeError):
         write_motion(tmp_path / "dance.glb", dance[:, :100])
@@ -389,7 +398,7 @@ def test_nothing_is_left_behind_or_overwritten_when_writing_fails(dance, tmp_pat
     assert (tmp_path / "dance.glb").read_text() == "the old one"
 
 
-def test_wrong_files_are_one_clear_line(tmp_path):
+def test_wrong_files_give_a_one_line_error(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         read_motion(tmp_path / "none.bvh")
     with pytest.raises(ValueError, match="suffix"):
@@ -397,7 +406,7 @@ def test_wrong_files_are_one_clear_line(tmp_path):
     for suffix in READERS:
         for content in (b"", b"\x80\x04K\x01.", b"not a motion", bytes(range(256)) * 9):
             (tmp_path / f"x{suffix}").write_bytes(content)
-            with pytest.raises(ValueError, match="cannot read") as caught:
+            with pytest.raises(ValueError, match="cannot read") as error_info:
                 read_motion(tmp_path / f"x{suffix}")
-            assert "\n" not in str(caught.value)
+            assert "\n" not in str(error_info.value)
     assert set(WRITABLE_SUFFIXES) == {".bvh", ".glb", ".npz"}

@@ -46,16 +46,16 @@ def axis_angles() -> torch.Tensor:
     return axes * angles[:, None]
 
 
-def test_axis_angle_agrees_with_scipy_and_comes_back(axis_angles):
+def test_axis_angle_agrees_with_scipy_and_round_trips(axis_angles):
     matrix = matrix_from_axis_angle(axis_angles)
     expected = Rotation.from_rotvec(axis_angles.double().numpy()).as_matrix()
     np.testing.assert_allclose(matrix.numpy(), expected, atol=1e-6)
     torch.testing.assert_close(axis_angle_from_matrix(matrix), axis_angles, atol=3e-4, rtol=0)
-    back = matrix_from_axis_angle(axis_angle_from_matrix(matrix.double()))
-    torch.testing.assert_close(back, matrix.double(), atol=1e-6, rtol=0)
+    restored = matrix_from_axis_angle(axis_angle_from_matrix(matrix.double()))
+    torch.testing.assert_close(restored, matrix.double(), atol=1e-6, rtol=0)
 
 
-def test_quaternions_agree_with_scipy_at_half_turns_too(axis_angles):
+def test_quaternions_agree_with_scipy_including_half_turns(axis_angles):
     half_turns = torch.diag_embed(torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1]]))
     matrix = torch.cat([matrix_from_axis_angle(axis_angles), half_turns])
     quaternion = quaternion_from_matrix(matrix)
@@ -93,53 +93,53 @@ def test_gram_schmidt_gradient_is_right():
     assert torch.autograd.gradcheck(matrix_from_6d, sixd)
 
 
-def test_slerp_agrees_with_scipy_and_takes_the_short_way():
+def test_slerp_agrees_with_scipy_and_takes_the_shorter_arc():
     ends = Rotation.from_rotvec([[0.2, 0.1, -0.4], [1.5, -0.7, 2.0]])
     start, end = (torch.from_numpy(q[[3, 0, 1, 2]]) for q in ends.as_quat())
     weights = torch.linspace(0, 1, 7, dtype=torch.float64)
     expected = Slerp([0, 1], ends)(weights.numpy()).as_matrix()
     for sign in (1, -1):  # q and -q are one rotation
-        between = slerp(start.expand(7, 4), sign * end.expand(7, 4), weights)
-        np.testing.assert_allclose(matrix_from_quaternion(between).numpy(), expected, atol=1e-12)
+        interpolated = slerp(start.expand(7, 4), sign * end.expand(7, 4), weights)
+        np.testing.assert_allclose(matrix_from_quaternion(interpolated).numpy(), expected, atol=1e-12)
     torch.testing.assert_close(slerp(start, start, 0.3), start)
 
 
-def test_kinematics_equal_edges_public_skeleton():
+def test_kinematics_equal_those_of_edges_public_code():
     joints = forward_kinematics(matrix_from_axis_angle(EDGE["axis_angle"]), EDGE["root"])
     torch.testing.assert_close(joints, EDGE["joints"], atol=3e-6, rtol=0)
 
 
 def test_kinematics_in_closed_form():
-    still = EYE.expand(24, 3, 3).clone()
-    joints = forward_kinematics(still, torch.zeros(3))
+    rest = EYE.expand(24, 3, 3).clone()
+    joints = forward_kinematics(rest, torch.zeros(3))
     torch.testing.assert_close(joints[22], OFFSETS[[3, 6, 9, 13, 16, 18, 20, 22]].sum(0))
 
     # upright: left hand at +X, the toes before the body (towards -Y), head over pelvis over feet
-    still[0] = STANDING
-    upright = dict(zip(JOINTS, forward_kinematics(still, torch.tensor([0, 0, 0.98])), strict=True))
+    rest[0] = STANDING
+    upright = dict(zip(JOINTS, forward_kinematics(rest, torch.tensor([0, 0, 0.98])), strict=True))
     assert upright["left_hand"][0] > 0.6 and upright["right_hand"][0] < -0.6
     assert upright["left_foot"][1] < upright["left_ankle"][1] - 0.1
     assert upright["head"][2] > 1.55 and 0 < upright["left_foot"][2] < 0.1
 
     # the left knee bent by 90 degrees about +X moves the shin only, backwards and level
-    bent = still.clone()
-    bent[4] = matrix_from_axis_angle(torch.tensor([math.pi / 2, 0, 0]))
-    moved = dict(zip(JOINTS, forward_kinematics(bent, torch.tensor([0, 0, 0.98])), strict=True))
-    torch.testing.assert_close(moved["left_knee"], upright["left_knee"])
-    torch.testing.assert_close(moved["right_foot"], upright["right_foot"])
+    bent_pose = rest.clone()
+    bent_pose[4] = matrix_from_axis_angle(torch.tensor([math.pi / 2, 0, 0]))
+    bent = dict(zip(JOINTS, forward_kinematics(bent_pose, torch.tensor([0, 0, 0.98])), strict=True))
+    torch.testing.assert_close(bent["left_knee"], upright["left_knee"])
+    torch.testing.assert_close(bent["right_foot"], upright["right_foot"])
     x, y, z = OFFSETS[7]  # rest offset (x, y, z), bent: (x, -z, y); in the world: (x, -y, -z)
-    torch.testing.assert_close(moved["left_ankle"] - moved["left_knee"], torch.stack([x, -y, -z]))
+    torch.testing.assert_close(bent["left_ankle"] - bent["left_knee"], torch.stack([x, -y, -z]))
 
 
 def test_world_rotations_carry_offsets_and_leading_dims_broadcast():
     local = matrix_from_axis_angle(EDGE["axis_angle"])  # (2, 5, 24, 3)
     offsets = OFFSETS * torch.tensor([1.0, 1.5])[:, None, None, None]  # (2, 1, 24, 3)
-    turns, places = world_transforms(local, EDGE["root"][0], offsets)
+    rotations, positions = world_transforms(local, EDGE["root"][0], offsets)
     for joint, parent in enumerate(skeleton.PARENTS[1:], 1):
-        torch.testing.assert_close(turns[:, :, joint], turns[:, :, parent] @ local[:, :, joint])
-        bone = (turns[:, :, parent] @ offsets[:, :, joint, :, None]).squeeze(-1)
-        torch.testing.assert_close(places[:, :, joint] - places[:, :, parent], bone, atol=1e-5, rtol=0)
-    torch.testing.assert_close(places[1, :, 0], EDGE["root"][0])
+        torch.testing.assert_close(rotations[:, :, joint], rotations[:, :, parent] @ local[:, :, joint])
+        bone = (rotations[:, :, parent] @ offsets[:, :, joint, :, None]).squeeze(-1)
+        torch.testing.assert_close(positions[:, :, joint] - positions[:, :, parent], bone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(positions[1, :, 0], EDGE["root"][0])
 
 
 def test_motion_vector_round_trip_layout_and_contacts():
@@ -153,7 +153,7 @@ def test_motion_vector_round_trip_layout_and_contacts():
     torch.testing.assert_close(joints_of(motion), EDGE["joints"], atol=3e-6, rtol=0)
     assert torch.equal(contacts[:, -1], torch.ones(2, 4))
 
-    # the pelvis glides at 0.9 cm a frame, then 1.1 cm: all feet count as still, then none; the last frame always does
+    # the pelvis glides at 0.9 cm a frame, then 1.1 cm: all feet are in contact, then none; the last frame always is
     steps = torch.tensor([0.0, 0.009, 0.009, 0.011, 0.011]).cumsum(0)
     root = torch.stack([steps, torch.zeros(5), torch.ones(5)], -1)
     contacts = pack(EYE.expand(5, 24, 3, 3), root)[:, :4]
@@ -178,7 +178,7 @@ def test_put_on_floor_moves_the_whole_clip_to_its_lowest_foot():
 
 
 def test_kinematic_loss_has_finite_gradients_under_bfloat16_autocast():
-    motion = torch.zeros(2, 4, 151, requires_grad=True)  # a network that has just been made: zero 6D values
+    motion = torch.zeros(2, 4, 151, requires_grad=True)  # an untrained network: zero 6D values
     target = EDGE["joints"][:, :4]
     with torch.autocast("cpu", torch.bfloat16):
         joints = joints_of(motion)
@@ -187,16 +187,18 @@ def test_kinematic_loss_has_finite_gradients_under_bfloat16_autocast():
     assert torch.isfinite(motion.grad).all()
 
 
-def test_normalizer_is_edges():
-    ours = Normalizer(7).fit(EDGE["train"])
-    torch.testing.assert_close(ours.low, EDGE["low"])
-    torch.testing.assert_close(ours.high, EDGE["high"])
-    torch.testing.assert_close(ours(EDGE["values"]), EDGE["normalized"], atol=1e-6, rtol=0)  # value 2 never varies
-    torch.testing.assert_close(ours.inverse(EDGE["values"]), EDGE["unnormalized"], atol=1e-6, rtol=0)
-    torch.testing.assert_close(ours.inverse(ours(EDGE["train"])), EDGE["train"], atol=1e-6, rtol=0)
+def test_normalizer_equals_edges():
+    normalizer = Normalizer(7).fit(EDGE["train"])
+    torch.testing.assert_close(normalizer.low, EDGE["low"])
+    torch.testing.assert_close(normalizer.high, EDGE["high"])
+    torch.testing.assert_close(
+        normalizer(EDGE["values"]), EDGE["normalized"], atol=1e-6, rtol=0
+    )  # value 2 never varies
+    torch.testing.assert_close(normalizer.inverse(EDGE["values"]), EDGE["unnormalized"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(normalizer.inverse(normalizer(EDGE["train"])), EDGE["train"], atol=1e-6, rtol=0)
     loaded = Normalizer(7)
     loaded.load_state_dict({"low": EDGE["low"], "high": EDGE["high"]})
-    torch.testing.assert_close(loaded(EDGE["values"]), ours(EDGE["values"]))
+    torch.testing.assert_close(loaded(EDGE["values"]), normalizer(EDGE["values"]))
     with pytest.raises(ValueError, match="no motion"):
         Normalizer(7).fit([])
 

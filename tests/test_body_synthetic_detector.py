@@ -1,4 +1,4 @@
-"""The world judge on dancers it never saw, and that its distance grows with everything that spoils a video."""
+"""The synthetic detector on held-out dancers; the distance of its features grows with distortions of a video."""
 
 from fractions import Fraction
 
@@ -17,15 +17,15 @@ from zoo.music.spectral import Spectral
 FPS, FRAMES = 12, 32
 
 
-def evidence(frames: np.ndarray, **more) -> MetricInput:
+def metric_input(frames: np.ndarray, **options) -> MetricInput:
     return MetricInput(
-        "clip", {}, Fraction(FPS), frames, frames, frames[0], np.zeros(1, np.float32), 22050, np.empty(0), **more
+        "clip", {}, Fraction(FPS), frames, frames, frames[0], np.zeros(1, np.float32), 22050, np.empty(0), **options
     )
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> list[dict]:
-    """Eight clips of 32 frames, of songs and dancers of a seed that the judge was not trained on."""
+    """Eight clips of 32 frames, of songs and dancers of a seed that is not in the training data."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DANCEZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         songs, needs = {"train": 1, "val": 1, "test": 8}, ("frames", "parts", "joints2d")
@@ -44,83 +44,89 @@ def clips(tmp_path_factory) -> list[dict]:
     ]
 
 
-def test_joints_and_mask_are_where_they_are(clips):
-    off, overlap, alike = [], [], []
+def test_joints_and_mask_are_accurate(clips):
+    errors, overlap, correlations = [], [], []
     for clip in clips:
         poses = SyntheticPoseDetector().detect(clip["frames"])
         height = np.median(np.ptp(clip["joints"][..., 1], axis=1))
-        off.append(np.linalg.norm(poses.joints - clip["joints"], axis=-1) / height)
+        errors.append(np.linalg.norm(poses.joints - clip["joints"], axis=-1) / height)
         overlap.append(((poses.mask > 0.5) & clip["figure"]).sum() / ((poses.mask > 0.5) | clip["figure"]).sum())
-        alike.append(
+        correlations.append(
             np.corrcoef(*(np.linalg.norm(np.diff(x, axis=0), axis=-1).mean(1) for x in (poses.joints, clip["joints"])))[
                 0, 1
             ]
         )
         assert 0.3 < poses.confidence.mean() <= 1
-    assert np.mean(off) < 0.06 and np.mean(overlap) > 0.7 and np.mean(alike) > 0.9, (np.mean(off), overlap, alike)
+    assert np.mean(errors) < 0.06 and np.mean(overlap) > 0.7 and np.mean(correlations) > 0.9, (
+        np.mean(errors),
+        overlap,
+        correlations,
+    )
 
 
-def test_other_sizes_are_looked_at_whole_and_answered_in_their_own_pixels(clips):
+def test_other_image_sizes_give_joints_in_their_own_pixels(clips):
     frames = clips[0]["frames"][:4]
     wide = np.stack([cv2.copyMakeBorder(cv2.resize(f, (256, 256)), 0, 0, 40, 0, cv2.BORDER_REPLICATE) for f in frames])
-    here, there = SyntheticPoseDetector().detect(frames), SyntheticPoseDetector().detect(wide)
-    assert there.mask.shape == (4, 256, 296)
-    moved = here.joints * 2 + [40, 0]
-    assert np.linalg.norm(there.joints - moved, axis=-1).mean() < 6  # of about 130 pixels that the figure is high
+    original, resized = SyntheticPoseDetector().detect(frames), SyntheticPoseDetector().detect(wide)
+    assert resized.mask.shape == (4, 256, 296)
+    expected = original.joints * 2 + [40, 0]
+    assert np.linalg.norm(resized.joints - expected, axis=-1).mean() < 6  # of about 130 pixels that the figure is high
 
 
-def test_nobody_is_found_in_an_empty_room(clips):
+def test_nothing_is_detected_in_an_empty_room(clips):
     empty = np.full((3, 128, 128, 3), 120, np.uint8)
     poses = SyntheticPoseDetector().detect(np.concatenate([clips[0]["frames"][:16], empty]))
     assert np.isfinite(poses.joints[:16]).all() and np.isnan(poses.joints[16:]).all()
     assert (poses.confidence[16:] == 0).all() and poses.mask[16:].mean() < 0.004
 
 
-def test_one_look_serves_both_and_is_the_same_every_time(clips):
+def test_features_are_reproducible_and_shared_with_the_detector(clips):
     metric, frames = FvdWorld(), clips[1]["frames"]
-    alone, shared = evidence(frames), evidence(frames, detector=SyntheticPoseDetector())
-    first, again = metric.measure(alone)["features"], metric.measure(shared)["features"]
-    assert first.shape == (2, 64) and first.dtype == np.float32 and (first == again).all()
-    assert shared.poses.features is again
+    without_detector, with_detector = metric_input(frames), metric_input(frames, detector=SyntheticPoseDetector())
+    first, repeated = metric.measure(without_detector)["features"], metric.measure(with_detector)["features"]
+    assert first.shape == (2, 64) and first.dtype == np.float32 and (first == repeated).all()
+    assert with_detector.poses.features is repeated
     with pytest.raises(ValueError, match="16 frames; here are 15"):
-        metric.measure(evidence(frames[:15]))
+        metric.measure(metric_input(frames[:15]))
 
 
-def blurred(frames, sigma, rng):
+def blur(frames, sigma, rng):
     return np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in frames])
 
 
-def noisy(frames, sigma, rng):
+def add_noise(frames, sigma, rng):
     return (frames + sigma * rng.standard_normal(frames.shape)).round().clip(0, 255).astype(np.uint8)
 
 
-def shuffled(frames, share, rng):
-    order, chosen = np.arange(len(frames)), rng.permutation(len(frames))[: round(share * len(frames))]
-    order[np.sort(chosen)] = chosen
+def shuffle(frames, fraction, rng):
+    order, selected = np.arange(len(frames)), rng.permutation(len(frames))[: round(fraction * len(frames))]
+    order[np.sort(selected)] = selected
     return frames[order]
 
 
-def frozen(frames, share, rng):
-    held = np.isin(np.arange(len(frames)), 1 + rng.permutation(len(frames) - 1)[: round(share * (len(frames) - 1))])
-    return frames[np.maximum.accumulate(np.where(held, 0, np.arange(len(frames))))]
+def freeze(frames, fraction, rng):
+    is_repeated = np.isin(
+        np.arange(len(frames)), 1 + rng.permutation(len(frames) - 1)[: round(fraction * (len(frames) - 1))]
+    )
+    return frames[np.maximum.accumulate(np.where(is_repeated, 0, np.arange(len(frames))))]
 
 
 @pytest.mark.parametrize(
-    ("spoil", "levels"),
+    ("distortion", "levels"),
     [
-        (blurred, (0.5, 1, 2, 4)),
-        (noisy, (5, 10, 20, 40)),
-        (shuffled, (0.25, 0.5, 0.75, 1)),
-        (frozen, (0.25, 0.5, 0.75, 1)),
+        (blur, (0.5, 1, 2, 4)),
+        (add_noise, (5, 10, 20, 40)),
+        (shuffle, (0.25, 0.5, 0.75, 1)),
+        (freeze, (0.25, 0.5, 0.75, 1)),
     ],
 )
-def test_the_distance_grows_with_what_spoils_a_video(clips, spoil, levels):
+def test_the_distance_grows_with_distortions(clips, distortion, levels):
     metric = FvdWorld()
-    truth = [metric.measure(evidence(clip["frames"])) for clip in clips]
+    truth = [metric.measure(metric_input(clip["frames"])) for clip in clips]
     values = [metric.combine(truth, truth)["fvd_world"]]
     for level in levels:
         row = [
-            metric.measure(evidence(spoil(clip["frames"], level, np.random.default_rng(index))))
+            metric.measure(metric_input(distortion(clip["frames"], level, np.random.default_rng(index))))
             for index, clip in enumerate(clips)
         ]
         values.append(metric.combine(row, truth)["fvd_world"])
