@@ -4,11 +4,11 @@ Adding a data set is one file with a `DataSource` and one YAML in `conf/data/`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
-from typing import cast
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class WindowSpec:
     num_frames: int = cast(int, None)  # None: follows from seconds
     _is_exact: bool = field(init=False, repr=False, default=False)  # the length was given in frames
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.seconds is None) == (self.num_frames is None):
             raise ValueError(
                 f"give clip.num_frames or clip.seconds, not both (num_frames={self.num_frames}, seconds={self.seconds})"
@@ -104,7 +104,7 @@ class EvalSpec:
     clips: int | None = None
     crop: str = "whole"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("frames", "rate", "height", "width"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name.replace('rate', 'fps')} must be above 0, not {getattr(self, name)}")
@@ -155,7 +155,13 @@ class EvalClips(Sequence[EvalClip]):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index):
+    @overload
+    def __getitem__(self, index: int) -> EvalClip: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[EvalClip]: ...
+
+    def __getitem__(self, index: int | slice) -> EvalClip | list[EvalClip]:
         if isinstance(index, slice):
             return [self.load(position) for position in range(*index.indices(len(self)))]
         return self.load(range(len(self))[index])
@@ -163,6 +169,10 @@ class EvalClips(Sequence[EvalClip]):
     @abstractmethod
     def load(self, index: int) -> EvalClip:
         """Decode the clip at `index`, from 0 up."""
+
+
+class ItemDataset(Dataset, Sized):
+    """A map-style dataset with a length."""
 
 
 class DataSource(ABC):
@@ -194,7 +204,7 @@ class DataSource(ABC):
         """Make or download the data of `keys` and `splits`, once, with a progress bar; called once per node."""
 
     @abstractmethod
-    def dataset(self, split: str, keys: Iterable[str], window: WindowSpec, encoder: MusicEncoder) -> Dataset:
+    def dataset(self, split: str, keys: Iterable[str], window: WindowSpec, encoder: MusicEncoder) -> ItemDataset:
         """Map-style dataset of items: dicts of tensors without a batch dimension, and texts.
 
         Call `prepare_data` before.
@@ -236,11 +246,11 @@ def collate(items: list[dict] | Batch) -> Batch:
     """
     if isinstance(items, dict):
         return items
-    batch = {}
+    batch: dict[str, Any] = {}
     for name, first in items[0].items():
         values = [item[name] for item in items]
         if isinstance(first, Tensor):
             batch[name] = torch.stack(values)
         else:
             batch[name] = values if isinstance(first, str) else first
-    return batch
+    return cast(Batch, batch)

@@ -73,8 +73,8 @@ class ClipFolder:
                 continue
             if any(labels.get(label) not in values for label, values in label_filter.items()):
                 continue
-            for alias in listed:
-                is_listed[alias] = True
+            if is_listed is not None:
+                is_listed |= dict.fromkeys(listed, True)
             if key in first_files:
                 duplicate = media[0].relative_to(folder).as_posix()  # its key belongs to a usable clip, which stays
                 self.skipped.append((duplicate, f"another clip, {first_files[key].name}, is called {key} too"))

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
@@ -134,7 +136,7 @@ class _OpenVideo:
     def __init__(self, path: Path):
         self.path = path
 
-    def __enter__(self):
+    def __enter__(self) -> tuple[Any, Any]:
         try:
             self.container = av.open(str(self.path), metadata_errors="ignore")
         except (av.FFmpegError, OSError) as error:
@@ -146,21 +148,23 @@ class _OpenVideo:
         stream.thread_type = "AUTO"
         return self.container, stream
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.container.close()
         if isinstance(error, av.FFmpegError):
             raise self._unreadable(error) from None
 
-    def _unreadable(self, error) -> ValueError:
+    def _unreadable(self, error: av.FFmpegError | OSError) -> ValueError:
         return ValueError(f"{self.path.name} cannot be read as video ({error.strerror}); give an mp4")
 
 
-def _origin(stream) -> Fraction:
+def _origin(stream: Any) -> Fraction:
     """Time of the first frame on the container's clock: zoo.media begins the sound there too."""
     return (stream.start_time or 0) * stream.time_base
 
 
-def _rate(stream) -> Fraction:
+def _rate(stream: Any) -> Fraction:
     return stream.average_rate or stream.guessed_rate or Fraction(25)
 
 
@@ -171,8 +175,9 @@ class NumberedImages(FrameSource):
     """
 
     def __init__(self, files: Sequence[Path], fps: Fraction):
-        self.files, self.fps = sorted(files, key=number_of), fps
-        numbers = [number_of(path) for path in self.files]
+        numbered = sorted(((number_of(path) or 0, path) for path in files), key=lambda pair: pair[0])
+        self.files, self.fps = [path for _, path in numbered], fps
+        numbers = [number for number, _ in numbered]
         for number, next_number, path in zip(numbers, numbers[1:], self.files, strict=False):
             if next_number - number != numbers[1] - numbers[0]:
                 raise ValueError(f"the picture after {path.name} is missing, or there twice")

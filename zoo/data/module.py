@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from zoo.batch import Batch, check_required_keys
-from zoo.data.base import SPLITS, DataSource, WindowSpec, collate
+from zoo.data.base import SPLITS, DataSource, ItemDataset, WindowSpec, collate
 from zoo.music.encoder import MusicEncoder
 
 MAX_PREPARE_ITEMS = 4096  # training windows that `Stage.fit_normalizers` sees
@@ -99,13 +99,13 @@ class DanceData(LightningDataModule):
         self.required_keys = frozenset(key for keys in stage_keys.values() for key in keys)
         self.batch_size, self.seed, self.num_workers, self.val_items = batch_size, seed, num_workers, val_items
         self.start_step = start_step
-        self._datasets: dict[str, Dataset] = {}
+        self._datasets: dict[str, ItemDataset] = {}
 
     def prepare_data(self) -> None:
         """Make or download the data; Lightning calls this on one process per node, before `setup`."""
         self.source.prepare_data(self.required_keys, self.encoder)
 
-    def dataset(self, split: str) -> Dataset:
+    def dataset(self, split: str) -> ItemDataset:
         """The split's items, built once. Raises ValueError when the split is empty."""
         assert split in SPLITS, split
         if split not in self._datasets:
@@ -140,7 +140,9 @@ class DanceData(LightningDataModule):
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _even_subset(self, split: str, count: int, all_ranks_equal: bool = False) -> tuple[Dataset, list[list[int]]]:
+    def _even_subset(
+        self, split: str, count: int, all_ranks_equal: bool = False
+    ) -> tuple[ItemDataset, list[list[int]]]:
         """Batches of at most `count` evenly spread indices: as many for each rank, or the same for all of them."""
         rank, world_size = (0, 1) if all_ranks_equal else self._rank_and_world_size()
         dataset = self.dataset(split)
@@ -151,7 +153,7 @@ class DanceData(LightningDataModule):
         size = self.batch_size
         return dataset, [own_indices[first : first + size] for first in range(0, len(own_indices), size)]
 
-    def _loader(self, dataset: Dataset, batches: Iterable[list[int]]) -> DataLoader:
+    def _loader(self, dataset: ItemDataset, batches: Iterable[list[int]]) -> DataLoader:
         return DataLoader(
             dataset,
             batch_sampler=batches,

@@ -63,8 +63,8 @@ class MusicFeatureCache:
         sound_id, waveform, sample_rate = job
         beats = find_beats(waveform, sample_rate)
         with torch.inference_mode():
-            features = self.encoder.encode(torch.from_numpy(waveform)[None], sample_rate, [beats])[0]
-            features = features.float().cpu().numpy()
+            encoded = self.encoder.encode(torch.from_numpy(waveform)[None], sample_rate, [beats])[0]
+            features = encoded.float().cpu().numpy()
         with replacing(self.folder / f"{sound_id}.npy") as file:
             np.save(file, features)
         values = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}

@@ -68,7 +68,7 @@ class ShardReader:
     def __getstate__(self) -> dict[str, Any]:
         return {"samples": self.samples, "_files": {}}  # open files stay in their process
 
-    def __del__(self):
+    def __del__(self) -> None:
         for file in self.__dict__.get("_files", {}).values():
             os.close(file)
 
@@ -109,7 +109,9 @@ def _scan(path: Path, size: int) -> list[list]:
                     raise tarfile.ReadError("unexpected end of data")
                 byte_ranges.setdefault(key, {})[field] = (member.offset_data, member.size)
                 if field == "info":
-                    infos[key] = json.load(tar.extractfile(member))
+                    content = tar.extractfile(member)
+                    assert content is not None  # a file, as checked above
+                    infos[key] = json.load(content)
         with open(path, "rb") as file:  # a tar ends in two empty blocks; one cut between two members does not
             file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
             if any(file.read()):

@@ -7,16 +7,16 @@ import bisect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from fractions import Fraction
+from typing import Any, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from zoo.batch import MOTION_DIM, MOTION_FPS, Batch
 from zoo.body.skeleton import joints_of, resample
-from zoo.data.base import IMAGE_KEYS, WindowSpec
+from zoo.data.base import IMAGE_KEYS, ItemDataset, WindowSpec
 from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.shard_builder.move_captions import caption
 from zoo.data.shard_file import Sample, ShardReader
@@ -89,13 +89,13 @@ def make_dataset(
     window: WindowSpec,
     split: str,
     features: MusicFeatureCache,
-) -> Dataset:
+) -> ItemDataset:
     """Windows of the samples with these keys: from memory, or decoded on access where a key needs images."""
     dataset_class = VideoWindowDataset if IMAGE_KEYS & set(keys) else MotionWindowDataset
     return dataset_class(reader, samples, keys, window, split, features)
 
 
-class WindowDataset(Dataset, ABC):
+class WindowDataset(ItemDataset, ABC):
     """Base of both kinds: the list of windows with their labels, texts, music and beats."""
 
     def __init__(
@@ -188,7 +188,15 @@ class WindowDataset(Dataset, ABC):
 class MotionWindowDataset(WindowDataset):
     """Sound, motion and text, all in memory; builds whole batches at once (`__getitems__`)."""
 
-    def __init__(self, reader, samples, keys, window, split, features):
+    def __init__(
+        self,
+        reader: ShardReader,
+        samples: list[Sample],
+        keys: Iterable[str],
+        window: WindowSpec,
+        split: str,
+        features: MusicFeatureCache,
+    ):
         motions = [torch.from_numpy(reader.read(sample, "motion")) for sample in samples]
         self.lengths = {sample.key: len(motion) for sample, motion in zip(samples, motions, strict=True)}
         super().__init__(reader, samples, keys, window, split, features)
@@ -200,11 +208,11 @@ class MotionWindowDataset(WindowDataset):
         return self.lengths[sample.key] / MOTION_FPS
 
     def __getitem__(self, item: int) -> dict:
-        batch = self.__getitems__([item])
+        batch: dict[str, Any] = {**self.__getitems__([item])}
         return {name: value if isinstance(value, float) else value[0] for name, value in batch.items()}
 
     def __getitems__(self, items: list[int]) -> Batch:
-        batch: dict = self.constants()
+        batch: dict[str, Any] = {**self.constants()}
         texts = [self.texts(item) for item in items]
         batch |= {name: [text[name] for text in texts] for name in texts[0]}
         if self.required_keys & {"motion", "joints3d"}:
@@ -217,7 +225,7 @@ class MotionWindowDataset(WindowDataset):
         for name, read in (("music", self.music), ("beats", self.beats), ("beat_phase", self.beat_phase)):
             if name in self.required_keys:
                 batch[name] = torch.from_numpy(np.stack([read(item) for item in items]))
-        return batch
+        return cast(Batch, batch)
 
 
 class VideoWindowDataset(WindowDataset):
@@ -226,7 +234,15 @@ class VideoWindowDataset(WindowDataset):
     Index `draw * len + item` is the window's `draw`-th draw: it seeds the choice of `clip.num_sampled_frames`.
     """
 
-    def __init__(self, reader, samples, keys, window, split, features):
+    def __init__(
+        self,
+        reader: ShardReader,
+        samples: list[Sample],
+        keys: Iterable[str],
+        window: WindowSpec,
+        split: str,
+        features: MusicFeatureCache,
+    ):
         self._decoded: dict[int, dict[str, np.ndarray]] = {}
         for sample in samples:
             check_image_window(sample, window)
@@ -255,7 +271,7 @@ class VideoWindowDataset(WindowDataset):
         rows = np.minimum(rows, sample.info["frames"] - 1)
         if window.num_sampled_frames is not None:
             rows = rows[np.random.default_rng([draw, item]).permutation(len(rows))[: window.num_sampled_frames]]
-        result = self.constants() | self.texts(item)
+        result: dict[str, Any] = {**self.constants(), **self.texts(item)}
         if "frame_indices" in self.required_keys:
             result["frame_indices"] = torch.from_numpy(rows)
         size, stored_size = (window.height, window.width), (sample.info["height"], sample.info["width"])

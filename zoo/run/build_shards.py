@@ -14,6 +14,7 @@ def build_shards(config: DictConfig) -> None:
     """Check the options, then make one shard a video."""
     from rich.progress import track
 
+    from zoo.body.detection.base import PersonDetector
     from zoo.body.detection.factory import load_detector
     from zoo.data.clip_folder import ClipFolder
     from zoo.data.shard_builder.build import ShardSpec, build_shard
@@ -41,7 +42,15 @@ def build_shards(config: DictConfig) -> None:
         captioner = ApiCaptioner(config.caption.url, config.caption.model, config.caption.key)
     music = Path(config.music).expanduser() if config.music else None
     videos = ClipFolder(Path(config.folder).expanduser(), music, config.pattern, None, {}, Fraction(30))
-    detector = load_detector(config.weights.pose_detector) if config.weights.pose_detector else None
+    detector: PersonDetector | None = None
+    if config.weights.pose_detector:
+        loaded = load_detector(config.weights.pose_detector)
+        if not isinstance(loaded, PersonDetector):
+            raise ValueError(
+                f"weights.pose_detector={config.weights.pose_detector} detects rendered figures only; "
+                "give the file of a detector of people"
+            )
+        detector = loaded
     out = Path(config.out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     reports = [build_shard(video, out, spec, detector, captioner) for video in track(videos.clips, "videos")]

@@ -6,8 +6,10 @@ import os
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,7 +77,7 @@ class LocalCaptioner(Captioner):
         self.folder = folder
 
     @cached_property
-    def pipeline(self):
+    def pipeline(self) -> Callable[..., Any]:
         """The transformers pipeline, loaded with the first caption."""
         from transformers import pipeline
 

@@ -7,9 +7,8 @@ from glob import glob
 from pathlib import Path
 
 from braceexpand import braceexpand
-from torch.utils.data import Dataset
 
-from zoo.data.base import SPLITS, DataSource, EvalClips, EvalSpec, WindowSpec
+from zoo.data.base import SPLITS, DataSource, EvalClips, EvalSpec, ItemDataset, WindowSpec
 from zoo.data.eval_clips import ShardEvalClips, content_fingerprint
 from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.shard_file import Sample, ShardReader
@@ -108,7 +107,7 @@ class Shards(DataSource):
         if {"music", "beats", "beat_phase"} & set(keys):
             MusicFeatureCache(encoder).build([self._reader(split) for split in splits], self.workers)
 
-    def dataset(self, split: str, keys: Iterable[str], window: WindowSpec, encoder: MusicEncoder) -> Dataset:
+    def dataset(self, split: str, keys: Iterable[str], window: WindowSpec, encoder: MusicEncoder) -> ItemDataset:
         """See DataSource."""
         reader, samples = self._reader(split), self._samples(split)
         return make_dataset(reader, samples, keys, window, split, MusicFeatureCache(encoder))

@@ -156,7 +156,7 @@ class VideoEvalClips(EvalClips):
     def _inspect_cached(self, clip: ClipFiles, start: Fraction) -> dict:
         """The result of `_inspect`, from the cache where nothing has changed."""
         spec, source = self.spec, self.source
-        detector = source.pose_detector.name if spec.crop == "dancer" else ""
+        detector = source.pose_detector.name if source.pose_detector and spec.crop == "dancer" else ""
         code = source_hash(eval_clips_module, frame_source_module, clip_folder_module)
         settings = [spec.frames, str(spec.rate), spec.height, spec.width, spec.crop, detector]
         settings += [str(start), source.windows, str(source.image_fps), source.allow_silent, code]
@@ -179,8 +179,9 @@ class VideoEvalClips(EvalClips):
             for index, image in enumerate(clip.frames.frames_at(self._times(start))):
                 if index in detection_frames if spec.crop == "dancer" else index == 0:
                     images.append(image)
-            joints = self.source.pose_detector.detect(np.stack(images)).joints if spec.crop == "dancer" else None
-            box = crop_box(spec, *images[0].shape[:2], joints)
+            detector, (height, width) = self.source.pose_detector, images[0].shape[:2]
+            joints = detector.detect(np.stack(images)).joints if detector and spec.crop == "dancer" else None
+            box = crop_box(spec, height, width, joints)
             sound = self._sound(clip)
         except ValueError as error:
             return _unusable(str(error))

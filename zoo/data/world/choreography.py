@@ -228,9 +228,10 @@ class _FloorState:
             if choice.arms is not None:
                 index = int(np.ceil(pose.count)) - 1
                 arms = choice.arms.counts[index % len(choice.arms.counts)]
-                arms = arms if left else arms[::-1]
+                arms = arms if left else (arms[1], arms[0])
             else:
-                arms = (pose.left_arm, pose.right_arm)
+                assert pose.left_arm is not None and pose.right_arm is not None, choice.name
+                arms = pose.left_arm, pose.right_arm
             beat = self.current_beat + pose.count * count
             hop = pose.hop * min(size, 1.0)
             if hop:
@@ -275,7 +276,7 @@ class _FloorState:
         """Part of the way from the previous pose in which each foot moves: both at once only in a hop."""
         if hopping:
             air, _ = flight(hop, seconds)
-            margin = (1 - air / seconds) / 2
+            margin = float((1 - air / seconds) / 2)
             return ((margin, 1 - margin),) * 2
         distances = [np.hypot(*(new[:2] - old[:2])) for new, old in zip(feet, self.feet, strict=True)]
         if min(distances) < MIN_STEP:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from zoo.body import skeleton
 from zoo.data.world import ik
 from zoo.data.world.poses import SCALARS
 
-Values = np.ndarray | float
 OFFSETS = np.asarray(skeleton.OFFSETS, dtype=np.float64)
 SOLE = skeleton.FOOT_HEIGHTS[2]  # height of the ball of a flat foot above the floor, m
 LEGS = ((1, 4, 7, 10), (2, 5, 8, 11))
@@ -56,8 +56,9 @@ class Poses:
     fore: np.ndarray
 
 
-def flight(hop: Values, seconds: Values) -> tuple[Values, Values]:
+def flight(hop: ArrayLike, seconds: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Seconds in the air and seconds of push for a hop of strength 0..1 within `seconds` between two poses."""
+    seconds = np.asarray(seconds)
     air = np.minimum(0.40 * np.sqrt(hop), 0.55 * seconds)
     return air, np.minimum(0.45 * (seconds - air), 0.16)
 
@@ -65,7 +66,7 @@ def flight(hop: Values, seconds: Values) -> tuple[Values, Values]:
 def crouch(hop: float, seconds: float) -> float:
     """Drop of the pelvis, m, before and after a hop, from which the legs can push it off and catch it."""
     air, push = flight(hop, seconds)
-    return GRAVITY * air / 2 * push / 2 + 0.02
+    return float(GRAVITY * air / 2 * push / 2 + 0.02)
 
 
 def _ease(u: np.ndarray) -> np.ndarray:

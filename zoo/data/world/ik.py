@@ -63,7 +63,7 @@ def matrices(q: np.ndarray) -> np.ndarray:
 
 def leg_reach(thigh: np.ndarray, shin: np.ndarray, straight: float) -> float:
     """Longest allowed distance hip to ankle, m: the leg's full length times `straight` (< 1 keeps the knee bent)."""
-    return straight * (np.linalg.norm(thigh) + np.linalg.norm(shin))
+    return float(straight * (np.linalg.norm(thigh) + np.linalg.norm(shin)))
 
 
 def solve_leg(

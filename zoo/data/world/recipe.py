@@ -35,7 +35,7 @@ class RenderSpec:
     clips_per_dance: int = 1
     songs: Mapping[str, int] = field(default_factory=lambda: {"train": 64, "val": 8, "test": 32})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("fps", "height", "width", "seconds", "clips_per_dance"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"data.rendering.{name} must be above 0, not {getattr(self, name)}")

@@ -73,10 +73,11 @@ def _render_clip(
     height, width = rendering.height, rendering.width
     _, root, rotations = unpack(resample(motion, torch.from_numpy(np.append(times, reference_time))))
     root[-1, :2] = root[:-1, :2].mean(0)  # the reference pose of another time, rendered at the clip's place
-    scene = make_scene(seed, key, dancer, root[:-1].numpy(), height, width)
+    poses, roots = rotations.numpy(), root.numpy()
+    scene = make_scene(seed, key, dancer, roots[:-1], height, width)
     view = (scene.camera, height, width, scene.backdrop_image)
-    images = render_motion(scene.look, rotations[:-1], root[:-1], *view)
-    reference = render_motion(scene.look, rotations[-1:], root[-1:], *view, maps=("rgb",))
+    images = render_motion(scene.look, poses[:-1], roots[:-1], *view)
+    reference = render_motion(scene.look, poses[-1:], roots[-1:], *view, maps=("rgb",))
     fields = {
         "frames": images["rgb"],
         "reference": reference["rgb"][0],

@@ -31,10 +31,10 @@ class Scene:
 
     def info(self) -> dict:
         """The scene's entries of a sample's .json."""
-        view = {"position": list(self.camera.position), "target": list(self.camera.target), "fov": self.camera.fov}
+        view = {"position": self.camera.position, "target": self.camera.target, "fov": self.camera.fov}
         return {
             "camera": self.camera_name,
-            "camera_parameters": {name: np.round(value, 6).tolist() for name, value in view.items()},
+            "camera_parameters": {name: np.round(np.asarray(value), 6).tolist() for name, value in view.items()},
             "backdrop": self.backdrop,
             "look": asdict(self.look),
         }

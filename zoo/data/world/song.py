@@ -236,7 +236,7 @@ def _sections(rng: np.random.Generator, bars: int) -> list[tuple[int, int, str]]
 class _Track:
     """The notes of one track as (sample, sound, gain)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.starts: list[int] = []
         self.sounds: list[np.ndarray] = []
         self.gains: list[float] = []

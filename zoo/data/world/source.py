@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import track
-from torch.utils.data import Dataset
 
 from zoo.batch import MOTION_DIM, MOTION_FPS, Batch
-from zoo.data.base import IMAGE_KEYS, SPLITS, DataSource, EvalClips, EvalSpec, WindowSpec
+from zoo.data.base import IMAGE_KEYS, SPLITS, DataSource, EvalClips, EvalSpec, ItemDataset, WindowSpec
 from zoo.data.code_hash import code_hash
 from zoo.data.eval_clips import ShardEvalClips, content_fingerprint
 from zoo.data.music_cache import MusicFeatureCache
@@ -124,7 +123,7 @@ class World(DataSource):
         if keys & {"music", "beats", "beat_phase"}:
             MusicFeatureCache(encoder).build([self._reader(split, rendered) for split in splits], self.workers)
 
-    def dataset(self, split: str, keys: Iterable[str], window: WindowSpec, encoder: MusicEncoder) -> Dataset:
+    def dataset(self, split: str, keys: Iterable[str], window: WindowSpec, encoder: MusicEncoder) -> ItemDataset:
         """See DataSource."""
         keys = set(keys)
         reader = self._reader(split, bool(IMAGE_KEYS & keys))
