@@ -13,7 +13,7 @@ import torch
 
 from zoo.body.detection.blazepose_detector import BlazePoseDetector
 from zoo.body.labels import PARTS
-from zoo.body.render.densepose import COLORS, read_parts
+from zoo.body.render.densepose import PART_COLORS, read_parts
 from zoo.body.render.rasterizer import render_motion
 from zoo.body.skeleton import unpack
 from zoo.data.base import WindowSpec
@@ -173,7 +173,7 @@ def test_parts_come_as_a_video_beside_the_video(tmp_path, monkeypatch):
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
     truth = np.repeat(np.repeat(read_parts(falling("densepose")), 4, 1), 4, 2)
     (tmp_path / "in" / "densepose").mkdir(parents=True)
-    for name, film in (("a", falling("images").repeat(4, 1).repeat(4, 2)), ("densepose/a", COLORS[truth])):
+    for name, film in (("a", falling("images").repeat(4, 1).repeat(4, 2)), ("densepose/a", PART_COLORS[truth])):
         with VideoWriter(tmp_path / "in" / f"{name}.mp4", Fraction(30)) as video:
             video.write(film)
     videos = found(tmp_path / "in")
@@ -189,7 +189,8 @@ def test_parts_come_as_a_video_beside_the_video(tmp_path, monkeypatch):
 
 def test_what_codes_no_parts_is_refused():
     numbers = np.random.default_rng(0).integers(0, 25, (8, 8)).astype(np.uint8)
-    assert (read_parts(np.dstack([numbers] * 3)) == numbers).all() and (read_parts(COLORS[numbers]) == numbers).all()
+    assert (read_parts(np.dstack([numbers] * 3)) == numbers).all()
+    assert (read_parts(PART_COLORS[numbers]) == numbers).all()
     with pytest.raises(ValueError, match="no DensePose"):
         read_parts(np.full((8, 8, 3), 255, np.uint8))
 

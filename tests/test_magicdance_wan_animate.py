@@ -27,7 +27,7 @@ from weights import fill_by_name
 
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.image.alignment import AlignedMotion, align
-from zoo.body.render.openpose_video import COLORS, LIMBS, POINTS, draw_pose
+from zoo.body.render.openpose_video import POSE_COLORS, POSE_LIMBS, POSE_POINTS, draw_pose
 from zoo.body.skeleton import JOINTS, matrix_from_axis_angle, pack, unpack
 from zoo.families.magicdance.renderers.renderers import MeshRenderer
 from zoo.families.magicdance.renderers.wan_animate import (
@@ -39,7 +39,7 @@ from zoo.families.magicdance.renderers.wan_animate import (
 )
 from zoo.media import read_video, write_sound
 
-P = {name: index for index, name in enumerate(POINTS)}
+P = {name: index for index, name in enumerate(POSE_POINTS)}
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_limb_is_drawn_at_its_place_in_its_colour():
     assert image[200, 100].tolist() == [255, 170, 0] and image[500, 900].tolist() == [85, 0, 255]
     drawn = np.argwhere(image.any(-1))
     assert drawn.min(0).tolist() == [198, 98] and drawn.max(0).tolist() == [502, 902]
-    assert len(LIMBS) == 19 and len(COLORS) == len(POINTS) == 20
+    assert len(POSE_LIMBS) == 19 and len(POSE_COLORS) == len(POSE_POINTS) == 20
 
 
 def test_the_pose_video_shows_the_dance_where_the_figure_is(picture):
@@ -126,13 +126,13 @@ def test_the_pose_video_shows_the_dance_where_the_figure_is(picture):
         rotations[frame, 0] = matrix_from_axis_angle(torch.tensor([0, 0, turn])) @ rotations[frame, 0]
     points = AlignedMotion(found).points(pack(rotations, root))
     seen = SyntheticPoseDetector().detect(square[None]).joints[0]
-    for name in POINTS:
+    for name in POSE_POINTS:
         if name in JOINTS and "hip" not in name and name != "neck":
             assert np.linalg.norm(points[0, P[name]] - seen[JOINTS.index(name)]) < 8, name
     assert points[0, P["left_wrist"], 0] > points[0, P["right_wrist"], 0] + 40
     head = seen[JOINTS.index("head")]
     assert np.linalg.norm(points[0, [P["nose"], P["left_ear"], P["right_ear"]]] - head, axis=1).max() < 12
-    hidden = {frame: {POINTS[i] for i in np.flatnonzero(np.isnan(points[frame]).any(1))} for frame in range(4)}
+    hidden = {frame: {POSE_POINTS[i] for i in np.flatnonzero(np.isnan(points[frame]).any(1))} for frame in range(4)}
     assert hidden[0] == set() and hidden[2] == {"nose", "left_eye", "right_eye"}
     assert hidden[3] == {"left_eye", "left_ear"}  # who looks to the right shows the right side
     wide = align(square, SyntheticPoseDetector(), 128, 128)

@@ -5,7 +5,7 @@ import numpy as np
 SEMANTIC = ("background", "skin", "hair", "top", "bottom", "shoes", "face", "trim")  # values of the semantic map
 BACKGROUND, SKIN, HAIR, TOP, BOTTOM, SHOES, FACE, TRIM = range(8)  # face: eyes, brows and mouth
 
-LIMBS = ("torso", "head", "hand", "foot", "thigh", "shin", "upper arm", "forearm")
+# limbs
 TORSO, HEAD, HAND, FOOT, THIGH, SHIN, UPPER_ARM, FOREARM = range(8)
 JOINT_LIMB = (0, 4, 4, 0, 5, 5, 0, 3, 3, 0, 3, 3, 1, 0, 0, 1, 6, 6, 7, 7, 2, 2, 2, 2)  # limb that a joint moves
 BY_POSITION = 255  # label of faces whose points are labelled by their positions

@@ -24,7 +24,7 @@ from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, PARENTS, unpack
 
 CAMERA_DISTANCE = 8.0  # metres; near and far limbs look almost equally large
 SIDE_MARGIN = 0.3  # statures of room that the pelvis keeps to the image's sides
-MIN_OFFSET = 0.1  # metres that the pelvis may move in every image
+MIN_OFFSET_METRES = 0.1  # metres that the pelvis may move in every image
 BODY_NAME = "woman"
 CHIN = 0.1  # position of the chin below the neck joint, over the distance of head and neck joint
 
@@ -62,7 +62,7 @@ def align(image: np.ndarray, detector: PoseDetector, resolution: int, width: int
     cropped = 0 if width is None else (resolution - width) / 2
     room = (min(pelvis_column, resolution - pelvis_column) - cropped) / scale - SIDE_MARGIN * SMPL_STATURE
     face = head_square(head_mask(figure.alpha, figure.joints))
-    return Alignment(fitted_body, camera, resolution, face, figure.quality * plausibility, max(room, MIN_OFFSET))
+    return Alignment(fitted_body, camera, resolution, face, figure.quality * plausibility, max(room, MIN_OFFSET_METRES))
 
 
 def head_mask(alpha: np.ndarray, joints: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ MAX_TURN = np.radians(35)  # an image shows one side of a figure: the motion tur
 CAMERA_TILT = 0.12  # metres that a point a metre farther away appears higher: the camera looks down a little
 BLEND_SECONDS = 0.8  # duration of the transition from the pictured pose to the motion
 ARM_MARGIN = 0.32  # of the stature: room that a dancer's arms need on either side
-MIN_OFFSET = 0.06  # of the stature: sideways range that the pelvis has in every image
+MIN_OFFSET_RATIO = 0.06  # of the stature: sideways range that the pelvis has in every image
 INPAINTED_STATURE = 150  # pixels of the stature in the image in which the background is inpainted
 HIDDEN_MARGIN = 0.02  # of the stature: pixels so close to the figure may be mixed with its colors
 
@@ -109,7 +109,7 @@ class PuppetAnimator:
         pelvis[:, :2] = (root[:, :2] - self.origin) * self.scale
         pelvis_column = float(puppet.joints[0, 0])
         room = min(pelvis_column, puppet.background.shape[1] - pelvis_column) - ARM_MARGIN * puppet.stature
-        max_offset = max(room, MIN_OFFSET * puppet.stature)
+        max_offset = max(room, MIN_OFFSET_RATIO * puppet.stature)
         pelvis[:, :2] = max_offset * torch.tanh(pelvis[:, :2] / max_offset)
         positions = forward_kinematics(rotations, pelvis, puppet.offsets.double())
         # the lowest foot keeps the motion's height above the floor, whatever the length of the legs

@@ -7,9 +7,8 @@ NUM_PARTS = 24
 HEAD_PARTS = (23, 24)
 FOREGROUND_PART = 2  # the torso's front: stands for the whole figure in masks without parts
 # color of each part in MagicAnimate's DensePose videos: viridis, background included
-COLORS = cv2.applyColorMap(np.uint8(np.arange(NUM_PARTS + 1) * (255 / NUM_PARTS))[:, None], cv2.COLORMAP_VIRIDIS)[
-    :, 0, ::-1
-]
+_VIRIDIS_STEPS = np.uint8(np.arange(NUM_PARTS + 1) * (255 / NUM_PARTS))
+PART_COLORS = cv2.applyColorMap(_VIRIDIS_STEPS[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
 FACE_SQUARE_SCALE = 2.2  # side of the square around a face, in widths of the head
 FACE_CENTER_HEIGHT = 0.75  # of its center above the chin, in the same
 MAX_COLOR_DISTANCE = 30  # of 255: compression moves a part's color by less
@@ -19,13 +18,13 @@ def read_parts(image: np.ndarray) -> np.ndarray:
     """Part of each pixel of a DensePose image (H, W, 3) uint8: (H, W) uint8, 1 to 24, 0 background.
 
     Two encodings are known. In DensePose's IUV maps, as in the TikTok data set, blue is the part's number, green and
-    red are u and v; greyscale images of numbers are read alike. In DensePose's videos each part has one of COLORS; the
-    nearest one counts. Raises ValueError, one line without the image's name, for other images.
+    red are u and v; greyscale images of numbers are read alike. In DensePose's videos each part has one of PART_COLORS;
+    the nearest one counts. Raises ValueError, one line without the image's name, for other images.
     """
     blue = image[..., 2]
     if blue.max() <= NUM_PARTS:  # viridis' background alone has more
         return blue
-    colors, pixels = COLORS.astype(np.float32), image.reshape(-1, 3).astype(np.float32)
+    colors, pixels = PART_COLORS.astype(np.float32), image.reshape(-1, 3).astype(np.float32)
     distance = (colors**2).sum(1) - 2 * pixels @ colors.T  # without the pixel's own square, equal for all colors
     if np.mean(distance.min(1) + (pixels**2).sum(1) > MAX_COLOR_DISTANCE**2) > 0.5:
         raise ValueError(f"no DensePose: blue is no part's number, 0 to {NUM_PARTS}, and colors are not viridis'")

@@ -16,16 +16,16 @@ from zoo.body.image_skeleton import HIP_RISE, HIP_WIDTH
 from zoo.body.render.mesh import Body
 from zoo.body.skeleton import JOINTS
 
-POINTS = (
+POSE_POINTS = (
     "nose neck right_shoulder right_elbow right_wrist left_shoulder left_elbow left_wrist right_hip right_knee "
     "right_ankle left_hip left_knee left_ankle right_eye left_eye right_ear left_ear left_toes right_toes"
 ).split()
 # the points at a limb's ends, in the order in which limbs are drawn; the n-th limb and the n-th point have one color
-LIMBS = (
+POSE_LIMBS = (
     *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)),
     *((1, 0), (0, 14), (14, 16), (0, 15), (15, 17), (13, 18), (10, 19)),
 )
-COLORS = (
+POSE_COLORS = (
     *((255, 0, 0), (255, 85, 0), (255, 170, 0), (255, 255, 0), (170, 255, 0), (85, 255, 0), (0, 255, 0)),
     *((0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255)),
     *((170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85), (200, 200, 0), (100, 100, 0)),
@@ -46,7 +46,7 @@ MIN_FACING = -0.3  # cosine of the angle between normal and viewer below which a
 
 
 def pose_points(body: Body, rotations: np.ndarray, root: np.ndarray, camera: Camera, side: int) -> np.ndarray:
-    """Positions of POINTS in an image of side x side pixels, NaN on the far side of the head. -> (F, 20, 2) float32
+    """Positions of POSE_POINTS in an image of side x side pixels, NaN behind the head. -> (F, 20, 2) float32
 
     rotations (F, 24, 3, 3) local; root (F, 3) canonical, metres (`Body.scale_root`).
     """
@@ -65,7 +65,7 @@ def pose_points(body: Body, rotations: np.ndarray, root: np.ndarray, camera: Cam
             viewer = np.float32(camera.position) - points[name]
             facing = ((transform[:, :, :3] @ np.float32(normal)) * viewer).sum(-1) / np.linalg.norm(viewer, axis=-1)
             points[name] = np.where(facing[:, None] < MIN_FACING, np.nan, points[name])
-    return camera.project(np.stack([points[name] for name in POINTS], 1), side, side)[0].astype(np.float32)
+    return camera.project(np.stack([points[name] for name in POSE_POINTS], 1), side, side)[0].astype(np.float32)
 
 
 def draw_pose(points: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -73,7 +73,7 @@ def draw_pose(points: np.ndarray, height: int, width: int) -> np.ndarray:
     image = np.zeros((height, width, 3), np.uint8)
     thickness = max(min(height, width) // 200 - 1, 1)
     is_finite = np.isfinite(points).all(1)
-    for (a, b), color in zip(LIMBS, COLORS, strict=False):
+    for (a, b), color in zip(POSE_LIMBS, POSE_COLORS, strict=False):
         if is_finite[a] and is_finite[b]:
             x, y = (points[a] + points[b]) / 2
             direction = points[a] - points[b]
@@ -81,5 +81,5 @@ def draw_pose(points: np.ndarray, height: int, width: int) -> np.ndarray:
             ellipse = cv2.ellipse2Poly((int(x), int(y)), (int(half), thickness), int(angle), 0, 360, 1)
             cv2.fillConvexPoly(image, ellipse, [int(LIMB_BRIGHTNESS * channel) for channel in color])
     for index in np.flatnonzero(is_finite):
-        cv2.circle(image, tuple(map(int, points[index])), thickness, COLORS[index], -1)
+        cv2.circle(image, tuple(map(int, points[index])), thickness, POSE_COLORS[index], -1)
     return image

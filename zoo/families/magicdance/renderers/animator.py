@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, max_pool2d
 
-from zoo.body.render.densepose import COLORS, HEAD_PARTS, head_square
+from zoo.body.render.densepose import PART_COLORS, HEAD_PARTS, head_square
 from zoo.diffusion.constraints import ReplaceKnownFrames
 from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance
@@ -229,7 +229,7 @@ class Animator(LatentPictures, nn.Module):
 
 def coloured(parts: Tensor) -> Tensor:
     """DensePose's parts (..., H, W) 0..24 as its videos colour them -> (..., 3, H, W) in [0, 1]"""
-    colours = torch.from_numpy(COLORS.copy()).to(parts.device).float() / 255
+    colours = torch.from_numpy(PART_COLORS.copy()).to(parts.device).float() / 255
     return colours[parts.long()].movedim(-1, -3)
 
 
