@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from scipy.special import expit
+
+if TYPE_CHECKING:
+    from ai_edge_litert.interpreter import Interpreter
 
 FILES = ("pose_detection.tflite", "pose_landmark_full.tflite")  # as they are named in mediapipe/modules/**
 DOWNLOAD_HINT = "`pip download --no-deps mediapipe==0.10.21` gets it"
@@ -235,7 +239,7 @@ def _crop(image: np.ndarray, to_image: np.ndarray, side: int, border: int) -> np
     return cv2.warpAffine(image, _to_opencv(to_image), (side, side), flags=flags, borderMode=border).astype(np.float32)
 
 
-def _run(network, image: np.ndarray) -> list[np.ndarray]:
+def _run(network: "Interpreter", image: np.ndarray) -> list[np.ndarray]:
     """A network's outputs for one image, without the batch dimension."""
     network.set_tensor(network.get_input_details()[0]["index"], image[None])
     network.invoke()

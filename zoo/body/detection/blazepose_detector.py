@@ -42,7 +42,7 @@ class BlazePoseDetector(PersonDetector):
         self._network = BlazePose(path)
         self.name = f"BlazePose full, mediapipe's files {self._network.hash}"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return type(self), (self._path,)  # for other processes: the networks cannot be pickled
 
     def find_people(self, image: np.ndarray) -> list[Person]:

@@ -122,7 +122,7 @@ class DWPoseDetector(PersonDetector):
         self._network = DWPose(files)
         self.name = f"DWPose, files {self._network.hash}"
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return type(self), (self._network.files,)  # for other processes: the networks cannot be pickled
 
     def find_people(self, image: np.ndarray) -> list[DetectedPerson]:

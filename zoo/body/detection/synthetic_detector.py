@@ -50,7 +50,7 @@ class ConvBlock(nn.Module):
 class PoseBackbone(nn.Module):
     """A U-Net on single frames whose lowest level also sees the neighbouring frames."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         first, fine, middle, coarse = CHANNELS
         self.stem = nn.Sequential(ConvBlock(3, first, 2), ConvBlock(first, fine, 2))  # 32 x 32
@@ -90,7 +90,7 @@ class PoseBackbone(nn.Module):
 class FeatureHead(nn.Module):
     """Features of windows of 16 frames, from the feature maps of all scales: texture as well as pose."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layout = nn.Conv2d(CHANNELS[-1], 16, 1)  # keeps positions, which are lost in the mean over the image
         frame_dim = 16 * 64 + sum(CHANNELS[1:])
@@ -119,7 +119,7 @@ class FeatureHead(nn.Module):
 class SyntheticDetectorNetwork(nn.Module):
     """Backbone and feature head, as they are stored."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.backbone, self.feature_head = PoseBackbone(), FeatureHead()
 

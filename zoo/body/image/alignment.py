@@ -118,7 +118,8 @@ class AlignedMotion:
     """Shows consecutive blocks of a motion by an alignment; it remembers where the motion began."""
 
     def __init__(self, alignment: Alignment):
-        self.alignment, self.origin = alignment, None
+        self.alignment = alignment
+        self.origin: Tensor | None = None  # (2,) metres: where the motion began
 
     def parts(self, motion: Tensor) -> Tensor:
         """Motion (F, 151) -> DensePose's parts (F, S, S) uint8"""

@@ -89,7 +89,8 @@ class PuppetAnimator:
     def __init__(self, puppet: Puppet, fps: float):
         self.puppet, self.fps = puppet, fps
         self.scale = puppet.stature / SMPL_STATURE  # pixels a metre
-        self.num_frames, self.origin = 0, None
+        self.num_frames = 0
+        self.origin: torch.Tensor | None = None  # (2,) metres: where the motion began
 
     def joints(self, rotations: torch.Tensor, root: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Positions of consecutive poses in the image: pixels (F, 24, 2), and their depths (F, 24), in pixels.
@@ -157,7 +158,8 @@ def drawing_order(joints: np.ndarray, depth: np.ndarray) -> list[str]:
     """Limbs from the farthest to the nearest: a limb is behind or in front of the trunk, as its end is."""
     trunk_depth = depth[[JOINT_INDEX[name] for name in TORSO_CORNERS]].mean()
     hip_row = joints[[JOINT_INDEX["left_hip"], JOINT_INDEX["right_hip"]], 1].mean()
-    behind, in_front = [], []
+    behind: list[tuple[float, list[str]]] = []
+    in_front: list[tuple[float, list[str]]] = []
     for side in ("left", "right"):
         arm_depth = depth[[JOINT_INDEX[f"{side}_elbow"], JOINT_INDEX[f"{side}_wrist"]]].mean()
         arm = [f"{side}_upper_arm", f"{side}_forearm"]

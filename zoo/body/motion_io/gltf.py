@@ -26,7 +26,7 @@ _BODY_COLOR = [0.62, 0.52, 0.46, 1.0]  # linear RGBA of bodies without vertex co
 class _Buffer:
     """Concatenated arrays, each with the view and the accessor that describe it."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.data, self.views, self.accessors = bytearray(), [], []
 
     def add(self, array: np.ndarray, target: int | None = None, bounds: bool = False, normalized: bool = False) -> int:

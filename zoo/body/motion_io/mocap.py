@@ -4,6 +4,7 @@ import json
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 class _ArraysOnly(pickle.Unpickler):
     """Unpickles dicts, lists, numbers, text and numpy arrays. Everything else is refused, without running it."""
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core")
         if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
             return np.core.multiarray._reconstruct

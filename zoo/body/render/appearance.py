@@ -38,7 +38,7 @@ class Appearance:
     pattern: str = "plain"
     background: Color | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for value, choices in (
             (self.body, body_names()),
             (self.hair_style, HAIR_STYLES),
@@ -113,7 +113,8 @@ def _random_color(rng: np.random.Generator, saturation: tuple[float, float], val
     """A color of a random hue, and of saturation and value (HSV) within these ranges."""
     hue, s, v = rng.uniform(0, 6), rng.uniform(*saturation), rng.uniform(*value)
     channels = [v - v * s * max(0, min((n + hue) % 6, 4 - (n + hue) % 6, 1)) for n in (5, 3, 1)]
-    return tuple(round(255 * channel) for channel in channels)
+    r, g, b = (round(255 * channel) for channel in channels)
+    return r, g, b
 
 
 def random_appearance(rng: np.random.Generator, human: bool | None = None) -> Appearance:
@@ -142,7 +143,7 @@ def random_appearance(rng: np.random.Generator, human: bool | None = None) -> Ap
     skin = np.array(_SKIN_COLORS[rng.integers(len(_SKIN_COLORS))]) + rng.integers(-10, 11)
     return Appearance(
         body=name,
-        skin=tuple(int(channel) for channel in skin.clip(0, 255)),
+        skin=_rgb(skin),
         hair=_HAIR_COLORS[rng.choice(len(_HAIR_COLORS), p=[0.25, 0.2, 0.17, 0.15, 0.1, 0.08, 0.05])],
         top=_random_color(rng, (0.0, 0.95), (0.25, 0.98)),
         bottom=_random_color(rng, (0.0, 0.8), (0.12, 0.85)),
@@ -205,7 +206,8 @@ def appearance_from_image(image: np.ndarray, body: str = "man") -> Appearance:
 
 
 def _rgb(color: np.ndarray) -> Color:
-    return tuple(int(channel) for channel in np.round(color).clip(0, 255))
+    r, g, b = (int(channel) for channel in np.round(color).clip(0, 255))
+    return r, g, b
 
 
 def _commonest_color(pixels: np.ndarray) -> np.ndarray | None:

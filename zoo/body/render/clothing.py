@@ -4,6 +4,7 @@ Borders are surfaces in the body's rest frame. They are evaluated at each point 
 eye is as sharp as the image and not as coarse as the mesh.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -139,7 +140,7 @@ def _make_hair(bare: Body, style: str) -> dict[str, np.ndarray] | None:
     mesh = PrimitiveMesh(bare.offsets)
     origin = np.array([0, eye[1], bare.joints[15, 2]]) - mesh.joints[15]
 
-    def ball(label, center, radii, **shape):
+    def ball(label: int, center: Sequence[float], radii: Sequence[float], **shape: float) -> None:
         mesh.ball(15, label, tuple(origin + np.multiply(center, size)), tuple(np.multiply(radii, size)), **shape)
 
     scalp = _make_scalp(bare, SCALP_THICKNESS[style])

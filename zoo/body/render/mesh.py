@@ -45,7 +45,7 @@ class Body:
     leg_scale: float = field(init=False)  # leg length over the canonical skeleton's
     sole_offset: float = field(init=False)  # metres that the pelvis is raised by
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         joints = np.zeros((24, 3), np.float32)
         for joint, parent in enumerate(PARENTS[1:], 1):
             joints[joint] = joints[parent] + self.offsets[joint]

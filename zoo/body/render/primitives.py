@@ -4,7 +4,7 @@ Every primitive is a superellipsoid or a tapered capsule with smooth normals: a 
 limbs. The semantic label of a primitive selects its color in `zoo.body.render.appearance.Appearance`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,8 +43,8 @@ class PrimitiveMesh:
             indexing="ij",
         )
 
-        def surface(exponent):
-            def signed_power(function, angle):
+        def surface(exponent: float) -> np.ndarray:
+            def signed_power(function: Callable[[np.ndarray], np.ndarray], angle: np.ndarray) -> np.ndarray:
                 return np.sign(function(angle)) * np.abs(function(angle)) ** exponent
 
             cos_latitude = signed_power(np.cos, latitude)
@@ -61,7 +61,13 @@ class PrimitiveMesh:
         self._add(joint, label, points * radii + center, normals)
 
     def limb(
-        self, joint: int, label: int, end: np.ndarray, start_radius: float, end_radius: float, start=(0, 0, 0)
+        self,
+        joint: int,
+        label: int,
+        end: np.ndarray,
+        start_radius: float,
+        end_radius: float,
+        start: Sequence[float] = (0, 0, 0),
     ) -> None:
         """Add a tapered capsule from `start` to `end`."""
         start, end = np.asarray(start, float), np.asarray(end, float)

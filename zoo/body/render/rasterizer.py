@@ -180,9 +180,21 @@ def _trace(vertices: np.ndarray, faces: np.ndarray, rays: np.ndarray) -> tuple[n
 
 
 def _draw(
-    appearance, body, transforms, joints, camera, height, width, background, shadow, maps
+    appearance: Appearance | None,
+    body: Body,
+    transforms: np.ndarray,
+    joints: np.ndarray,
+    camera: Camera,
+    height: int,
+    width: int,
+    background: np.ndarray | None,
+    shadow: bool,
+    maps: Sequence[str],
 ) -> dict[str, np.ndarray]:
-    """Draw one pose of a clothed body; arguments as `render`, transforms and joints from `Body.transforms`."""
+    """Draw one pose of a clothed body; arguments as `render`, transforms and joints from `Body.transforms`.
+
+    appearance: only None if `maps` has neither rgb nor semantic.
+    """
     unknown = sorted(set(maps) - set(MAPS))
     if unknown:
         raise ValueError(f"unknown map '{unknown[0]}'; the renderer makes {', '.join(MAPS)}")
