@@ -1,4 +1,4 @@
-"""Filmed clips: every key of the contract, every map aligned with every other, the reference from outside the clip."""
+"""Rendered clips: every key of the contract, aligned maps, and a reference from outside the clip."""
 
 import itertools
 
@@ -39,9 +39,9 @@ def world(tmp_path_factory):
         patch.setenv("DANCEZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
         songs = {"train": 4, "val": 1, "test": 1}
         rendering = RenderSpec(fps=12, height=SIDE, width=SIDE, seconds=2, songs=songs)
-        made = World(seed=5, songs=songs, seconds=6, dances_per_song=1, rendering=rendering, workers=1)
-        made.prepare_data(KEYS, Index())
-        yield made
+        source = World(seed=5, songs=songs, seconds=6, dances_per_song=1, rendering=rendering, workers=1)
+        source.prepare_data(KEYS, Index())
+        yield source
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_maps_cover_the_same_pixels(batch):
 def test_a_joints_pixel_has_that_joints_part(batch):
     """Within its limbs where nothing is in front of it; a shift of a few pixels loses it."""
 
-    def share(shift):
+    def hit_rate(shift):
         hits = []
         for joint, limbs in MEETING.items():
             assert JOINT_LIMB[joint] in limbs
@@ -107,35 +107,35 @@ def test_a_joints_pixel_has_that_joints_part(batch):
                     hits.append(LIMB_OF_PART.get(part) in limbs)
         return np.mean(hits)
 
-    here = share(torch.zeros(2))
-    assert here > 0.75
+    aligned = hit_rate(torch.zeros(2))
+    assert aligned > 0.75
     for shift in ([5, 0], [-5, 0], [0, 5], [0, -5]):
-        assert share(torch.tensor(shift)) < here - 0.15
+        assert hit_rate(torch.tensor(shift)) < aligned - 0.15
 
 
 def test_skeleton_and_heatmaps_show_the_joints(batch):
-    spots = batch["joints2d"]
-    inside = ((spots > 4) & (spots < SIDE - 4)).all(-1)
+    joints = batch["joints2d"]
+    is_inside = ((joints > 4) & (joints < SIDE - 4)).all(-1)
     peak = batch["heatmaps"].flatten(-2).argmax(-1)
-    found = torch.stack([peak % (SIDE // 4), peak // (SIDE // 4)], -1) * 4 + 2
-    assert (found - spots).abs()[inside].max() <= 2.1
-    for clip, frame, joint in torch.nonzero(inside)[::29].tolist():
-        x, y = spots[clip, frame, joint].floor().long().tolist()
+    peaks = torch.stack([peak % (SIDE // 4), peak // (SIDE // 4)], -1) * 4 + 2
+    assert (peaks - joints).abs()[is_inside].max() <= 2.1
+    for clip, frame, joint in torch.nonzero(is_inside)[::29].tolist():
+        x, y = joints[clip, frame, joint].floor().long().tolist()
         assert batch["skeleton"][clip, frame, :, y, x].max() > -0.5
 
 
 def test_frames_show_the_body_before_its_backdrop(world, batch):
-    samples = {one.key: one for one in world._reader("train", True).samples}
+    samples = {sample.key: sample for sample in world._reader("train", True).samples}
     for clip, name in enumerate(batch["key"]):
         info = samples[name.split("@")[0]].info
         scene = make_scene(world.dance_spec.seed, name.split("@")[0], info["dancer"], np.zeros((1, 3)), SIDE, SIDE)
         assert scene.camera_name == batch["camera"][clip] and scene.backdrop == info["backdrop"]
-        apart = (batch["frames"][clip] + 1) * 127.5 - torch.from_numpy(scene.backdrop_image).movedim(-1, 0)
+        difference = (batch["frames"][clip] + 1) * 127.5 - torch.from_numpy(scene.backdrop_image).movedim(-1, 0)
         for frame in range(0, FRAMES, 8):
             body = batch["parts"][clip, frame].numpy() > 0
-            beside = apart[frame].abs().amax(0).numpy()
+            contrast = difference[frame].abs().amax(0).numpy()
             lower = np.arange(SIDE)[:, None] > SIDE / 2  # the upper half has no shadow
-            assert np.median(beside[body]) > 3 * np.median(beside[~binary_dilation(body, iterations=3) & ~lower])
+            assert np.median(contrast[body]) > 3 * np.median(contrast[~binary_dilation(body, iterations=3) & ~lower])
 
 
 def test_reference_is_the_dancer_outside_the_clip(world, batch):
@@ -148,16 +148,16 @@ def test_reference_is_the_dancer_outside_the_clip(world, batch):
 
 def test_sound_motion_and_frames_tell_the_same_time(world, batch):
     for clip, name in enumerate(batch["key"]):
-        info = {one.key: one for one in world._reader("train", True).samples}[name.split("@")[0]].info
+        info = {sample.key: sample for sample in world._reader("train", True).samples}[name.split("@")[0]].info
         first = round(info["start"] * 30)
         assert batch["music"][clip, :, 0].tolist() == list(range(first, first + 60))
         beats = [round((time - info["start"]) * 12) for time in info["beats"]]
         assert torch.nonzero(batch["beats"][clip])[:, 0].tolist() == [beat for beat in beats if 0 <= beat < FRAMES]
-        at = info["start"] + np.arange(FRAMES) / 12
-        turns = 2 * np.pi * np.interp(at, info["beats"], np.arange(len(info["beats"])))
+        times = info["start"] + np.arange(FRAMES) / 12
+        turns = 2 * np.pi * np.interp(times, info["beats"], np.arange(len(info["beats"])))
         np.testing.assert_allclose(batch["beat_phase"][clip], np.stack([np.cos(turns), np.sin(turns)], 1), atol=1e-5)
         dances = world._reader("train", False)
-        whole = {one.key: one for one in dances.samples}[name.rsplit("-", 1)[0]]
+        whole = {sample.key: sample for sample in dances.samples}[name.rsplit("-", 1)[0]]
         assert torch.equal(batch["motion"][clip], torch.from_numpy(dances.read(whole, "motion")[first : first + 60]))
         lift = batch["joints3d"][clip, ::2, 0, 2] - batch["motion"][clip, ::5, 6]
         scale = batch["joints3d"][clip, ::2, 0, 2] / batch["motion"][clip, ::5, 6]
@@ -165,7 +165,7 @@ def test_sound_motion_and_frames_tell_the_same_time(world, batch):
 
 
 def test_splits_share_no_dancer(world):
-    dancers = [{one.info["dancer"] for one in world._reader(split, True).samples} for split in SPLITS]
+    dancers = [{sample.info["dancer"] for sample in world._reader(split, True).samples} for split in SPLITS]
     assert all(dancers) and not dancers[0] & dancers[1] and not dancers[0] & dancers[2] and not dancers[1] & dancers[2]
 
 
@@ -200,7 +200,7 @@ def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
     for batch in itertools.islice(data.train_dataloader(), 2 * count):
         (key,) = batch["key"]
         item = next(item for item in whole if item["key"] == key)
-        frames = [int((item["joints2d"] == one).all((1, 2)).nonzero()) for one in batch["joints2d"][0]]
+        frames = [int((item["joints2d"] == joints).all((1, 2)).nonzero()) for joints in batch["joints2d"][0]]
         assert len(set(frames)) == 5
         assert batch["frame_indices"].tolist() == [frames]
         for name in needs:
@@ -208,8 +208,8 @@ def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
         orders.setdefault(key, []).append(frames)
     assert len(orders) == count and all(first != second for first, second in orders.values())
     assert len(data.dataset("train")._decoded) == 1
-    once, again = (next(iter(data.train_dataloader())) for _ in range(2))
-    assert torch.equal(once["joints2d"], again["joints2d"])
+    first_epoch, second_epoch = (next(iter(data.train_dataloader())) for _ in range(2))
+    assert torch.equal(first_epoch["joints2d"], second_epoch["joints2d"])
     with pytest.raises(ValueError, match=r"clip\.num_sampled_frames=25 of a clip of 24 frames"):
         WindowSpec(**clip, num_sampled_frames=25)
 

@@ -70,13 +70,13 @@ def test_resumed_sampler_gives_the_same_tail(step):
 
 
 def test_ranks_share_the_global_batch():
-    together = StepSampler(50, 8, seed=7)
+    single = StepSampler(50, 8, seed=7)
     ranks = [StepSampler(50, 2, seed=7, rank=rank, world_size=4) for rank in range(4)]
     for step in range(20):
-        assert sum((sampler.batch(step) for sampler in ranks), []) == together.batch(step)
+        assert sum((sampler.batch(step) for sampler in ranks), []) == single.batch(step)
 
 
-def test_more_places_than_items():
+def test_batches_may_be_larger_than_the_data_set():
     assert [len(batch) for batch in first(StepSampler(2, 5, seed=0), 3)] == [5, 5, 5]
 
 
@@ -162,15 +162,15 @@ def test_a_window_has_exactly_one_length(length):
 
 
 class Reader(LightningModule):
-    """Writes down the batches it is given."""
+    """Records the keys of its batches."""
 
     def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen = []
+        self.batch_keys = []
 
     def training_step(self, batch, index):
-        self.seen.append(batch["key"])
+        self.batch_keys.append(batch["key"])
         return self.weight * batch["motion"].mean()
 
     def configure_optimizers(self):
@@ -178,7 +178,7 @@ class Reader(LightningModule):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_trainer_reads_on_where_it_stopped(tmp_path, accumulate):
+def test_a_resumed_trainer_continues_with_the_next_batch(tmp_path, accumulate):
     def fit(steps, ckpt_path=None):
         model, quiet = Reader(), {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = Trainer(
@@ -197,5 +197,5 @@ def test_a_resumed_trainer_reads_on_where_it_stopped(tmp_path, accumulate):
     first_half, trainer = fit(2)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     second_half, _ = fit(6, tmp_path / "half.ckpt")
-    assert len(whole.seen) == 6 * accumulate
-    assert first_half.seen + second_half.seen == whole.seen
+    assert len(whole.batch_keys) == 6 * accumulate
+    assert first_half.batch_keys + second_half.batch_keys == whole.batch_keys

@@ -45,20 +45,20 @@ def sample(seed=0):
 
 
 def test_every_field_comes_back(tmp_path):
-    written = sample()
-    write_shard(tmp_path / "a.tar", [("one", written), ("two", sample(1))])
+    fields = sample()
+    write_shard(tmp_path / "a.tar", [("one", fields), ("two", sample(1))])
     reader = pickle.loads(pickle.dumps(ShardReader([tmp_path / "a.tar"])))  # as a loader process gets it
-    found = reader.samples[0]
-    assert [one.key for one in reader.samples] == ["one", "two"]
-    assert set(found.byte_ranges) == set(EXTENSIONS) == set(written)
-    assert found.info.items() >= written["info"].items()
+    first = reader.samples[0]
+    assert [item.key for item in reader.samples] == ["one", "two"]
+    assert set(first.byte_ranges) == set(EXTENSIONS) == set(fields)
+    assert first.info.items() >= fields["info"].items()
     tolerance = {"depth": 1e-5, "normal": 0.5 / 127 + 1e-6, "heatmaps": 0.5 / 255 + 1e-6}
     for field in set(MAPS) | {"motion", "joints2d", "joints3d", "reference"}:
-        np.testing.assert_allclose(reader.read(found, field), written[field], atol=tolerance.get(field, 0), rtol=0)
-    assert np.abs(reader.read(found, "frames").astype(int) - written["frames"]).mean() < 2
-    wave, rate = reader.read(found, "sound")
+        np.testing.assert_allclose(reader.read(first, field), fields[field], atol=tolerance.get(field, 0), rtol=0)
+    assert np.abs(reader.read(first, "frames").astype(int) - fields["frames"]).mean() < 2
+    wave, rate = reader.read(first, "sound")
     assert rate == 22050
-    np.testing.assert_allclose(wave, written["sound"][0], atol=1e-4)
+    np.testing.assert_allclose(wave, fields["sound"][0], atol=1e-4)
 
 
 def test_writing_is_reproducible_and_all_or_nothing(tmp_path):
@@ -103,7 +103,7 @@ def test_songs_are_held_out_and_keys_known(tmp_path):
     for shard in range(2):
         write_shard(tmp_path / f"s-{shard}.tar", [(f"k{shard}{i}", {"info": sample(i)["info"]}) for i in range(4)])
     source = Shards(str(tmp_path / "s-{0..1}.tar"))
-    songs = {split: {one.info["song"] for one in source._samples(split)} for split in ("train", "val", "test")}
+    songs = {split: {item.info["song"] for item in source._samples(split)} for split in ("train", "val", "test")}
     assert len(songs["train"]) == 3 and songs["val"] == songs["test"] and not songs["train"] & songs["val"]
     assert source.available_keys == {"key", "fps", "song", "dancer", "caption", "move"}
 
@@ -139,7 +139,7 @@ def test_info_is_plain_json(tmp_path):
     assert json.loads(reader.read_bytes(reader.samples[0], "info"))["moves"][0][2] == "kick"
 
 
-def test_shards_made_by_other_hands_need_little(tmp_path):
+def test_shards_of_other_programs_need_few_fields(tmp_path):
     """A sound, a motion and two labels; beats and the sound's name are found."""
     files = encode_sample({name: sample()[name] for name in ("info", "sound", "motion")})
     plain = {**files, "json": b'{"fps": 30, "song": "mine"}', "notes.txt": b"not ours"}

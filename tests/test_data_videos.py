@@ -1,4 +1,4 @@
-"""Anybody's videos as clips: exact times, crops, labels and sound; what cannot be used is named and stops nothing."""
+"""Videos as evaluation clips: exact times, crops, labels and sound; an unusable video is named and stops nothing."""
 
 from fractions import Fraction
 from inspect import signature
@@ -63,8 +63,8 @@ def counting(frames, height=48, width=64):
 
 def number(picture):
     half = picture.shape[1] // 2
-    eights, ones = picture[4:-4, 4 : half - 4].mean() - 20, picture[4:-4, half + 4 : -4].mean() - 20
-    return 8 * round(eights / 16) + round(ones / 28)
+    high, low = picture[4:-4, 4 : half - 4].mean() - 20, picture[4:-4, half + 4 : -4].mean() - 20
+    return 8 * round(high / 16) + round(low / 28)
 
 
 def song(folder, name="song.wav", seconds=3.0):
@@ -84,7 +84,7 @@ def film(path, frames, fps=30, sound=None):
         video.write(frames)
 
 
-def takes_of(folder, cut, **settings):
+def eval_clips_of(folder, cut, **settings):
     return Videos(str(folder), **settings).eval_clips("test", cut, Index())
 
 
@@ -92,15 +92,15 @@ def takes_of(folder, cut, **settings):
 def test_frames_are_those_nearest_on_the_exact_clock(tmp_path, fps):
     clip = tmp_path / "clips" / "a.mp4"
     film(clip, counting(100, 48, 48), fps, song(tmp_path, seconds=4.0))
-    (take,) = takes_of(tmp_path / "clips", EvalSpec(16, 12, 48, 48))
+    (eval_clip,) = eval_clips_of(tmp_path / "clips", EvalSpec(16, 12, 48, 48))
     times = [index / 12 * float(Fraction(fps)) for index in range(16)]
-    shown = [number(frame) for frame in take.frames]
-    assert all(abs(one - time) <= 0.5 + 1e-9 for one, time in zip(shown, times, strict=True))
-    assert take.frames.shape == (16, 48, 48, 3) and (take.reference == take.frames[0]).all()
+    numbers = [number(frame) for frame in eval_clip.frames]
+    assert all(abs(index - time) <= 0.5 + 1e-9 for index, time in zip(numbers, times, strict=True))
+    assert eval_clip.frames.shape == (16, 48, 48, 3) and (eval_clip.reference == eval_clip.frames[0]).all()
 
 
 @pytest.mark.parametrize("suffix, codec", [(".mov", "libx264"), (".mpg", "mpeg2video"), (".ts", "libx264")])
-def test_late_times_are_found_whatever_the_index(tmp_path, suffix, codec):
+def test_late_times_are_decoded_with_any_index(tmp_path, suffix, codec):
     """Looking for a time leads past it in transport streams, which have no index; times begin at the first picture."""
     with av.open(str(tmp_path / f"a{suffix}"), "w") as container:
         stream = container.add_stream(codec, rate=25)
@@ -119,17 +119,22 @@ def test_late_times_are_found_whatever_the_index(tmp_path, suffix, codec):
 def test_windows_follow_each_other_with_their_sound(tmp_path):
     film(tmp_path / "clips" / "long.mp4", counting(120, 48, 48), 30, song(tmp_path, seconds=4.0))
     whole = Sound(tmp_path / "song.wav").mono(RATE).reshape(4, RATE)
-    takes = takes_of(tmp_path / "clips", EvalSpec(12, 12, 48, 48), windows="all")
-    assert takes.keys == ["long@0", "long@1", "long@2", "long@3"] and len(takes[:2]) == 2
-    for second, take in enumerate(takes):
-        assert number(take.frames[0]) == 30 * second and abs(number(take.frames[-1]) - 30 * second - 27.5) <= 0.5
-        assert len(take.waveform) == take.sample_rate == RATE
-        assert take.music.features[:, 0].tolist() == list(range(30 * second, 30 * second + 30))
-        apart = np.abs(take.waveform - whole).mean(1)
-        assert apart.argmin() == second and apart.min() < 0.3 * np.sort(apart)[1]
-        assert ((take.beats >= 0) & (take.beats < 1)).all()
-    assert takes_of(tmp_path / "clips", EvalSpec(12, 12, 48, 48, clips=2), windows="all").keys == ["long@0", "long@1"]
-    assert takes_of(tmp_path / "clips", EvalSpec(12, 12, 48, 48)).keys == ["long"]
+    clips = eval_clips_of(tmp_path / "clips", EvalSpec(12, 12, 48, 48), windows="all")
+    assert clips.keys == ["long@0", "long@1", "long@2", "long@3"] and len(clips[:2]) == 2
+    for second, eval_clip in enumerate(clips):
+        assert (
+            number(eval_clip.frames[0]) == 30 * second and abs(number(eval_clip.frames[-1]) - 30 * second - 27.5) <= 0.5
+        )
+        assert len(eval_clip.waveform) == eval_clip.sample_rate == RATE
+        assert eval_clip.music.features[:, 0].tolist() == list(range(30 * second, 30 * second + 30))
+        difference = np.abs(eval_clip.waveform - whole).mean(1)
+        assert difference.argmin() == second and difference.min() < 0.3 * np.sort(difference)[1]
+        assert ((eval_clip.beats >= 0) & (eval_clip.beats < 1)).all()
+    assert eval_clips_of(tmp_path / "clips", EvalSpec(12, 12, 48, 48, clips=2), windows="all").keys == [
+        "long@0",
+        "long@1",
+    ]
+    assert eval_clips_of(tmp_path / "clips", EvalSpec(12, 12, 48, 48)).keys == ["long"]
 
 
 def test_what_cannot_be_used_is_named_and_the_rest_is_taken(tmp_path):
@@ -147,22 +152,22 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_taken(tmp_path):
     (folder / "sound.m4a").rename(folder / "sound.mp4")
     whole = (folder / "good.mp4").read_bytes()
     (folder / "damaged.mp4").write_bytes(whole[: len(whole) // 2])
-    takes = takes_of(folder, EvalSpec(12, 12, 48, 64))
-    assert takes.keys == ["good", "ünïcode name"] and takes[-1].frames.shape == (12, 48, 64, 3)
-    reasons = dict(takes.skipped)
+    clips = eval_clips_of(folder, EvalSpec(12, 12, 48, 64))
+    assert clips.keys == ["good", "ünïcode name"] and clips[-1].frames.shape == (12, 48, 64, 3)
+    reasons = dict(clips.skipped)
     assert set(reasons) == {"silent", "short", "slow", "hushed", "empty", "text", "sound", "damaged"}
     words = {"silent": "no sound", "short": "too short", "slow": "10 frames a second", "hushed": "sound ends"}
     words |= {"empty": "cannot be read", "text": "cannot be read", "sound": "no pictures", "damaged": "too short"}
     for key, word in words.items():
         assert word in reasons[key] and "\n" not in reasons[key]
     (folder / "good.mkv").write_bytes(whole)
-    takes = takes_of(folder, EvalSpec(12, 12, 48, 64))
-    assert takes.keys[0] == "good" and dict(takes.skipped)["good.mp4"] == "another clip, good.mkv, is called good too"
-    silent = takes_of(folder, EvalSpec(12, 12, 48, 64), clip_list=["silent", "gone"], allow_silent=True)
+    clips = eval_clips_of(folder, EvalSpec(12, 12, 48, 64))
+    assert clips.keys[0] == "good" and dict(clips.skipped)["good.mp4"] == "another clip, good.mkv, is called good too"
+    silent = eval_clips_of(folder, EvalSpec(12, 12, 48, 64), clip_list=["silent", "gone"], allow_silent=True)
     assert silent.keys == ["silent"] and dict(silent.skipped).keys() == {"gone"}
     assert not silent[0].waveform.any() and len(silent[0].waveform) == 22050 and not len(silent[0].beats)
     with pytest.raises(ValueError, match=r"slow: it has 10 frames"):
-        takes_of(folder, EvalSpec(12, 12, 48, 64), clip_list=["slow"])
+        eval_clips_of(folder, EvalSpec(12, 12, 48, 64), clip_list=["slow"])
 
 
 def test_folders_of_numbered_pictures(tmp_path):
@@ -174,15 +179,15 @@ def test_folders_of_numbered_pictures(tmp_path):
                 cv2.imwrite(str(tmp_path / "clips" / name / kind / f"{index + 1}.png"), picture)
         song(tmp_path / "clips", f"{name}.wav")
         (tmp_path / "clips" / f"{name}.txt").write_text("steps to\nthe left\n")
-    takes = takes_of(tmp_path / "clips", EvalSpec(10, 10, 48, 64))
-    assert takes.keys == ["00335", "00336"] and not takes.skipped
-    assert [number(frame) for frame in takes[0].frames] == list(range(0, 30, 3))
-    slower = takes_of(tmp_path / "clips", EvalSpec(6, 10, 48, 64), image_fps=25)
+    clips = eval_clips_of(tmp_path / "clips", EvalSpec(10, 10, 48, 64))
+    assert clips.keys == ["00335", "00336"] and not clips.skipped
+    assert [number(frame) for frame in clips[0].frames] == list(range(0, 30, 3))
+    slower = eval_clips_of(tmp_path / "clips", EvalSpec(6, 10, 48, 64), image_fps=25)
     assert [number(frame) for frame in slower[0].frames] == [0, 2, 5, 7, 10, 12]  # the nearest, the earlier of two
-    assert takes[0].caption == "steps to the left" and takes[1].labels == {"song": "00336"}
+    assert clips[0].caption == "steps to the left" and clips[1].labels == {"song": "00336"}
     (tmp_path / "clips" / "00335" / "images" / "7.png").unlink()
-    takes = takes_of(tmp_path / "clips", EvalSpec(10, 10, 48, 64))
-    assert takes.keys == ["00336"] and takes.skipped[0] == (
+    clips = eval_clips_of(tmp_path / "clips", EvalSpec(10, 10, 48, 64))
+    assert clips.keys == ["00336"] and clips.skipped[0] == (
         "00335",
         "the picture after 6.png is missing, or there twice",
     )
@@ -195,21 +200,21 @@ def test_names_of_aist_songs_and_lists(tmp_path):
     song(tmp_path / "songs", "mBR0.mp3")
     song(tmp_path / "songs", "mHO0.wav")
     settings, cut = {"music": str(tmp_path / "songs")}, EvalSpec(12, 12, 48, 64)
-    takes = takes_of(tmp_path / "clips", cut, **settings)
-    assert takes.keys == names
-    assert takes.labels[1] == {"song": "mBR0", "dancer": "d04", "camera": "C09", "style": "Break"}
+    clips = eval_clips_of(tmp_path / "clips", cut, **settings)
+    assert clips.keys == names
+    assert clips.labels[1] == {"song": "mBR0", "dancer": "d04", "camera": "C09", "style": "Break"}
     (tmp_path / "list.txt").write_text("# AIST++'s\n\ngHO_sBM_cAll_d04_mHO0_ch01\ngBR_sBM_c01_d04_mBR0_ch01.mp4\n")
-    listed = takes_of(tmp_path / "clips", cut, clip_list=str(tmp_path / "list.txt"), **settings)
+    listed = eval_clips_of(tmp_path / "clips", cut, clip_list=str(tmp_path / "list.txt"), **settings)
     assert listed.keys == [names[0], names[2], names[3]]
-    front = takes_of(
+    front = eval_clips_of(
         tmp_path / "clips", cut, clip_list=str(tmp_path / "list.txt"), filter={"camera": "C09"}, **settings
     )
     assert front.keys == [names[3]]
     (tmp_path / "songs" / "mBR0.mp3").unlink()
-    takes = takes_of(tmp_path / "clips", cut, **settings)
-    assert takes.keys == names[2:] and [key for key, _ in takes.skipped] == names[:2]
-    own = takes_of(tmp_path / "clips", cut, pattern=r"_d(?P<dancer>\d+)_", allow_silent=True)
-    assert own.labels[0] == {"dancer": "04", "song": names[0]}
+    clips = eval_clips_of(tmp_path / "clips", cut, **settings)
+    assert clips.keys == names[2:] and [key for key, _ in clips.skipped] == names[:2]
+    relabelled = eval_clips_of(tmp_path / "clips", cut, pattern=r"_d(?P<dancer>\d+)_", allow_silent=True)
+    assert relabelled.labels[0] == {"dancer": "04", "song": names[0]}
 
 
 def test_crops(tmp_path):
@@ -219,11 +224,11 @@ def test_crops(tmp_path):
         picture[20:40, 30 + index % 3 : 38 + index % 3] = 255
     film(tmp_path / "clips" / "a.mp4", pictures, 30, song(tmp_path))
     with pytest.raises(ValueError, match=r"48x64, which become 32x32 only with distortion"):
-        takes_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32))
-    (centre,) = takes_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32, crop="centre"))
+        eval_clips_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32))
+    (centre,) = eval_clips_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32, crop="centre"))
     white = np.nonzero(centre.frames[0].mean(-1) > 128)
     assert np.ptp(white[0]) + 1 == pytest.approx(20 * 32 / 48, abs=1)
-    (dancer,) = takes_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32, crop="dancer"), pose_detector=BrightSpot())
+    (dancer,) = eval_clips_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32, crop="dancer"), pose_detector=BrightSpot())
     spot = dancer.frames.mean(-1) > 128
     assert spot.any((1, 2)).all() and not spot[:, [0, -1]].any() and not spot[:, :, [0, -1]].any()
     tall = np.ptp(np.nonzero(spot[0])[0]) + 1
@@ -231,21 +236,21 @@ def test_crops(tmp_path):
     centre_of = np.mean(np.nonzero(spot.any(0)), 1)
     assert np.abs(centre_of - 15.5).max() < 1.5
     with pytest.raises(ValueError, match=r"weights\.pose_detector"):
-        takes_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32, crop="dancer"))
+        eval_clips_of(tmp_path / "clips", EvalSpec(12, 12, 32, 32, crop="dancer"))
     film(tmp_path / "nobody" / "a.mp4", np.zeros_like(pictures), 30, tmp_path / "song.wav")
     with pytest.raises(ValueError, match="no dancer was found"):
-        takes_of(tmp_path / "nobody", EvalSpec(12, 12, 32, 32, crop="dancer"), pose_detector=BrightSpot())
+        eval_clips_of(tmp_path / "nobody", EvalSpec(12, 12, 32, 32, crop="dancer"), pose_detector=BrightSpot())
 
 
-def test_content_is_what_is_there_wherever_it_is(tmp_path):
+def test_the_fingerprint_does_not_depend_on_the_place(tmp_path):
     sound = song(tmp_path)
     film(tmp_path / "here" / "a.mp4", counting(20), 30, sound)
     copytree(tmp_path / "here", tmp_path / "there")
-    here, there = (Videos(str(tmp_path / place)).fingerprint("test") for place in ("here", "there"))
-    assert here == there and len(here) == 12
-    assert Videos(str(tmp_path / "here"), windows="all").fingerprint("test") != here
+    original, copy = (Videos(str(tmp_path / place)).fingerprint("test") for place in ("here", "there"))
+    assert original == copy and len(original) == 12
+    assert Videos(str(tmp_path / "here"), windows="all").fingerprint("test") != original
     film(tmp_path / "here" / "a.mp4", counting(21), 30, sound)
-    assert Videos(str(tmp_path / "here")).fingerprint("test") != here
+    assert Videos(str(tmp_path / "here")).fingerprint("test") != original
 
 
 @pytest.mark.parametrize(
@@ -263,7 +268,7 @@ def test_content_is_what_is_there_wherever_it_is(tmp_path):
 def test_mistakes_get_one_line(tmp_path, settings, words):
     film(tmp_path / "clips" / "a.mp4", counting(20), 30, song(tmp_path))
     with pytest.raises(ValueError, match=words) as error:
-        takes_of(**{"folder": tmp_path / "clips", "cut": EvalSpec(6, 12, 48, 64), **settings})
+        eval_clips_of(**{"folder": tmp_path / "clips", "cut": EvalSpec(6, 12, 48, 64), **settings})
     assert "\n" not in str(error.value)
 
 

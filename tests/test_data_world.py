@@ -43,9 +43,9 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def world(cache):
-    made = small(workers=1)
-    made.prepare_data(("motion", "music", "beats"), Loudness())
-    return made
+    source = small(workers=1)
+    source.prepare_data(("motion", "music", "beats"), Loudness())
+    return source
 
 
 def small(**settings):
@@ -57,7 +57,7 @@ def shards(folder):
 
 
 def test_splits_share_no_song_and_no_dancer(world):
-    infos = {split: [one.info for one in world._reader(split, False).samples] for split in SPLITS}
+    infos = {split: [sample.info for sample in world._reader(split, False).samples] for split in SPLITS}
     for label in ("song", "dancer"):
         names = {split: {info[label] for info in infos[split]} for split in SPLITS}
         assert not names["train"] & names["val"] | names["train"] & names["test"] | names["val"] & names["test"]
@@ -68,9 +68,9 @@ def test_splits_share_no_song_and_no_dancer(world):
         assert first["song"] == second["song"] and first["dancer"] != second["dancer"]
 
 
-def test_the_same_whatever_the_workers_and_resumed_where_it_stopped(world, cache):
+def test_shards_do_not_depend_on_workers_and_missing_ones_are_made(world, cache):
     paths = shards(cache)
-    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+    contents = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
     assert len(paths) == 4
     lost = [path for path in paths if path.name.startswith(("train-00000", "val"))]
     for path in lost:
@@ -78,7 +78,7 @@ def test_the_same_whatever_the_workers_and_resumed_where_it_stopped(world, cache
     small(workers=2).prepare_data(("motion",), Loudness())
     assert shards(cache) == paths
     for path in paths:
-        content, time = before[path]
+        content, time = contents[path]
         assert path.read_bytes() == content
         assert (path.stat().st_mtime_ns == time) == (path not in lost)
 
@@ -98,7 +98,7 @@ def test_windows_line_up_with_song_and_dance(world):
     data = DanceData(world, Loudness(), {"any": needs}, batch_size=5, window=clip)
     batch = next(iter(data.train_dataloader()))
     assert batch["motion"].shape == (5, 60, 151) and batch["music"].shape == (5, 60, 2) and batch["fps"] == 30.0
-    samples = {one.key: one for one in world._reader("train", False).samples}
+    samples = {sample.key: sample for sample in world._reader("train", False).samples}
     for row, name in enumerate(batch["key"]):
         key, start = name.split("@")
         first = round(30 * float(start))
@@ -107,8 +107,8 @@ def test_windows_line_up_with_song_and_dance(world):
         assert batch["music"][row, :, 1].tolist() == list(range(first, first + 60))
         torch.testing.assert_close(batch["joints3d"][row], joints_of(batch["motion"][row]))
         times = np.array(samples[key].info["beats"]) - float(start)
-        inside = [round(time * 30) for time in times if -0.5 < time * 30 < 59.5]
-        assert torch.nonzero(batch["beats"][row])[:, 0].tolist() == inside
+        beat_frames = [round(time * 30) for time in times if -0.5 < time * 30 < 59.5]
+        assert torch.nonzero(batch["beats"][row])[:, 0].tolist() == beat_frames
         assert batch["move"][row] in MOVES and batch["song"][row] == samples[key].info["song"]
     single = data.dataset("train")[3]
     assert single["motion"].shape == (60, 151) and isinstance(single["caption"], str)
@@ -134,8 +134,8 @@ def test_captions_say_the_motion_and_nothing_of_looks(world):
     words = set(re.findall(r"[a-z-]+", " ".join(every).lower()))
     assert not words & set(LOOKS)
     assert len(set(captions)) > len(captions) / 3
-    again = DanceData(world, Loudness(), {"any": needs}, batch_size=64, window=WindowSpec(seconds=2, stride=0.1))
-    assert captions == [text for batch in again.batches() for text in batch["caption"]]
+    second = DanceData(world, Loudness(), {"any": needs}, batch_size=64, window=WindowSpec(seconds=2, stride=0.1))
+    assert captions == [text for batch in second.batches() for text in batch["caption"]]
 
 
 def test_caption_names_the_moves_of_its_time_in_order():

@@ -29,16 +29,16 @@ def kinematic_beats(joints):
 
 
 def alignment(joints, beats):
-    away = np.abs(kinematic_beats(joints)[:, None] - beats).min(1)
-    return np.exp(-(away**2) / (2 * 0.05**2)).mean()
+    distance = np.abs(kinematic_beats(joints)[:, None] - beats).min(1)
+    return np.exp(-(distance**2) / (2 * 0.05**2)).mean()
 
 
 def test_dances_fall_on_their_own_song_and_not_on_another(danced):
     songs, _, joints = danced
-    own = np.array([alignment(j, song.beats) for j, song in zip(joints, songs, strict=True)])
-    other = np.array([alignment(j, songs[i - 5].beats) for i, j in enumerate(joints)])
-    assert own.mean() > 0.7 and own.min() > 0.5
-    assert (own > other).mean() > 0.9 and own.mean() - other.mean() > 0.3
+    own_scores = np.array([alignment(j, song.beats) for j, song in zip(joints, songs, strict=True)])
+    other_scores = np.array([alignment(j, songs[i - 5].beats) for i, j in enumerate(joints)])
+    assert own_scores.mean() > 0.7 and own_scores.min() > 0.5
+    assert (own_scores > other_scores).mean() > 0.9 and own_scores.mean() - other_scores.mean() > 0.3
 
 
 def test_feet_that_stand_do_not_slide_nor_sink(danced):
@@ -74,11 +74,11 @@ def test_joints_stay_in_human_ranges(danced):
 
 def test_seeds_decide_everything(danced):
     song = danced[0][0]
-    one, again, other = choreograph(song, 7), choreograph(song, 7), choreograph(song, 8)
-    assert torch.equal(one.motion, again.motion) and one.moves == again.moves
-    apart = (skeleton.joints_of(one.motion) - skeleton.joints_of(other.motion)).norm(dim=-1).mean()
-    assert apart > 0.1
-    assert [m[2:4] for m in one.moves] != [m[2:4] for m in other.moves]
+    first, repeated, second = choreograph(song, 7), choreograph(song, 7), choreograph(song, 8)
+    assert torch.equal(first.motion, repeated.motion) and first.moves == repeated.moves
+    difference = (skeleton.joints_of(first.motion) - skeleton.joints_of(second.motion)).norm(dim=-1).mean()
+    assert difference > 0.1
+    assert [m[2:4] for m in first.moves] != [m[2:4] for m in second.moves]
 
 
 def test_moves_are_named_timed_and_worded(danced):
@@ -92,28 +92,28 @@ def test_moves_are_named_timed_and_worded(danced):
         assert all(0 <= energy <= 1 for energy in energies) and all("{" not in word for word in words)
 
 
-def test_every_move_is_danced_by_somebody_and_choruses_are_livelier():
-    seen, calm, lively = set(), [], []
+def test_every_move_occurs_and_choruses_are_livelier():
+    names, calm, lively = set(), [], []
     for seed in range(60):
         song = make_song(seed, 20)
         dance = choreograph(song, seed)
-        seen |= {move[2] for move in dance.moves}
+        names |= {move[2] for move in dance.moves}
         speed = np.linalg.norm(np.diff(skeleton.joints_of(dance.motion).numpy(), axis=0), axis=-1).mean(1) * 30
         for start, stop, name, _ in song.sections:
             part = speed[int(start * 30) + 15 : int(stop * 30) - 15]
             if len(part) > 30:
                 {"chorus": lively, "break": calm, "intro": calm}.get(name, []).append(part.mean())
-    assert seen == set(MOVES) and len(MOVES) >= 20
+    assert names == set(MOVES) and len(MOVES) >= 20
     assert np.mean(lively) > 1.25 * np.mean(calm)
 
 
 def test_a_mirrored_move_mirrors_back():
     for move in MOVES.values():
-        for key in move.poses:
-            assert mirror(mirror(key)) == key
+        for pose in move.poses:
+            assert mirror(mirror(pose)) == pose
 
 
-def test_the_leg_solver_puts_the_ankle_where_it_was_asked():
+def test_the_leg_solver_reaches_the_target():
     thigh, shin = (np.asarray(skeleton.OFFSETS[joint], float) for joint in (4, 7))
     target = np.random.default_rng(0).uniform((-0.3, -0.7, -0.3), (0.3, -0.4, 0.3), (50, 3))
     hip, flexion = ik.solve_leg(thigh, shin, target, np.tile([0.0, 0.0, 1.0], (50, 1)))

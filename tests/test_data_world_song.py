@@ -22,19 +22,19 @@ def test_a_song_is_sound_and_its_truth_is_consistent():
 
 def test_beats_are_found_by_a_beat_tracker_within_50_ms():
     song = make_song(11, 30, style="pop", bpm=117)
-    _, found = librosa.beat.beat_track(y=song.waveform, sr=song.sample_rate, units="time")
-    found = found - 0.03  # librosa reports a beat one to two hops (23 ms each) late
+    _, tracked = librosa.beat.beat_track(y=song.waveform, sr=song.sample_rate, units="time")
+    tracked = tracked - 0.03  # librosa reports a beat one to two hops (23 ms each) late
     inner = song.beats[2:-4]  # librosa leaves out beats at a quiet end
-    assert np.abs(inner[:, None] - found).min(1).max() < 0.05
+    assert np.abs(inner[:, None] - tracked).min(1).max() < 0.05
 
 
 def test_beats_of_most_songs_are_found_in_every_style():
     scores = []
     for number, style in enumerate(STYLES):
         song = make_song(500 + number, 15, style)
-        _, found = librosa.beat.beat_track(y=song.waveform, sr=song.sample_rate, units="time")
-        near = np.abs(song.beats[:, None] - found) < 0.07
-        scores.append(2 * near.any(0).sum() / (len(found) + len(song.beats)))
+        _, tracked = librosa.beat.beat_track(y=song.waveform, sr=song.sample_rate, units="time")
+        near = np.abs(song.beats[:, None] - tracked) < 0.07
+        scores.append(2 * near.any(0).sum() / (len(tracked) + len(song.beats)))
     assert np.median(scores) > 0.85
 
 
@@ -52,9 +52,9 @@ def test_styles_cover_75_to_175_bpm_and_seeds_make_songs():
     assert len(STYLES) >= 8
     assert min(style.bpm[0] for style in STYLES.values()) == 75
     assert max(style.bpm[1] for style in STYLES.values()) == 175
-    first, again, other = make_song(1, 4), make_song(1, 4), make_song(2, 4)
-    np.testing.assert_array_equal(first.waveform, again.waveform)
-    assert first.waveform.shape == other.waveform.shape and np.abs(first.waveform - other.waveform).max() > 0.1
+    first, repeated, second = make_song(1, 4), make_song(1, 4), make_song(2, 4)
+    np.testing.assert_array_equal(first.waveform, repeated.waveform)
+    assert first.waveform.shape == second.waveform.shape and np.abs(first.waveform - second.waveform).max() > 0.1
     low, high = STYLES[first.style].bpm
     assert low <= first.bpm <= high
 

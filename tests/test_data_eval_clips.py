@@ -45,37 +45,39 @@ def world(cache):
 
 
 @pytest.fixture(scope="module")
-def takes(world):
+def eval_clips(world):
     return world.eval_clips("test", EvalSpec(24, 12, SIDE, SIDE), Index())
 
 
-def test_a_take_is_one_time_of_one_song(world, takes):
+def test_all_data_of_a_clip_belong_to_the_same_time(world, eval_clips):
     clips = ShardReader(path for path, _ in world._clip_jobs("test"))
     dances = ShardReader(path for path, _ in world._dance_jobs("test"))
     whole = {sample.key: sample for sample in dances.samples}
-    assert takes.keys == [sample.key for sample in clips.samples] and len(takes) == 4 and not takes.skipped
+    assert (
+        eval_clips.keys == [sample.key for sample in clips.samples] and len(eval_clips) == 4 and not eval_clips.skipped
+    )
     for index, sample in enumerate(clips.samples):
-        take, start = takes[index], sample.info["start"]
-        assert (take.frames == clips.read(sample, "frames")).all() and take.frames.shape == (24, SIDE, SIDE, 3)
-        assert (take.reference == clips.read(sample, "reference")).all()
-        np.testing.assert_array_equal(take.joints2d, clips.read(sample, "joints2d"))
+        clip, start = eval_clips[index], sample.info["start"]
+        assert (clip.frames == clips.read(sample, "frames")).all() and clip.frames.shape == (24, SIDE, SIDE, 3)
+        assert (clip.reference == clips.read(sample, "reference")).all()
+        np.testing.assert_array_equal(clip.joints2d, clips.read(sample, "joints2d"))
         song, rate = clips.read(sample, "sound")
         first = round(start * rate)
-        assert take.sample_rate == rate and (take.waveform == song[first : first + 2 * rate]).all()
+        assert clip.sample_rate == rate and (clip.waveform == song[first : first + 2 * rate]).all()
         # 63 tokens begin before 2 s have passed; a clip at the very end of its song hears one from before it
-        heard = take.music.features[:, 0].tolist()
-        assert heard == list(range(int(heard[0]), int(heard[0]) + 63)) and abs(heard[0] - start * 31.25) <= 1
+        tokens = clip.music.features[:, 0].tolist()
+        assert tokens == list(range(int(tokens[0]), int(tokens[0]) + 63)) and abs(tokens[0] - start * 31.25) <= 1
         true = np.array(sample.info["beats"]) - start
-        np.testing.assert_allclose(take.beats, true[(true >= 0) & (true < 2)])
-        own, other = sample.key.rsplit("-", 1)[0], sample.key.rsplit("-", 2)[0]
-        other += "-1" if own.endswith("-0") else "-0"
+        np.testing.assert_allclose(clip.beats, true[(true >= 0) & (true < 2)])
+        own_key, second_key = sample.key.rsplit("-", 1)[0], sample.key.rsplit("-", 2)[0]
+        second_key += "-1" if own_key.endswith("-0") else "-0"
         moved = round(start * 30)
-        assert torch.equal(take.motion, torch.from_numpy(dances.read(whole[own], "motion")[moved : moved + 60]))
+        assert torch.equal(clip.motion, torch.from_numpy(dances.read(whole[own_key], "motion")[moved : moved + 60]))
         assert torch.equal(
-            take.second_motion, torch.from_numpy(dances.read(whole[other], "motion")[moved : moved + 60])
+            clip.second_motion, torch.from_numpy(dances.read(whole[second_key], "motion")[moved : moved + 60])
         )
-        assert take.caption == sample.info["caption"]
-        assert take.labels == takes.labels[index] and set(take.labels) == {
+        assert clip.caption == sample.info["caption"]
+        assert clip.labels == eval_clips.labels[index] and set(clip.labels) == {
             "song",
             "dancer",
             "style",
@@ -84,35 +86,35 @@ def test_a_take_is_one_time_of_one_song(world, takes):
             "figure",
         }
         body = sample.info["look"]["body"]
-        assert take.labels["figure"] == ("human" if body in human_names() else body)
-        assert take.labels["move"] == next(move[2] for move in sample.info["moves"] if move[0] <= start + 1 < move[1])
+        assert clip.labels["figure"] == ("human" if body in human_names() else body)
+        assert clip.labels["move"] == next(move[2] for move in sample.info["moves"] if move[0] <= start + 1 < move[1])
 
 
-def test_shorter_smaller_and_fewer(world, takes):
+def test_shorter_smaller_and_fewer_clips(world, eval_clips):
     cut = world.eval_clips("test", EvalSpec(5, 5, 24, 24, clips=3), Index())
-    assert cut.keys == takes.keys[:3] and len(cut[:]) == 3
-    whole, part = takes[2], cut[-1]
+    assert cut.keys == eval_clips.keys[:3] and len(cut[:]) == 3
+    whole, part = eval_clips[2], cut[-1]
     assert part.frames.shape == (5, 24, 24, 3) and len(part.waveform) == part.sample_rate and len(part.motion) == 30
     rows = [0, 2, 5, 7, 10]  # 12 frames a second at 0, 0.2, 0.4, ... seconds
     pooled = whole.frames.reshape(24, 24, 2, 24, 2, 3).mean((2, 4))
-    apart = np.abs(part.frames[:, None] - pooled).mean((2, 3, 4))
-    assert apart.argmin(1).tolist() == rows and apart.min(1).max() < 5
+    difference = np.abs(part.frames[:, None] - pooled).mean((2, 3, 4))
+    assert difference.argmin(1).tolist() == rows and difference.min(1).max() < 5
     np.testing.assert_allclose(part.joints2d, whole.joints2d[rows] / 2, rtol=1e-5)
     np.testing.assert_array_equal(part.beats, whole.beats[whole.beats < 1])
-    sample = next(one for one in world._reader("test", True).samples if one.key == part.key)
+    sample = next(item for item in world._reader("test", True).samples if item.key == part.key)
     start = sample.info["start"]
     assert part.caption == caption(sample.info["moves"], start, start + 1, sample.key)
 
 
-def test_crops_carry_the_joints_along(world, takes):
+def test_crops_carry_the_joints_along(world, eval_clips):
     cut = EvalSpec(24, 12, 24, 24, crop="dancer")
-    take = world.eval_clips("test", cut, Index())[0]
-    joints = takes[0].joints2d
+    clip = world.eval_clips("test", cut, Index())[0]
+    joints = eval_clips[0].joints2d
     box = crop_box(cut, SIDE, SIDE, joints)
     assert box[2] == box[3] <= SIDE
-    np.testing.assert_allclose(take.joints2d, (joints - (box[1], box[0])) * 24 / box[2], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(clip.joints2d, (joints - (box[1], box[0])) * 24 / box[2], rtol=1e-5, atol=1e-4)
     tall = world.eval_clips("test", EvalSpec(24, 12, SIDE, 24, crop="centre"), Index())[0]
-    assert (tall.frames == takes[0].frames[:, :, 12:36]).all()
+    assert (tall.frames == eval_clips[0].frames[:, :, 12:36]).all()
 
 
 @pytest.mark.parametrize(
@@ -137,13 +139,13 @@ def test_box_around_the_dancer(height, width, joints, box):
         (EvalSpec(24, 12, SIDE, 24), "crop=centre"),
     ],
 )
-def test_what_was_not_filmed_is_refused_in_a_line(world, takes, cut, words):
+def test_unavailable_clips_are_refused_in_one_line(world, eval_clips, cut, words):
     with pytest.raises(ValueError, match=words) as error:
         world.eval_clips("test", cut, Index())
     assert "\n" not in str(error.value)
 
 
-def test_content_is_the_bytes(world, takes, tmp_path):
+def test_the_fingerprint_covers_the_bytes(world, eval_clips, tmp_path):
     assert world.fingerprint("test") == make_world().fingerprint("test") != world.fingerprint("val")
     (tmp_path / "a.tar").write_bytes(b"same")
     (tmp_path / "b.tar").write_bytes(b"same")
@@ -153,7 +155,7 @@ def test_content_is_the_bytes(world, takes, tmp_path):
     assert content_fingerprint([[tmp_path / "a.tar"]]) != first != content_fingerprint([[tmp_path / "b.tar"]] * 2)
 
 
-def test_shards_of_other_hands(cache, tmp_path):
+def test_shards_of_other_programs(cache, tmp_path):
     """Without motion, words or known beats; what cannot be cut is named, the rest is taken."""
     frames = np.linspace(0, 255, 24 * 32 * 32 * 3).reshape(24, 32, 32, 3).astype(np.uint8)
     info = {"fps": "12", "frames": 24, "height": 32, "width": 32, "song": "s", "start": 0.5}
@@ -164,20 +166,22 @@ def test_shards_of_other_hands(cache, tmp_path):
     samples = [("short", short), ("silent", silent), ("good", good), ("better", good), ("last", good)]
     write_shard(tmp_path / "a.tar", samples)
     source = Shards(str(tmp_path / "a.tar"), str(tmp_path / "a.tar"))
-    takes = source.eval_clips("test", EvalSpec(12, 12, 32, 32, clips=2), Index())
-    assert takes.keys == ["good", "better"] and [key for key, _ in takes.skipped] == ["short", "silent"]
-    take = takes[0]
-    assert (take.reference == take.frames[0]).all() and take.caption == "" and take.labels == {"song": "s"}
-    assert take.motion is take.second_motion is take.joints2d is None
-    assert ((take.beats >= 0) & (take.beats < 1)).all() and len(take.waveform) == 22050
+    eval_clips = source.eval_clips("test", EvalSpec(12, 12, 32, 32, clips=2), Index())
+    assert eval_clips.keys == ["good", "better"] and [key for key, _ in eval_clips.skipped] == ["short", "silent"]
+    clip = eval_clips[0]
+    assert (clip.reference == clip.frames[0]).all() and clip.caption == "" and clip.labels == {"song": "s"}
+    assert clip.motion is clip.second_motion is clip.joints2d is None
+    assert ((clip.beats >= 0) & (clip.beats < 1)).all() and len(clip.waveform) == 22050
     with pytest.raises(ValueError, match="joints2d"):
         source.eval_clips("test", EvalSpec(6, 12, 32, 32, crop="dancer"), Index())
     write_shard(tmp_path / "b.tar", samples[:-1])
-    both = [Shards(str(tmp_path / name), str(tmp_path / name)).fingerprint("test") for name in ("a.tar", "b.tar")]
-    assert len(set(both)) == 2
+    fingerprints = [
+        Shards(str(tmp_path / name), str(tmp_path / name)).fingerprint("test") for name in ("a.tar", "b.tar")
+    ]
+    assert len(set(fingerprints)) == 2
 
 
-def test_second_motion_is_anothers_at_the_same_seconds(cache, tmp_path):
+def test_second_motion_is_of_another_dancer_at_the_same_seconds(cache, tmp_path):
     """The next dance by key whose dancer is another and which has those seconds."""
     frames, sound = np.zeros((12, 32, 32, 3), np.uint8), (np.zeros(6 * 22050, np.float32), 22050)
     info = {"fps": "12", "frames": 12, "height": 32, "width": 32, "song": "s"}
@@ -190,8 +194,10 @@ def test_second_motion_is_anothers_at_the_same_seconds(cache, tmp_path):
         samples.append((key, {"info": labels, "sound": sound, "frames": frames, "motion": motion}))
     write_shard(tmp_path / "a.tar", samples)
     source = Shards(str(tmp_path / "a.tar"), str(tmp_path / "a.tar"))
-    takes = {take.key: take for take in source.eval_clips("test", EvalSpec(12, 12, 32, 32), Index())}
-    again = {key: take.second_motion for key, take in takes.items()}
-    assert again["a"] is again["c"] is None  # seconds 0 to 1 nobody else has; 3 to 4 only d, whose dance ends at 3.5
+    eval_clips = {clip.key: clip for clip in source.eval_clips("test", EvalSpec(12, 12, 32, 32), Index())}
+    second_motions = {key: clip.second_motion for key, clip in eval_clips.items()}
+    assert (
+        second_motions["a"] is second_motions["c"] is None
+    )  # seconds 0 to 1 nobody else has; 3 to 4 only d, whose dance ends at 3.5
     for key, number, first in (("b", 4, 0), ("d", 3, 15), ("e", 0, 15)):
-        assert again[key][:, 0].tolist() == list(range(1000 * number + first, 1000 * number + first + 30)), key
+        assert second_motions[key][:, 0].tolist() == list(range(1000 * number + first, 1000 * number + first + 30)), key

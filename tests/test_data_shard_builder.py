@@ -33,7 +33,7 @@ SPEC = ShardSpec(24, Fraction(12), 64, 64)
 
 
 def dancer(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Somebody who stands and sways: pictures and masks of a scene."""
+    """A dancer who stands and sways: frames and masks of a scene."""
     motion = torch.zeros(LENGTH, 151)
     motion[:, 6] = 0.95
     motion[:, 7:] = torch.tensor([1.0, 0, 0, 0, 1, 0]).repeat(24)
@@ -41,8 +41,8 @@ def dancer(seed: int) -> tuple[np.ndarray, np.ndarray]:
     motion[:, 4] = 0.1 * torch.sin(torch.arange(LENGTH) / 4)
     _, root, rotations = unpack(motion)
     scene = make_scene(seed, f"clip {seed}", f"human {seed}", root.numpy(), SIDE, SIDE)
-    drawn = render_motion(scene.look, rotations, root, scene.camera, SIDE, SIDE, scene.backdrop_image)
-    return drawn["rgb"], drawn["parts"] > 0
+    images = render_motion(scene.look, rotations, root, scene.camera, SIDE, SIDE, scene.backdrop_image)
+    return images["rgb"], images["parts"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +62,19 @@ def folder(tmp_path_factory):
     return where
 
 
-def found(folder: Path) -> dict:
+def clips_in(folder: Path) -> dict:
     return {clip.key: clip for clip in ClipFolder(folder, None, "aist", None, {}, Fraction(30)).clips}
 
 
 def test_scenes_end_where_the_picture_changes(folder):
-    assert detect_scenes(found(folder)["a.dance"], Fraction(12)) == [(i * LENGTH, (i + 1) * LENGTH) for i in range(3)]
+    assert detect_scenes(clips_in(folder)["a.dance"], Fraction(12)) == [
+        (i * LENGTH, (i + 1) * LENGTH) for i in range(3)
+    ]
 
 
 def test_clips_of_one_dancer_are_kept_with_their_masks(folder, wheel, tmp_path, monkeypatch):
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
-    videos, people = found(folder), BlazePoseDetector(wheel)
+    videos, people = clips_in(folder), BlazePoseDetector(wheel)
     reports = {key: build_shard(video, tmp_path, SPEC, people, None) for key, video in videos.items()}
     assert reports["a.dance"].clips == 2
     assert reports["a.dance"].dropped == [(5.0, "nobody is found in it")]
@@ -86,18 +88,18 @@ def test_clips_of_one_dancer_are_kept_with_their_masks(folder, wheel, tmp_path, 
         assert sample.info["caption"] == "the dancer sways from side to side"
         # of the crop about as much is body as there is body in the picture, which the crop is no larger than
         assert dancer(seed)[1].mean() < (parts > 0).mean() < 0.5
-    # what was made is not made again, whoever asks
-    before = (tmp_path / "a_dance.tar").stat().st_mtime_ns
+    # existing shards are not made again
+    written_ns = (tmp_path / "a_dance.tar").stat().st_mtime_ns
     assert build_shard(videos["a.dance"], tmp_path, SPEC, None, None) == reports["a.dance"]
-    assert (tmp_path / "a_dance.tar").stat().st_mtime_ns == before
+    assert (tmp_path / "a_dance.tar").stat().st_mtime_ns == written_ns
 
 
-def test_a_clip_of_two_dancers_is_none(wheel):
+def test_a_clip_of_two_dancers_is_dropped(wheel):
     halves = []
     for seed in (1, 4):
         film, mask = dancer(seed)
         left = min(max(round(np.nonzero(mask.any((0, 1)))[0].mean()) - 50, 0), SIDE - 100)
-        halves.append(np.stack([cv2.resize(one, (200, 2 * SIDE)) for one in film[:, :, left : left + 100]]))
+        halves.append(np.stack([cv2.resize(frame, (200, 2 * SIDE)) for frame in film[:, :, left : left + 100]]))
     with pytest.raises(ValueError, match="2 people are in it"):
         check_single_dancer(np.concatenate(halves, 2), BlazePoseDetector(wheel))
 
@@ -105,7 +107,7 @@ def test_a_clip_of_two_dancers_is_none(wheel):
 def test_the_shards_can_be_trained_on(folder, tmp_path, monkeypatch):
     """Without a detector too, in the middle of the picture: frames, words and the sound around each clip."""
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
-    report = build_shard(found(folder)["a.dance"], tmp_path, SPEC, None, None)
+    report = build_shard(clips_in(folder)["a.dance"], tmp_path, SPEC, None, None)
     assert report.clips == 3 and not report.dropped
     source = Shards(str(tmp_path / "a_dance.tar"))
     assert {"frames", "reference", "caption", "music", "beats", "beat_phase"} <= source.available_keys
@@ -137,17 +139,17 @@ def as_tiktok(place: Path, *kinds: str) -> None:
             cv2.imwrite(str(place / kind / f"{index + 1:0{digits}}.png"), picture[..., ::-1])
 
 
-def test_parts_lie_where_the_picture_shows_them_in_step_with_it(tmp_path, monkeypatch):
+def test_parts_are_cropped_and_timed_like_the_frames(tmp_path, monkeypatch):
     """As in the TikTok data set; in clips of 10 a second, of the middle 48x48 at 32x32."""
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
     as_tiktok(tmp_path / "in" / "00001", "images", "masks", "densepose")
     as_tiktok(tmp_path / "in" / "00002", "images", "masks")
     as_tiktok(tmp_path / "in" / "00003", "images", "densepose")
     (tmp_path / "in" / "00003" / "densepose" / "0019.png").unlink()
-    making = ShardSpec(5, Fraction(10), 32, 32, allow_silent=True)
-    videos = found(tmp_path / "in")
+    spec = ShardSpec(5, Fraction(10), 32, 32, allow_silent=True)
+    videos = clips_in(tmp_path / "in")
     assert list(videos) == ["00001", "00002", "00003"]
-    reports = [build_shard(video, tmp_path / "out", making, None, None) for video in videos.values()]
+    reports = [build_shard(video, tmp_path / "out", spec, None, None) for video in videos.values()]
     assert [report.clips for report in reports] == [3, 3, 2]
     ((second, reason),) = reports[2].dropped
     assert second == 0.5 and "00003/densepose" in reason and "densepose/19.png does not exist" in reason
@@ -160,7 +162,7 @@ def test_parts_lie_where_the_picture_shows_them_in_step_with_it(tmp_path, monkey
             rows = np.arange(15 * clip, 15 * clip + 15, 3)
             np.testing.assert_array_equal(parts, truth[rows][:, from_row][:, :, from_column])
             assert ((parts > 0) == (frames.mean(-1) > 172)).mean() > 0.96  # but for edges within a pixel
-    # what is trained on: the same labels, halved
+    # in training: the same labels at half the resolution
     source = Shards([str(tmp_path / "out" / f"{key}.tar") for key in ("00001", "00002")])
     data = DanceData(source, Spectral(), {"image": ("frames", "parts")}, 1, window=WindowSpec(0.5, 10, 16, 16))
     item = data.dataset("train")[0]
@@ -168,7 +170,7 @@ def test_parts_lie_where_the_picture_shows_them_in_step_with_it(tmp_path, monkey
     assert ((item["parts"] > 0) == (item["frames"].mean(1) > 0.35)).float().mean() > 0.9
 
 
-def test_parts_come_as_a_video_beside_the_video(tmp_path, monkeypatch):
+def test_parts_may_be_a_video_beside_the_video(tmp_path, monkeypatch):
     """In viridis, as MagicAnimate's are; compression blurs their edges only. The folder of them holds no clips."""
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
     truth = np.repeat(np.repeat(read_parts(falling("densepose")), 4, 1), 4, 2)
@@ -176,18 +178,18 @@ def test_parts_come_as_a_video_beside_the_video(tmp_path, monkeypatch):
     for name, film in (("a", falling("images").repeat(4, 1).repeat(4, 2)), ("densepose/a", PART_COLORS[truth])):
         with VideoWriter(tmp_path / "in" / f"{name}.mp4", Fraction(30)) as video:
             video.write(film)
-    videos = found(tmp_path / "in")
+    videos = clips_in(tmp_path / "in")
     assert list(videos) == ["a"]
     times = [Fraction(index, 10) for index in range(15)]
     parts = np.stack(list(videos["a"].parts.parts_at(times, 4 * TALL, 4 * WIDE)))
-    inside = np.stack([cv2.erode(np.uint8(one > 0), np.ones((9, 9))) for one in truth[::3]]) > 0
-    assert inside.mean() > 0.2 * (truth[::3] > 0).mean() and (parts == truth[::3])[inside].mean() > 0.99
+    is_inside = np.stack([cv2.erode(np.uint8(part > 0), np.ones((9, 9))) for part in truth[::3]]) > 0
+    assert is_inside.mean() > 0.2 * (truth[::3] > 0).mean() and (parts == truth[::3])[is_inside].mean() > 0.99
     assert (parts == truth[::3]).mean() > 0.99
     with pytest.raises(ValueError, match=r"in/densepose cannot be used: the one at 0\.00 s is 384x192, its"):
         list(videos["a"].parts.parts_at(times, TALL, WIDE))
 
 
-def test_what_codes_no_parts_is_refused():
+def test_images_without_part_codes_are_refused():
     numbers = np.random.default_rng(0).integers(0, 25, (8, 8)).astype(np.uint8)
     assert (read_parts(np.dstack([numbers] * 3)) == numbers).all()
     assert (read_parts(PART_COLORS[numbers]) == numbers).all()
@@ -202,22 +204,24 @@ def test_a_stage_that_needs_parts_says_which_folder_has_none(scripts, tmp_path):
         (f"folder={tmp_path}/in", f"out={tmp_path}/out"),
         ("fps=10", "num_frames=10", "height=64", "width=64"),
     )
-    done = scripts.inside("zoo/cli", "shards", *folders, "allow_silent=true", *sizes)
-    assert done.returncode == 0, done.stderr
-    assert "no folder densepose or masks lies beside 00002:" in done.stdout and "2 clips of 2 videos" in done.stdout
-    what = "model=magicdance", "model.renderer=diffusion", "model.recipe=[image]", "data=shards"
-    done = scripts.inside("train", *what, f"data.urls={tmp_path}/out/*.tar")
-    line = done.stderr.splitlines()[-1]  # before it there may be Hydra's warnings of two scripts in one process
-    assert done.returncode == 2 and "needs parts" in line and "00002-000000 in " in line and "00002.tar" in line
+    result = scripts.inside("zoo/cli", "shards", *folders, "allow_silent=true", *sizes)
+    assert result.returncode == 0, result.stderr
+    assert "no folder densepose or masks lies beside 00002:" in result.stdout and "2 clips of 2 videos" in result.stdout
+    overrides = "model=magicdance", "model.renderer=diffusion", "model.recipe=[image]", "data=shards"
+    result = scripts.inside("train", *overrides, f"data.urls={tmp_path}/out/*.tar")
+    line = result.stderr.splitlines()[-1]  # before it there may be Hydra's warnings of two scripts in one process
+    assert result.returncode == 2 and "needs parts" in line and "00002-000000 in " in line and "00002.tar" in line
 
 
-class Answering(BaseHTTPRequestHandler):
-    asked: list = []
+class CaptionServer(BaseHTTPRequestHandler):
+    requests: list = []
 
     def do_POST(self):
-        self.asked.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+        self.requests.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
         body = (
-            {"choices": [{"message": {"content": "the dancer\n turns"}}]} if len(self.asked) == 1 else {"error": "busy"}
+            {"choices": [{"message": {"content": "the dancer\n turns"}}]}
+            if len(self.requests) == 1
+            else {"error": "busy"}
         )
         self.send_response(200)
         self.end_headers()
@@ -227,22 +231,22 @@ class Answering(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_caption_is_asked_for_in_pictures():
-    """Every tenth frame, and the rule to say nothing of looks; what answers badly is told in one line."""
-    server = HTTPServer(("127.0.0.1", 0), Answering)
+def test_the_api_captioner_sends_every_tenth_frame():
+    """With the instruction to ignore appearance; bad answers are refused in one line."""
+    server = HTTPServer(("127.0.0.1", 0), CaptionServer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    asks = ApiCaptioner(f"http://127.0.0.1:{server.server_port}/v1/", "some-model")
+    captioner = ApiCaptioner(f"http://127.0.0.1:{server.server_port}/v1/", "some-model")
     try:
-        assert asks.caption(np.zeros((24, 800, 400, 3), np.uint8)) == "the dancer turns"
+        assert captioner.caption(np.zeros((24, 800, 400, 3), np.uint8)) == "the dancer turns"
         with pytest.raises(ValueError, match="no caption from http"):
-            asks.caption(np.zeros((4, 8, 8, 3), np.uint8))
+            captioner.caption(np.zeros((4, 8, 8, 3), np.uint8))
     finally:
         server.shutdown()
         server.server_close()
-    path, body = Answering.asked[0]
+    path, body = CaptionServer.requests[0]
     content = body["messages"][0]["content"]
     assert path == "/v1/chat/completions" and body["model"] == "some-model"
     assert [part["type"] for part in content] == ["text", "image_url", "image_url", "image_url"]
     assert "Do not mention" in content[0]["text"]
     with pytest.raises(ValueError, match="no caption from http"):
-        asks.caption(np.zeros((4, 8, 8, 3), np.uint8))  # nobody is there any more
+        captioner.caption(np.zeros((4, 8, 8, 3), np.uint8))  # the server is gone

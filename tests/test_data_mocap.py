@@ -1,4 +1,4 @@
-"""Real motion: found with its music, read by format, joined to the train split; what lacks music is named."""
+"""Motion capture: paired with its music, read by format, added to the train split; motion without music is named."""
 
 import pickle
 
@@ -37,20 +37,20 @@ def folder(tmp_path):
     return folder
 
 
-def test_what_has_music_is_read_and_the_rest_is_named(folder, capsys):
-    real = MocapFolder(folder)
-    real.build()
-    said = " ".join(capsys.readouterr().out.split())
-    assert "no music beside them: alone.bvh" in said and "broken.bvh" in said
-    reader = ShardReader([real.path])
-    infos = {one.key: one.info for one in reader.samples}
+def test_motion_with_music_is_read_and_the_rest_is_named(folder, capsys):
+    mocap = MocapFolder(folder)
+    mocap.build()
+    output = " ".join(capsys.readouterr().out.split())
+    assert "no music beside them: alone.bvh" in output and "broken.bvh" in output
+    reader = ShardReader([mocap.path])
+    infos = {sample.key: sample.info for sample in reader.samples}
     assert set(infos) == {"real-salsa", "real-gHO_sBM_cAll_d20_mHO5_ch03"}
     aist = infos["real-gHO_sBM_cAll_d20_mHO5_ch03"]
     assert (aist["song"], aist["dancer"], aist["style"]) == ("real-mHO5", "real-d20", "house")
-    assert all(reader.read(one, "motion").shape == (90, 151) for one in reader.samples)
-    written = real.path.stat().st_mtime_ns
+    assert all(reader.read(sample, "motion").shape == (90, 151) for sample in reader.samples)
+    written_ns = mocap.path.stat().st_mtime_ns
     MocapFolder(folder).build()
-    assert real.path.stat().st_mtime_ns == written
+    assert mocap.path.stat().st_mtime_ns == written_ns
 
 
 def test_folders_that_give_nothing_are_refused(folder, tmp_path):
@@ -76,5 +76,7 @@ def test_it_joins_the_train_split_alone(folder, monkeypatch):
         songs={"train": 1, "val": 1, "test": 1}, seconds=5, dances_per_song=1, mocap_folder=str(folder), workers=1
     )
     world.prepare_data(("motion",), None)
-    songs = {split: {one.info["song"] for one in world._reader(split, False).samples} for split in ("train", "val")}
+    songs = {
+        split: {sample.info["song"] for sample in world._reader(split, False).samples} for split in ("train", "val")
+    }
     assert {"real-salsa", "real-mHO5"} < songs["train"] and len(songs["train"]) == 3 and len(songs["val"]) == 1
