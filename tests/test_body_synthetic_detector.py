@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from zoo.body.detection.factory import load_detector
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.data.base import WindowSpec
 from zoo.data.world.recipe import RenderSpec
@@ -42,6 +43,10 @@ def clips(tmp_path_factory) -> list[dict]:
         }
         for clip in clips
     ]
+
+
+def test_it_is_chosen_by_its_name():
+    assert isinstance(load_detector("synthetic"), SyntheticPoseDetector)
 
 
 def test_joints_and_mask_are_accurate(clips):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from zoo.body.detection.base import PoseDetector
+from zoo.body.detection.base import PersonDetector, PoseDetector
 from zoo.body.detection.blazepose_detector import BlazePoseDetector
 from zoo.body.detection.dwpose import DWPoseDetector, find_networks
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
@@ -11,11 +11,14 @@ SYNTHETIC = "synthetic"
 
 
 def load_detector(name_or_path: str | Path) -> PoseDetector:
-    """'synthetic': the shipped detector of rendered figures. A path: DWPose if it has .onnx files, else BlazePose.
+    """'synthetic': the shipped detector of rendered figures. A path: see `load_person_detector`."""
+    return SyntheticPoseDetector() if name_or_path == SYNTHETIC else load_person_detector(name_or_path)
 
-    A detector that is loaded from a path is a `PersonDetector`. Raises ValueError, one line, for missing files.
+
+def load_person_detector(path: str | Path) -> PersonDetector:
+    """The detector of people in photographs: DWPose if the path has .onnx files, else BlazePose.
+
+    Raises ValueError, one line, for missing files.
     """
-    if name_or_path == SYNTHETIC:
-        return SyntheticPoseDetector()
-    files = find_networks(name_or_path)
-    return BlazePoseDetector(name_or_path) if files is None else DWPoseDetector(files)
+    files = find_networks(path)
+    return BlazePoseDetector(path) if files is None else DWPoseDetector(files)
