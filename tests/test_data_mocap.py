@@ -53,6 +53,18 @@ def test_motion_with_music_is_read_and_the_rest_is_named(folder, capsys):
     assert mocap.path.stat().st_mtime_ns == written_ns
 
 
+def test_files_with_equal_keys_stay_apart(folder):
+    (folder / "sub").mkdir()
+    for name in ("sub/salsa.2.bvh", "sub/salsa_2.bvh", "sub-salsa_2.bvh"):
+        (folder / name).write_bytes((folder / "salsa.bvh").read_bytes())
+        (folder / name).with_suffix(".wav").write_bytes((folder / "salsa.wav").read_bytes())
+    mocap = MocapFolder(folder)
+    mocap.build()
+    samples = ShardReader([mocap.path]).samples
+    assert len({sample.key for sample in samples}) == len(samples) == 5
+    assert sum(sample.key.startswith("real-sub-salsa_2-") for sample in samples) == 3
+
+
 def test_folders_that_give_nothing_are_refused(folder, tmp_path):
     empty = tmp_path / "empty"
     with pytest.raises(ValueError, match="not a folder"):

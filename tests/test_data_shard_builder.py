@@ -1,10 +1,12 @@
-"""A folder of dance videos becomes shards: scenes, one dancer, masks, captions; what is left out is said."""
+"""Shards from a folder of dance videos: scenes, single dancers, masks, captions; dropped clips have reasons."""
 
 import json
 import threading
+from dataclasses import replace
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from shutil import copyfile, copytree
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ from zoo.body.skeleton import unpack
 from zoo.data.base import WindowSpec
 from zoo.data.clip_folder import ClipFolder
 from zoo.data.module import DanceData
-from zoo.data.shard_builder.build import ShardSpec, build_shard, check_single_dancer, detect_scenes
+from zoo.data.shard_builder.build import ShardSpec, build_shard, check_single_dancer, detect_scenes, shard_key
 from zoo.data.shard_builder.captioner import ApiCaptioner
 from zoo.data.shard_file import ShardReader
 from zoo.data.sources.shards import Shards
@@ -79,8 +81,9 @@ def test_clips_of_one_dancer_are_kept_with_their_masks(folder, wheel, tmp_path, 
     assert reports["a.dance"].clips == 2
     assert reports["a.dance"].dropped == [(5.0, "nobody is found in it")]
     assert "no sound" in reports["silent"].reason and "cannot be read" in reports["broken"].reason
-    assert sorted(file.name for file in tmp_path.glob("*.tar")) == ["a_dance.tar"]
-    reader = ShardReader([tmp_path / "a_dance.tar"])
+    (shard,) = tmp_path.glob("*.tar")
+    assert shard.stem == shard_key("a.dance")
+    reader = ShardReader([shard])
     for sample, seed in zip(reader.samples, (1, 4), strict=True):
         frames, parts = reader.read(sample, "frames"), reader.read(sample, "parts")
         assert frames.shape == (24, 64, 64, 3) and parts.shape == (24, 64, 64)
@@ -88,10 +91,47 @@ def test_clips_of_one_dancer_are_kept_with_their_masks(folder, wheel, tmp_path, 
         assert sample.info["caption"] == "the dancer sways from side to side"
         # of the crop about as much is body as there is body in the picture, which the crop is no larger than
         assert dancer(seed)[1].mean() < (parts > 0).mean() < 0.5
-    # existing shards are not made again
-    written_ns = (tmp_path / "a_dance.tar").stat().st_mtime_ns
-    assert build_shard(videos["a.dance"], tmp_path, SPEC, None, None) == reports["a.dance"]
-    assert (tmp_path / "a_dance.tar").stat().st_mtime_ns == written_ns
+
+
+def test_shards_are_made_again_for_other_options_other_files_and_failures(folder, tmp_path, monkeypatch):
+    """And for nothing else: the report of an earlier run holds a hash of both."""
+    monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
+    copytree(folder, tmp_path / "in")
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def build(spec=SPEC, captioner=None):
+        """(report, whether the shard was written)"""
+        previous = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+        report = build_shard(clips_in(tmp_path / "in")["a.dance"], out, spec, None, captioner)
+        return report, {path: path.stat().st_mtime_ns for path in out.glob("*.tar")} != previous
+
+    report, is_written = build()
+    assert is_written and report.clips == 3
+    assert build() == (report, False)
+    smaller = replace(SPEC, height=32, width=32)
+    assert build(smaller)[1] and not build(smaller)[1]
+    (sample, *_) = ShardReader(out.glob("*.tar")).samples
+    assert sample.info["height"] == 32
+    (tmp_path / "in" / "a.dance.txt").unlink()
+    assert build(smaller)[1] and not build(smaller)[1]
+    failing = ApiCaptioner("http://127.0.0.1:9/v1", "some-model")
+    report, _ = build(smaller, failing)
+    assert report.has_missing_captions and report.clips == 0 and not list(out.glob("*.tar"))
+    monkeypatch.setattr(ApiCaptioner, "caption", lambda *_: "the dancer turns")
+    report, is_written = build(smaller, failing)
+    assert is_written and report.clips == 3 and not build(smaller, failing)[1]
+
+
+def test_names_that_differ_in_a_dot_have_different_shards(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "in").mkdir()
+    for name in ("a.dance", "a_dance"):
+        copyfile(folder / "a.dance.mp4", tmp_path / "in" / f"{name}.mp4")
+    reports = [build_shard(clip, tmp_path, SPEC, None, None) for clip in clips_in(tmp_path / "in").values()]
+    reader = ShardReader(sorted(tmp_path.glob("*.tar")))
+    keys = {sample.key for sample in reader.samples}
+    assert len(reader.samples) == len(keys) == sum(report.clips for report in reports) == 6
 
 
 def test_a_clip_of_two_dancers_is_dropped(wheel):
@@ -109,7 +149,7 @@ def test_the_shards_can_be_trained_on(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
     report = build_shard(clips_in(folder)["a.dance"], tmp_path, SPEC, None, None)
     assert report.clips == 3 and not report.dropped
-    source = Shards(str(tmp_path / "a_dance.tar"))
+    source = Shards(str(tmp_path / "*.tar"))
     assert {"frames", "reference", "caption", "music", "beats", "beat_phase"} <= source.available_keys
     starts = [sample.info["start"] for sample in source._reader("train").samples]
     assert starts == [0.0, 2.5, 5.0]  # at most six seconds of the sound before, where there are any

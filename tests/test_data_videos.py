@@ -157,7 +157,7 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_taken(tmp_path):
     reasons = dict(clips.skipped)
     assert set(reasons) == {"silent", "short", "slow", "hushed", "empty", "text", "sound", "damaged"}
     words = {"silent": "no sound", "short": "too short", "slow": "10 frames a second", "hushed": "sound ends"}
-    words |= {"empty": "cannot be read", "text": "cannot be read", "sound": "no pictures", "damaged": "too short"}
+    words |= {"empty": "cannot be read", "text": "cannot be read", "sound": "no video track", "damaged": "too short"}
     for key, word in words.items():
         assert word in reasons[key] and "\n" not in reasons[key]
     (folder / "good.mkv").write_bytes(whole)
@@ -189,7 +189,7 @@ def test_folders_of_numbered_pictures(tmp_path):
     clips = eval_clips_of(tmp_path / "clips", EvalSpec(10, 10, 48, 64))
     assert clips.keys == ["00336"] and clips.skipped[0] == (
         "00335",
-        "the picture after 6.png is missing, or there twice",
+        "the image after 6.png is missing, or there twice",
     )
 
 

@@ -143,7 +143,7 @@ class _OpenVideo:
             raise self._unreadable(error) from None
         if not self.container.streams.video:
             self.container.close()
-            raise ValueError(f"{self.path.name} has no pictures in it; give a video such as mp4")
+            raise ValueError(f"{self.path.name} has no video track; give a video such as mp4")
         stream = self.container.streams.video[0]
         stream.thread_type = "AUTO"
         return self.container, stream
@@ -180,7 +180,7 @@ class NumberedImages(FrameSource):
         numbers = [number for number, _ in numbered]
         for number, next_number, path in zip(numbers, numbers[1:], self.files, strict=False):
             if next_number - number != numbers[1] - numbers[0]:
-                raise ValueError(f"the picture after {path.name} is missing, or there twice")
+                raise ValueError(f"the image after {path.name} is missing, or there twice")
 
     def rate(self) -> Fraction:
         """See FrameSource."""
@@ -197,13 +197,13 @@ class NumberedImages(FrameSource):
     def frames_at(self, times: Sequence[Fraction]) -> Iterator[np.ndarray]:
         """See FrameSource."""
         if times[-1] >= self.seconds():
-            raise ValueError(f"{len(self.files)} pictures are {float(self.seconds()):.2f} s, which is too short")
+            raise ValueError(f"{len(self.files)} images last {float(self.seconds()):.2f} s, which is too short")
         shape = None
         for time in times:
             index = ceil(time * self.fps - Fraction(1, 2))  # the nearest, the earlier of two
             image = read_image(self.files[min(index, len(self.files) - 1)])
             if shape not in (None, image.shape):
-                raise ValueError("its pictures have different sizes")
+                raise ValueError("its images have different sizes")
             shape = image.shape
             yield image
 
@@ -225,7 +225,7 @@ class PartMaps:
             for time, image in zip(times, self.maps.frames_at(times), strict=True):
                 if image.shape[:2] != (height, width):
                     size = "x".join(map(str, image.shape[:2]))
-                    raise ValueError(f"the one at {float(time):.2f} s is {size}, its picture {height}x{width}")
+                    raise ValueError(f"the one at {float(time):.2f} s is {size}, its image {height}x{width}")
                 yield self._decode(image)
         except ValueError as error:
             raise ValueError(f"its maps in {folder} cannot be used: {error}") from None

@@ -1,9 +1,10 @@
 """Training shards from dance videos (MuseDance sec. 4.1): scenes, single dancers, clips, masks, captions.
 
-One shard a video, written whole or not at all: existing shards are not made again, and a bad video stops nothing.
-Dropped clips are reported with their reason.
+One shard a video, written whole or not at all. A shard is made again when its options or its video's files change, or
+when it failed. A bad video stops nothing. Dropped clips are reported with their reason.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -17,9 +18,10 @@ from zoo.body.detection.base import PersonDetector
 from zoo.body.render.densepose import FOREGROUND_PART
 from zoo.data.base import EvalSpec
 from zoo.data.clip_folder import ClipFiles
-from zoo.data.eval_clips import crop_box, crop_images, crop_labels
-from zoo.data.shard_builder.captioner import Captioner
+from zoo.data.eval_clips import crop_box, crop_images, crop_labels, file_state_hash
+from zoo.data.shard_builder.captioner import Captioner, CaptionError
 from zoo.data.shard_file import write_shard
+from zoo.files import write_atomic
 from zoo.media import Sound
 
 SCENE_CUT_DISTANCE = 0.35  # of 1: minimum distance of the colour histograms on both sides of a cut
@@ -65,6 +67,13 @@ class ClipReport:
     clips: int = 0
     dropped: list[tuple[float, str]] = field(default_factory=list)  # (start in the video in seconds, reason)
     reason: str | None = None  # why no clip could be used
+    fingerprint: str = ""  # of the options and the video's files
+    has_missing_captions: bool = False  # the captioner failed for some of the dropped clips
+
+    @property
+    def is_retried(self) -> bool:
+        """Whether another run may use more clips of the same video."""
+        return self.reason is not None or self.has_missing_captions
 
 
 def build_shard(
@@ -72,30 +81,59 @@ def build_shard(
 ) -> ClipReport:
     """Write `out`/KEY.tar with the clips of one video, and KEY.json with the report, which is returned.
 
-    A video whose .json exists is skipped. Without a detector, clips are cropped to the centre. The parts are those that
-    lie beside the video, else the detected figure's mask, else none are stored. The caption is the line beside the
-    video (KEY.txt), else the captioner's, else none is stored.
+    A video is skipped when its .json has the fingerprint of the same options and files and no failure. Without a
+    detector, clips are cropped to the centre. The parts are those that lie beside the video, else the detected
+    figure's mask, else none are stored. The caption is the line beside the video (KEY.txt), else the captioner's, else
+    none is stored.
     """
-    key = video.key.replace(".", "_")
+    key = shard_key(video.key)
     report_file = out / f"{key}.json"
-    if report_file.is_file():
-        values = json.loads(report_file.read_text())
-        values["dropped"] = [tuple(entry) for entry in values["dropped"]]
-        return ClipReport(**values)
-    report = ClipReport(video.key)
+    report = ClipReport(video.key, fingerprint=_fingerprint(video, spec, detector, captioner))
+    previous = _read_report(report_file)
+    if previous and previous.fingerprint == report.fingerprint and not previous.is_retried:
+        return previous
     try:
         samples = list(_clips(video, key, spec, detector, captioner, report))
     except ValueError as error:
         samples, report.reason = [], str(error)
     if samples:
         write_shard(out / f"{key}.tar", samples)
-    elif report.reason is None:
+    else:
+        (out / f"{key}.tar").unlink(missing_ok=True)  # of other options
+    if not samples and report.reason is None:
         report.reason = "no clip of it can be used" if report.dropped else "it has no scene that is long enough"
     report.clips = len(samples)
-    temporary = report_file.with_name(f".{report_file.name}")
-    temporary.write_text(json.dumps(asdict(report), indent=1))
-    temporary.replace(report_file)
+    write_atomic(report_file, json.dumps(asdict(report), indent=1).encode())
     return report
+
+
+def shard_key(key: str) -> str:
+    """A key without dots for a clip's key; a hash keeps 'my.dance' and 'my_dance' apart."""
+    if "." not in key:
+        return key
+    return f"{key.replace('.', '_')}-{hashlib.sha256(key.encode()).hexdigest()[:6]}"
+
+
+def _read_report(path: Path) -> ClipReport | None:
+    """The report of an earlier run; None where there is none, or one of another format."""
+    try:
+        values = json.loads(path.read_text())
+        values["dropped"] = [tuple(entry) for entry in values["dropped"]]
+        return ClipReport(**values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _fingerprint(
+    video: ClipFiles, spec: ShardSpec, detector: PersonDetector | None, captioner: Captioner | None
+) -> str:
+    """Hash the options and the state of the video's files: 24 hex digits."""
+    options = {name: str(value) for name, value in asdict(spec).items()}
+    models = [detector.name if detector else None, captioner.name if captioner else None]
+    files = [*video.files, *(video.parts.maps.files if video.parts else [])]
+    existing = file_state_hash(path for path in files if path.exists())
+    text = json.dumps([options, models, dict(video.labels), existing], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _clips(
@@ -124,6 +162,7 @@ def _clips(
                 caption = line or (captioner.caption(fields["frames"]) if captioner else "")
             except ValueError as error:
                 report.dropped.append((round(float(start), 2), str(error)))
+                report.has_missing_captions |= isinstance(error, CaptionError)
                 continue
             sound_start, sound_fields = start, {}
             if sound:

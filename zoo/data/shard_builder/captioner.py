@@ -25,12 +25,18 @@ INSTRUCTION = (
 TIMEOUT = 120  # s
 
 
+class CaptionError(ValueError):
+    """The model gave no caption; another run may have more success."""
+
+
 class Captioner(ABC):
     """Writes one line of text for a clip."""
 
+    name: str  # of the model, with its address
+
     @abstractmethod
     def caption(self, frames: np.ndarray) -> str:
-        """(F, H, W, 3) uint8 -> one line. Raises ValueError, one line, when the model gives no answer."""
+        """(F, H, W, 3) uint8 -> one line. Raises CaptionError, one line, when the model gives no answer."""
 
 
 def subsample_frames(frames: np.ndarray) -> list[np.ndarray]:
@@ -46,6 +52,7 @@ class ApiCaptioner(Captioner):
     def __init__(self, url: str, model: str, key: str = "OPENAI_API_KEY"):
         """url: for example http://localhost:8000/v1; key: the environment variable that holds the key."""
         self.url, self.model, self.key = url.rstrip("/"), model, key
+        self.name = f"{model} at {self.url}"
 
     def caption(self, frames: np.ndarray) -> str:
         """See Captioner."""
@@ -63,7 +70,7 @@ class ApiCaptioner(Captioner):
             with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
                 text = json.load(response)["choices"][0]["message"]["content"]
         except (urllib.error.URLError, TimeoutError, KeyError, IndexError, TypeError, ValueError) as error:
-            raise ValueError(f"no caption from {self.url}: {str(error) or type(error).__name__}") from None
+            raise CaptionError(f"no caption from {self.url}: {str(error) or type(error).__name__}") from None
         return _one_line(text, self.url)
 
 
@@ -74,7 +81,7 @@ class LocalCaptioner(Captioner):
         """Raises ValueError when there is no such folder."""
         if not (Path(folder) / "config.json").is_file():
             raise ValueError(f"caption.folder={folder} holds no config.json of a vision-language model")
-        self.folder = folder
+        self.folder = self.name = folder
 
     @cached_property
     def pipeline(self) -> Callable[..., Any]:
@@ -97,5 +104,5 @@ class LocalCaptioner(Captioner):
 def _one_line(text: str, source: str) -> str:
     line = " ".join(str(text).split())
     if not line:
-        raise ValueError(f"no caption from {source}: its answer is empty")
+        raise CaptionError(f"no caption from {source}: its answer is empty")
     return line

@@ -6,7 +6,8 @@ music cannot train a music-driven model: it is left out, and named.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.progress import track
@@ -73,7 +74,7 @@ class MocapFolder:
         write_shard(self.path, self._samples())
 
     def _samples(self) -> Iterator[tuple[str, dict]]:
-        num_read = 0
+        num_read, keys = 0, unique_keys([path for path, _ in self.pairs], self.folder)
         for path, music in track(self.pairs, description="reading motion capture"):
             try:
                 motion = read_motion(path)
@@ -95,7 +96,19 @@ class MocapFolder:
                 "seconds": seconds,
                 "moves": [[0.0, seconds, "dance", "", 0.5, "dances"]],
             }
-            key = "real-" + str(path.relative_to(self.folder).with_suffix("")).replace(".", "_").replace("/", "-")
-            yield key, {"info": info, "sound": (waveform, sound.sample_rate), "motion": motion.numpy()}
+            yield keys[path], {"info": info, "sound": (waveform, sound.sample_rate), "motion": motion.numpy()}
         if not num_read:
             raise ValueError(f"data.mocap_folder: no motion with music in {self.folder} can be read")
+
+
+def unique_keys(paths: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """Path -> the key of its sample; a hash keeps files with equal keys apart, such as a.b.bvh and a_b.bvh."""
+    names = {path: path.relative_to(folder) for path in paths}
+    keys = {
+        path: "real-" + str(name.with_suffix("")).replace(".", "_").replace("/", "-") for path, name in names.items()
+    }
+    counts = Counter(keys.values())
+    return {
+        path: key if counts[key] == 1 else f"{key}-{hashlib.sha256(str(names[path]).encode()).hexdigest()[:6]}"
+        for path, key in keys.items()
+    }

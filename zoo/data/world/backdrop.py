@@ -92,9 +92,9 @@ def _poster(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarra
         mask = v < 0.4 + 0.2 * np.sin(6 * u + 9 * x) + 0.1 * np.sin(15 * u + 9 * y)
     else:
         mask = (np.floor(u * 4) * 7 + np.floor(v * 5) * 13 + rng.integers(9)) % 3 == 0
-    picture = np.where(mask[:, None], first, second)
+    pattern = np.where(mask[:, None], first, second)
     edge = (np.minimum(u, 1 - u) < 0.04) | (np.minimum(v, 1 - v) < 0.04)
-    return np.where(edge[:, None], third * 0.4, picture)
+    return np.where(edge[:, None], third * 0.4, pattern)
 
 
 def _room(rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
