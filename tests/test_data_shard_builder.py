@@ -43,7 +43,7 @@ def dancer(seed: int) -> tuple[np.ndarray, np.ndarray]:
     motion[:, 4] = 0.1 * torch.sin(torch.arange(LENGTH) / 4)
     _, root, rotations = unpack(motion)
     scene = make_scene(seed, f"clip {seed}", f"human {seed}", root.numpy(), SIDE, SIDE)
-    images = render_motion(scene.look, rotations, root, scene.camera, SIDE, SIDE, scene.backdrop_image)
+    images = render_motion(scene.appearance, rotations, root, scene.camera, SIDE, SIDE, scene.backdrop_image)
     return images["rgb"], images["parts"] > 0
 
 

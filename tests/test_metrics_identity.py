@@ -129,7 +129,7 @@ def test_a_dancer_is_known_again_among_all_others():
             scene = make_scene(3, f"clip-{take}-{number}", f"dancer-{number}", root.numpy(), SIDE, SIDE)
             need = ("rgb", "parts")
             drawn = render_motion(
-                scene.look, rotations, root, scene.camera, SIDE, SIDE, scene.backdrop_image, maps=need
+                scene.appearance, rotations, root, scene.camera, SIDE, SIDE, scene.backdrop_image, maps=need
             )
             joints = drawn["joints2d"].astype(np.float32)
             poses = Poses(joints, np.ones(joints.shape[:2], np.float32), (drawn["parts"] > 0).astype(np.float32))

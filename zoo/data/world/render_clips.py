@@ -76,8 +76,8 @@ def _render_clip(
     poses, roots = rotations.numpy(), root.numpy()
     scene = make_scene(seed, key, dancer, roots[:-1], height, width)
     view = (scene.camera, height, width, scene.backdrop_image)
-    images = render_motion(scene.look, poses[:-1], roots[:-1], *view)
-    reference = render_motion(scene.look, poses[-1:], roots[-1:], *view, maps=("rgb",))
+    images = render_motion(scene.appearance, poses[:-1], roots[:-1], *view)
+    reference = render_motion(scene.appearance, poses[-1:], roots[-1:], *view, maps=("rgb",))
     fields = {
         "frames": images["rgb"],
         "reference": reference["rgb"][0],

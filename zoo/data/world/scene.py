@@ -23,7 +23,7 @@ class Scene:
     backdrop_image (H, W, 3) uint8.
     """
 
-    look: Appearance
+    appearance: Appearance
     camera_name: str
     camera: Camera
     backdrop: str
@@ -36,11 +36,11 @@ class Scene:
             "camera": self.camera_name,
             "camera_parameters": {name: np.round(np.asarray(value), 6).tolist() for name, value in view.items()},
             "backdrop": self.backdrop,
-            "look": asdict(self.look),
+            "look": asdict(self.appearance),
         }
 
 
-def dancer_look(seed: int, dancer: str) -> Appearance:
+def dancer_appearance(seed: int, dancer: str) -> Appearance:
     """The appearance of a dancer of this name in every clip of the world."""
     rng = np.random.default_rng(seed_of(seed, "look", dancer))
     return random_appearance(rng, human=bool(rng.random() >= NON_HUMAN_PROB))
@@ -56,9 +56,9 @@ def make_scene(seed: int, key: str, dancer: str, root: np.ndarray, height: int, 
     """The scene of the clip `key`, with the camera as close as the dance allows. root (F, 3): of the pelvis, metres."""
     rng = np.random.default_rng(seed_of(seed, "scene", key))
     name = str(rng.choice(CAMERAS))
-    look = dancer_look(seed, dancer)
-    path = clothed_body(look).scale_root(root)[:, :2]
+    appearance = dancer_appearance(seed, dancer)
+    path = clothed_body(appearance).scale_root(root)[:, :2]
     x, y = (float(value) for value in (path.min(0) + path.max(0)) / 2)
     origin_camera = camera(name, max_offset=float(np.linalg.norm(path - [x, y], axis=1).max()))
     kind, image = random_backdrop(rng, origin_camera, height, width)
-    return Scene(look, name, origin_camera.translated(x, y), kind, image)
+    return Scene(appearance, name, origin_camera.translated(x, y), kind, image)
