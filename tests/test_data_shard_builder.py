@@ -247,7 +247,7 @@ def test_a_stage_that_needs_parts_says_which_folder_has_none(scripts, tmp_path):
     result = scripts.inside("zoo/cli", "shards", *folders, "allow_silent=true", *sizes)
     assert result.returncode == 0, result.stderr
     assert "no folder densepose or masks lies beside 00002:" in result.stdout and "2 clips of 2 videos" in result.stdout
-    overrides = "model=magicdance", "model.renderer=diffusion", "model.recipe=[image]", "data=shards"
+    overrides = "model=magicdance", "renderer=diffusion", "model.recipe=[image]", "data=shards"
     result = scripts.inside("train", *overrides, f"data.urls={tmp_path}/out/*.tar")
     line = result.stderr.splitlines()[-1]  # before it there may be Hydra's warnings of two scripts in one process
     assert result.returncode == 2 and "needs parts" in line and "00002-000000 in " in line and "00002.tar" in line

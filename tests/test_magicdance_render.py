@@ -20,7 +20,8 @@ from zoo.body.render.rasterizer import render_parts
 from zoo.body.skeleton import STANDING, forward_kinematics, pack, unpack
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.animator import Animator, Faces, coloured, cut_squares, head_box, patches_of
-from zoo.families.magicdance.renderers.renderers import DiffusionRenderer, MeshRenderer
+from zoo.families.magicdance.renderers.diffusion import DiffusionRenderer
+from zoo.families.magicdance.renderers.mesh import MeshRenderer
 from zoo.families.magicdance.stages import ImageStage, VideoStage, as_found
 from zoo.media import read_video, write_sound
 from zoo.nn.square_image import pad_to_square
@@ -213,7 +214,7 @@ def standing(frames: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def picture():
-    return MeshRenderer(128, 128).start(None, Fraction(12), 1)(standing(1))[0]
+    return MeshRenderer(128, 128).begin(None, Fraction(12), 1).draw(standing(1))[0]
 
 
 def test_a_body_grows_along_its_bones():
@@ -254,14 +255,14 @@ def test_the_dance_is_seen_where_the_figure_stands(picture):
 @pytest.mark.parametrize("splits", [(13,), (5, 8)])
 def test_frames_come_however_motion_comes(picture, splits):
     renderer = DiffusionRenderer(made(), SyntheticPoseDetector())
-    shot = renderer.start(picture, Fraction(12), 0)
-    blocks = [shot(block) for block in standing(13).split(splits)]
+    session = renderer.begin(picture, Fraction(12), 0)
+    blocks = [session.draw(block) for block in standing(13).split(splits)]
     assert [len(block) for block in blocks] == list(splits)
     whole = torch.cat(blocks)
-    assert whole.shape == (13, 3, 64, 64) and whole.dtype == torch.uint8 and renderer.fit > 0.5
-    again, other = (renderer.start(picture, Fraction(12), seed) for seed in (0, 1))
-    assert torch.equal(torch.cat([again(block) for block in standing(13).split(splits)]), whole)
-    assert not torch.equal(other(standing(splits[0])), blocks[0])
+    assert whole.shape == (13, 3, 64, 64) and whole.dtype == torch.uint8 and session.quality > 0.5
+    again, other = (renderer.begin(picture, Fraction(12), seed) for seed in (0, 1))
+    assert torch.equal(torch.cat([again.draw(block) for block in standing(13).split(splits)]), whole)
+    assert not torch.equal(other.draw(standing(splits[0])), blocks[0])
 
 
 @torch.no_grad()
@@ -272,12 +273,12 @@ def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
     parts = torch.zeros(9, 64, 64, dtype=torch.uint8)  # two windows
     for index, one in enumerate(parts):
         one[16:48, 4 * index : 4 * index + 16] = 1 + 2 * (index % 3)
-    shot = DiffusionRenderer(animator, SyntheticPoseDetector()).start(picture, Fraction(12), 0)
+    session = DiffusionRenderer(animator, SyntheticPoseDetector()).begin(picture, Fraction(12), 0)
     own = pad_to_square(picture, 64)[None].float() / 127.5 - 1
     reference = animator.detailed(animator.pictured(animator.encode(own)), own)
     wanted = animator.driven(reference, parts[None]).base[0].movedim(1, 0)
     assert (wanted - reference.ground).abs().max() > 0.1 and reference.detail.abs().max() > 0.1
-    found, true = shot.posed(parts), animator.decode(wanted, reference)
+    found, true = session.render_parts(parts), animator.decode(wanted, reference)
     assert (found.int() - true.int()).abs().max() <= 1
 
 
@@ -298,12 +299,12 @@ def test_hidden_heads_teach_nothing_but_by_their_faces(headless):
 @pytest.mark.parametrize("headless", [0.0, 0.5])
 def test_another_face_is_another_dancer(picture, headless):
     """The face of a second picture changes the frames; the picture's own face changes nothing, if its head is shown."""
-    other = MeshRenderer(128, 128).start(None, Fraction(12), 12)(standing(1))[0]
+    other = MeshRenderer(128, 128).begin(None, Fraction(12), 12).draw(standing(1))[0]
     animator = made(headless=headless, changes=True)
     drawn = {
-        name: DiffusionRenderer(animator, SyntheticPoseDetector(), face=face).start(picture, Fraction(12), 0)(
-            standing(2)
-        )
+        name: DiffusionRenderer(animator, SyntheticPoseDetector(), face=face)
+        .begin(picture, Fraction(12), 0)
+        .draw(standing(2))
         for name, face in (("own", None), ("same", picture), ("other", other))
     }
     assert torch.equal(drawn["own"], drawn["same"]) == (headless == 0) and not torch.equal(drawn["own"], drawn["other"])
@@ -429,7 +430,7 @@ def test_magic_animates_files_start_their_parts(tmp_path):
 
 
 SMALL = (
-    "model=magicdance model.renderer=diffusion data.songs={train:2,val:1,test:1} data.seconds=6 "
+    "model=magicdance renderer=diffusion data.songs={train:2,val:1,test:1} data.seconds=6 "
     "data.dances_per_song=1 data.workers=1 data.rendering.songs={train:2,val:1,test:1} data.rendering.height=64 "
     "data.rendering.width=64 data.rendering.seconds=4 model.tiny.dim=16 model.tiny.ff_dim=16 model.tiny.layers=1 "
     "model.tiny.heads=2 model.tiny.vae={block_out_channels:[8,8,8],latent_channels:4,norm_num_groups:4,"
@@ -446,16 +447,27 @@ def test_one_checkpoint_goes_from_song_and_picture_to_video(scripts, picture):
     ckpt = scripts.folder / "magic" / "magicdance" / "whole" / "video" / "last.ckpt"
     cv2.imwrite(str(scripts.folder / "figure.png"), picture.permute(1, 2, 0).numpy()[..., ::-1])
     write_sound(scripts.folder / "song.wav", np.sin(np.arange(3 * 16000) / 9).astype(np.float32), 16000)
-    asked = [f"ckpt={ckpt}", "image=figure.png", "music=song.wav", "seconds=2", "fps=12", "sampler.steps=2"]
+    asked = [
+        f"ckpt={ckpt}",
+        "image=figure.png",
+        "music=song.wav",
+        "seconds=2",
+        "fps=12",
+        "sampler.num_inference_steps=2",
+    ]
     done = scripts("sample", *asked, "out=danced.mp4")
     assert done.returncode == 0, done.stderr
-    assert "fits by" in done.stdout
+    assert "figure detection quality" in done.stdout
     frames, fps, _ = read_video(scripts.folder / "danced.mp4")
     assert frames.shape == (24, 64, 64, 3) and fps == 12
     cv2.imwrite(str(scripts.folder / "empty.png"), np.tile(np.arange(128, dtype=np.uint8)[:, None], (128, 1, 3)))
     done = scripts("sample", *asked, "out=nobody.mp4", "image=empty.png")
-    assert done.returncode == 2 and "no figure was detected" in done.stderr and not (scripts.folder / "nobody.mp4").exists()
-    done = scripts("sample", *asked, "out=mesh.mp4", "renderer=mesh", "face=figure.png")
-    assert done.returncode == 2 and "renderer=diffusion" in done.stderr
-    done = scripts("sample", *asked, "out=faced.mp4", "face=empty.png")
-    assert done.returncode == 2 and "face=empty.png does not do" in done.stderr
+    assert (
+        done.returncode == 2
+        and "no figure was detected" in done.stderr
+        and not (scripts.folder / "nobody.mp4").exists()
+    )
+    done = scripts("sample", *asked, "out=mesh.mp4", "renderer=mesh", "renderer.face=figure.png")
+    assert done.returncode == 2 and "renderer=mesh has no option face" in done.stderr
+    done = scripts("sample", *asked, "out=faced.mp4", "renderer=diffusion", "renderer.face=empty.png")
+    assert done.returncode == 2 and "renderer.face=empty.png: no figure was detected" in done.stderr

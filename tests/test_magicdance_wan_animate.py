@@ -29,11 +29,11 @@ from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.image.alignment import AlignedMotion, align
 from zoo.body.render.openpose_video import POSE_COLORS, POSE_LIMBS, POSE_POINTS, draw_pose
 from zoo.body.skeleton import JOINTS, matrix_from_axis_angle, pack, unpack
-from zoo.families.magicdance.renderers.renderers import MeshRenderer
+from zoo.families.magicdance.renderers.mesh import MeshRenderer
 from zoo.families.magicdance.renderers.wan_animate import (
     WanAnimator,
     WanRenderer,
-    cut_face,
+    crop_face,
     frame_size,
     read_transformer,
 )
@@ -45,7 +45,7 @@ P = {name: index for index, name in enumerate(POSE_POINTS)}
 @pytest.fixture(scope="module")
 def picture() -> torch.Tensor:
     """Somebody of the world in T-pose, (3, 96, 128): wider than high, as no square is."""
-    return MeshRenderer(128, 128).start(None, Fraction(12), 1)(standing(1))[0, :, 24:120]
+    return MeshRenderer(128, 128).begin(None, Fraction(12), 1).draw(standing(1))[0, :, 24:120]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_limb_is_drawn_at_its_place_in_its_colour():
 
 def test_the_pose_video_shows_the_dance_where_the_figure_is(picture):
     """Limbs where the judge sees the picture's; what the head hides is not drawn."""
-    square = MeshRenderer(128, 128).start(None, Fraction(12), 1)(standing(1))[0].permute(1, 2, 0).numpy()
+    square = MeshRenderer(128, 128).begin(None, Fraction(12), 1).draw(standing(1))[0].permute(1, 2, 0).numpy()
     found = align(square, SyntheticPoseDetector(), 128)
     motion = standing(4)
     contacts, root, rotations = unpack(motion)
@@ -144,7 +144,7 @@ def test_sizes_and_faces():
     assert frame_size(720, 1280, 1280 * 720) == (720, 1280) and frame_size(3000, 3000, 399360) == (624, 624)
     assert frame_size(10, 1000, 256) == (16, 160)
     ramp = Image.fromarray(np.tile(np.arange(100, dtype=np.uint8), (100, 1)))
-    face = np.array(cut_face(ramp, np.float32([0.2, 0.1, 0.6, 0.5])))
+    face = np.array(crop_face(ramp, np.float32([0.2, 0.1, 0.6, 0.5])))
     assert face.shape == (24, 24) and face[0].tolist() == list(range(28, 52))
 
 
@@ -152,21 +152,21 @@ def test_segments_are_those_of_one_long_call(animator, picture):
     """Asked for one by one, with one frame handed on, they are what diffusers makes of the whole film."""
     motion = swaying(25)
     renderer = WanRenderer(animator, SyntheticPoseDetector())
-    shot = renderer.start(picture, Fraction(30), 3)
+    session = renderer.begin(picture, Fraction(30), 3)
     made, carried = [], []
     for block in motion.split([9, 16]):
-        made.append(shot(block))
-        carried.append(shot.before[1].shape)
+        made.append(session.draw(block))
+        carried.append(session.context[1].shape)
     made = torch.cat(made)
-    assert made.shape == (25, 3, 32, 48) and made.dtype == torch.uint8 and renderer.fit > 0.75
+    assert made.shape == (25, 3, 32, 48) and made.dtype == torch.uint8 and session.quality > 0.75
     assert carried == [(3, 32, 48)] * 2  # however much was danced
-    points = shot.dance.points(motion) - shot.corner
+    points = session.aligned_motion.points(motion) - session.corner
     pipeline, prompt = animator._loaded
     whole = pipeline(
-        image=shot.picture,
+        image=session.image,
         prompt_embeds=prompt,
         pose_video=[Image.fromarray(draw_pose(one, 32, 48)) for one in points],
-        face_video=[shot.face.resize((16, 16))] * 25,
+        face_video=[session.face.resize((16, 16))] * 25,
         height=32,
         width=48,
         segment_frame_length=9,
@@ -175,17 +175,17 @@ def test_segments_are_those_of_one_long_call(animator, picture):
         output_type="pt",
     ).frames[0]
     assert (made.float() - whole * 255).abs().max() < 1 and whole[9:].std() > 0.05
-    again, other = (renderer.start(picture, Fraction(30), seed)(motion[:9]) for seed in (3, 4))
+    again, other = (renderer.begin(picture, Fraction(30), seed).draw(motion[:9]) for seed in (3, 4))
     # two threads beside other work have been seen to round a value the other way
     assert (again.int() - made[:9].int()).abs().max() <= 1 < (other.int() - again.int()).abs().max()
 
 
 def test_what_is_left_of_a_segment_is_not_shown(animator, picture):
     """Blocks of any length; the frame that is handed on is the last one shown, not the segment's."""
-    shot = WanRenderer(animator, SyntheticPoseDetector()).start(picture, Fraction(30), 0)
-    one, two = shot(swaying(1)), shot(swaying(3))
+    session = WanRenderer(animator, SyntheticPoseDetector()).begin(picture, Fraction(30), 0)
+    one, two = session.draw(swaying(1)), session.draw(swaying(3))
     assert len(one) == 1 and len(two) == 3
-    torch.testing.assert_close(shot.before[1] * 255, two[-1].float(), atol=0.5, rtol=0)
+    torch.testing.assert_close(session.context[1] * 255, two[-1].float(), atol=0.5, rtol=0)
 
 
 def test_the_denoiser_is_the_one_in_the_folder(folder):
@@ -206,10 +206,11 @@ def test_the_command_goes_from_song_and_picture_to_video(scripts, folder, pictur
     cv2.imwrite(str(where / "dancer.png"), picture.permute(1, 2, 0).numpy()[..., ::-1])
     cv2.imwrite(str(where / "nobody.png"), np.tile(np.arange(128, dtype=np.uint8)[:, None], (128, 1, 3)))
     write_sound(where / "tone.wav", np.sin(np.arange(3 * 16000) / 9).astype(np.float32), 16000)
-    asked = "image=dancer.png music=tone.wav seconds=3 fps=10 sampler.steps=2 renderer=wan_animate out=wan.mp4".split()
-    wan = [*asked, f"wan={folder}", "wan_pixels=1536"]
+    asked = "image=dancer.png music=tone.wav seconds=3 fps=10 sampler.num_inference_steps=2".split()
+    asked += ["renderer=wan_animate", "out=wan.mp4"]
+    wan = [*asked, f"renderer.weights={folder}", "renderer.pixels=1536"]
     done = scripts("sample", *wan)
-    assert done.returncode == 0 and "the figure of the picture fits by" in done.stdout, done.stderr
+    assert done.returncode == 0 and "figure detection quality" in done.stdout, done.stderr
     frames, fps, _ = read_video(where / "wan.mp4")
     assert frames.shape == (30, 32, 48, 3) and fps == 10
     index = json.loads((folder / "model_index.json").read_text())
@@ -219,27 +220,30 @@ def test_the_command_goes_from_song_and_picture_to_video(scripts, folder, pictur
         if held is not None:
             (where / name / "model_index.json").write_text(json.dumps(held))
     for more, words in (
-        ([], "renderer=wan_animate needs weights: give wan=FOLDER"),
-        (["wan=absent"], "wan=absent: there is no such file"),
-        (["wan=empty"], "wan=empty has no model_index.json"),
-        (["wan=other"], "wan=other holds a WanPipeline, no WanAnimatePipeline"),
-        (["wan=code"], "wan=code: its vae is no class of diffusers or transformers"),
-        ([f"wan={folder}", "renderer=warp"], "wan=FOLDER is for renderer=wan_animate"),
-        ([f"wan={folder}", "image=null"], "give image=FILE"),
-        ([f"wan={folder}", "image=nobody.png"], "no figure was detected (by the synthetic pose detector v1)"),
+        ([], "renderer=wan_animate needs weights: give renderer.weights=FOLDER"),
+        (["renderer.weights=absent"], "renderer.weights=absent has no model_index.json"),
+        (["renderer.weights=empty"], "renderer.weights=empty has no model_index.json"),
+        (["renderer.weights=other"], "renderer.weights=other holds a WanPipeline, no WanAnimatePipeline"),
+        (["renderer.weights=code"], "renderer.weights=code: its vae is no class of diffusers or transformers"),
+        ([f"renderer.weights={folder}", "renderer=warp"], "renderer=warp has no option weights"),
+        ([f"renderer.weights={folder}", "image=null"], "give image=FILE"),
+        (
+            [f"renderer.weights={folder}", "image=nobody.png"],
+            "no figure was detected (by the synthetic pose detector v1)",
+        ),
     ):
         refused(scripts.inside("sample", *asked, "out=refused.mp4", *more), words)
     shutil.copytree(folder, where / "pickled")
     vae = where / "pickled" / "vae"
     (vae / "diffusion_pytorch_model.safetensors").rename(vae / "diffusion_pytorch_model.bin")
     refused(
-        scripts.inside("sample", *asked, "wan=pickled", "wan_pixels=1536", "out=refused.mp4"),
-        "wan=pickled cannot be loaded",
+        scripts.inside("sample", *asked, "renderer.weights=pickled", "renderer.pixels=1536", "out=refused.mp4"),
+        "renderer.weights=pickled cannot be loaded",
     )
     assert not (where / "refused.mp4").exists()
 
 
 def test_a_figure_that_is_hard_to_make_out_is_refused(animator, picture, monkeypatch):
-    monkeypatch.setattr("zoo.families.magicdance.renderers.renderers.LEAST_FIT", 1.01)
-    with pytest.raises(ValueError, match="hard to make out"):
-        WanRenderer(animator, SyntheticPoseDetector()).start(picture, Fraction(30), 0)
+    monkeypatch.setattr("zoo.families.renderer.MIN_QUALITY", 1.01)
+    with pytest.raises(ValueError, match="figure detection quality is"):
+        WanRenderer(animator, SyntheticPoseDetector()).begin(picture, Fraction(30), 0)

@@ -76,7 +76,12 @@ def test_a_picture_dances_to_a_song_and_a_line(run, scripts):
     cv2.imwrite(str(picture), (np.arange(80 * 60 * 4) % 251).reshape(80, 60, 4).astype(np.uint8))
     what = [f"ckpt={run / 'dynamics' / 'last.ckpt'}", f"music={song}", f"image={picture}", f"out={out}", "fps=12"]
     done = scripts.inside(
-        "sample", *what, "seconds=2", "sampler.steps=2", "precision=bf16", "prompt=" + "jumps and turns " * 300
+        "sample",
+        *what,
+        "seconds=2",
+        "sampler.num_inference_steps=2",
+        "precision=bf16",
+        "prompt=" + "jumps and turns " * 300,
     )
     assert done.returncode == 0, done.stderr
     assert "the prompt is too long: nothing is read from 'jumps and turns" in done.stdout
@@ -95,7 +100,13 @@ def test_a_table_tells_precisions_apart(run, scripts):
         "protocol.clips=2",
         "data.dances_per_song=2",
     ]
-    what = [f"ckpt={run / 'dynamics' / 'last.ckpt'}", "measure=[psnr]", "sampler.steps=2", "workers=0", "out=table"]
+    what = [
+        f"ckpt={run / 'dynamics' / 'last.ckpt'}",
+        "measure=[psnr]",
+        "sampler.num_inference_steps=2",
+        "workers=0",
+        "out=table",
+    ]
     rows = []
     for precision in ("null", "bf16"):
         done = scripts.inside("evaluate", *data, *cut, *what, f"precision={precision}")

@@ -22,12 +22,12 @@ from zoo.run.evaluate.protocol import protocol_hash, read_gauges, read_protocol
 from zoo.run.evaluate.records import MARK
 from zoo.run.evaluate.systems import pair_up
 
-SHIPPED = "assets/magicdance_tiny"
+SHIPPED = "assets/magicdance-tiny"
 # eight clips of two seconds: four songs, two dancers to each
 TINY = (
     "data.songs={train:1,val:1,test:4} data.seconds=6 data.dances_per_song=2 data.workers=1 data.rendering.seconds=2 "
     "data.rendering.height=64 data.rendering.width=64 protocol.frames=24 protocol.height=64 protocol.width=64 "
-    "protocol.clips=8 protocol.repeats=2 sampler.steps=2 workers=0"
+    "protocol.clips=8 protocol.repeats=2 sampler.num_inference_steps=2 workers=0"
 ).split()
 HOSTILE = {  # what is wrong with the clip at this place -> what the report says of it
     0: "cannot be read", 1: "6 frames a second, not 12", 2: "23 frames", 3: "more than 24 frames",
@@ -114,7 +114,7 @@ def test_the_motion_is_the_one_that_is_seen(table):
     assert isinstance(family, MagicDance)
     picture = torch.from_numpy(np.load(clips / f"{key}.npz")["reference"]).permute(2, 0, 1)
     times = torch.arange(24, dtype=torch.float64) / 12
-    drawn = family.renderer.start(picture, 12, 0)(resample(torch.from_numpy(motion["motion"]), times))
+    drawn = family.renderer.begin(picture, 12, 0).draw(resample(torch.from_numpy(motion["motion"]), times))
     assert np.abs(drawn.permute(0, 2, 3, 1).numpy().astype(int) - read_frames(video)[0]).mean() < 0.05
     assert len(motion["motion"]) == len(motion["motion_again"]) == 60
     assert np.abs(motion["motion"] - motion["motion_again"]).max() > 0.1
@@ -202,9 +202,9 @@ def test_inputs_for_others(scripts, tmp_path, truths):
     "wrong, words",
     [
         ("ckpt=nowhere.ckpt", "no such file"),
-        ("ckpt=[assets/magicdance_tiny,assets/magicdance_tiny]", "twice"),
+        ("ckpt=[assets/magicdance-tiny,assets/magicdance-tiny]", "twice"),
         ("ckpt=evaluate.py", "is no checkpoint"),
-        ("ckpt_weights=raw", "averaged weights only"),
+        ("use_ema=false", "averaged weights only"),
         ("ckpt_weights=best", "ema or raw"),
         ("videos=assets", "no video named after a clip"),
         ("videos=evaluate.py", "is no folder"),
@@ -220,10 +220,10 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("device=best", "auto, cpu or cuda"),
         ("workers=-1", "workers"),
         ("precision=half", "fp32 or bf16"),
-        ("precision=bf16", "ckpt=assets/magicdance_tiny has no network that it is for"),
-        ("renderer=cartoon", "use mesh, warp, diffusion"),
+        ("precision=bf16", "ckpt=assets/magicdance-tiny has no network that it is for"),
+        ("renderer=cartoon", "renderer/cartoon"),
         ("weights=raw", "weights.lpips="),
-        ("weights.people=nowhere", "no such file"),
+        ("weights.pose_detector=nowhere", "no such file"),
     ],
 )
 def test_mistakes_are_one_line(scripts, tmp_path, wrong, words):

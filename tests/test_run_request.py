@@ -15,7 +15,7 @@ from zoo.media import write_sound
 from zoo.run.build import check_targets
 from zoo.run.checkpoint import AtomicCheckpoint, load_family
 from zoo.run.sample.generate import count_frames
-from zoo.run.sample.request import frame_rate
+from zoo.run.validate import frame_rate
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def refused(done, words: str) -> None:
         ("sample", ["seconds=nan"], "not a number"),
         ("sample", ["seconds=1e-9"], "less than one frame"),
         ("sample", ["fps=abc"], "frame rate"),
-        ("sample", ["sampler=3"], "sampler.steps="),
+        ("sample", ["sampler=3"], "sampler.num_inference_steps="),
         ("sample", ["precision=half"], "precision=half: use fp32 or bf16"),
         ("sample", ["music=/dev/null"], "a pipe or a device"),
         ("sample", ["music=~/ü (it's, live).mp3"], "~/ü (it's, live).mp3: there is no such file"),
@@ -64,7 +64,7 @@ def refused(done, words: str) -> None:
         ("sample", ["out=dance.avi"], ".mp4"),
         ("sample", ["out=nowhere/dance.mp4"], "there is no directory nowhere"),
         ("sample", ["out=folder.mp4"], "is a directory"),
-        ("sample", ["sampler.steps=0"], "sampler.steps"),
+        ("sample", ["sampler.num_inference_steps=0"], "sampler.num_inference_steps"),
         ("sample", ["mucis=song.mp3"], "there is no option mucis"),
         ("train", ["model=nope"], "magicdance"),
         ("train", ["stage=nope"], "motion"),
@@ -103,7 +103,7 @@ def test_a_mistake_gets_one_line(scripts, song, script, arguments, words):
     "kind, words",
     [("text", "text.mp3"), ("short", "short.wav"), ("harm", "nothing was run"), ("directory", "is a directory"),
      ("other", "not model=musedance"), ("flipped", "it is damaged"), ("diverged", "not finite"),
-     ("weights", "no checkpoint of this program"), ("song", "no checkpoint"), ("blank", "all of it is of one colour")],
+     ("weights", "no checkpoint of this program"), ("song", "no checkpoint"), ("blank", "it has a single colour")],
 )  # fmt: skip
 def test_a_file_of_no_use_gets_one_line(scripts, song, small_run, tmp_path, kind, words):
     """Files that are not what they are called: nothing of theirs runs, and an older result stays."""

@@ -23,7 +23,9 @@ def song(scripts):
 def sample(scripts, small_run, song, *arguments):
     """A sampling run that has to succeed."""
     checkpoint = f"ckpt={small_run / 'motion' / 'last.ckpt'}"
-    done = scripts.inside("sample", checkpoint, f"music={song}", "image=null", "sampler.steps=2", *arguments)
+    done = scripts.inside(
+        "sample", checkpoint, f"music={song}", "image=null", "sampler.num_inference_steps=2", *arguments
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -59,7 +61,7 @@ def test_a_song_shorter_than_asked_for_is_danced_whole(scripts, small_run, song,
     assert "4.00 s" in done.stdout
     averaged = np.load(out)["poses"]
     assert len(averaged) == 120
-    sample(scripts, small_run, song, "seconds=60", f"out={out}", "ckpt_weights=raw")
+    sample(scripts, small_run, song, "seconds=60", f"out={out}", "use_ema=false")
     assert not np.array_equal(np.load(out)["poses"], averaged)
     sample(scripts, small_run, song, "seconds=60", f"out={out}")
     assert np.array_equal(np.load(out)["poses"], averaged)

@@ -128,16 +128,19 @@ def song(scripts) -> Path:
 @pytest.mark.parametrize(
     "given, words",
     [
-        ({"scene": "world"}, "weights.people=FILE, the mediapipe 0.10.21 wheel"),
+        ({"scene": "world"}, "weights.pose_detector=FILE, the mediapipe 0.10.21 wheel"),
         ({"scene": "world"}, "pip download"),
-        ({"scene": "world", "weights.people": "missing.whl"}, "weights.people=missing.whl: there is no such file"),
-        ({"scene": "world", "weights.people": "text.png"}, "is neither a mediapipe wheel nor a folder"),
+        (
+            {"scene": "world", "weights.pose_detector": "missing.whl"},
+            "weights.pose_detector=missing.whl: there is no such file",
+        ),
+        ({"scene": "world", "weights.pose_detector": "text.png"}, "is neither a mediapipe wheel nor a folder"),
         ({"scene": "world", "image": "null"}, "scene= needs image=FILE"),
         ({"scene": "world", "image": "clear.png"}, "clear.png: the image is completely transparent"),
         ({"scene": "world", "image": "text.png"}, "text.png cannot be read as a picture"),
         ({"scene": "text.png", "image": "figure.png"}, "text.png cannot be read as a picture"),
         ({"scene": "missing.png", "image": "figure.png"}, "scene=missing.png: there is no such file"),
-        ({"weights": "raw"}, "weights.people="),
+        ({"weights": "raw"}, "weights.pose_detector="),
     ],
 )
 def test_a_mistake_gets_one_line(scripts, song, given, words):
@@ -159,7 +162,7 @@ def test_the_command_sets_a_transparent_figure_into_a_scene(scripts, small_run, 
     Image.fromarray(blue).save(tmp_path / "blue.png")
     given = {
         "ckpt": small_run / "motion" / "last.ckpt", "music": song, "image": tmp_path / "figure.png",
-        "seconds": 1, "fps": 12, "sampler.steps": 2, "scene": tmp_path / "blue.png", "out": tmp_path / "dance.mp4",
+        "seconds": 1, "fps": 12, "sampler.num_inference_steps": 2, "scene": tmp_path / "blue.png", "out": tmp_path / "dance.mp4",
     }  # fmt: skip
     done = scripts.inside("sample", *(f"{name}={value}" for name, value in given.items()))
     assert done.returncode == 0, done.stderr
@@ -215,7 +218,13 @@ def test_a_refusal_is_one_line_with_a_detector_too(scripts, song, wheel, tmp_pat
     """In a process of its own: the detector's library writes to stderr without asking."""
     two = np.hstack([standing(body, 300, "C09", 150)["rgb"][:, 80:220] for body in ("man", "curvy")])
     Image.fromarray(two).save(tmp_path / "two.png")
-    given = {"ckpt": song, "music": song, "image": tmp_path / "two.png", "scene": "world", "weights.people": wheel}
+    given = {
+        "ckpt": song,
+        "music": song,
+        "image": tmp_path / "two.png",
+        "scene": "world",
+        "weights.pose_detector": wheel,
+    }
     done = scripts("sample", *(f"{name}={value}" for name, value in given.items()), f"out={tmp_path / 'out.mp4'}")
     refused(done, "two.png: 2 people were detected")
     Image.fromarray(np.tile(np.arange(96, dtype=np.uint8)[:, None, None], (1, 96, 3))).save(tmp_path / "sky.png")

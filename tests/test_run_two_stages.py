@@ -57,7 +57,7 @@ def test_killed_in_the_second_stage_and_resumed_is_the_uninterrupted_run_and_dan
     write_sound(song, np.sin(np.arange(2 * 22050) / 20).astype(np.float32), 22050)
     cv2.imwrite(str(picture), (np.arange(80 * 60 * 3) % 251).reshape(80, 60, 3).astype(np.uint8))
     what = f"ckpt={killed / 'diffusion' / 'last.ckpt'}", f"music={song}", f"image={picture}", f"out={out}"
-    done = scripts.inside("sample", *what, "seconds=2", "sampler.steps=2")
+    done = scripts.inside("sample", *what, "seconds=2", "sampler.num_inference_steps=2")
     assert done.returncode == 0, done.stderr
     frames, fps, sound = read_video(out)
     assert frames.shape[1:] == (64, 64, 3) and sound is not None and len(frames) == round(2 * fps)

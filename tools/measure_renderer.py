@@ -28,7 +28,7 @@ from tqdm import tqdm
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.data.base import WindowSpec
 from zoo.families.magicdance.renderers.animator import head_box
-from zoo.families.magicdance.renderers.renderers import DiffusionRenderer
+from zoo.families.magicdance.renderers.diffusion import DiffusionRenderer
 from zoo.files import conf_folder
 from zoo.metrics.identity import Signature, signature, signature_distance
 from zoo.metrics.statistics import bootstrap_interval
@@ -105,12 +105,12 @@ def measured(ckpt: str, held: Clips, steps: int | None) -> tuple[list[dict[str, 
         clip = held.clips[index]
         parts, true, picture = clip["parts"], _bytes(clip["frames"]), _bytes(clip["reference"][None])
         try:
-            shot = renderer.start(_picture(picture), Fraction(FPS), number)
+            session = renderer.begin(_picture(picture), Fraction(FPS), number)
         except ValueError as error:
             print(f"{clip['key']} is left out: {error}")
             said.append({})
             continue
-        made = shot.posed(parts).permute(0, 2, 3, 1).numpy()
+        made = session.render_parts(parts).permute(0, 2, 3, 1).numpy()
         still = np.broadcast_to(picture, true.shape)
         head = heads(parts)
         joints = clip["joints2d"].numpy()
@@ -134,7 +134,9 @@ def measured(ckpt: str, held: Clips, steps: int | None) -> tuple[list[dict[str, 
         }
         if animator.headless:
             by_face = DiffusionRenderer(animator, judge, face=_picture(picture))
-            faced = by_face.start(_picture(picture), Fraction(FPS), number).posed(parts).permute(0, 2, 3, 1).numpy()
+            faced = (
+                by_face.begin(_picture(picture), Fraction(FPS), number).render_parts(parts).permute(0, 2, 3, 1).numpy()
+            )
             values["face by its tokens alone"] = decibels(faced, true, head)
             values["rest then"] = decibels(faced, true, ~head)
         other, lent = (names.index(clip["dancer"]) + 1) % len(names), None
@@ -144,7 +146,9 @@ def measured(ckpt: str, held: Clips, steps: int | None) -> tuple[list[dict[str, 
             except ValueError:  # that picture does not do
                 lent = None
         if lent is not None:
-            mixed = seen(lent.start(_picture(picture), Fraction(FPS), number).posed(parts).permute(0, 2, 3, 1).numpy())
+            mixed = seen(
+                lent.begin(_picture(picture), Fraction(FPS), number).render_parts(parts).permute(0, 2, 3, 1).numpy()
+            )
             for part, where in PARTS.items():
                 near = [float(signature_distance(_of(mixed, where), _of(one, where))) for one in (mine, known[other])]
                 values[f"other_face: {part} is of the {'face' if part == 'head' else 'body'}"] = float(

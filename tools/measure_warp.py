@@ -83,7 +83,7 @@ def drawing(stage: PuppetAnimator, segmenter: Segmenter, joints: np.ndarray, dep
 
 def danced(song: Path, seconds: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotations and root of the shipped checkpoint's dance, at FPS."""
-    family, config = load_family(Path("assets/magicdance_tiny"), True)
+    family, config = load_family(Path("assets/magicdance-tiny"), True)
     music = encode_song(Sound(song), build_encoder(config), Fraction(seconds))
     frames = round(seconds * FPS)
     with torch.inference_mode():

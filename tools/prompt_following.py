@@ -35,7 +35,7 @@ from zoo.nn.cpu_inference import PRECISIONS
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.evaluate.systems import pair_up
-from zoo.run.sample.generate import faster
+from zoo.run.sample.generate import fast_denoisers
 
 FPS, SIDE, STEPS, BATCH = 12, 128, 1500, 64
 TORSO = [JOINTS.index(name) for name in ("pelvis", "neck")]
@@ -159,7 +159,7 @@ def main() -> None:
         picture = torch.from_numpy(take.reference).permute(2, 0, 1)
         sampler, both = SamplingParams(num_inference_steps=options.steps, guidance_scale=options.guidance), []
         for text in texts:
-            with torch.inference_mode(), faster(family, options.precision):
+            with torch.inference_mode(), fast_denoisers(family, options.precision):
                 blocks = family.generate(
                     GenerationRequest(picture, take.music, len(take.frames), rate, text, index, sampler)
                 )

@@ -1,9 +1,9 @@
 """The Python interface: `zoo.load(...)`, `model.dance(...)`, `zoo.models()`. Importing it takes no time: torch comes later.
 
-    import zoo
-    model = zoo.load("magicdance")  # a shipped name, an exported folder or a .ckpt; FAMILY means FAMILY-tiny
-    video = model.dance(image="me.jpg", music="song.mp3", seconds=20, renderer="warp")
-    video.save("dance.mp4")
+import zoo
+model = zoo.load("magicdance")  # a shipped name, an exported folder or a .ckpt; FAMILY means FAMILY-tiny
+video = model.dance(image="me.jpg", music="song.mp3", seconds=20, renderer="warp")
+video.save("dance.mp4")
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Generated:
         from dataclasses import replace
 
         from zoo.run.sample.generate import generate
-        from zoo.run.sample.request import writable
+        from zoo.run.validate import writable
 
         return generate(replace(self._request, out=writable(str(path))))
 

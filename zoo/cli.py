@@ -54,6 +54,8 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
                 folder, config_name = (str(conf_folder()), name) if groups else (NO_GROUPS, _store(name))
                 arguments[:] = sys.argv[1:]
                 overrides = arguments[1:] if arguments[:1] == [name] else arguments
+                if not groups:
+                    overrides = _renderer_overrides(overrides)
                 sys.argv[1:] = map(quote_override, overrides)
                 hydra.main(config_path=folder, config_name=config_name, version_base="1.3")(job)()
 
@@ -89,6 +91,18 @@ def quote_override(argument: str) -> str:
         pass
     escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value)
     return f"{key}='{escaped}'"
+
+
+def _renderer_overrides(arguments: list[str]) -> list[str]:
+    """`renderer=NAME` and `renderer.KEY=VALUE` of a command without groups, as overrides of its section `renderer`."""
+    overrides = []
+    for argument in arguments:
+        if argument.startswith("renderer="):
+            argument = f"renderer.name={argument.removeprefix('renderer=')}"
+        elif argument.startswith("renderer.") and not argument.startswith("renderer.name="):
+            argument = f"+{argument}"
+        overrides.append(argument)
+    return overrides
 
 
 def _check_sections(config, name: str) -> None:

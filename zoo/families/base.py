@@ -49,6 +49,17 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
 
 
+@dataclass
+class FrameStream(Iterator[Tensor]):
+    """Blocks of frames, with what is known before the first of them."""
+
+    blocks: Iterator[Tensor]  # (F, 3, H, W) uint8
+    quality: float | None = None  # of the figure's detection in the image, in [0, 1]; None without detection
+
+    def __next__(self) -> Tensor:
+        return next(self.blocks)
+
+
 class Family(nn.Module, ABC):
     """One system of the zoo: all its networks, and how to generate with them."""
 
@@ -69,6 +80,11 @@ class Family(nn.Module, ABC):
         """
         for name in options:
             raise ValueError(f"{name}= is not an option of {type(self).__name__}, which has no options of its own")
+
+    @property
+    def default_renderer(self) -> str | None:
+        """Name in conf/renderer of the renderer that draws if none is chosen; None: the family needs no renderer."""
+        return None
 
     def denoisers(self) -> list[nn.Module]:
         """Networks that take most of a sampling step's time, and that `zoo.nn.cpu_inference` can speed up."""

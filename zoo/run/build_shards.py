@@ -19,16 +19,16 @@ def build_shards(config: DictConfig) -> None:
     from zoo.data.clip_folder import ClipFolder
     from zoo.data.shard_builder.build import ShardSpec, build_shard
     from zoo.data.shard_builder.captioner import ApiCaptioner, Captioner, LocalCaptioner
-    from zoo.run.sample.request import positive, whole
+    from zoo.run.validate import int_at_least, positive
 
     for name in ("folder", "out"):
         if config[name] is None:
             raise ValueError(f"give {name}=DIR")
-    sides = {name: whole(config[name], name, 64) for name in ("height", "width")}
+    sides = {name: int_at_least(config[name], name, 64) for name in ("height", "width")}
     if any(side % 4 for side in sides.values()):
         raise ValueError(f"height and width must be multiples of 4, not {config.height}x{config.width}")
     spec = ShardSpec(
-        num_frames=whole(config.num_frames, "num_frames", 2),
+        num_frames=int_at_least(config.num_frames, "num_frames", 2),
         fps=Fraction(str(positive(config.fps, "fps"))),
         **sides,
         allow_silent=bool(config.allow_silent),

@@ -3,10 +3,14 @@
 CONFIG_VERSION counts the layouts. `zoo/run/checkpoint_upgrade.py` brings older checkpoints to this one.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+
+from zoo.files import conf_folder
 
 CONFIG_VERSION = 2
 CONFIG_FILE = "config.yaml"
@@ -24,6 +28,49 @@ def resolve_config(config: DictConfig) -> DictConfig:
     resolved.config_version = CONFIG_VERSION
     resolved.model.family.music_dim = build_encoder(config).dim
     return resolved
+
+
+def load_renderer(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The node of conf/renderer/NAME.yaml, with the user's options on top; None without a name.
+
+    options: `name` and the renderer's own. Folders of Hydra's search path are looked through too. Raises ValueError for
+    an unknown name or option.
+    """
+    chosen = {key: value for key, value in (options or {}).items() if value is not None or key != "name"}
+    if "name" not in chosen:
+        if chosen:
+            raise ValueError(f"renderer.{next(iter(chosen))}= needs renderer=NAME; use one of {_renderer_names()}")
+        return None
+    candidates = [folder / f"{chosen['name']}.yaml" for folder in _renderer_folders()]
+    file = next(filter(Path.is_file, candidates), None)
+    if file is None:
+        raise ValueError(f"renderer={chosen['name']}: use one of {_renderer_names()}")
+    node = to_dict(OmegaConf.load(file))
+    unknown = [key for key in chosen if key not in node]
+    if unknown:
+        raise ValueError(f"renderer={chosen['name']} has no option {unknown[0]}")
+    return node | chosen
+
+
+def _renderer_folders() -> list[Path]:
+    from hydra.core.hydra_config import HydraConfig
+
+    folders = [conf_folder()]
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        folders += [Path(source.path) for source in sources if source.schema == "file"]
+    return [folder / "renderer" for folder in dict.fromkeys(folders)]
+
+
+def _renderer_names() -> str:
+    return ", ".join(sorted({file.stem for folder in _renderer_folders() for file in folder.glob("*.yaml")}))
+
+
+def to_dict(node: Any) -> dict[str, Any]:
+    """A configuration node as plain, resolved values."""
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def stage_clip(config: DictConfig, name: str) -> dict:

@@ -1,11 +1,12 @@
 """MagicDance: a song becomes body motion (EDGE's diffuser), body motion becomes a video of a dancer."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
+from hydra.utils import get_class
 from torch import Tensor, nn
 
 from zoo.batch import MOTION_FPS
@@ -14,11 +15,12 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
 from zoo.diffusion.samplers import make_sampler
 from zoo.diffusion.schedules import cosine_schedule
-from zoo.families.base import Family, GenerationRequest, MotionGenerator, SamplingParams
+from zoo.families.base import Family, FrameStream, GenerationRequest, MotionGenerator, SamplingParams
 from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.renderers.animator import Animator
-from zoo.families.magicdance.renderers.renderers import MeshRenderer
+from zoo.families.magicdance.renderers.mesh import MeshRenderer
+from zoo.families.renderer import Renderer, RenderSession
 from zoo.music.beats import beat_phase
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
@@ -67,7 +69,8 @@ class MagicDance(Family, MotionGenerator):
         )
         self.normalizer = Normalizer()
         self.music_scale = FeatureNormalizer(music_dim)
-        self.renderer = MeshRenderer(height, width)
+        self.mesh_height, self.mesh_width = height, width
+        self.renderer: Renderer = MeshRenderer(height, width)
         self.animator = animator
         self.defaults = SamplingParams(steps, guidance, eta)
 
@@ -174,19 +177,42 @@ class MagicDance(Family, MotionGenerator):
             self, path, from_edge, EDGE_CLASSES, allowed_missing=("normalizer.", "music_scale.", "animator.")
         )
 
-    def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
+    @property
+    def default_renderer(self) -> str:
+        """Renderer without an option: diffusion where it was trained."""
+        return "mesh" if self.animator is None else "diffusion"
+
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """Choose the renderer.
+
+        renderer: the node of conf/renderer/NAME.yaml with its options; pose_detector: for renderers that need one;
+        use_fallback: draw a mesh where no figure is found in the image. Raises ValueError for anything else.
+        """
+        unknown = sorted(set(options) - {"renderer", "pose_detector", "use_fallback"})
+        if unknown:
+            raise ValueError(f"{unknown[0]}= is not an option of magicdance")
+        node = dict(options["renderer"])
+        cls = get_class(node.pop("_target_"))
+        if not (isinstance(cls, type) and issubclass(cls, Renderer)):
+            raise ValueError(f"renderer={node.get('name')}: {cls} is no renderer")
+        node = {name: value for name, value in node.items() if name not in ("name", "needs_detector")}
+        fallback = MeshRenderer(self.mesh_height, self.mesh_width) if options.get("use_fallback") else None
+        self.renderer = cls.build(self, options.get("pose_detector"), fallback, node)
+
+    def generate(self, request: GenerationRequest) -> FrameStream:
         """Blocks (F, 3, H, W) uint8 as the renderer draws them; the prompt is not read.
 
-        What is wrong with the picture is said at once, before the first block is asked for.
+        An image that cannot be used is refused at once, before the first block is asked for.
         """
-        return self._render(self.renderer.start(request.image, request.fps, request.seed), request)
+        session = self.renderer.begin(request.image, request.fps, request.seed)
+        return FrameStream(self._render(session, request), session.quality)
 
-    def _render(self, draw: Callable[[Tensor], Tensor], request: GenerationRequest) -> Iterator[Tensor]:
+    def _render(self, session: RenderSession, request: GenerationRequest) -> Iterator[Tensor]:
         num_frames, fps = request.num_frames, request.fps
         motion_frames = -(-(num_frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
         motion_blocks = self.generate_motion(request.music, motion_frames, request.seed, request.sampling)
         for block in at_frame_times(motion_blocks, num_frames, fps):
-            yield draw(block)
+            yield session.draw(block)
 
 
 def _is_edge(found: Any) -> bool:

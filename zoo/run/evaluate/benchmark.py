@@ -43,9 +43,11 @@ from zoo.run.evaluate.systems import (
     truth_row,
     videos_row,
 )
+from zoo.run.models import checkpoint_path
 from zoo.run.report.report import write_report
 from zoo.run.sample.generate import pick_device
-from zoo.run.sample.request import RENDERERS, existing, read_precision, read_sampler, whole
+from zoo.run.sample.request import read_sampler
+from zoo.run.validate import existing_path, int_at_least, read_precision
 
 
 def evaluate(config: DictConfig) -> Path:
@@ -55,14 +57,12 @@ def evaluate(config: DictConfig) -> Path:
     checkpoint that cannot be loaded, data that the protocol is not defined on, and values out of range.
     """
     checkpoints, folders = _named(config.ckpt, "ckpt"), _named(config.videos, "videos")
-    if config.ckpt_weights not in ("ema", "raw"):
-        raise ValueError(f"ckpt_weights={config.ckpt_weights}: use ema or raw")
+    if not isinstance(config.use_ema, bool):
+        raise ValueError(f"use_ema={config.use_ema}: use true or false")
     if config.prompt not in PROMPTS:
         raise ValueError(f"prompt={config.prompt}: use {' or '.join(PROMPTS)}")
-    if config.renderer not in (None, *RENDERERS):
-        raise ValueError(f"renderer={config.renderer}: use {', '.join(RENDERERS)}")
-    averaged, device = config.ckpt_weights == "ema", pick_device(str(config.device))
-    whole(config.workers, "workers", 0)
+    averaged, device = config.use_ema, pick_device(str(config.device))
+    int_at_least(config.workers, "workers", 0)
     sampler, precision = _sampling_params(config.sampler), read_precision(config.precision)
     for name, path in folders.items():
         if not path.is_dir():
@@ -80,7 +80,7 @@ def evaluate(config: DictConfig) -> Path:
     rows[0].excluded.update(skipped)
     made_elsewhere = [videos_row(path, name, clips) for name, path in folders.items()]  # first: they may be refused
     for dancer in dancers:
-        dancer.draws_with(config.renderer, measurer.detector)
+        dancer.use_renderer(config.get("renderer"), measurer.detector)
         rows.append(
             checkpoint_row(dancer, source, clips, content, protocol, sampler, averaged, config.prompt, device, out)
         )
@@ -94,8 +94,7 @@ def evaluate(config: DictConfig) -> Path:
 
 
 def _sampling_params(node: DictConfig) -> SamplingParams:
-    values = read_sampler(node)
-    return SamplingParams(values["steps"], values["guidance"], values["eta"])
+    return SamplingParams(**read_sampler(node))
 
 
 def _named(value: str | ListConfig | None, option: str) -> dict[str, Path]:
@@ -105,7 +104,8 @@ def _named(value: str | ListConfig | None, option: str) -> dict[str, Path]:
     for name in names:
         if names.count(name) > 1 or name in (TRUTH, STILL_IMAGE, OTHER_SONG):
             raise ValueError(f"{option}= names {name} twice")
-    return {name: existing(one, option) for name, one in zip(names, values, strict=True)}
+    find = checkpoint_path if option == "ckpt" else existing_path
+    return {name: find(value, option) for name, value in zip(names, values, strict=True)}
 
 
 def _clips(source: DataSource, protocol: Protocol, encoder: MusicEncoder, out: Path) -> tuple[list[Facts], str, dict]:

@@ -18,7 +18,7 @@ from zoo.body.detection.base import PoseDetector
 from zoo.data.base import SPLITS, EvalSpec
 from zoo.files import conf_folder
 from zoo.metrics.base import Metric
-from zoo.run.sample.request import existing, frame_rate, whole
+from zoo.run.validate import existing_path, frame_rate, int_at_least
 
 JUDGES = ("world", "people")
 SPEC = "id description data split frames fps height width crop clips repeats seed judge metrics".split()
@@ -85,16 +85,16 @@ def read_protocol(config: DictConfig) -> Protocol:
         raise ValueError(f"protocol.split={given['split']}: use one of {' '.join(SPLITS)}")
     if given["judge"] not in JUDGES:
         raise ValueError(f"protocol.judge={given['judge']}: use one of {' '.join(JUDGES)}")
-    sizes = {side: whole(given[side], f"protocol.{side}", 1) for side in ("frames", "height", "width")}
-    clips = None if given["clips"] is None else whole(given["clips"], "protocol.clips", 2)
+    sizes = {side: int_at_least(given[side], f"protocol.{side}", 1) for side in ("frames", "height", "width")}
+    clips = None if given["clips"] is None else int_at_least(given["clips"], "protocol.clips", 2)
     return Protocol(
         id=name if _as_published(given) else f"{name}+changes",
         description=str(given["description"]),
         data=given["data"],
         split=given["split"],
         cut=EvalSpec(fps=str(frame_rate(given["fps"])), clips=clips, crop=str(given["crop"]), **sizes),
-        repeats=whole(given["repeats"], "protocol.repeats", 0),
-        seed=whole(given["seed"], "protocol.seed", 0),
+        repeats=int_at_least(given["repeats"], "protocol.repeats", 0),
+        seed=int_at_least(given["seed"], "protocol.seed", 0),
         judge=given["judge"],
         metrics=given["metrics"] or {},
     )
@@ -151,15 +151,15 @@ def _metric(path: Path, config: DictConfig, overrides: Mapping[str, Any]) -> tup
 
 def read_detector(config: DictConfig, protocol: Protocol) -> tuple[PoseDetector | None, str]:
     """What finds the figure in the pictures of every row, and, where nothing does, why and how to get it."""
-    if config.weights.people is not None:
+    if config.weights.pose_detector is not None:
         from zoo.body.detection.factory import load_detector
 
-        return load_detector(existing(config.weights.people, "weights.people")), ""
+        return load_detector(existing_path(config.weights.pose_detector, "weights.pose_detector")), ""
     if protocol.judge == "world":
         from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 
         return SyntheticPoseDetector(), ""
-    why = "needs weights.people=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files"
+    why = "needs weights.pose_detector=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files"
     return None, f"{why}, or a folder with DWPose's two .onnx"
 
 

@@ -6,12 +6,12 @@ of videos that others made. Every row is files from here on, and is scored alike
 
 import hashlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,12 +29,11 @@ from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
 from zoo.music.encoder import MusicEncoder
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import WEIGHTS_FILE, load_family
-from zoo.run.config import CONFIG_FILE
+from zoo.run.config import CONFIG_FILE, load_renderer
 from zoo.run.evaluate.cost import Meter
 from zoo.run.evaluate.protocol import Protocol, digest
 from zoo.run.evaluate.records import Facts, file_name, read_json, with_suffix, write_arrays, write_json
-from zoo.run.sample.generate import faster, pick_renderer, set_renderer
-from zoo.run.sample.request import FINDING
+from zoo.run.sample.generate import fast_denoisers
 
 TRUTH = "ground truth"
 AGAIN = 1 << 20  # added to a clip's seed for its second dance
@@ -146,16 +145,19 @@ class Dancer:
     renderer: str | None = None  # of magicdance; None is its own
     precision: str | None = None  # of its denoisers, see `zoo.nn.cpu_inference`
 
-    def draws_with(self, renderer: str | None, detector: PoseDetector | None) -> None:
-        """Draw as `pick_renderer` picks; a figure that is not found is drawn as a mesh. Raises ValueError."""
-        picked = pick_renderer(self.family, self.trained.model.name, renderer)
-        if picked in FINDING:
-            if detector is None:
-                raise ValueError(
-                    f"renderer={picked} needs what finds the figure in a picture: give weights.people=FILE"
-                )
-            set_renderer(self.family, picked, detector, instead=True)
-        self.renderer = picked if picked in FINDING else renderer
+    def use_renderer(self, options: Mapping[str, Any] | None, detector: PoseDetector | None) -> None:
+        """Draw with the renderer of `config.renderer`, or with the family's own. Where it finds no figure, its fallback
+        draws. Raises ValueError for a family without renderers, and without a detector that the renderer needs."""
+        node = load_renderer(options) or load_renderer({"name": self.family.default_renderer})
+        if node is None:
+            return
+        if node["needs_detector"] and detector is None:
+            raise ValueError(
+                f"renderer={node['name']} finds the figure in the image by a detector: give weights.pose_detector=FILE"
+            )
+        self.family.configure({"renderer": node, "pose_detector": detector, "use_fallback": True})
+        # what was danced before without naming the default stays valid
+        self.renderer = node["name"] if node["needs_detector"] or load_renderer(options) else None
 
     def row_id(self, content: str, protocol: Protocol, sampler: SamplingParams, averaged: bool, prompt: str) -> str:
         """A hash of everything that decides its dances."""
@@ -218,7 +220,7 @@ def checkpoint_row(
             assert takes.keys[index] == clips[index].key, "the clips come in a fixed order"
             take = takes[index]
             words = take.caption if prompt == "caption" else take.labels["style"]
-            with faster(family, dancer.precision):
+            with fast_denoisers(family, dancer.precision):
                 _dance(family, take, words, index, protocol, sampler, device, stems[index])
         family.cpu()
     costs = [read_json(with_suffix(stem, ".json")) for stem in stems]

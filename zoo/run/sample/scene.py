@@ -19,14 +19,14 @@ HIPS = 0.55  # of the stature
 
 
 def read_cutout(path: Path, people: Path | None) -> Cutout:
-    """The figure of a picture: what its transparency leaves, else the person that `people` (weights.people=) finds.
+    """The figure of a picture: what its transparency leaves, else the person that `people` (weights.pose_detector=) finds.
 
     Raises ValueError, one line, when there is none, or not one, or not all of it, or nothing to find it with.
     """
     rgba = read_rgba(path)
     transparent = (rgba[..., 3] < 128).mean() > TRANSPARENT
     if not transparent and people is None:
-        how = f"weights.people=FILE, the mediapipe 0.10.21 wheel or its .tflite files ({DOWNLOAD_HINT}), or DWPose's .onnx"
+        how = f"weights.pose_detector=FILE, the mediapipe 0.10.21 wheel or its .tflite files ({DOWNLOAD_HINT}), or DWPose's .onnx"
         raise ValueError(f"scene= finds the person of image={path} with {how}; a transparent png needs none")
     detector = None if transparent else load_detector(people)
     try:

@@ -30,10 +30,10 @@ from zoo.run.checkpoint import (
     read_family_weights,
 )
 from zoo.run.config import CONFIG_FILE, resolve_config, stage_clip
-from zoo.run.sample.request import positive, whole
 from zoo.run.train.callbacks import Deadline, Progress, Saver
 from zoo.run.train.plan import print_plan
 from zoo.run.train.runs import earlier, init_files, is_first_process, newest, stages
+from zoo.run.validate import int_at_least, positive
 
 CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
 
@@ -59,12 +59,12 @@ class StageTraining:
     def __post_init__(self):
         positive_ints = "max_steps batch_size accumulate_grad_batches log_every_n_steps val_check_interval"
         for name in f"{positive_ints} save_every_n_steps keep_last".split():
-            whole(getattr(self, name), f"fit.{name}", 1)
+            int_at_least(getattr(self, name), f"fit.{name}", 1)
         for name in ("gradient_clip_val", "max_minutes"):
             if getattr(self, name) is not None:
                 positive(getattr(self, name), f"fit.{name}")
         for name in ("num_workers", "limit_val_batches"):
-            whole(getattr(self, name), f"fit.{name}", 0)
+            int_at_least(getattr(self, name), f"fit.{name}", 0)
 
 
 def stage_training(config: DictConfig, stage: str) -> StageTraining:
@@ -104,7 +104,7 @@ def fit(config: DictConfig, run: Path) -> Path:
     """
     check_machine(config.trainer)
     _quiet()
-    config.seed = whole(config.seed, "seed", 0)
+    config.seed = int_at_least(config.seed, "seed", 0)
     if config.seed >= 2**32:
         raise ValueError(f"seed={config.seed}: it must be below 2^32")
     names = stages(config)

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
-from zoo.run.sample.request import existing_file
+from zoo.run.validate import existing_file
 
 DTYPES = ("fp32", "fp16", "bf16")
 NAMED = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
@@ -50,6 +50,10 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
     if unknown or not names or names != sorted(set(names), key=list(config.model.stages).index):
         known = ", ".join(config.model.stages)
         raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {known}, in this order")
+    renderer, renderers = config.get("renderer"), list(config.model.get("renderers", []))
+    if renderer is not None and renderer.name not in renderers:
+        hint = f"it trains with {' or '.join(renderers)}" if renderers else "it has no renderers"
+        raise ValueError(f"renderer={renderer.name} is not trained by model={config.model.name}: {hint}")
     before = earlier(config, names[0])
     starts = config.model.get("requires_init") or config.model.get("starts")
     if starts and config.ckpt is None and config.init is None and not config.plan:

@@ -1,16 +1,17 @@
-"""Motion drawn by Wan-Animate (Cheng et al. 2025, arXiv 2509.14055), with weights of the user's, through diffusers.
+"""Draw motion by Wan-Animate (Cheng et al. 2025, arXiv 2509.14055), with weights that the user names, by diffusers.
 
-It is driven by a film of skeletons, which is the dance as the pictured figure dances it (`zoo.body.render.openpose_video`), and
-by a film of the actor's face, whose expression it copies. There is no actor here: it is shown the picture's own face,
-the same in every frame, so that the dancer keeps the pictured expression.
+It is driven by a video of skeletons, which is the motion aligned with the figure of the image
+(`zoo.body.render.openpose_video`), and by a video of an actor's face, whose expression it copies. There is no actor
+here: every frame gets the image's own face, so that the dancer keeps its expression.
 """
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,28 +21,30 @@ from torch import Tensor, nn
 from zoo.body.detection.base import PoseDetector
 from zoo.body.image.alignment import AlignedMotion, align
 from zoo.body.render.openpose_video import draw_pose
-from zoo.families.magicdance.renderers.renderers import DETECTED, check_fit
+from zoo.families.magicdance.renderers.diffusion import DETECTION_RESOLUTION
+from zoo.families.renderer import Renderer, RenderSession, check_options, check_quality
 from zoo.nn.square_image import pad_to_square
 from zoo.nn.weights.loading import read_weights
 
 PIXELS = 1280 * 720  # of a frame, as published
+WEIGHTS_HINT = "a download of Wan-AI/Wan2.2-Animate-14B-Diffusers"
 STEP = 16  # its sides are multiples of
 PROMPT = "视频中的人在做动作"  # the published one, "people in the video move"; its authors advise against others
-FACE = 0.6  # of the head's square (zoo.body.image.alignment): a little more than Wan2.2 cuts about the points of a face it found
+FACE = 0.6  # of the head's square (zoo.body.image.alignment): a little more than Wan2.2 crops around facial landmarks
 
 
 class WanAnimator:
-    """diffusers' WanAnimatePipeline, called once for each segment of a film, so that memory does not grow with it.
+    """diffusers' WanAnimatePipeline, called once per segment of a video, so that memory does not grow with it.
 
-    One call makes a film of any length, but holds all of it. A segment knows the one before by its last frame, for
-    which the call has no argument. What it makes of that frame is what replacement mode makes of a background film that
-    begins with the frame and goes on in grey, and of a mask that keeps the first frame alone: so later segments are
-    asked for, and are, with the same draws, those of one long call (tests/test_magicdance_wan_animate.py).
+    One call makes a video of any length, but holds all of it. A segment is conditioned on the previous one by its last
+    frame, for which the call has no argument. Replacement mode does the same with a background video that begins with
+    that frame and continues in grey, and a mask that keeps the first frame only. With the same random draws, segments
+    are those of one long call (tests/test_magicdance_wan_animate.py).
     """
 
     def __init__(self, folder: Path, device: torch.device, pixels: int = PIXELS, frames: int = 77, steps: int = 20):
-        """folder: in diffusers' layout, checked (`zoo.run.sample.request`); pixels of a frame, about; frames of a segment,
-        4 n + 1; steps of its denoising. It is loaded when it is first asked for something, or told to.
+        """folder: in diffusers' layout, see `check_folder`; pixels: of a frame, about; frames: of a segment, 4 n + 1;
+        steps: of denoising. The weights are loaded when the first segment is made.
         """
         self.folder, self.device = folder, device
         self.pixels, self.frames, self.steps = pixels, frames, steps
@@ -51,8 +54,8 @@ class WanAnimator:
     def _loaded(self) -> tuple:
         """The pipeline and the tokens of its prompt.
 
-        bfloat16 on a GPU, its autoencoder float32. The text encoder (11 of 47 GB) is asked on the CPU, and let go. With
-        accelerate installed the other networks are on the GPU one at a time.
+        bfloat16 on a GPU, its autoencoder float32. The text encoder (11 of 47 GB) runs on the CPU and is released. With
+        accelerate installed, the other networks are moved to the GPU one at a time.
         """
         from diffusers import WanAnimatePipeline  # late: it takes seconds to import
         from diffusers.utils import is_accelerate_available, logging
@@ -60,6 +63,7 @@ class WanAnimator:
 
         logging.disable_progress_bar()
         transformers_logging.disable_progress_bar()
+        print(f"loading {self.folder}", flush=True)
         on_gpu = self.device.type == "cuda"
         dtype = torch.bfloat16 if on_gpu else torch.float32
         only = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
@@ -71,7 +75,7 @@ class WanAnimator:
                 **only,
             )
         except Exception as error:  # whatever is wrong with a file of the user's
-            raise ValueError(f"wan={self.folder} cannot be loaded: {error}") from error
+            raise ValueError(f"renderer.weights={self.folder} cannot be loaded: {error}") from error
         pipeline.set_progress_bar_config(disable=True)
         with torch.no_grad():
             prompt, _ = pipeline.encode_prompt(PROMPT, do_classifier_free_guidance=False, max_sequence_length=512)
@@ -82,139 +86,179 @@ class WanAnimator:
             pipeline.to(self.device)
         return pipeline, prompt.to(self.device)
 
-    def load(self) -> None:
-        """Takes minutes. Raises ValueError for files that no pipeline can be made of."""
-        assert self._loaded
-
     def segment(
         self,
-        picture: Image.Image,
+        image: Image.Image,
         poses: list[Image.Image],
         face: Image.Image,
-        last: Tensor | None,
-        draw: torch.Generator,
+        last_frame: Tensor | None,
+        generator: torch.Generator,
     ) -> Tensor:
-        """Frames (n, 3, H, W) float32 in [0, 1] of n <= `frames` poses, of the picture's size.
+        """Frames (n, 3, H, W) float32 in [0, 1] of n <= `frames` poses, of the image's size.
 
-        face: square; last: the frame (3, H, W) in [0, 1] of the first pose, where it was made before.
+        face: square; last_frame: (3, H, W) in [0, 1], the frame of the first pose if it was made before.
         """
         pipeline, prompt = self._loaded
         side = pipeline.transformer.config.motion_encoder_size
-        known = {"mode": "animate"}
-        if last is not None:
-            later, kept = self.frames - 1, [Image.new("L", picture.size, value) for value in (0, 255)]
-            known = {
+        mode: dict[str, Any] = {"mode": "animate"}
+        if last_frame is not None:
+            count, masks = self.frames - 1, [Image.new("L", image.size, value) for value in (0, 255)]
+            mode = {
                 "mode": "replace",
-                "background_video": [last] + [torch.full_like(last, 0.5)] * later,
-                "mask_video": kept[:1] + kept[1:] * later,
+                "background_video": [last_frame] + [torch.full_like(last_frame, 0.5)] * count,
+                "mask_video": masks[:1] + masks[1:] * count,
             }
-        made = pipeline(
-            image=picture,
+        output = pipeline(
+            image=image,
             prompt_embeds=prompt,
             pose_video=poses + poses[-1:] * (self.frames - len(poses)),
             face_video=[face.resize((side, side))] * self.frames,
-            height=picture.height,
-            width=picture.width,
+            height=image.height,
+            width=image.width,
             segment_frame_length=self.frames,
             num_inference_steps=self.steps,
-            generator=draw,
+            generator=generator,
             output_type="pt",
-            **known,
+            **mode,
         )
-        return made.frames[0, : len(poses)].float().cpu()
+        return output.frames[0, : len(poses)].float().cpu()
 
 
 def read_transformer(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """The denoiser in a folder of diffusers', from .safetensors only; what it says it wants in float32 is.
+    """Read the denoiser of a diffusers folder, from .safetensors only; the modules that it lists stay in float32.
 
-    Its own `from_pretrained` asks for accelerate, which is needed by nothing else here. Weights are never initialised:
-    memory is taken for those of the files alone. Raises ValueError, OSError or RuntimeError for files that do not do.
+    Its own `from_pretrained` needs accelerate, which nothing else here does. Weights are never initialised: memory is
+    taken for those of the files alone. Raises ValueError, OSError or RuntimeError for files that cannot be used.
     """
     from diffusers import WanAnimateTransformer3DModel
     from diffusers.models.modeling_utils import no_init_weights
 
-    before = torch.get_default_dtype()
+    default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # of its constants
     try:
         with no_init_weights():
             model = WanAnimateTransformer3DModel.from_config(WanAnimateTransformer3DModel.load_config(folder))
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(default_dtype)
     name = "diffusion_pytorch_model.safetensors"
     index = folder / f"{name}.index.json"
     files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {name}
     state = {}
     for file in sorted(files):
         for key, value in read_weights(folder / file).items():
-            exact = not set(model._keep_in_fp32_modules).isdisjoint(key.split("."))
-            state[key] = value.to(torch.float32 if exact else dtype)
+            keep_float32 = not set(model._keep_in_fp32_modules).isdisjoint(key.split("."))
+            state[key] = value.to(torch.float32 if keep_float32 else dtype)
     model.load_state_dict(state, assign=True)
     return model.eval()
 
 
-class WanRenderer:
-    """Draws the pictured figure's dance by Wan-Animate: see `WanAnimator` for what it takes."""
+class WanRenderer(Renderer):
+    """Draws the figure of the image by Wan-Animate: see `WanAnimator` for its weights."""
 
     def __init__(self, animator: WanAnimator, detector: PoseDetector):
         self.animator, self.detector = animator, detector
-        self.fit: float | None = None  # of the last picture, in [0, 1]
 
-    def start(self, image: Tensor | None, fps: Fraction, seed: int) -> Callable[[Tensor], Tensor]:
-        """As `MeshRenderer.start`; frames have the picture's proportions. It was trained on 30 frames a second.
+    @classmethod
+    def build(
+        cls, family: nn.Module, detector: PoseDetector | None, fallback: Renderer | None, options: Mapping[str, Any]
+    ) -> "WanRenderer":
+        """See `Renderer`. Options: `weights`, a folder in diffusers' layout; `pixels` of a frame, about."""
+        check_options("wan_animate", options, ("weights", "pixels"))
+        if options.get("weights") is None:
+            raise ValueError(f"renderer=wan_animate needs weights: give renderer.weights=FOLDER, {WEIGHTS_HINT}")
+        pixels = options.get("pixels", PIXELS)
+        if not isinstance(pixels, int) or pixels < STEP * STEP:
+            raise ValueError(f"renderer.pixels={pixels}: it must be a whole number of at least {STEP * STEP}")
+        assert detector is not None, "its configuration says needs_detector"
+        folder = check_folder(Path(str(options["weights"])).expanduser())
+        return cls(WanAnimator(folder, family.device, pixels), detector)
 
-        Raises ValueError without a picture, and for one of not one whole figure. Nothing is loaded yet.
+    def begin(self, image: Tensor | None, fps: Fraction, seed: int) -> "WanSession":
+        """See `Renderer`; frames have the image's proportions. Wan-Animate was trained at 30 frames a second.
+
+        Raises ValueError unless the image shows one whole figure. Weights are loaded when the first frame is drawn.
         """
         if image is None:
-            raise ValueError("renderer=wan_animate moves the figure of a picture: give image=FILE")
+            raise ValueError("renderer=wan_animate moves the figure of an image: give image=FILE")
         height, width = frame_size(*image.shape[1:], self.animator.pixels)
         side = max(height, width)
-        finer = max(1, DETECTED // side)  # the figure is looked for in a larger picture than a small frame
-        given = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        picture, large = (given.resize((width * by, height * by), Image.Resampling.BICUBIC) for by in (1, finer))
+        factor = max(1, DETECTION_RESOLUTION // side)  # small frames: detect in a larger image
+        original = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        frame, large = (
+            original.resize((width * scale, height * scale), Image.Resampling.BICUBIC) for scale in (1, factor)
+        )
         square = (
-            pad_to_square(torch.from_numpy(np.array(large)).permute(2, 0, 1), side * finer).permute(1, 2, 0).numpy()
+            pad_to_square(torch.from_numpy(np.array(large)).permute(2, 0, 1), side * factor).permute(1, 2, 0).numpy()
         )
         alignment = align(square, self.detector, side, width)
-        check_fit(alignment.quality)
-        self.fit = alignment.quality
-        face = cut_face(Image.fromarray(square), alignment.face)
-        return WanShot(self.animator, picture, AlignedMotion(alignment), face, seed)
+        check_quality(alignment.quality)
+        face = crop_face(Image.fromarray(square), alignment.face)
+        return WanSession(self.animator, frame, AlignedMotion(alignment), face, seed, alignment.quality)
+
+
+def check_folder(folder: Path) -> Path:
+    """The folder, if it is a WanAnimatePipeline in diffusers' layout that holds no code. Raises ValueError."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text())
+        kind = index["_class_name"]
+        libraries = {name: value[0] for name, value in index.items() if isinstance(value, list)}
+    except (OSError, ValueError, LookupError, TypeError):
+        raise ValueError(
+            f"renderer.weights={folder} has no model_index.json that can be read; give {WEIGHTS_HINT}"
+        ) from None
+    if kind != "WanAnimatePipeline":
+        raise ValueError(f"renderer.weights={folder} holds a {kind}, no WanAnimatePipeline; give {WEIGHTS_HINT}")
+    foreign = [name for name, library in libraries.items() if library not in ("diffusers", "transformers")]
+    if foreign:
+        raise ValueError(
+            f"renderer.weights={folder}: its {foreign[0]} is no class of diffusers or transformers; nothing else is run"
+        )
+    return folder
 
 
 def frame_size(height: int, width: int, pixels: int) -> tuple[int, int]:
-    """Height and width of about so many pixels in the proportions of a picture, multiples of `STEP`."""
+    """Height and width of a frame of about `pixels` in an image's proportions, multiples of `STEP`."""
     scale = math.sqrt(pixels / (height * width)) / STEP
     return tuple(STEP * max(1, round(side * scale)) for side in (height, width))
 
 
-def cut_face(square: Image.Image, head: np.ndarray) -> Image.Image:
-    """The face in a square picture; head: left, top, right, bottom of the head's square, in shares of it."""
-    middle, half = (head[:2] + head[2:]) / 2, (head[2:] - head[:2]) / 2 * FACE
-    box = np.concatenate([middle - half, middle + half]) * square.width
+def crop_face(square: Image.Image, head: np.ndarray) -> Image.Image:
+    """The face in a square image; head: (4,) left, top, right, bottom of the head's square, fractions of the side."""
+    center, half = (head[:2] + head[2:]) / 2, (head[2:] - head[:2]) / 2 * FACE
+    box = np.concatenate([center - half, center + half]) * square.width
     return square.crop(tuple(round(float(edge)) for edge in box))
 
 
-class WanShot:
-    """One take, segment after segment: each goes on from the last frame of the one before."""
+class WanSession(RenderSession):
+    """One video, segment after segment: each is conditioned on the last frame of the previous one."""
 
-    def __init__(self, animator: WanAnimator, picture: Image.Image, dance: AlignedMotion, face: Image.Image, seed: int):
-        """dance: aligned with the square about the picture."""
-        self.animator, self.picture, self.dance, self.face = animator, picture, dance, face
-        side = max(picture.size)
-        self.corner = np.float32([(side - picture.width) // 2, (side - picture.height) // 2])
-        self.draw = torch.Generator("cpu").manual_seed(seed)
-        self.before: tuple[Image.Image, Tensor] | None = None  # the last pose and its frame
+    def __init__(
+        self,
+        animator: WanAnimator,
+        image: Image.Image,
+        aligned_motion: AlignedMotion,
+        face: Image.Image,
+        seed: int,
+        quality: float | None = None,
+    ):
+        """aligned_motion: with the square around the image."""
+        self.animator, self.image, self.aligned_motion, self.face = animator, image, aligned_motion, face
+        self.quality = quality
+        side = max(image.size)
+        self.corner = np.float32([(side - image.width) // 2, (side - image.height) // 2])
+        self.generator = torch.Generator("cpu").manual_seed(seed)
+        self.context: tuple[Image.Image, Tensor] | None = None  # the last pose and its frame
 
-    def __call__(self, motion: Tensor) -> Tensor:
-        """(F, 151) -> (F, 3, H, W) uint8"""
-        made = []
+    def draw(self, motion: Tensor) -> Tensor:
+        """See `RenderSession`."""
+        frames = []
         while len(motion):
-            pose, last = (None, None) if self.before is None else self.before
-            known = [] if pose is None else [pose]
-            fresh, motion = motion.tensor_split([self.animator.frames - len(known)])
-            points = self.dance.points(fresh) - self.corner
-            poses = [Image.fromarray(draw_pose(one, self.picture.height, self.picture.width)) for one in points]
-            frames = self.animator.segment(self.picture, known + poses, self.face, last, self.draw)
-            made.append((frames[len(known) :] * 255).round().byte())
-            self.before = poses[-1], frames[-1].clone()
-        return torch.cat(made)
+            last_pose, last_frame = (None, None) if self.context is None else self.context
+            context = [] if last_pose is None else [last_pose]
+            segment, motion = motion.tensor_split([self.animator.frames - len(context)])
+            joints = self.aligned_motion.points(segment) - self.corner
+            poses = [Image.fromarray(draw_pose(pose, self.image.height, self.image.width)) for pose in joints]
+            drawn = self.animator.segment(self.image, context + poses, self.face, last_frame, self.generator)
+            frames.append((drawn[len(context) :] * 255).round().byte())
+            self.context = poses[-1], drawn[-1].clone()
+        return torch.cat(frames)
