@@ -196,14 +196,24 @@ def test_the_command_animates_an_image(scripts, wheel, image, tmp_path):
     write_sound(tmp_path / "song.wav", np.sin(np.arange(3 * 22050) / 20).astype(np.float32), 22050)
     cv2.imwrite(str(tmp_path / "me.png"), image[:351, :353, ::-1])  # of odd sides
     files = [f"image={tmp_path / 'me.png'}", f"music={tmp_path / 'song.wav'}", f"out={tmp_path / 'me.mp4'}"]
-    arguments = [*files, "seconds=2", "fps=12", f"weights.pose_detector={wheel}", "sampler.num_inference_steps=2", "renderer=warp"]
+    arguments = [
+        *files,
+        "seconds=2",
+        "fps=12",
+        f"weights.pose_detector={wheel}",
+        "sampler.num_inference_steps=2",
+        "renderer=warp",
+    ]
     result = scripts("sample", *arguments)
     assert result.returncode == 0 and "the figure of the picture fits by " in result.stdout, result.stderr
     frames, _, _ = read_video(tmp_path / "me.mp4")
     assert frames.shape == (24, 350, 352, 3) and np.ptp(frames.astype(int), axis=0).max() > 100
     cv2.imwrite(str(tmp_path / "me.png"), image[:250, :, ::-1])
     refused(scripts("sample", *arguments), "the feet of the person are cut off")
-    for bad, words in (("renderer=cartoon", "use one of diffusion, mesh, wan_animate, warp"), ("image=null", "give image=FILE")):
+    for bad, words in (
+        ("renderer=cartoon", "use one of diffusion, mesh, wan_animate, warp"),
+        ("image=null", "give image=FILE"),
+    ):
         refused(scripts.inside("sample", *arguments, bad), words)
 
 

@@ -84,7 +84,7 @@ def test_a_picture_dances_to_a_song_and_a_line(run, scripts):
         "prompt=" + "jumps and turns " * 300,
     )
     assert done.returncode == 0, done.stderr
-    assert "the prompt is too long: nothing is read from 'jumps and turns" in done.stdout
+    assert "prompt is too long: ignored from 'jumps and turns" in done.stdout
     frames, fps, sound = read_video(out)
     assert frames.shape == (24, 64, 64, 3) and fps == 12 and abs(float(sound.duration) - 2) < 0.1
 

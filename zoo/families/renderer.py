@@ -52,8 +52,8 @@ def check_quality(quality: float) -> None:
     """Raises ValueError where the figure of an image was detected too badly to be moved."""
     if quality < MIN_QUALITY:
         raise ValueError(
-            f"figure detection quality is {quality:.2f}, at least {MIN_QUALITY} is required; use an image in which arms "
-            "and legs do not overlap the body"
+            f"figure detection quality is {quality:.2f}, at least {MIN_QUALITY} is required; use an image in which "
+            "arms and legs do not overlap the body"
         )
 
 

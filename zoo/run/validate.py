@@ -1,4 +1,4 @@
-"""Checks of option values. Each raises ValueError with one line: the option, its value, and what it may be. No torch."""
+"""Checks of option values. Each raises ValueError with one line: the option, its value, and the valid ones."""
 
 import math
 import os
@@ -93,7 +93,7 @@ def existing_file(path: str | Path | None, name: str) -> Path:
 
 
 def writable(path: str) -> Path:
-    """The path of the output. Only outputs/ is made when missing. Raises ValueError for an unusable suffix or folder."""
+    """The path of the output; only outputs/ is made when missing. Raises ValueError for a bad suffix or folder."""
     out = Path(str(path)).expanduser()
     suffixes = VIDEO_SUFFIXES + MOTION_SUFFIXES
     if out.suffix.lower() not in suffixes:

@@ -125,6 +125,7 @@ class MagicDance(Family, MotionGenerator):
         made = torch.cat(list(motion.crossfade(map(self.normalizer.inverse, windows))))[: len(given)]
         return torch.where(mask > 0, given, made).cpu()
 
+    @torch.no_grad()  # as a decorator it holds inside the generator only, not between its yields
     def _windows(
         self, music: MusicFeatures, frames: int, seed: int, sampling: SamplingParams, known: motion.Known | None = None
     ) -> Iterator[Tensor]:
@@ -141,18 +142,17 @@ class MagicDance(Family, MotionGenerator):
             pair = Denoiser(lambda x, t: self.decoder(x, condition, t).float(), self.schedule)
             return ClassifierFreeGuidance(pair, guidance_ramp(guidance, steps))
 
-        with torch.no_grad():
-            make_sampler(self.schedule, steps)  # a number of steps that cannot be is refused before any work
-            yield from motion.long_form(
-                listen,
-                motion.window_count(frames),
-                lambda: make_sampler(self.schedule, steps),
-                eta,
-                seed,
-                self.device,
-                GROUP,
-                known,
-            )
+        make_sampler(self.schedule, steps)  # a number of steps that cannot be is refused before any work
+        yield from motion.long_form(
+            listen,
+            motion.window_count(frames),
+            lambda: make_sampler(self.schedule, steps),
+            eta,
+            seed,
+            self.device,
+            GROUP,
+            known,
+        )
 
     def denoisers(self) -> list[nn.Module]:
         """See `Family`: the renderer's. Motion takes little time beside it."""

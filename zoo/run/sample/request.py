@@ -52,7 +52,7 @@ class SamplingRequest:
 
 
 def compose_request(options: Mapping[str, Any]) -> SamplingRequest:
-    """The request of the Python API: conf/sample.yaml with `options` on top. Raises ValueError for an unknown option."""
+    """The request of the Python API: conf/sample.yaml with `options` on top. Raises ValueError for unknown options."""
     config = OmegaConf.load(conf_folder() / "sample.yaml")
     assert isinstance(config, DictConfig)
     config.pop("defaults")

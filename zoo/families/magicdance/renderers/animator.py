@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, max_pool2d
 
-from zoo.body.render.densepose import PART_COLORS, HEAD_PARTS, head_square
+from zoo.body.render.densepose import HEAD_PARTS, PART_COLORS, head_square
 from zoo.diffusion.constraints import ReplaceKnownFrames
 from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance

@@ -1,4 +1,4 @@
-"""Draw motion by denoising the figure's frames with MagicAnimate's networks and a face encoder (MagicDance sec. 3.3)."""
+"""Draw motion by denoising frames of the figure: MagicAnimate's networks and a face encoder (MagicDance sec. 3.3)."""
 
 from collections.abc import Mapping
 from fractions import Fraction

@@ -44,7 +44,7 @@ class WanAnimator:
 
     def __init__(self, folder: Path, device: torch.device, pixels: int = PIXELS, frames: int = 77, steps: int = 20):
         """folder: in diffusers' layout, see `check_folder`; pixels: of a frame, about; frames: of a segment, 4 n + 1;
-        steps: of denoising. The weights are loaded when the first segment is made.
+        steps: of denoising. `load` loads the weights.
         """
         self.folder, self.device = folder, device
         self.pixels, self.frames, self.steps = pixels, frames, steps
@@ -85,6 +85,10 @@ class WanAnimator:
         else:
             pipeline.to(self.device)
         return pipeline, prompt.to(self.device)
+
+    def load(self) -> None:
+        """Load the weights, which takes minutes. Raises ValueError for files that no pipeline can be made of."""
+        assert self._loaded
 
     def segment(
         self,
@@ -176,7 +180,7 @@ class WanRenderer(Renderer):
     def begin(self, image: Tensor | None, fps: Fraction, seed: int) -> "WanSession":
         """See `Renderer`; frames have the image's proportions. Wan-Animate was trained at 30 frames a second.
 
-        Raises ValueError unless the image shows one whole figure. Weights are loaded when the first frame is drawn.
+        Raises ValueError unless the image shows one whole figure. Then it loads the weights.
         """
         if image is None:
             raise ValueError("renderer=wan_animate moves the figure of an image: give image=FILE")
@@ -193,6 +197,7 @@ class WanRenderer(Renderer):
         alignment = align(square, self.detector, side, width)
         check_quality(alignment.quality)
         face = crop_face(Image.fromarray(square), alignment.face)
+        self.animator.load()  # before any progress bar
         return WanSession(self.animator, frame, AlignedMotion(alignment), face, seed, alignment.quality)
 
 
