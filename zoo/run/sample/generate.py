@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
 from zoo.body.detection.blazepose import DOWNLOAD_HINT
-from zoo.body.detection.factory import SYNTHETIC, load_detector
+from zoo.body.detection.factory import SYNTHETIC, load_detector, load_person_detector
 from zoo.body.motion_io.formats import write_motion
 from zoo.body.render.appearance import appearance_from_image
 from zoo.families.base import Family, FrameStream, GenerationRequest, MotionGenerator, SamplingParams
@@ -159,7 +159,7 @@ def _read_image(request: SamplingRequest) -> np.ndarray:
         raise ValueError(f"image={request.image} shows nothing: it has a single colour")
     detects_itself = request.renderer is not None and request.renderer.get("needs_detector")
     if request.detector_path is not None and not detects_itself:
-        if not load_detector(request.detector_path).find_people(image):
+        if not load_person_detector(request.detector_path).find_people(image):
             hint = "without weights.pose_detector= any figure can dance"
             raise ValueError(f"image={request.image} shows no person that weights.pose_detector finds; {hint}")
     return image
