@@ -1,4 +1,4 @@
-"""Imports go down the floors only, wherever in a file they stand (docs/architecture.md)."""
+"""Imports go down the floors only, wherever in a file they stand (docs/concepts.md)."""
 
 import ast
 from pathlib import Path
