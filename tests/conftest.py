@@ -15,9 +15,8 @@ from zoo.files import cache_root
 ROOT = Path(__file__).parents[1]
 # a world of eight short songs and a network of a few thousand values: a step takes a hundredth of a second
 SMALL = (
-    "data.songs={train:4,val:2,test:2} data.seconds=6 data.dances_per_song=1 data.workers=1 fit.batch_size=2 "
-    "fit.precision=32-true fit.log_every_n_steps=1 fit.val_check_interval=7 fit.limit_val_batches=1 "
-    "model.family.dim=64 model.family.heads=1 model.family.layers=1 model.family.ff_dim=32"
+    "size=debug data.songs={train:4,val:2,test:2} data.seconds=6 data.dances_per_song=1 data.workers=1 "
+    "fit.batch_size=2 fit.log_every_n_steps=1 fit.val_check_interval=7 fit.limit_val_batches=1"
 ).split()
 
 

@@ -42,9 +42,16 @@ def song(seconds: float, rate: float = 30.0) -> MusicFeatures:
     return MusicFeatures(numbers("song", int(seconds * rate), 35), rate, Beats(np.array([]), 0.0, 0))
 
 
+def build(beat_phase: bool = False, **sizes) -> MagicDance:
+    sampler = {"num_inference_steps": 50, "guidance_scale": 2.0, "eta": 1.0}
+    decoder = {"dim": 64, "ff_dim": 96, "layers": 1, "heads": 2} | sizes
+    options = {"dance_decoder": decoder, "beat_phase": beat_phase, "mesh_resolution": 128, "sampler": sampler}
+    return MagicDance(music_dim=35, **options, animator=None)
+
+
 @pytest.fixture(scope="module")
 def family() -> MagicDance:
-    made = fill_by_name(MagicDance(35, dim=64, ff_dim=96, layers=2, heads=2))
+    made = fill_by_name(build(layers=2))
     made.normalizer.fit([walk(300, seed) for seed in range(5)])
     made.music_scale.mean.fill_(0.1)
     return made
@@ -216,7 +223,7 @@ def test_losses_in_closed_form(family):
 
 def test_stage_learns_one_clip_and_averages():
     """Some steps on one batch: the losses fall, and by the recipe's own weights."""
-    family = MagicDance(35, dim=64, ff_dim=96, layers=1, heads=2, dropout=0.0, pulse=True)
+    family = build(beat_phase=True, dropout=0.0)
     batch = {"motion": torch.stack([walk(60, seed) for seed in range(8)]), "music": numbers("m", 8, 60, 35) * 100}
     batch |= {"music_rate": 30.0, "fps": 30.0, "beats": (torch.arange(60) % 15 == 0).long().repeat(8, 1)}
     stage = MotionStage(family, partial(torch.optim.AdamW, lr=2e-3), ema_decay=0.9)
@@ -244,6 +251,6 @@ def test_stage_learns_one_clip_and_averages():
 
 
 def test_music_scaling_refuses_nothing_and_nan():
-    stage = MotionStage(MagicDance(35, dim=64, ff_dim=96, layers=1, heads=2), torch.optim.AdamW)
+    stage = MotionStage(build(), torch.optim.AdamW)
     with pytest.raises(ValueError, match="training data has no motion"):
         stage.fit_normalizers(lambda: iter([]))

@@ -48,12 +48,15 @@ def published(folder: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def animator(tmp_path_factory) -> Animator:
     """Small networks of the paper's layout and settings, with every weight from a file but the empty prompt's."""
-    paper = OmegaConf.load(CONF / "model" / "magicdance.yaml").paper
-    asked = {"schedule": paper.schedule, "prediction": paper.prediction, "guidance": paper.guided, "steps": 2}
-    animator = Animator(
-        HashedTokenEncoder(24, max_tokens=5), VAE, {"channels": [32, 64, 64, 64]}, (4, 8, 8, 8), **asked
-    )
-    family = MagicDance(5, dim=16, ff_dim=16, layers=1, heads=2, animator=animator)
+    paper = OmegaConf.to_container(OmegaConf.load(CONF / "model" / "magicdance" / "paper.yaml").animators.diffusion)
+    options = paper | {"vae": VAE, "unet": {"channels": [32, 64, 64, 64]}, "pose_encoder_channels": (4, 8, 8, 8)}
+    options |= {"text_encoder": HashedTokenEncoder(24, max_tokens=5), "face": None}
+    options["sampler"] = paper["sampler"] | {"num_inference_steps": 2}
+    animator = Animator(**options, num_frames=16, num_context_frames=4)
+    decoder = {"dim": 16, "ff_dim": 16, "layers": 1, "heads": 2}
+    sampler = {"num_inference_steps": 50, "guidance_scale": 2.0, "eta": 1.0}
+    sizes = {"dance_decoder": decoder, "beat_phase": False, "mesh_resolution": 128, "sampler": sampler}
+    family = MagicDance(music_dim=5, **sizes, animator=animator)
     loaded = {
         name for file in published(tmp_path_factory.mktemp("magic")) for name in family.load_pretrained(file).loaded
     }

@@ -33,10 +33,26 @@ VAE = {"block_out_channels": [8, 8, 8], "latent_channels": 4, "norm_num_groups":
 FACE = {"dim": 16, "side": 16, "patch": 2}
 
 
-def made(**changes) -> Animator:
-    sizes = {"guidance_channels": [4, 8, 8], "face": FACE, "size": 64, "frames": 6, "overlap": 2, "steps": 2}
-    sizes |= {"schedule": "cosine", "prediction": "v_prediction", "guidance": 1.0}
-    return fill_by_name(Animator(HashedTokenEncoder(12), VAE, SIZES, **sizes | changes)).eval()
+def build_animator(**overrides) -> Animator:
+    options = {
+        "text_encoder": HashedTokenEncoder(12),
+        "vae": VAE,
+        "unet": SIZES,
+        "pose_encoder_channels": [4, 8, 8],
+        "face": FACE,
+        "head_drop_prob": 0.0,
+        "background_residual": False,
+        "resolution": 64,
+        "num_frames": 6,
+        "num_context_frames": 2,
+        "noise_schedule": {"name": "cosine", "shift": 1.0, "prediction_type": "v_prediction"},
+        "sampler": {"num_inference_steps": 2, "guidance_scale": 1.0},
+    }
+    return Animator(**options | overrides)
+
+
+def made(**overrides) -> Animator:
+    return fill_by_name(build_animator(**overrides)).eval()
 
 
 def lent(count: int) -> Faces:
@@ -45,7 +61,14 @@ def lent(count: int) -> Faces:
 
 
 def family(**changes) -> MagicDance:
-    return MagicDance(5, dim=16, ff_dim=16, layers=1, heads=2, animator=made(**changes))
+    return MagicDance(
+        music_dim=5,
+        dance_decoder={"dim": 16, "ff_dim": 16, "layers": 1, "heads": 2},
+        beat_phase=False,
+        mesh_resolution=128,
+        sampler={"num_inference_steps": 50, "guidance_scale": 2.0, "eta": 1.0},
+        animator=made(**changes),
+    )
 
 
 @torch.no_grad()
@@ -75,13 +98,13 @@ def test_the_controlnet_is_diffusers():
 def test_the_paper_size_has_the_published_parts():
     """Parameters of MagicAnimate's files, part by part; the face's attention comes on top."""
     with torch.device("meta"):
-        animator = Animator(HashedTokenEncoder(768), {**VAE, "block_out_channels": [128, 256, 512, 512]}, {}, face=None)
-        faced = Animator(HashedTokenEncoder(768), {**VAE, "block_out_channels": [128, 256, 512, 512]}, {})
+        paper = {"text_encoder": HashedTokenEncoder(768), "unet": {}, "pose_encoder_channels": [16, 32, 96, 256]}
+        paper["vae"] = {**VAE, "block_out_channels": [128, 256, 512, 512]}
+        animator = build_animator(**paper, face=None)
     counted = {name: sum(one.numel() for one in part.parameters()) for name, part in animator.named_children()}
     assert counted["appearance"] == 857_066_560
     assert counted["controlnet"] == 361_279_120
     assert counted["unet"] == 1_276_658_564
-    assert faced.face is None  # it is left out unless sizes are given
 
 
 def test_faces_are_where_the_heads_parts_are():
@@ -155,7 +178,7 @@ def test_faces_are_drawn_where_the_frames_heads_are():
     pixels = (24 + torch.arange(20) + 0.5) / 64
     torch.testing.assert_close(drawn[0, 0, 3], ((pixels - 0.25) / 0.5 * 2 - 1))
 
-    animator = made(changes=True)
+    animator = made(background_residual=True)
     parts = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
     for frame in range(3):
         parts[:, frame, 16:24, 8 * frame + 8 : 8 * frame + 16] = 23
@@ -178,7 +201,7 @@ def test_faces_are_drawn_where_the_frames_heads_are():
 @torch.no_grad()
 def test_hidden_heads_are_the_faces():
     """What is hidden lies on the figure, within the head's box; the head's look is the face's, all else stays."""
-    animator, nowhere = made(changes=True, headless=0.5), [torch.nan] * 4
+    animator, nowhere = made(background_residual=True, head_drop_prob=0.5), [torch.nan] * 4
     torch.nn.init.zeros_(animator.finder.net.conv_out.weight)
     animator.finder.net.conv_out.bias.data = torch.tensor([9.0, 9.0, *[0.0] * 8])  # somebody, no head
     parts = torch.zeros(3, 64, 64, dtype=torch.uint8)
@@ -268,7 +291,7 @@ def test_frames_come_however_motion_comes(picture, splits):
 @torch.no_grad()
 def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
     """Every window's parts, in the looks of the picture's, before the picture's own background."""
-    animator = made(changes=True)
+    animator = made(background_residual=True)
     animator.change_scale.fill_(1e9)
     parts = torch.zeros(9, 64, 64, dtype=torch.uint8)  # two windows
     for index, one in enumerate(parts):
@@ -285,7 +308,7 @@ def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
 @pytest.mark.parametrize("headless", [0.0, 1.0])
 def test_hidden_heads_teach_nothing_but_by_their_faces(headless):
     """No gradient reaches a hidden head's latents."""
-    whole = family(changes=True, headless=headless)
+    whole = family(background_residual=True, head_drop_prob=headless)
     torch.nn.init.constant_(whole.animator.finder.net.conv_out.bias, 99.0)  # all of the picture is a figure
     own = ImageStage(whole, torch.optim.Adam, ema_decay=None, seed=0, spatial=True)
     source = numbers("source", 2, 4, 16, 16).requires_grad_()
@@ -300,7 +323,7 @@ def test_hidden_heads_teach_nothing_but_by_their_faces(headless):
 def test_another_face_is_another_dancer(picture, headless):
     """The face of a second picture changes the frames; the picture's own face changes nothing, if its head is shown."""
     other = MeshRenderer(128, 128).begin(None, Fraction(12), 12).draw(standing(1))[0]
-    animator = made(headless=headless, changes=True)
+    animator = made(head_drop_prob=headless, background_residual=True)
     drawn = {
         name: DiffusionRenderer(animator, SyntheticPoseDetector(), face=face)
         .begin(picture, Fraction(12), 0)
@@ -314,7 +337,7 @@ def test_another_face_is_another_dancer(picture, headless):
 
 @pytest.mark.parametrize("changes", [False, True])
 def test_a_window_keeps_what_it_knows(changes):
-    animator, draw = made(changes=changes), torch.Generator().manual_seed(0)
+    animator, draw = made(background_residual=changes), torch.Generator().manual_seed(0)
     reference = animator.pictured(numbers("reference", 1, 4, 16, 16))
     parts = torch.zeros(5, 64, 64, dtype=torch.uint8)
     known = numbers("known", 2, 4, 16, 16)
@@ -328,7 +351,7 @@ def test_a_window_keeps_what_it_knows(changes):
 @torch.no_grad()
 def test_guidance_is_away_from_no_picture_and_no_face(guidance):
     """One step: what two answers, with and without picture and face, say together (Ho and Salimans 2022)."""
-    animator = made(steps=1, guidance=guidance)
+    animator = made(sampler={"num_inference_steps": 1, "guidance_scale": guidance})
     reference = animator.pictured(numbers("reference", 1, 4, 16, 16))
     parts = torch.full((3, 64, 64), 5, dtype=torch.uint8)
     faces = lent(1)
@@ -352,7 +375,7 @@ def test_guidance_is_away_from_no_picture_and_no_face(guidance):
 @torch.no_grad()
 def test_what_sees_the_picture():
     """The middle and the way up attend to it (MagicAnimate's default); a sample without one does not see it at all."""
-    animator, t = made(changes=True), torch.tensor([400, 400])
+    animator, t = made(background_residual=True), torch.tensor([400, 400])
     x, reference = numbers("x", 2, 4, 3, 16, 16), animator.pictured(numbers("reference", 1, 4, 16, 16))
     parts = torch.full((2, 3, 64, 64), 5, dtype=torch.uint8)
     reference, seen = animator.driven(reference, parts[:1]), animator.controlnet.embed(coloured(parts))
@@ -371,7 +394,7 @@ def test_what_sees_the_picture():
 def test_a_dropped_picture_teaches_nothing_of_itself(drop):
     losses = []
     for source in (0.2, -0.6):
-        stage = ImageStage(family=family(), optimizer=None, seed=0, drop=drop)
+        stage = ImageStage(family=family(), optimizer=None, seed=0, cond_drop_prob=drop)
         frames = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
         frames[:, 0] = source
         torch.manual_seed(0)
@@ -383,7 +406,7 @@ def test_a_dropped_picture_teaches_nothing_of_itself(drop):
 def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves():
     for kind, frames, options in ((ImageStage, 2, {}), (VideoStage, 9, {}), (ImageStage, 3, {"spatial": True})):
         torch.manual_seed(0)
-        whole = family(changes=frames == 3)
+        whole = family(background_residual=frames == 3)
         stage = kind(family=whole, optimizer=None, seed=0, drop=0.5, **options)
         batch = {"key": ["a", "b"], "frames": torch.rand(2, frames, 3, 64, 64) * 2 - 1}
         batch["parts"] = torch.zeros(2, frames, 64, 64, dtype=torch.uint8)
@@ -430,13 +453,11 @@ def test_magic_animates_files_start_their_parts(tmp_path):
 
 
 SMALL = (
-    "model=magicdance renderer=diffusion data.songs={train:2,val:1,test:1} data.seconds=6 "
+    "model=magicdance size=debug renderer=diffusion data.songs={train:2,val:1,test:1} data.seconds=6 "
     "data.dances_per_song=1 data.workers=1 data.rendering.songs={train:2,val:1,test:1} data.rendering.height=64 "
-    "data.rendering.width=64 data.rendering.seconds=4 model.tiny.dim=16 model.tiny.ff_dim=16 model.tiny.layers=1 "
-    "model.tiny.heads=2 model.tiny.vae={block_out_channels:[8,8,8],latent_channels:4,norm_num_groups:4,"
-    "layers_per_block:1} model.tiny.unet={channels:[16,32],attends:[true,true],layers:1,heads:1,groups:8,dropout:0.0} "
-    "model.tiny.size=64 model.tiny.guidance_channels=[4,8,8] model.tiny.face.side=16 fit.batch_size=2 "
-    "fit.precision=32-true fit.log_every_n_steps=1 fit.val_check_interval=4 fit.limit_val_batches=1 fit.save_every_n_steps=2 "
+    "data.rendering.width=64 data.rendering.seconds=4 "
+    "model.family.dance_decoder={dim:16,ff_dim:16,layers:1,heads:2,dropout:0.0} fit.batch_size=2 "
+    "fit.log_every_n_steps=1 fit.val_check_interval=4 fit.limit_val_batches=1 fit.save_every_n_steps=2 "
     "fit.max_steps=2 runs=magic"
 ).split()
 

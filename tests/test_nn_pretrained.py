@@ -14,7 +14,15 @@ from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.family import MagicDance
 from zoo.nn.weights.loading import load_strict, read_weights
 
-SIZE = {"music_dim": 35, "dim": 64, "ff_dim": 96, "layers": 2, "heads": 2}
+DECODER = {"dim": 64, "ff_dim": 96, "layers": 2, "heads": 2}
+SIZE = {
+    "music_dim": 35,
+    "dance_decoder": DECODER,
+    "beat_phase": False,
+    "mesh_resolution": 128,
+    "sampler": {"num_inference_steps": 50, "guidance_scale": 2.0, "eta": 1.0},
+    "animator": None,
+}
 
 
 class Trap:
@@ -42,7 +50,7 @@ def edge_file(tmp_path, monkeypatch):
     scaler.data_min_, scaler.data_max_ = -2 - torch.rand(151), 3 + torch.rand(151)
     scaler.scale_ = 2 / (scaler.data_max_ - scaler.data_min_)
     scaler.min_ = -1 - scaler.data_min_ * scaler.scale_
-    network = fill_by_name(DanceDecoder(**SIZE))
+    network = fill_by_name(DanceDecoder(35, **DECODER))
     optimizer = torch.optim.AdamW(network.parameters())
     network(numbers("x", 1, 10, 151), numbers("m", 1, 10, 35), torch.tensor([5])).sum().backward()
     optimizer.step()

@@ -122,7 +122,20 @@ def magic_animate() -> Case:
     reader = ReferenceAttentionControl(network, mode="read", **options)
     vae = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
     with torch.device("meta"):
-        animator = Animator(HashedTokenEncoder(768), vae, {})
+        animator = Animator(
+            text_encoder=HashedTokenEncoder(768),
+            vae=vae,
+            unet={},
+            pose_encoder_channels=(16, 32, 96, 256),
+            face=None,
+            head_drop_prob=0.0,
+            background_residual=False,
+            resolution=512,
+            num_frames=16,
+            num_context_frames=4,
+            noise_schedule={"name": "animatediff", "shift": 1.0, "prediction_type": "epsilon"},
+            sampler={"num_inference_steps": 25, "guidance_scale": 7.5},
+        )
     animator.unet.load_state_dict(convert_video_unet(network.state_dict()), assign=True)
     animator.appearance.load_state_dict(convert_reference_net(appearance.state_dict()), assign=True)
     animator.controlnet.load_state_dict(control.state_dict(), assign=True)

@@ -18,7 +18,7 @@ from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.base import Family, FrameStream, GenerationRequest, MotionGenerator, SamplingParams
 from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
-from zoo.families.magicdance.renderers.animator import Animator
+from zoo.families.magicdance.renderers.animator import Animator, upgrade_animator
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
 from zoo.families.renderer import Renderer, RenderSession
 from zoo.music.beats import beat_phase
@@ -33,46 +33,27 @@ EDGE_CLASSES = ("dataset.preprocess.Normalizer", "dataset.scaler.MinMaxScaler") 
 
 
 class MagicDance(Family, MotionGenerator):
-    """All networks of MagicDance. Sizes: `DanceDecoder`; steps, guidance, eta: how it samples unless told otherwise."""
+    """All networks of MagicDance: the motion diffuser of EDGE and, where it is trained, a renderer's."""
 
     def __init__(
         self,
-        music_dim: int,
-        dim: int,
-        ff_dim: int,
-        layers: int,
-        heads: int,
-        dropout: float = 0.1,
-        steps: int = 50,
-        guidance: float = 2.0,
-        eta: float = 1.0,
-        height: int = 128,
-        width: int = 128,
-        pulse: bool = False,
-        animator: Animator | None = None,
+        *,
+        music_dim: int,  # D, of one token of the music encoder
+        dance_decoder: Mapping[str, Any],  # dim, ff_dim, layers, heads and dropout of `DanceDecoder`
+        beat_phase: bool,  # condition on the beat's phase too (not in the paper); EDGE learns it from the features
+        mesh_resolution: int,  # pixels per side of the video that a mesh is drawn in
+        sampler: Mapping[str, Any],  # num_inference_steps, guidance_scale and eta of motion
+        animator: Animator | None,  # networks of renderer=diffusion
     ):
-        """height, width: pixels of the video that a mesh is drawn in; animator: the renderer of pictures, if any.
-
-        pulse: give the network the beat's phase at every frame beside the music's features. EDGE hears beats only as
-        its encoder tells them, and needs days to learn what a phase is; a tiny network is to dance after minutes.
-        """
         super().__init__()
-        self.pulse = 2 if pulse else 0
-        self.decoder = DanceDecoder(
-            music_dim + self.pulse,
-            dim=dim,
-            ff_dim=ff_dim,
-            layers=layers,
-            heads=heads,
-            dropout=dropout,
-            pulse=self.pulse,
-        )
+        self.pulse = 2 if beat_phase else 0
+        self.decoder = DanceDecoder(music_dim + self.pulse, **dance_decoder, pulse=self.pulse)
         self.normalizer = Normalizer()
         self.music_scale = FeatureNormalizer(music_dim)
-        self.mesh_height, self.mesh_width = height, width
-        self.renderer: Renderer = MeshRenderer(height, width)
+        self.mesh_height = self.mesh_width = mesh_resolution
+        self.renderer: Renderer = MeshRenderer(mesh_resolution, mesh_resolution)
         self.animator = animator
-        self.defaults = SamplingParams(steps, guidance, eta)
+        self.defaults = SamplingParams(**sampler)
 
     @property
     def schedule(self):
@@ -153,6 +134,29 @@ class MagicDance(Family, MotionGenerator):
             GROUP,
             known,
         )
+
+    @classmethod
+    def upgrade(
+        cls, config: dict[str, Any], state_dict: dict[str, Tensor], version: int
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See `Family`. Version 1 had the values of nested nodes side by side."""
+        decoder = ("dim", "ff_dim", "layers", "heads", "dropout")
+        defaults = {"dropout": 0.1, "steps": 50, "guidance": 2.0, "eta": 1.0, "height": 128, "pulse": False}
+        old = defaults | config
+        animator = old.get("animator")
+        return {
+            "_target_": config["_target_"],
+            "music_dim": config["music_dim"],
+            "dance_decoder": {name: old[name] for name in decoder},
+            "beat_phase": old["pulse"],
+            "mesh_resolution": old["height"],
+            "sampler": {
+                "num_inference_steps": old["steps"],
+                "guidance_scale": old["guidance"],
+                "eta": old["eta"],
+            },
+            "animator": None if animator is None else upgrade_animator(animator),
+        }, state_dict
 
     def denoisers(self) -> list[nn.Module]:
         """See `Family`: the renderer's. Motion takes little time beside it."""

@@ -97,11 +97,11 @@ def motion_losses(answer: Tensor, x0: Tensor, metres: Callable[[Tensor], Tensor]
 
 
 class _Rendering(DenoisingStage):
-    """What both stages of the renderer share. drop: share of samples without picture and face, for guidance."""
+    """What both stages of the renderer share. cond_drop_prob: of samples without reference and face, for guidance."""
 
-    def __init__(self, *args, drop: float = 0.0, **kwargs):
+    def __init__(self, *args, cond_drop_prob: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.drop = drop
+        self.cond_drop_prob = cond_drop_prob
 
     @property
     def animator(self) -> Animator:
@@ -123,7 +123,7 @@ class _Rendering(DenoisingStage):
         x0 = animator.changed(latents, pictured)
         text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
         seen = animator.controlnet.embed(coloured(parts))
-        shown = len(x0) - int((torch.rand(len(x0)) < self.drop).sum())  # the last ones of a batch, which is in no order
+        shown = len(x0) - int((torch.rand(len(x0)) < self.cond_drop_prob).sum())  # the last ones of a batch, which is in no order
         tokens = None
         if faces is not None:
             tokens = faces.tokens * (torch.arange(len(x0), device=x0.device) < shown)[:, None, None]

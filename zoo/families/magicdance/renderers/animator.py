@@ -20,6 +20,7 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.families.latent.stages import LatentPictures, Pictured
+from zoo.families.latent.upgrade import upgrade_text_encoder, upgrade_unet
 from zoo.nn.figure_segmentation import HEAD as HEAD_REGION
 from zoo.nn.figure_segmentation import regions_of, without
 from zoo.nn.temporal import positions
@@ -65,47 +66,47 @@ class Animator(LatentPictures, nn.Module):
 
     def __init__(
         self,
-        words: TokenTextEncoder,
-        vae: Mapping[str, Any],
-        unet: Mapping[str, Any],
-        guidance_channels: Sequence[int] = (16, 32, 96, 256),
-        face: Mapping[str, Any] | None = None,
-        changes: bool = False,
-        size: int = 512,
-        frames: int = 16,
-        overlap: int = 4,
-        schedule: str = "animatediff",
-        noisier: float = 1.0,
-        prediction: str = "epsilon",
-        steps: int = 25,
-        guidance: float = 7.5,
-        headless: float = 0.0,
+        *,
+        text_encoder: TokenTextEncoder,  # of the empty prompt, which MagicAnimate's networks expect
+        vae: Mapping[str, Any],  # arguments of the autoencoder
+        unet: Mapping[str, Any],  # arguments of `VideoUNet`
+        pose_encoder_channels: Sequence[int],  # of the ControlNet's pose encoder
+        face: Mapping[str, Any] | None,  # arguments of `FaceEncoder`; None: no face encoder
+        head_drop_prob: float,  # in training: probability that a reference's head is masked
+        background_residual: bool,  # diffuse the difference to the reference's background (not in the papers)
+        resolution: int,  # pixels per side of the square frames
+        num_frames: int,  # of one window
+        num_context_frames: int,  # of them, the last of the previous window
+        noise_schedule: Mapping[str, Any],  # name (animatediff, stable_diffusion, cosine), shift, prediction_type
+        sampler: Mapping[str, Any],  # num_inference_steps, guidance_scale
     ):
-        """words: reads the empty prompt that MagicAnimate's networks are given. vae, unet: arguments of
-        `picture_autoencoder` and of `VideoUNet`; guidance_channels: of `ControlNet`; face: of `FaceEncoder`, or None to
-        do without. changes: see `LatentPictures.changed`. size: pixels of the square frames; frames: of a window, of
-        which `overlap` are the last of the one before. schedule: 'animatediff', which MagicAnimate's is,
-        'stable_diffusion' or 'cosine'. headless: share of the pictures in training whose heads are hidden, so that what
-        they look like is learned from the faces alone (the paper does not say how its encoder comes to matter beside
-        the picture). Raises ValueError for another schedule, and for an overlap that does not fit.
+        """Masked heads make the network take the head's appearance from the face encoder; the paper leaves open how
+        its encoder matters beside the image. Raises ValueError for another schedule, and for context frames that do not
+        fit in a window.
         """
         super().__init__()
-        if not 0 <= overlap < frames:
-            raise ValueError(f"an overlap of {overlap} for windows of {frames} frames; use 0 to {frames - 1}")
-        self.words = words
+        if not 0 <= num_context_frames < num_frames:
+            raise ValueError(
+                f"num_context_frames={num_context_frames} for windows of {num_frames} frames; use 0 to {num_frames - 1}"
+            )
+        self.words = text_encoder
         self.vae = picture_autoencoder(**vae)
-        latent = self.vae.config.latent_channels
-        shared = dict(unet) | {"latent_channels": latent, "text_dim": words.dim}
-        self.face = None if face is None else FaceEncoder(latent, **face)
+        latent_channels = self.vae.config.latent_channels
+        shared = dict(unet) | {"latent_channels": latent_channels, "text_dim": text_encoder.dim}
+        self.face = None if face is None else FaceEncoder(latent_channels, **face)
         self.appearance = ReferenceNet(**shared | {"dropout": 0.0})
-        self.controlnet = ControlNet(guidance_channels, **shared | {"dropout": 0.0})
+        self.controlnet = ControlNet(pose_encoder_channels, **shared | {"dropout": 0.0})
         face_dim = None if self.face is None else self.face.dim
         self.unet = VideoUNet(**shared, motion=True, jointly=True, face_dim=face_dim)
-        # the way down does not look at the picture
+        # the down blocks do not attend to the reference
         self.blind = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
-        self.begin_latents(self.unet, changes, schedule, noisier, prediction, driven=True)
-        self.size, self.frames, self.overlap = size, frames, overlap
-        self.steps, self.guidance, self.headless = steps, guidance, headless if self.face is not None else 0.0
+        schedule, shift = noise_schedule["name"], noise_schedule["shift"]
+        self.begin_latents(
+            self.unet, background_residual, schedule, shift, noise_schedule["prediction_type"], driven=True
+        )
+        self.size, self.frames, self.overlap = resolution, num_frames, num_context_frames
+        self.steps, self.guidance = sampler["num_inference_steps"], sampler["guidance_scale"]
+        self.headless = head_drop_prob if self.face is not None else 0.0
 
     def faces(self, pictures: Tensor, boxes: Tensor) -> Faces | None:
         """The faces in pictures (B, 3, H, W) in [-1, 1], in boxes (B, 4) of `head_box`; None without encoder.
@@ -225,6 +226,32 @@ class Animator(LatentPictures, nn.Module):
         made = self.whole(sample(guided, fresh, rule, None, 0.0, constraint, clamp=None), reference)
         made = rearrange(made[0], "c f h w -> f c h w")
         return made if known is None else torch.cat([known, made[len(known) :]])
+
+
+def upgrade_animator(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The node of an `Animator` of config_version 1, with today's names."""
+    defaults = {"guidance_channels": [16, 32, 96, 256], "face": None, "changes": False, "size": 512, "frames": 16}
+    defaults |= {"overlap": 4, "schedule": "animatediff", "noisier": 1.0, "prediction": "epsilon", "steps": 25}
+    old = defaults | {"guidance": 7.5, "headless": 0.0} | dict(config)
+    return {
+        "_target_": "zoo.families.magicdance.renderers.animator.Animator",
+        "text_encoder": upgrade_text_encoder(old["words"]),
+        "vae": old["vae"],
+        "unet": upgrade_unet(old["unet"]),
+        "pose_encoder_channels": old["guidance_channels"],
+        "face": old["face"],
+        "head_drop_prob": old["headless"],
+        "background_residual": old["changes"],
+        "resolution": old["size"],
+        "num_frames": old["frames"],
+        "num_context_frames": old["overlap"],
+        "noise_schedule": {
+            "name": old["schedule"],
+            "shift": old["noisier"],
+            "prediction_type": old["prediction"],
+        },
+        "sampler": {"num_inference_steps": old["steps"], "guidance_scale": old["guidance"]},
+    }
 
 
 def coloured(parts: Tensor) -> Tensor:

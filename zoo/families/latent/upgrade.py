@@ -1,0 +1,32 @@
+"""Nodes of config_version 1 that several families have, with today's names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+UNET_NAMES = {
+    "attends": "attention_levels",
+    "layers": "layers_per_block",
+    "heads": "num_attention_heads",
+    "groups": "norm_num_groups",
+    "places": "position_encoding",
+}
+TEXT_ENCODERS = {
+    "HashedWords": "HashedTokenEncoder",
+    "ClipWords": "ClipTokenEncoder",
+    "HashedText": "HashedTextEncoder",
+    "ClapText": "ClapTextEncoder",
+}
+
+
+def upgrade_unet(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `zoo.nn.video_unet.unet.VideoUNet`."""
+    node = {UNET_NAMES.get(name, name): value for name, value in config.items()}
+    if "fresh" in node:
+        node["init"] = "orthogonal" if node.pop("fresh") else None
+    return node
+
+
+def upgrade_text_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The node of a text encoder of `zoo.nn.text`."""
+    module, _, name = config["_target_"].rpartition(".")
+    return {**config, "_target_": f"{module}.{TEXT_ENCODERS.get(name, name)}"}
