@@ -28,7 +28,13 @@ from zoo.nn.square_image import pad_to_square
 from zoo.nn.text import HashedTokenEncoder
 from zoo.nn.video_unet.unet import ControlNet
 
-SIZES = {"channels": [16, 32], "attends": [True, True], "layers": 1, "heads": 2, "groups": 8}
+SIZES = {
+    "channels": [16, 32],
+    "attention_levels": [True, True],
+    "layers_per_block": 1,
+    "num_attention_heads": 2,
+    "norm_num_groups": 8,
+}
 VAE = {"block_out_channels": [8, 8, 8], "latent_channels": 4, "norm_num_groups": 4, "layers_per_block": 1}
 FACE = {"dim": 16, "side": 16, "patch": 2}
 
@@ -81,7 +87,14 @@ def test_the_controlnet_is_diffusers():
         conditioning_embedding_out_channels=(8, 8, 16),
     )  # fmt: skip
     theirs = filled(theirs, "controlnet")
-    ours = ControlNet((8, 8, 16), channels=(16, 32, 32), attends=(True, True, False), heads=4, text_dim=12, groups=8)
+    ours = ControlNet(
+        (8, 8, 16),
+        channels=(16, 32, 32),
+        attention_levels=(True, True, False),
+        num_attention_heads=4,
+        text_dim=12,
+        norm_num_groups=8,
+    )
     ours.eval().load_state_dict(theirs.state_dict())
     x, time, text = numbers("latents", 2, 4, 3, 8, 8), torch.tensor([3, 700]), numbers("text", 2, 5, 12)
     parts = coloured((numbers("parts", 2, 3, 32, 32).abs() * 9).long() % 25)
@@ -310,7 +323,7 @@ def test_hidden_heads_teach_nothing_but_by_their_faces(headless):
     """No gradient reaches a hidden head's latents."""
     whole = family(background_residual=True, head_drop_prob=headless)
     torch.nn.init.constant_(whole.animator.finder.net.conv_out.bias, 99.0)  # all of the picture is a figure
-    own = ImageStage(whole, torch.optim.Adam, ema_decay=None, seed=0, spatial=True)
+    own = ImageStage(whole, torch.optim.Adam, ema_decay=None, seed=0, train_spatial_layers=True)
     source = numbers("source", 2, 4, 16, 16).requires_grad_()
     faces = lent(2)
     boxes, parts = torch.tensor([[0.25, 0.25, 0.75, 0.75]] * 2), torch.full((2, 1, 64, 64), 5, dtype=torch.uint8)
@@ -404,10 +417,14 @@ def test_a_dropped_picture_teaches_nothing_of_itself(drop):
 
 
 def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves():
-    for kind, frames, options in ((ImageStage, 2, {}), (VideoStage, 9, {}), (ImageStage, 3, {"spatial": True})):
+    for kind, frames, options in (
+        (ImageStage, 2, {}),
+        (VideoStage, 9, {}),
+        (ImageStage, 3, {"train_spatial_layers": True}),
+    ):
         torch.manual_seed(0)
         whole = family(background_residual=frames == 3)
-        stage = kind(family=whole, optimizer=None, seed=0, drop=0.5, **options)
+        stage = kind(family=whole, optimizer=None, seed=0, cond_drop_prob=0.5, **options)
         batch = {"key": ["a", "b"], "frames": torch.rand(2, frames, 3, 64, 64) * 2 - 1}
         batch["parts"] = torch.zeros(2, frames, 64, 64, dtype=torch.uint8)
         batch["parts"][:, :, 10:30, 20:40] = 23

@@ -27,15 +27,42 @@ from zoo.run.train.fit import stage_training
 from zoo.run.train.runs import stages
 
 VAE = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
-UNET = {"channels": [16, 32], "attends": [True, True], "layers": 1, "heads": 1, "groups": 8}
+UNET = {
+    "channels": [16, 32],
+    "attention_levels": [True, True],
+    "layers_per_block": 1,
+    "num_attention_heads": 1,
+    "norm_num_groups": 8,
+}
 PICTURE = (255 * interpolate(numbers("picture", 1, 3, 8, 8).sigmoid(), 64, mode="bicubic")[0]).clamp(0, 255).byte()
+SCHEDULE = {"name": "cosine", "shift": 1.0, "prediction_type": "v_prediction"}
+SAMPLER = {"num_inference_steps": 25, "guidance_scale": 1.0, "eta": 0.0}
+NO_MODULES = {"music_conditions": [], "use_motion_modules": False}
 FEW = SamplingParams(num_inference_steps=2)
 
 
-def made(**changes) -> MuseDance:
-    sizes = {"song_dim": 16, "mask_channels": [8, 8, 8, 8], "size": 64, "frames": 6, "schedule": "cosine"}
-    family = MuseDance(5, HashedTokenEncoder(16), VAE, UNET, **sizes | {"prediction": "v_prediction"} | changes)
-    return fill_by_name(family)
+def made(**overrides) -> MuseDance:
+    options = {
+        "music_dim": 5,
+        "text_encoder": HashedTokenEncoder(16),
+        "vae": VAE,
+        "unet": UNET,
+        "music_token_dim": 16,
+        "mask_encoder_channels": [8, 8, 8, 8],
+        "music_conditions": ["music", "beats"],
+        "use_motion_modules": True,
+        "num_context_frames": 2,
+        "beat_phase": False,
+        "background_residual": False,
+        "predict_regions": False,
+        "resolution": 64,
+        "num_frames": 6,
+        "fps": 12,
+        "noise_schedule": SCHEDULE,
+        "sampler": SAMPLER,
+        "adain_strength": 0.0,
+    }
+    return fill_by_name(MuseDance(**options | overrides))
 
 
 def song(seconds: float, rate: float = 30.0, name: str = "song") -> MusicFeatures:
@@ -74,7 +101,7 @@ def test_a_dance_is_its_inputs_and_no_longer_dance_changes_its_beginning():
 
 def test_a_window_sees_the_last_frames_of_the_one_before():
     """And its own music: tokens and beats of the second window's time."""
-    family, asked, windows = made(frames=5), [], []
+    family, asked, windows = made(num_frames=5), [], []
     request, window = family._request, family._window
     family._request = lambda *given: (asked.append(given), request(*given))[1]
     family._window = lambda *given: (windows.append(window(*given)), windows[-1])[1]
@@ -88,7 +115,7 @@ def test_a_window_sees_the_last_frames_of_the_one_before():
 
 def test_a_window_sees_the_frames_before_it_pixel_by_pixel():
     """Beside the picture, as changes of its ground; the first window sees nothing there, as in stage appearance."""
-    family, blind = made(changes=True), made(changes=True)
+    family, blind = made(background_residual=True), made(background_residual=True)
     with torch.no_grad():
         blind.seen.weight[:, -2 * 4 :] = 0  # two frames of four latent channels
     seen, unseen = (torch.cat(dance(one, 12)) for one in (family, blind))
@@ -112,21 +139,21 @@ def test_what_sounds_is_no_place():
 
 @pytest.mark.parametrize(
     ("changes", "heard"),
-    [({}, {"music", "beats"}), ({"listens": ["beats"]}, {"beats"}), ({"listens": [], "moves": False}, set())],
+    [({}, {"music", "beats"}), ({"music_conditions": ["beats"]}, {"beats"}), (NO_MODULES, set())],
 )
 def test_modules_that_are_switched_off_are_not_there(changes, heard):
     family = made(**changes)
     assert set(family._song(song(2), 0)) == heard
     names = " ".join(family.unet.temporal())
     assert {name for name in ("music", "beats") if f"songs.{name}" in names} == heard
-    assert ("motion_modules" in names) == changes.get("moves", True)
+    assert ("motion_modules" in names) == changes.get("use_motion_modules", True)
     assert sum(map(len, dance(family, 8))) == 8
 
 
 @pytest.mark.parametrize("listens", [["music"], []])
 def test_a_later_stage_may_have_fewer_modules_than_the_one_before(listens, capsys):
     """Table 3's rows go on from one stage appearance, which no module of theirs has changed."""
-    whole, less = made().state_dict(), made(listens=listens, moves=False)
+    whole, less = made().state_dict(), made(music_conditions=listens, use_motion_modules=False)
     learned = AppearanceStage(less, optimizer=None, seed=0).trainable_modules()
     for parameter in less.parameters():
         parameter.data.zero_()
@@ -158,14 +185,14 @@ def batch(frames: int, picks: bool = False) -> dict:
     ("kind", "frames", "options"),
     [
         (AutoencoderStage, 2, {}),
-        (AutoencoderStage, 2, {"noise": 0.4}),
+        (AutoencoderStage, 2, {"latent_noise": 0.4}),
         (AppearanceStage, 2, {}),
-        (DynamicsStage, 8, {"begins": 0.0, "velocity": 1.0}),
-        (DynamicsStage, 8, {"spatial": True, "begins": 1.0}),
+        (DynamicsStage, 8, {"no_context_prob": 0.0, "velocity_weight": 1.0}),
+        (DynamicsStage, 8, {"train_spatial_layers": True, "no_context_prob": 1.0}),
     ],
 )
 def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frames, options):
-    family = made(pulse=True, changes=kind is not AutoencoderStage, imagines=True)
+    family = made(beat_phase=True, background_residual=kind is not AutoencoderStage, predict_regions=True)
     own = kind(family, torch.optim.Adam, ema_decay=None, seed=0, **options).train()
     before = {name: value.clone() for name, value in family.state_dict().items()}
     torch.manual_seed(1)
@@ -179,25 +206,27 @@ def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frame
     assert all(torch.equal(value, before[name]) for name, value in family.state_dict().items())
 
 
-@pytest.mark.parametrize("begins", [0.0, 1.0])
+@pytest.mark.parametrize("no_context_prob", [0.0, 1.0])
 def test_stage_dynamics_shows_the_frames_before(begins):
     """Of all windows but those that begin a video."""
-    family = made(changes=True)
-    own = DynamicsStage(family, torch.optim.Adam, ema_decay=None, seed=0, begins=begins, spatial=True).train()
+    family = made(background_residual=True)
+    own = DynamicsStage(
+        family, torch.optim.Adam, ema_decay=None, seed=0, no_context_prob=begins, train_spatial_layers=True
+    ).train()
     torch.stack(list(own.loss(batch(8)).values())).sum().backward()
     assert (family.seen.weight.grad[:, -2 * 4 :].abs().max() > 0) == (begins == 0)
 
 
 @pytest.mark.parametrize(("late", "mean"), [(0.0, 0.5), (1.0, 2 / 3)])
 def test_late_stages_meet_more_noise(late, mean):
-    own = DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0, late=late)
+    own = DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0, timestep_bias=late)
     met = []
     own.denoised(torch.zeros(4000, 1, 1, 1, 1), own.family.schedule, lambda x, t: met.append(t) or x)
     assert met[0].min() >= 0 and met[0].max() < 1000 and met[0].float().mean() == pytest.approx(1000 * mean, rel=0.03)
 
 
 def test_noise_on_latents_is_of_their_own_size_and_of_every_level():
-    own = AutoencoderStage(made(), torch.optim.Adam, ema_decay=None, seed=0, noise=0.4)
+    own = AutoencoderStage(made(), torch.optim.Adam, ema_decay=None, seed=0, latent_noise=0.4)
     latents = 7 * numbers("latents", 400, 4, 8, 8)
     found = (own.noisy(latents) - latents).flatten(1).std(1) / latents.std()
     assert 0 < found.min() < 0.05 and 0.38 < found.max() < 0.45
@@ -205,8 +234,8 @@ def test_noise_on_latents_is_of_their_own_size_and_of_every_level():
 
 
 def test_latents_and_changes_are_made_as_large_as_the_noise():
-    family = made(changes=True)
-    own = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0, measures=True)
+    family = made(background_residual=True)
+    own = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0, estimate_latent_scale=True)
     own.fit_normalizers(lambda: iter([batch(2)] * 3))
     with torch.no_grad():
         latents = family.encode(batch(2)["frames"].flatten(0, 1))
@@ -219,7 +248,7 @@ def test_latents_and_changes_are_made_as_large_as_the_noise():
 def test_frames_whose_latents_are_kept_teach_what_frames_worked_out_anew_do():
     family, losses = made(), []
     for kept in (1, 9):
-        own = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0, kept=kept)
+        own = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0, latent_cache_size=kept)
         for rows in ([3, 0], [3, 7], [0, 3]):
             drawn = batch(8)
             for name in ("frames", "parts"):
@@ -232,11 +261,11 @@ def test_frames_whose_latents_are_kept_teach_what_frames_worked_out_anew_do():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="music or to beats"):
-        made(listens=["words"])
+    with pytest.raises(ValueError, match="use music, beats, both or none"):
+        made(music_conditions=["words"])
     with pytest.raises(ValueError, match="musedance moves a picture: give image=FILE"):
         next(made().generate(GenerationRequest(None, song(2), 5, Fraction(12), sampling=FEW)))
-    with pytest.raises(ValueError, match=r"clips of 7 frames for windows of 6 and 2 before: .* 0\.6667"):
+    with pytest.raises(ValueError, match=r"clips of 7 frames are shorter .* set clip\.num_frames=8"):
         DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0).loss(batch(7))
 
 
@@ -281,13 +310,13 @@ def test_an_anchored_window_has_its_references_colours():
     torch.testing.assert_close(whole.mean((0, 2, 3)), reference.mean((0, 2, 3)), atol=1e-4, rtol=0)
     torch.testing.assert_close(whole.std((0, 2, 3)), reference.std((0, 2, 3)), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(half, (whole + window) / 2)
-    plain, drawn = (torch.cat(dance(made(anchor=share), 6)) for share in (0.0, 1.0))
+    plain, drawn = (torch.cat(dance(made(adain_strength=share), 6)) for share in (0.0, 1.0))
     assert not torch.equal(plain, drawn)
 
 
 def test_changes_are_of_the_references_ground():
     """Where a network diffuses changes and answers none, the dance is the picture without its figure."""
-    family = made(changes=True)
+    family = made(background_residual=True)
     reference, latents = numbers("reference", 1, 4, 8, 8), numbers("latents", 1, 4, 3, 8, 8)
     parts = torch.zeros(1, 64, 64, dtype=torch.uint8)
     parts[:, 20:40, 28:36] = 5
@@ -315,7 +344,9 @@ def test_changes_are_of_the_references_ground():
 @pytest.mark.parametrize("prediction", ["v_prediction", "epsilon", "sample"])
 def test_what_a_network_imagines_has_the_pictures_looks(prediction):
     """Through all the noise there is, the region it names is seen where it names it, and else the ground."""
-    family = made(changes=True, imagines=True, prediction=prediction)
+    family = made(
+        background_residual=True, predict_regions=True, noise_schedule=SCHEDULE | {"prediction_type": prediction}
+    )
     family.change_scale.fill_(2.5)
     parts = (torch.arange(2 * 64 * 64) // 130 % 25).view(2, 64, 64).byte()
     pictured = family.pictured(numbers("pictures", 2, 4, 8, 8), parts)
@@ -336,7 +367,7 @@ def test_what_a_network_imagines_has_the_pictures_looks(prediction):
 
 def test_guidance_is_of_what_is_imagined():
     """However strong, it makes a region surer, and never more than there."""
-    family = made(changes=True, imagines=True)
+    family = made(background_residual=True, predict_regions=True)
     parts = (torch.arange(64 * 64) // 130 % 25).view(1, 64, 64).byte()
     pictured = family.pictured(numbers("picture", 1, 4, 8, 8), parts)
     answers = torch.zeros(2, 4 + 1 + len(REGIONS), 6, 8, 8)
@@ -351,7 +382,7 @@ def test_guidance_is_of_what_is_imagined():
 @pytest.mark.parametrize("kind", [AppearanceStage, DynamicsStage])
 def test_regions_are_told_of_the_frames_that_are_made(kind):
     """A network that knows the very parts of those frames is not wrong about them; one that knows others is."""
-    family, given = made(changes=True, imagines=True), batch(8)
+    family, given = made(background_residual=True, predict_regions=True), batch(8)
     given["parts"] = torch.randint(2, (2, 8, 2, 2), generator=torch.Generator().manual_seed(0)).byte()
     given["parts"] = (given["parts"] * 7).repeat_interleave(32, 2).repeat_interleave(32, 3)
     own, imagine = kind(family, torch.optim.Adam, ema_decay=None, seed=0), family.imagine
@@ -370,7 +401,7 @@ def test_regions_are_told_of_the_frames_that_are_made(kind):
 @pytest.mark.parametrize(("logit", "alike"), [(-20.0, True), (20.0, False)])
 def test_where_no_figure_is_a_picture_stays_as_it_is(logit, alike):
     """Down to the pixel, whatever the autoencoder loses; a figure is what the autoencoder makes of its latents."""
-    family = made(changes=True)
+    family = made(background_residual=True)
     torch.nn.init.zeros_(family.finder.net.conv_out.weight)
     torch.nn.init.constant_(family.finder.net.conv_out.bias, logit)
     picture = PICTURE.float()[None] / 127.5 - 1
@@ -384,7 +415,7 @@ def test_where_no_figure_is_a_picture_stays_as_it_is(logit, alike):
 @pytest.mark.parametrize(("logit", "refused"), [(-5.0, True), (-1.5, False)])
 def test_a_picture_in_which_no_figure_is_found_is_refused(logit, refused):
     """But not by a network that is sure of nothing yet."""
-    family = made(changes=True)
+    family = made(background_residual=True)
     torch.nn.init.zeros_(family.finder.net.conv_out.weight)
     torch.nn.init.constant_(family.finder.net.conv_out.bias, logit)
     if refused:

@@ -12,13 +12,10 @@ from zoo.nn.cpu_inference import is_supported
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
 
 SMALL = (
-    "model=musedance data.songs={train:2,val:1,test:1} data.seconds=6 data.dances_per_song=1 data.workers=1 "
-    "data.rendering.songs={train:2,val:1,test:1} data.rendering.height=64 data.rendering.width=64 data.rendering.seconds=2 "
-    "model.tiny.vae={block_out_channels:[8,8,8,8],latent_channels:4,norm_num_groups:4} model.tiny.size=64 "
-    "model.tiny.unet={channels:[16,32],attends:[true,true],layers:1,heads:1,groups:8,dropout:0.0} "
-    "model.tiny.song_dim=16 model.tiny.mask_channels=[8,8,8,8] model.tiny.frames=6 "
-    "model.tiny.dynamics.seconds=0.6667 model.tiny.seconds=2 fit.batch_size=2 fit.precision=32-true fit.log_every_n_steps=1 "
-    "fit.val_check_interval=4 fit.limit_val_batches=1 fit.save_every_n_steps=2 fit.max_steps=2 runs=muse"
+    "model=musedance size=debug data.songs={train:2,val:1,test:1} data.seconds=6 data.dances_per_song=1 "
+    "data.workers=1 data.rendering.songs={train:2,val:1,test:1} data.rendering.height=64 data.rendering.width=64 "
+    "data.rendering.seconds=2 fit.batch_size=2 fit.log_every_n_steps=1 fit.val_check_interval=4 "
+    "fit.limit_val_batches=1 fit.save_every_n_steps=2 fit.max_steps=2 runs=muse"
 ).split()
 
 
@@ -46,9 +43,12 @@ def test_each_stage_goes_on_from_the_one_before(run):
 def test_modules_can_be_switched_off_from_one_appearance(run, scripts):
     """Table 3: from the same second stage, with other modules along time; what they are is kept in the checkpoint."""
     alone = [*SMALL, "stage=dynamics", f"ckpt={run / 'appearance' / 'last.ckpt'}"]
-    for name, *options in (("beats", "model.listens=[beats]"), ("none", "model.listens=[]", "model.moves=false")):
+    for name, *options in (
+        ("beats", "model.family.music_conditions=[beats]"),
+        ("none", "model.family.music_conditions=[]", "model.family.use_motion_modules=false"),
+    ):
         if name == "none":
-            options.append("model.tiny.spatial=true")
+            options.append("model.stages.dynamics.module.train_spatial_layers=true")
         done = scripts.inside("train", *alone, f"name={name}", *options)
         assert done.returncode == 0, done.stderr
         family, _ = load_family(run.with_name(name) / "dynamics" / "last.ckpt")

@@ -170,9 +170,9 @@ def test_still_frames_are_pictures_of_their_own():
 def test_pixels_may_know_where_they_are():
     """Flat latents are answered alike away from the borders, but where sines tell the pixels their places."""
     flat, time = torch.full((1, 4, 1, 48, 48), 0.3), torch.tensor([500])
-    sizes = {"channels": (32,), "attends": (False,), "layers": 1, "text_dim": 24}
+    sizes = {"channels": (32,), "attention_levels": (False,), "layers_per_block": 1, "text_dim": 24}
     for places in (False, True):
-        unet = filled(VideoUNet(**sizes, places=places), "places")
+        unet = filled(VideoUNet(**sizes, position_encoding=places), "places")
         unet.mid_block.attentions = None
         middle = unet(flat, time)[0, :, 0, 20:28, 20:28]
         assert (middle.flatten(1).std(1).max() > 1e-2) == places
@@ -185,12 +185,19 @@ def test_pixels_may_know_where_they_are():
 def test_fresh_modules_listen_to_their_own_moment(dim):
     """Of a song's tokens, frames hear the ones of their time, whatever they show."""
     torch.manual_seed(0)
-    sizes = {"attends": [True], "layers": 1, "heads": 2, "groups": 8, "text_dim": 8, "fresh": True}
+    sizes = {
+        "attention_levels": [True],
+        "layers_per_block": 1,
+        "num_attention_heads": 2,
+        "norm_num_groups": 8,
+        "text_dim": 8,
+        "init": "orthogonal",
+    }
     module = VideoUNet([dim], songs={"beats": 64}, **sizes).up_blocks[0].songs["beats"][0]
     at = torch.arange(24)
     tokens = positions(at, 64) + 0.05 * torch.randn(24, 64)
     shown = torch.nn.functional.layer_norm(torch.randn(50, 24, dim), (dim,)) + positions(at, dim)
-    asked, known = module.listen._by_heads(module.listen.to_q(shown)), module.prepare(tokens[None])[0]
+    asked, known = module.listen._split_heads(module.listen.to_q(shown)), module.prepare(tokens[None])[0]
     heard = (asked @ known.mT / (dim / 2) ** 0.5).softmax(-1).mean((0, 1))
     near = (at[:, None] - at).abs() <= 1
     assert (heard * near).sum(1).mean() > 0.75  # of even ones it would be an eighth

@@ -215,33 +215,34 @@ class LatentPictures:
 
 
 class AutoencoderStage(Stage):
-    """Teach the autoencoder single frames (`clip.num_sampled_frames`): likeness at four scales, and latents held near the normal.
+    """Train the autoencoder on single frames (`clip.num_sampled_frames`): perceptual loss at four scales, and KL.
 
-    part: path of what has the `vae` in the family, '' for the family itself. vgg: file of torchvision's VGG-19 weights,
-    see `PerceptualLoss`; kl: weight of the Kullback-Leibler divergence, the mean over pictures of the sum over values
-    (latent diffusion: 1e-6). crop: pixels of the square that is cut at random out of the images, or None for all.
-    noise: of up to so many of the latents' own deviations is added before they are decoded, in place of the
-    posterior's, so that the decoder forgives what a diffusion that learned for minutes gets wrong.
+    module_path: path of the module with the `vae` in the family, '' for the family itself. vgg_weights: file of
+    torchvision's VGG-19 weights, see `PerceptualLoss`. kl_weight: of the Kullback-Leibler divergence, the mean over
+    images of the sum over values (latent diffusion: 1e-6). crop_size: pixels per side of a random crop, None: no crop.
+    latent_noise: noise of up to so many standard deviations of the latents is added before they are decoded, instead
+    of the posterior's, so that the decoder tolerates the errors of a diffusion model that was trained for minutes.
     """
 
     def __init__(
         self,
         *args,
-        part: str = "",
-        vgg: str | None = None,
-        kl: float = 1e-6,
-        crop: int | None = None,
-        noise: float = 0.0,
-        **kw,
+        module_path: str = "",
+        vgg_weights: str | None = None,
+        kl_weight: float = 1e-6,
+        crop_size: int | None = None,
+        latent_noise: float = 0.0,
+        **kwargs,
     ):
-        self.part = part
-        super().__init__(*args, options={"part": part}, **kw)
-        self.likeness, self.kl, self.crop, self.noise = PerceptualLoss(vgg), kl, crop, noise
+        self.module_path = module_path
+        super().__init__(*args, options={"module_path": module_path}, **kwargs)
+        self.likeness, self.kl_weight = PerceptualLoss(vgg_weights), kl_weight
+        self.crop_size, self.latent_noise = crop_size, latent_noise
 
     @property
     def vae(self) -> nn.Module:
         """The autoencoder."""
-        return self.family.get_submodule(self.part).vae
+        return self.family.get_submodule(self.module_path).vae
 
     @classmethod
     def required_keys(cls, family: Family, **_: Any) -> tuple[str, ...]:
@@ -249,55 +250,55 @@ class AutoencoderStage(Stage):
         return ("frames",)
 
     @classmethod
-    def trainable_paths(cls, family: Family, part: str = "", **_: Any) -> list[str]:
+    def trainable_paths(cls, family: Family, module_path: str = "", **_: Any) -> list[str]:
         """Encoder, decoder and the convolutions between them."""
-        prefix = f"{part}." if part else ""
+        prefix = f"{module_path}." if module_path else ""
         return [f"{prefix}vae.{name}" for name in ("encoder", "quant_conv", "post_quant_conv", "decoder")]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Likeness of the decoded frames, and the divergence."""
         pictures = batch["frames"].flatten(0, 1)
-        if self.crop is not None:
-            room = [max(0, side - self.crop) for side in pictures.shape[2:]]
+        if self.crop_size is not None:
+            room = [max(0, side - self.crop_size) for side in pictures.shape[2:]]
             top, left = (int(torch.randint(most + 1, ())) for most in room)
-            pictures = pictures[:, :, top : top + self.crop, left : left + self.crop]
+            pictures = pictures[:, :, top : top + self.crop_size, left : left + self.crop_size]
         found = self.vae.encode(pictures).latent_dist
-        made = self.vae.decode(self.noisy(found.mode()) if self.noise else found.sample()).sample
+        made = self.vae.decode(self.noisy(found.mode()) if self.latent_noise else found.sample()).sample
         with torch.autocast(pictures.device.type, enabled=False):
             likeness = self.likeness((made.float() + 1) / 2, (pictures + 1) / 2)
-        return {"likeness": likeness, "kl": self.kl * found.kl().float().mean()}
+        return {"likeness": likeness, "kl": self.kl_weight * found.kl().float().mean()}
 
     def noisy(self, latents: Tensor) -> Tensor:
         """Latents (N, C, h, w), each with noise of its own level, more often high than low."""
-        level = self.noise * torch.rand(len(latents), 1, 1, 1, device=latents.device).sqrt()
+        level = self.latent_noise * torch.rand(len(latents), 1, 1, 1, device=latents.device).sqrt()
         return latents + level * latents.std() * torch.randn_like(latents)
 
 
 class DenoisingStage(Stage):
     """A stage that predicts noise.
 
-    velocity: weight of the error of what changes from frame to frame. late: steps of the schedule are drawn like
-    u^(1 / (1 + late)), u even in 0..1: above 0 noisier ones come more often, where it is decided what is danced.
+    velocity_weight: of the error of differences between frames. timestep_bias: steps of the schedule are drawn as
+    u^(1 / (1 + timestep_bias)), u uniform in 0..1: above 0, noisier steps are drawn more often.
     """
 
-    def __init__(self, *args, velocity: float = 0.0, late: float = 0.0, **kwargs):
+    def __init__(self, *args, velocity_weight: float = 0.0, timestep_bias: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.velocity, self.late = velocity, late
+        self.velocity_weight, self.timestep_bias = velocity_weight, timestep_bias
 
     def denoised(
         self, x0: Tensor, schedule: SchedulerMixin, predict: Callable[[Tensor, Tensor], Tensor]
     ) -> dict[str, Tensor]:
         """The error of `predict(x, t)`, a network, at a random step of the schedule for each x0 (B, C, F, h, w)."""
         even = torch.rand(len(x0), device=x0.device)
-        t = (even ** (1 / (1 + self.late)) * schedule.config.num_train_timesteps).long()
+        t = (even ** (1 / (1 + self.timestep_bias)) * schedule.config.num_train_timesteps).long()
         t = t.clamp(max=schedule.config.num_train_timesteps - 1)  # a float just below 1 may be rounded up
         noise = torch.randn_like(x0)
         denoiser = Denoiser(lambda x, t: answer, schedule)
         x = denoiser.add_noise(x0, noise, t)
         answer = predict(x, t).float()
         losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
-        if self.velocity:
-            losses["velocity"] = self.velocity * (denoiser(x, t) - x0).diff(dim=2).square().mean()
+        if self.velocity_weight:
+            losses["velocity"] = self.velocity_weight * (denoiser(x, t) - x0).diff(dim=2).square().mean()
         return losses
 
 

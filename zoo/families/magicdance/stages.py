@@ -123,7 +123,9 @@ class _Rendering(DenoisingStage):
         x0 = animator.changed(latents, pictured)
         text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
         seen = animator.controlnet.embed(coloured(parts))
-        shown = len(x0) - int((torch.rand(len(x0)) < self.cond_drop_prob).sum())  # the last ones of a batch, which is in no order
+        shown = len(x0) - int(
+            (torch.rand(len(x0)) < self.cond_drop_prob).sum()
+        )  # the last ones of a batch, which is in no order
         tokens = None
         if faces is not None:
             tokens = faces.tokens * (torch.arange(len(x0), device=x0.device) < shown)[:, None, None]
@@ -148,13 +150,21 @@ def as_found(boxes: Tensor) -> Tensor:
 class ImageStage(_Rendering):
     """Frames of a clip from another one and their DensePose parts: a batch's clips are some frames in no order.
 
-    measures: the latents' scale is measured before, as of an autoencoder that was just trained. spatial: the U-Net
-    learns too (MagicAnimate's is Stable Diffusion's, and stays). kept: frames whose latents are kept in memory.
+    estimate_latent_scale: estimate the latents' scale first, for an autoencoder that was just trained.
+    train_spatial_layers: of the U-Net (MagicAnimate's is Stable Diffusion's, and stays). latent_cache_size: frames
+    whose latents stay in memory.
     """
 
-    def __init__(self, *args, measures: bool = False, spatial: bool = False, kept: int = 0, **kwargs):
-        super().__init__(*args, options={"spatial": spatial}, **kwargs)
-        self.measures, self.kept = measures, Kept(kept)
+    def __init__(
+        self,
+        *args,
+        estimate_latent_scale: bool = False,
+        train_spatial_layers: bool = False,
+        latent_cache_size: int = 0,
+        **kwargs,
+    ):
+        super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
+        self.estimate_latent_scale, self.kept = estimate_latent_scale, Kept(latent_cache_size)
 
     @classmethod
     def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
@@ -162,12 +172,12 @@ class ImageStage(_Rendering):
         return ("key", "frames", "frame_indices", "parts")
 
     @classmethod
-    def trainable_paths(cls, family: MagicDance, spatial: bool = False, **_: Any) -> list[str]:
+    def trainable_paths(cls, family: MagicDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
         animator = family.animator
         names = ["appearance", "controlnet", "face", "seen", "finder"]
         paths = [name for name in names if getattr(animator, name) is not None]
-        if spatial:
+        if train_spatial_layers:
             paths += [f"unet.{path}" for path in animator.unet.spatial()]
         else:
             paths += [f"unet.{path}" for path, _ in animator.unet.named_modules() if path.endswith(".attn_face")]
@@ -175,7 +185,7 @@ class ImageStage(_Rendering):
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
-        if self.measures:
+        if self.estimate_latent_scale:
             self.animator.measure_scales(few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -193,13 +203,13 @@ class ImageStage(_Rendering):
 class VideoStage(_Rendering):
     """A window of a clip from one of the clip's frames, wherever it is, and the window's DensePose parts.
 
-    kept: clips whose latents are kept in memory.
+    latent_cache_size: clips whose latents stay in memory.
     """
 
-    def __init__(self, *args, kept: int = 0, spatial: bool = False, **kwargs):
-        """spatial: the layers that look at single frames go on learning too (MagicAnimate freezes them)."""
-        super().__init__(*args, options={"spatial": spatial}, **kwargs)
-        self.kept = Kept(kept)
+    def __init__(self, *args, latent_cache_size: int = 0, train_spatial_layers: bool = False, **kwargs):
+        """train_spatial_layers: train the layers of single frames too (MagicAnimate freezes them)."""
+        super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
+        self.kept = Kept(latent_cache_size)
 
     @classmethod
     def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
@@ -207,17 +217,19 @@ class VideoStage(_Rendering):
         return ("key", "frames", "parts")
 
     @classmethod
-    def trainable_paths(cls, family: MagicDance, spatial: bool = False, **_: Any) -> list[str]:
+    def trainable_paths(cls, family: MagicDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """The motion modules, and perhaps the rest of the U-Net."""
         unet = family.animator.unet
-        modules = unet.temporal() | (unet.spatial() if spatial else {})
+        modules = unet.temporal() | (unet.spatial() if train_spatial_layers else {})
         return [f"animator.unet.{path}" for path in modules]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the window's noise."""
         frames, parts, count = batch["frames"], batch["parts"], self.animator.frames
         if frames.shape[1] < count:
-            raise ValueError(f"clips of {frames.shape[1]} frames for windows of {count}: model.fit.video.clip.seconds=")
+            raise ValueError(
+                f"clips of {frames.shape[1]} frames are shorter than windows of {count}: set clip.num_frames"
+            )
         latents = self.kept.of(batch["key"], lambda i: self.animator.encode(frames[i])).to(frames.device)
         clip = torch.arange(len(frames), device=frames.device)
         chosen = torch.randint(frames.shape[1], (len(frames),), device=frames.device)

@@ -15,6 +15,7 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.families.base import Family, GenerationRequest, SamplingParams
 from zoo.families.latent.stages import DECODED, LatentPictures, Pictured
+from zoo.families.latent.upgrade import upgrade_text_encoder, upgrade_unet
 from zoo.music.beats import beat_phase, beats_to_frames
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
@@ -76,57 +77,87 @@ class MuseDance(LatentPictures, Family):
 
     def __init__(
         self,
-        music_dim: int,
-        words: TokenTextEncoder,
-        vae: Mapping[str, Any],
-        unet: Mapping[str, Any],
-        song_dim: int = 768,
-        mask_channels: Sequence[int] = (16, 32, 96, 256),
-        listens: Sequence[str] = ("music", "beats"),
-        moves: bool = True,
-        past: int = 2,
-        pulse: bool = False,
-        changes: bool = False,
-        size: int = 640,
-        frames: int = 48,
-        fps: float = 12,
-        schedule: str = "stable_diffusion",
-        noisier: float = 1.0,
-        prediction: str = "epsilon",
-        steps: int = 25,
-        guidance: float = 1.0,
-        eta: float = 0.0,
-        anchor: float = 0.0,
-        imagines: bool = False,
+        *,
+        music_dim: int,  # D, of one token of the music encoder
+        text_encoder: TokenTextEncoder,  # of the prompt
+        vae: Mapping[str, Any],  # arguments of the autoencoder
+        unet: Mapping[str, Any],  # arguments of `VideoUNet`
+        music_token_dim: int,  # width of the tokens that the U-Net attends to
+        mask_encoder_channels: Sequence[int],  # of the convolutions on a DensePose mask (eq. 1)
+        music_conditions: Sequence[str],  # which of the music and beats modules exist (Table 3)
+        use_motion_modules: bool,  # Table 3
+        num_context_frames: int,  # M, of the previous window, that motion modules attend to
+        beat_phase: bool,  # add the beat's phase to the beat tokens (not in the paper)
+        background_residual: bool,  # diffuse the difference to the reference's background (not in the paper)
+        predict_regions: bool,  # the U-Net segments the figure's regions too (not in the paper)
+        resolution: int,  # pixels per side of the square image
+        num_frames: int,  # K, of one window
+        fps: float,  # of a window's frames
+        noise_schedule: Mapping[str, Any],  # name (stable_diffusion, animatediff, cosine), shift, prediction_type
+        sampler: Mapping[str, Any],  # num_inference_steps, guidance_scale, eta
+        adain_strength: float,  # see `anchored`
     ):
-        """words: reads the prompt. vae, unet: arguments of `picture_autoencoder` and of `VideoUNet`.
-
-        song_dim: width of the song's tokens. mask_channels: of the convolutions on a DensePose mask (eq. 1).
-        listens: which of the music and the beat modules there are, moves: whether there are motion modules (Table 3);
-        past: M, frames that a motion module sees of the window before. changes: see `changed`. size: pixels of the
-        square picture; frames: K of a window, at `fps`. schedule: 'stable_diffusion', 'animatediff' or 'cosine',
-        `noisier` as in `cosine_schedule`; anchor: see `anchored`; imagines: see `imagined` (not in the paper).
-        Raises ValueError for other words.
-        """
+        """Raises ValueError for another music condition, and for another noise schedule."""
         super().__init__()
-        for name in listens:
+        for name in music_conditions:
             if name not in ("music", "beats"):
-                raise ValueError(f"model.listens={list(listens)}: a module listens to music or to beats")
-        self.words = words
+                raise ValueError(f"music_conditions={list(music_conditions)}: use music, beats, both or none")
+        self.words = text_encoder
         self.vae = picture_autoencoder(**vae)
         latent = self.vae.config.latent_channels
-        shared = dict(unet) | {"latent_channels": latent, "text_dim": words.dim}
-        # a reference is what it is: nothing is dropped of it
+        shared = dict(unet) | {"latent_channels": latent, "text_dim": text_encoder.dim}
         self.reference_net = ReferenceNet(**shared | {"dropout": 0.0})
-        extra = 1 + len(REGIONS) if changes and imagines else 0
-        songs = {name: song_dim for name in ("music", "beats") if name in listens}
-        self.unet = VideoUNet(**shared, motion=moves, motion_middle=True, songs=songs, extra=extra)
-        self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_channels))
+        extra = 1 + len(REGIONS) if background_residual and predict_regions else 0
+        songs = {name: music_token_dim for name in ("music", "beats") if name in music_conditions}
+        self.unet = VideoUNet(**shared, motion=use_motion_modules, motion_middle=True, songs=songs, extra=extra)
+        self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_encoder_channels))
         self.music_scale = FeatureNormalizer(music_dim)
-        self.song_tokens = SongTokens(music_dim, song_dim, listens, pulse)
-        self.past, self.resolution, self.frames, self.fps = past if moves else 0, size, frames, Fraction(str(fps))
-        self.begin_latents(self.unet, changes, schedule, noisier, prediction, past=past, imagines=imagines)
-        self.defaults, self.anchor = SamplingParams(steps, guidance, eta), anchor
+        self.song_tokens = SongTokens(music_dim, music_token_dim, music_conditions, beat_phase)
+        self.past, self.resolution = num_context_frames if use_motion_modules else 0, resolution
+        self.frames, self.fps = num_frames, Fraction(str(fps))
+        self.begin_latents(
+            self.unet,
+            background_residual,
+            noise_schedule["name"],
+            noise_schedule["shift"],
+            noise_schedule["prediction_type"],
+            past=num_context_frames,
+            imagines=predict_regions,
+        )
+        self.defaults, self.anchor = SamplingParams(**sampler), adain_strength
+
+    @classmethod
+    def upgrade(
+        cls, config: dict[str, Any], state_dict: dict[str, Tensor], version: int
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See `Family`."""
+        names = {
+            "song_dim": "music_token_dim",
+            "mask_channels": "mask_encoder_channels",
+            "listens": "music_conditions",
+            "moves": "use_motion_modules",
+            "past": "num_context_frames",
+            "pulse": "beat_phase",
+            "changes": "background_residual",
+            "imagines": "predict_regions",
+            "size": "resolution",
+            "frames": "num_frames",
+            "anchor": "adain_strength",
+        }
+        node = {names.get(name, name): value for name, value in config.items()}
+        node["text_encoder"] = upgrade_text_encoder(node.pop("words"))
+        node["unet"] = upgrade_unet(node["unet"])
+        node["noise_schedule"] = {
+            "name": node.pop("schedule"),
+            "shift": node.pop("noisier"),
+            "prediction_type": node.pop("prediction"),
+        }
+        node["sampler"] = {
+            "num_inference_steps": node.pop("steps"),
+            "guidance_scale": node.pop("guidance"),
+            "eta": node.pop("eta"),
+        }
+        return node, state_dict
 
     def load_pretrained(self, path: str) -> LoadReport:
         """Start from Stable Diffusion's U-Net or autoencoder, AnimateDiff's motion module, Moore's or Champ's nets.

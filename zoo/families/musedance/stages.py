@@ -55,9 +55,9 @@ class AppearanceStage(_Dancing):
     frames whose latents are kept in memory.
     """
 
-    def __init__(self, *args, measures: bool = False, kept: int = 0, **kwargs):
+    def __init__(self, *args, estimate_latent_scale: bool = False, latent_cache_size: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.measures, self.kept = measures, Kept(kept)
+        self.estimate_latent_scale, self.kept = estimate_latent_scale, Kept(latent_cache_size)
 
     @classmethod
     def required_keys(cls, family: MuseDance, **_: Any) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class AppearanceStage(_Dancing):
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
-        if self.measures:
+        if self.estimate_latent_scale:
             self.family.measure_scales(few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -106,10 +106,17 @@ class DynamicsStage(_Dancing):
     whose latents are kept in memory. begins: share of windows that begin a video, and have no past.
     """
 
-    def __init__(self, *args, kept: int = 0, begins: float = 0.25, spatial: bool = False, **kwargs):
+    def __init__(
+        self,
+        *args,
+        latent_cache_size: int = 0,
+        no_context_prob: float = 0.25,
+        train_spatial_layers: bool = False,
+        **kwargs,
+    ):
         """spatial: the layers that look at single frames go on learning too (the paper freezes their attention)."""
-        super().__init__(*args, options={"spatial": spatial}, **kwargs)
-        self.kept, self.begins = Kept(kept), begins
+        super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
+        self.kept, self.no_context_prob = Kept(latent_cache_size), no_context_prob
 
     @classmethod
     def required_keys(cls, family: MuseDance, **_: Any) -> tuple[str, ...]:
@@ -118,16 +125,18 @@ class DynamicsStage(_Dancing):
         return (*keys, "parts") if family.imagines else keys
 
     @classmethod
-    def trainable_paths(cls, family: MuseDance, spatial: bool = False, **_: Any) -> list[str]:
+    def trainable_paths(cls, family: MuseDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """The temporal modules and the music tokens."""
-        modules = family.unet.temporal() | (family.unet.spatial() if spatial else {})
+        modules = family.unet.temporal() | (family.unet.spatial() if train_spatial_layers else {})
         paths = [f"unet.{path}" for path in modules]
         if any(True for _ in family.song_tokens.parameters()):
             paths.append("song_tokens")
-        if spatial and family.seen is not None:
+        if train_spatial_layers and family.seen is not None:
             paths.append("seen")
         if not paths:
-            raise ValueError("model.listens=[] and model.moves=false leave nothing that learns in stage dynamics")
+            raise ValueError(
+                "music_conditions=[] and use_motion_modules=false leave nothing to train in stage dynamics"
+            )
         return paths
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
@@ -143,10 +152,9 @@ class DynamicsStage(_Dancing):
         latents, references = self._latents(batch)
         count = latents.shape[2] - family.frames  # before the window; a family that sees no past may be given some
         if count < past:
-            wanted = (family.frames + past) / float(family.fps)
             raise ValueError(
-                f"clips of {latents.shape[2]} frames for windows of {family.frames} and {past} before: "
-                f"model.fit.dynamics.clip.seconds is to be {wanted:.4f}"
+                f"clips of {latents.shape[2]} frames are shorter than a window of {family.frames} and {past} context "
+                f"frames: set clip.num_frames={family.frames + past}"
             )
         x0, before = latents[:, :, count:], latents[:, :, count - past : count]
         chance = torch.rand(len(x0), 2, device=x0.device)
@@ -159,7 +167,7 @@ class DynamicsStage(_Dancing):
         heard = family.tokens(music, rate, batch["beats"][:, count:], batch["beat_phase"][:, count:])
         heard = {name: tokens * keep[:, None, None] for name, tokens in heard.items()}
         pictured = family.pictured(references)
-        if past and torch.rand(()) >= self.begins:
+        if past and torch.rand(()) >= self.no_context_prob:
             pictured = family.following(pictured, before)
             with torch.no_grad():
                 flat = before.movedim(2, 1).flatten(0, 1)

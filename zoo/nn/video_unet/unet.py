@@ -264,44 +264,44 @@ class VideoUNet(nn.Module):
     def __init__(
         self,
         channels: Sequence[int] = (320, 640, 1280, 1280),
-        attends: Sequence[bool] = (True, True, True, False),
-        layers: int = 2,
-        heads: int = 8,
+        attention_levels: Sequence[bool] = (True, True, True, False),
+        layers_per_block: int = 2,
+        num_attention_heads: int = 8,
         text_dim: int = 768,
         latent_channels: int = 4,
-        groups: int = 32,
+        norm_num_groups: int = 32,
         dropout: float = 0.0,
         motion: bool = False,
         motion_middle: bool = False,
         songs: Mapping[str, int] | None = None,
         jointly: bool = False,
         face_dim: int | None = None,
-        places: bool = False,
-        fresh: bool = False,
+        position_encoding: bool = False,
+        init: str | None = None,
         extra: int = 0,
     ):
         """The defaults are Stable Diffusion 1.5's.
 
-        attends: which levels have spatial transformers; heads: of every attention, dim / heads values each. motion:
+        attention_levels: which have spatial transformers; num_attention_heads: of every attention, dim / heads values each. motion:
         motion modules behind every layer, those of the middle only with `motion_middle` (AnimateDiff v2, Moore, Champ).
         songs: names of modules that listen, in order, and the width of the tokens each hears. jointly: residual blocks
         norm all frames of a video at once (AnimateDiff v1, MagicAnimate). face_dim: width of a
-        face's tokens, None where there is no attention to one. places: sines tell pixels where they are,
-        who else learn it from the borders. fresh: it begins as what is trained from nothing, see `begin_orthogonal`.
+        face's tokens, None where there is no attention to one. position_encoding: sines of
+        the pixels' positions are added. init: 'orthogonal' for training from scratch, see `begin_orthogonal`.
         extra: channels of the answer behind those that the schedule wants.
         """
         super().__init__()
         first, last, time_dim = channels[0], channels[-1], 4 * channels[0]
-        plan = _Plan(time_dim, text_dim, face_dim, heads, groups, dropout, jointly, songs or {})
+        plan = _Plan(time_dim, text_dim, face_dim, num_attention_heads, norm_num_groups, dropout, jointly, songs or {})
         self.conv_in = nn.Conv2d(latent_channels, first, 3, padding=1)
         self.time_proj = Timesteps(first, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedding = TimestepEmbedding(first, time_dim)
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         skips, before = [first], first
-        for index, (dim, attending) in enumerate(zip(channels, attends, strict=True)):
-            widths = [(before if layer == 0 else dim, dim) for layer in range(layers)]
+        for index, (dim, attending) in enumerate(zip(channels, attention_levels, strict=True)):
+            widths = [(before if layer == 0 else dim, dim) for layer in range(layers_per_block)]
             level = Level(widths, attending, motion, plan)
-            skips += [dim] * layers
+            skips += [dim] * layers_per_block
             if index < len(channels) - 1:
                 level.downsamplers = nn.ModuleList([Downsample2D(dim, use_conv=True, name="op")])
                 skips.append(dim)
@@ -309,17 +309,17 @@ class VideoUNet(nn.Module):
             before = dim
         self.mid_block = Level([(last, last)], True, motion and motion_middle, plan)
         self.mid_block.resnets.append(plan.residual(last, last))
-        for index, (dim, attending) in enumerate(zip(reversed(channels), reversed(attends), strict=True)):
-            widths = [((before if layer == 0 else dim) + skips.pop(), dim) for layer in range(layers + 1)]
+        for index, (dim, attending) in enumerate(zip(reversed(channels), reversed(attention_levels), strict=True)):
+            widths = [((before if layer == 0 else dim) + skips.pop(), dim) for layer in range(layers_per_block + 1)]
             level = Level(widths, attending, motion, plan)
             if index < len(channels) - 1:
                 level.upsamplers = nn.ModuleList([Upsample2D(dim, use_conv=True)])
             self.up_blocks.append(level)
             before = dim
-        self.conv_norm_out = FrameNorm(groups, first, 1e-5, jointly)
+        self.conv_norm_out = FrameNorm(norm_num_groups, first, 1e-5, jointly)
         self.conv_out = nn.Conv2d(first, latent_channels + extra, 3, padding=1)
-        self.places = places
-        if fresh:
+        self.places = position_encoding
+        if init == "orthogonal":
             begin_orthogonal(self)
             for level in self._levels():
                 for module in [one for modules in level.songs.values() for one in modules]:
