@@ -206,7 +206,7 @@ def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves(kind, frame
     assert all(torch.equal(value, before[name]) for name, value in family.state_dict().items())
 
 
-@pytest.mark.parametrize("no_context_prob", [0.0, 1.0])
+@pytest.mark.parametrize("begins", [0.0, 1.0])
 def test_stage_dynamics_shows_the_frames_before(begins):
     """Of all windows but those that begin a video."""
     family = made(background_residual=True)
