@@ -33,14 +33,7 @@ def composed(name: str, *overrides: str):
         return compose(name, overrides=list(overrides))
 
 
-@pytest.mark.parametrize(
-    "model, size",
-    [
-        (model, size)
-        for model, size in product(names("model"), names("size"))
-        if size != "debug" or (CONF / "model" / model / "debug.yaml").is_file()
-    ],
-)
+@pytest.mark.parametrize("model, size", product(names("model"), names("size")))
 def test_every_model_builds_in_every_size(model, size):
     """Family, stages and recipes of the config, without allocating their weights."""
     config = composed("train", f"model={model}", f"size={size}")

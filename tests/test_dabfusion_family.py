@@ -14,7 +14,7 @@ from zoo.body.skeleton import JOINTS
 from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.families.dabfusion.blocks import grid, still, warp
 from zoo.families.dabfusion.equivariance import Bend, equivariance
-from zoo.families.dabfusion.family import DabFusion
+from zoo.families.dabfusion.family import DEFAULT_SAMPLER, DabFusion
 from zoo.families.dabfusion.limbs import AWAY, LIMBS, PART_LIMB, astray, mirrored, misplaced, pointed, uncovered
 from zoo.families.dabfusion.stages import DiffusionStage, FlowStage
 from zoo.music.beats import Beats
@@ -23,12 +23,12 @@ from zoo.nn.perceptual_loss import PerceptualLoss
 from zoo.nn.square_image import pad_to_square
 
 AUTOENCODER = dict(
-    regions=4, width=8, most=16, bottleneck=1, region_width=8, flow_width=8, hourglass_most=16, hourglass_blocks=2,
-    background_width=8,
+    num_regions=4, base_channels=8, max_channels=16, num_bottleneck_blocks=1, region_base_channels=8, flow_base_channels=8, hourglass_max_channels=16, num_hourglass_blocks=2,
+    background_base_channels=8,
 )  # fmt: skip
 UNET = dict(music_dim=16, width=16, multiples=[1, 1, 1, 1], heads=1, patch=2)
-HELPED = {"guide": 1.0, "rebuilt": 1, "warped": 1.0}
-LIMBED = {"autoencoder": {"regions": 10, "limbs": True}, "shows_regions": True}
+HELPED = {"limb_supervision_weight": 1.0, "num_reconstructed_clips": 1, "warp_loss_weight": 1.0}
+LIMBED = {"autoencoder": {"num_regions": 10, "limb_regions": True}, "condition_on_heatmaps": True}
 PICTURE = (255 * interpolate(numbers("picture", 1, 3, 8, 8).sigmoid(), 64, mode="bicubic")[0]).clamp(0, 255).byte()
 FEW = SamplingParams(num_inference_steps=2, eta=0.0)
 
@@ -38,11 +38,15 @@ def song(seconds: float, rate: float = 30.0) -> MusicFeatures:
     return MusicFeatures(numbers("song", int(seconds * rate), 5), rate, beats)
 
 
-def made(frames: int = 10, fine: int = 1, autoencoder: dict | None = None, **changes) -> DabFusion:
-    autoencoder = AUTOENCODER | {"fine": fine} | (autoencoder or {})
-    tiny = {"prediction": "sample", "residual": 20.0}
-    family = DabFusion(5, autoencoder, UNET, size=64, frames=frames, **tiny | changes)
-    return fill_by_name(family)
+def made(frames: int = 10, fine: int = 1, autoencoder: dict | None = None, **overrides) -> DabFusion:
+    autoencoder = AUTOENCODER | {"flow_upsample": fine} | (autoencoder or {})
+    tiny = {"noise_schedule": {"shift": 1.0, "prediction_type": "sample"}, "flow_residual_scale": 20.0}
+    sizes = {"resolution": 64, "num_frames": frames}
+    return fill_by_name(build(autoencoder=autoencoder, **sizes, **tiny | overrides))
+
+
+def build(music_dim: int = 5, autoencoder: dict = AUTOENCODER, **options) -> DabFusion:
+    return DabFusion(music_dim=music_dim, autoencoder=autoencoder, unet=UNET, **options)
 
 
 def dance(family: DabFusion, frames: int, fps: Fraction, seed: int = 0, image: torch.Tensor = PICTURE) -> list:
@@ -82,7 +86,7 @@ def test_a_window_sets_out_from_the_last_frame_of_the_one_before(changes, shown)
 
 def test_overlapping_windows_move_the_picture_itself_and_go_on_from_each_other():
     """Every window is shown the picture; what it is held to is not drawn anew, whatever its frames are heard to be."""
-    family = made(overlap=7)
+    family = made(num_context_frames=7)
     made_of, heard = [], []
     family._window, window = (
         lambda z0, *rest: (made_of.append((z0, rest[3])), heard.append(window(z0, *rest)))[1] or heard[-1],
@@ -99,14 +103,16 @@ def test_overlapping_windows_move_the_picture_itself_and_go_on_from_each_other()
         levels = family.autoencoder.encode(PICTURE[None].float() / 255)
         pictures = family.autoencoder.decode(levels, *family.from_volume(flows))
     torch.testing.assert_close(frames[1:].float(), (pictures * 255).round().clamp(0, 255), atol=1, rtol=0)
-    with pytest.raises(ValueError, match="an overlap of 10 for windows of 10"):
-        made(overlap=10)
+    with pytest.raises(ValueError, match="num_context_frames=10 for windows of 10"):
+        made(num_context_frames=10)
 
 
 def test_a_held_beginning_steers_what_follows():
     torch.manual_seed(0)
     family, draw = (
-        DabFusion(5, AUTOENCODER, UNET, size=64, frames=10, overlap=7, threshold=None).eval(),
+        build(
+            resolution=64, num_frames=10, num_context_frames=7, sampler=DEFAULT_SAMPLER | {"dynamic_threshold": None}
+        ).eval(),
         torch.Generator,
     )
     for head in (family.unet.final_conv, family.unet.occlusion_map):
@@ -133,7 +139,7 @@ def test_between_its_frames_the_flow_goes_on_evenly():
 
 @pytest.mark.parametrize("residual", [None, 4.0])
 def test_what_is_diffused_says_all_of_the_motion(residual):
-    family = DabFusion(5, AUTOENCODER, UNET, size=64, residual=residual)
+    family = build(resolution=64, flow_residual_scale=residual)
     flow, occlusion = (
         grid(16, 16, torch.zeros(1)) + 0.1 * numbers("flow", 2, 16, 16, 2),
         numbers("o", 2, 1, 16, 16).sigmoid(),
@@ -147,7 +153,7 @@ def test_what_is_diffused_says_all_of_the_motion(residual):
 
 def test_a_pooled_flow_moves_the_picture_as_the_fine_one_does():
     """Where nothing moves nothing is diffused, at either size; a shift of everything is the same shift."""
-    fine, pooled = made(fine=2), made(fine=2, pooled=2)
+    fine, pooled = made(fine=2), made(fine=2, flow_pool_factor=2)
     flow = still(32, 32, torch.zeros(1))[None] + torch.tensor([8 / 64, 0.0])
     occlusion, picture = torch.ones(1, 1, 32, 32), PICTURE[None].float() / 255
     volumes = [family.to_volume(flow, occlusion) for family in (fine, pooled)]
@@ -156,14 +162,14 @@ def test_a_pooled_flow_moves_the_picture_as_the_fine_one_does():
         torch.testing.assert_close(volume[:, :2], torch.tensor([2.5, 0.0])[:, None, None].expand_as(volume[:, :2]))
         moved = warp(picture, family.from_volume(volume)[0])
         torch.testing.assert_close(moved[..., 4:-4, 8:-8], picture[..., 4:-4, 12:-4], atol=1e-4, rtol=0)
-    with pytest.raises(ValueError, match="2 times as fine as the latent cannot be pooled by 4"):
-        made(fine=2, pooled=4)
+    with pytest.raises(ValueError, match="flow_upsample=2 cannot be pooled by flow_pool_factor=4"):
+        made(fine=2, flow_pool_factor=4)
 
 
 def test_the_velocity_loss_sees_what_flickers_and_nothing_else():
     """An answer that is off by a constant has none; one that is off by +-1 from frame to frame has all."""
     family = made()
-    own, losses = stage(DiffusionStage, family, velocity=3.0), []
+    own, losses = stage(DiffusionStage, family, velocity_weight=3.0), []
     x0 = torch.stack([own._volume((clip + 1) / 2)[0] for clip in batch(11)["frames"]])
     for off in (torch.full((10,), 0.5), torch.arange(10) % 2 * 2.0 - 1):
         family.unet = torch.nn.Module()
@@ -175,14 +181,14 @@ def test_the_velocity_loss_sees_what_flickers_and_nothing_else():
 
 def test_what_is_heard_is_of_the_frames_own_time():
     """A song whose only feature is the time; beats at every half second from 0.25 s on."""
-    family = DabFusion(1, AUTOENCODER, UNET, fps=12)
+    family = build(1, fps=12)
     time = torch.arange(300)[None, :, None] / 30
     heard = family.hear(time, 30.0, family.beats_at(np.arange(0.25, 10, 0.5), 40, start=5), 40, start=5)[0]
     at = (5 + np.arange(40)) / 12
     np.testing.assert_allclose(heard[:, 0], at, atol=1e-6)
     np.testing.assert_array_equal(heard[:, 1], np.isin(5 + np.arange(40), np.arange(3, 120, 6)))
     np.testing.assert_allclose(heard[:, 2], np.cos(4 * np.pi * (at - 0.25)), atol=1e-5)
-    assert DabFusion(1, AUTOENCODER, UNET, beats=False).hear(time, 30.0, None, 40).shape == (1, 40, 1)
+    assert build(1, condition_on_beats=False).hear(time, 30.0, None, 40).shape == (1, 40, 1)
 
 
 def test_the_flow_says_where_a_pixel_comes_from():
@@ -255,7 +261,7 @@ def batch(frames: int) -> dict:
         (FlowStage, {}, {}),
         (FlowStage, HELPED, LIMBED | {"fine": 2}),
         (DiffusionStage, {}, {}),
-        (DiffusionStage, {"velocity": 1.0}, LIMBED | {"fine": 2, "pooled": 2}),
+        (DiffusionStage, {"velocity_weight": 1.0}, LIMBED | {"fine": 2, "flow_pool_factor": 2}),
     ],
 )
 def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind, options, changes):
@@ -275,7 +281,7 @@ def test_everything_that_learns_gets_a_gradient_and_nothing_else_moves(kind, opt
 def test_limbs_and_what_moves_with_them_are_learned_first():
     """Alone, regions learn from joints only, the flow from parts; nothing else is even shown a gradient of zero."""
     family = made(fine=2, **LIMBED)
-    own = stage(FlowStage, family, alone=1, **HELPED).train()
+    own = stage(FlowStage, family, supervision_warmup_steps=1, **HELPED).train()
     losses = own.loss(batch(2))
     assert set(losses) == {"astray", "misplaced", "uncovered"}
     regions = list(family.autoencoder.region_predictor.parameters())
@@ -290,11 +296,11 @@ def test_limbs_and_what_moves_with_them_are_learned_first():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match=r"guide .* set it to 0"):
-        stage(FlowStage, made(), guide=1.0)
+    with pytest.raises(ValueError, match=r"limb_supervision_weight .* set it to 0"):
+        stage(FlowStage, made(), limb_supervision_weight=1.0)
     with pytest.raises(ValueError, match="4 regions cannot be limbs, of which there are 10"):
-        made(autoencoder={"limbs": True})
-    with pytest.raises(ValueError, match=r"clips of 9 frames for a model of 10: .* 0\.9167"):
+        made(autoencoder={"limb_regions": True})
+    with pytest.raises(ValueError, match=r"clips of 9 frames for a model of 10: set clip.num_frames=11"):
         stage(DiffusionStage, made()).loss(batch(9))
 
 
@@ -328,7 +334,7 @@ def test_flows_that_are_kept_are_those_worked_out_anew():
     family = made()
     losses = []
     for kept in (0, 1, 9):
-        own = DiffusionStage(family, torch.optim.Adam, kept=kept)
+        own = DiffusionStage(family, torch.optim.Adam, latent_cache_size=kept)
         for _ in range(2):
             torch.manual_seed(0)
             with torch.autocast("cpu", dtype=torch.bfloat16):  # as it is trained
@@ -402,7 +408,7 @@ def test_what_a_body_uncovers_is_hidden():
 @pytest.mark.parametrize("overlap", [0, 4])
 def test_every_window_hears_its_own_frames(overlap):
     """Flows lead to the frames after the picture: to a song whose features are the time, 1/12 s on, in every window."""
-    family, heard = made(overlap=overlap), []
+    family, heard = made(num_context_frames=overlap), []
     family.hear, hear = lambda *where: (heard.append(hear(*where)), heard[-1])[1], family.hear
     music = MusicFeatures((torch.arange(600)[:, None] / 30).expand(-1, 5), 30.0, song(20).beats)
     with torch.no_grad():

@@ -21,8 +21,8 @@ REFERENCE = np.load(Path(__file__).parent / "data" / "lfdm_reference.npz")
 PARTS = ("generator", "region_predictor", "bg_predictor")
 SMALL = {
     "autoencoder": {
-        "width": 8, "most": 32, "bottleneck": 2, "region_width": 8, "flow_width": 8, "hourglass_most": 32,
-        "hourglass_blocks": 3, "background_width": 8,
+        "base_channels": 8, "max_channels": 32, "num_bottleneck_blocks": 2, "region_base_channels": 8, "flow_base_channels": 8, "hourglass_max_channels": 32,
+        "num_hourglass_blocks": 3, "background_base_channels": 8,
     },
     "unet": {"music_dim": 24, "width": 16},
 }  # fmt: skip
@@ -207,6 +207,8 @@ def test_what_does_not_fit_is_refused(paper, tmp_path, change, message):
 
 def test_a_unet_that_predicts_something_else_is_refused(tmp_path):
     with torch.device("meta"):
-        other = DabFusion(music_dim=35, autoencoder={}, unet={}, prediction="v_prediction")
+        other = DabFusion(
+            music_dim=35, autoencoder={}, unet={}, noise_schedule={"shift": 1.0, "prediction_type": "v_prediction"}
+        )
     with pytest.raises(ValueError, match="it predicts noise, this model v_prediction"):
         other.load_pretrained(paper_file(tmp_path / "flowdiff.pth"))

@@ -25,13 +25,13 @@ WORLD = (
 SMALL = [
     *WORLD,
     *(
-        "model=dabfusion model.hears=text model.frames=4 model.overlap=2 model.family.size=64 model.tiny.steps=2 "
-        "model.tiny.autoencoder={regions:10,width:4,most:16,bottleneck:1,region_width:4,flow_width:4,hourglass_most:16,"
-        "hourglass_blocks:2,background_width:4} model.tiny.unet={music_dim:16,width:8,multiples:[1,2],heads:1,patch:2} "
-        "model.tiny.prediction=v_prediction model.tiny.residual=4.0 model.tiny.threshold=0.9 "
-        "fit.batch_size=2 fit.precision=32-true fit.limit_val_batches=1 fit.max_steps=2 "
-        "model.fit.flow.clip={seconds:1,fps:12,height:64,width:64} "
-        "model.fit.diffusion.clip={seconds:0.4167,fps:12,height:64,width:64,stride:0.25}"
+        "model=dabfusion size=debug model.family.condition_on=text model.family.num_frames=4 "
+        "model.family.num_context_frames=2 model.family.sampler.num_inference_steps=2 "
+        "model.family.sampler.dynamic_threshold=0.9 model.family.noise_schedule.prediction_type=v_prediction "
+        "model.family.flow_residual_scale=4.0 model.family.autoencoder.base_channels=4 "
+        "model.family.autoencoder.region_base_channels=4 model.family.autoencoder.flow_base_channels=4 "
+        "model.family.autoencoder.background_base_channels=4 model.family.unet.width=8 model.family.unet.multiples=[1,2] "
+        "model.stages.diffusion.clip.num_frames=5 fit.batch_size=2 fit.limit_val_batches=1 fit.max_steps=2"
     ).split(),
 ]
 ASSETS = Path(__file__).parents[1] / "assets" / "demo"
@@ -59,7 +59,7 @@ def test_the_style_is_the_condition(checkpoint):
     assert torch.equal(family.words(["house"]), family.words([" house dance music"]))
     assert torch.equal(family.words(["house"]), family.text.encode(["house dance music"]))
     for beats, needs in (("null", ()), ("true", ("beats", "beat_phase")), ("false", ())):
-        config = composed(f"model.family.beats={beats}")
+        config = composed(f"model.family.condition_on_beats={beats}")
         family = build_family(config)
         assert required_keys(config, "diffusion", family) == ("key", "frames", "style", *needs)
         assert family.read(["house"], family.beats_at(np.arange(3.0), 4), 4).shape == (1, 4, 515 if needs else 512)
@@ -68,7 +68,9 @@ def test_the_style_is_the_condition(checkpoint):
 def test_the_prompt_is_danced_and_the_music_is_not_heard():
     """Another prompt is another dance, another song is not; a model that hears music is the other way round."""
     for hears, differs in (("text", "prompt"), ("music", "song")):
-        family = fill_by_name(build_family(composed(f"model.hears={hears}", "model.family.beats=false")))
+        family = fill_by_name(
+            build_family(composed(f"model.family.condition_on={hears}", "model.family.condition_on_beats=false"))
+        )
         dances = []
         for prompt, song in (("house", "a"), ("break", "a"), ("house", "b")):
             music = MusicFeatures(numbers(song, 60, 35), 30.0, NO_BEATS)
@@ -87,8 +89,8 @@ def test_the_commands_ask_for_what_is_missing(checkpoint, scripts):
     refused = scripts.inside("sample", *asked, f"out={scripts.folder}/b.mp4")
     assert refused.returncode == 2 and "give prompt=STYLE" in refused.stderr and refused.stderr.count("\n") == 1
     assert not (scripts.folder / "b.mp4").exists()
-    refused = scripts.inside("train", *SMALL, "model.hears=smell")
-    assert refused.returncode == 2 and "model.hears=smell: use music or text" in refused.stderr
+    refused = scripts.inside("train", *SMALL, "model.family.condition_on=smell")
+    assert refused.returncode == 2 and "condition_on=smell: use music or text" in refused.stderr
     assert refused.stderr.count("\n") == 1
 
 

@@ -95,7 +95,7 @@ def test_a_dance_is_its_inputs_and_no_longer_dance_changes_its_beginning():
     family = made()
     short, long = (torch.cat(dance(family, n, seed=3)) for n in (7, 20))
     assert torch.equal(short, long[:7])
-    for other in ({"seed": 4}, {"prompt": "jumps"}, {"music": song(20, name="other")}, {"guidance": 2.0}):
+    for other in ({"seed": 4}, {"prompt": "jumps"}, {"music": song(20, name="other")}, {"guidance_scale": 2.0}):
         assert not torch.equal(torch.cat(dance(family, 7, **{"seed": 3} | other)), short)
 
 

@@ -10,15 +10,10 @@ from zoo.media import read_video, write_sound
 from zoo.run.checkpoint import read_checkpoint
 
 SMALL = (
-    "model=dabfusion data.songs={train:2,val:1,test:1} data.seconds=6 data.dances_per_song=1 data.workers=1 "
-    "data.rendering.songs={train:2,val:1,test:1} data.rendering.height=64 data.rendering.width=64 data.rendering.seconds=1 "
-    "model.tiny.autoencoder={regions:10,width:8,most:16,bottleneck:1,region_width:8,flow_width:8,hourglass_most:16,"
-    "hourglass_blocks:2,background_width:8} "
-    "model.tiny.unet={music_dim:16,width:16,multiples:[1,1,1,1],heads:1,patch:2} "
-    "model.frames=10 model.family.size=64 model.fit.diffusion.clip={seconds:0.9167,fps:12,height:64,width:64} "
-    "model.fit.flow.clip={seconds:1,fps:12,height:64,width:64} fit.batch_size=2 fit.precision=32-true fit.log_every_n_steps=1 "
-    "fit.val_check_interval=4 fit.limit_val_batches=1 fit.save_every_n_steps=1 fit.max_steps=4 runs=two "
-    "model.tiny.flow.alone=1 model.tiny.flow.rebuilt=1"
+    "model=dabfusion size=debug data.songs={train:2,val:1,test:1} data.seconds=6 data.dances_per_song=1 "
+    "data.workers=1 data.rendering.songs={train:2,val:1,test:1} data.rendering.height=64 data.rendering.width=64 "
+    "data.rendering.seconds=1 fit.batch_size=2 fit.log_every_n_steps=1 fit.val_check_interval=4 "
+    "fit.limit_val_batches=1 fit.save_every_n_steps=1 fit.max_steps=4 runs=two"
 ).split()
 
 
@@ -50,7 +45,7 @@ def test_killed_in_the_second_stage_and_resumed_is_the_uninterrupted_run_and_dan
     assert done.returncode == 0 and "music_embedding, music_scale: other shapes" in done.stdout, done.stderr
     timbre = read_checkpoint(run.with_name("timbre") / "diffusion" / "last.ckpt")["state_dict"]
     assert all(torch.equal(timbre[name], flow[name]) for name in autoencoder)
-    done = scripts.inside("train", *alone, "name=wide", "model.tiny.autoencoder.width=12")
+    done = scripts.inside("train", *alone, "name=wide", "model.family.autoencoder.base_channels=12")
     assert done.returncode == 2 and "does not fit DabFusion" in done.stderr
 
     song, picture, out = (scripts.folder / name for name in ("two.wav", "two.png", "two.mp4"))

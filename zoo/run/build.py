@@ -65,8 +65,6 @@ def _stage_factory(config: DictConfig, name: str) -> "partial[Stage]":
 def stage_node(config: DictConfig, name: str) -> DictConfig:
     """The constructor node of a stage: its `module`, with its `optimizer` and `lr_schedule` as arguments."""
     stage = config.model.stages[name]
-    if "_target_" in stage:  # the layout of version 1, until every family is converted
-        return stage
     values = OmegaConf.to_container(stage, resolve=True)
     return OmegaConf.create(
         values["module"] | {"optimizer": values["optimizer"], "scheduler": values.get("lr_schedule")}

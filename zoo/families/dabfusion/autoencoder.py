@@ -63,37 +63,36 @@ def _seen(level: Tensor, flow: Tensor, occlusion: Tensor) -> Tensor:
 
 
 class FlowAutoencoder(nn.Module):
-    """Generator, region predictor and background motion."""
+    """Generator, region predictor and background motion. The defaults are LFDM's, at 128x128."""
 
     def __init__(
         self,
-        regions: int = 10,
-        width: int = 64,
-        most: int = 512,
-        downs: int = 2,
-        bottleneck: int = 6,
-        region_width: int = 32,
-        flow_width: int = 64,
-        hourglass_most: int = 1024,
-        hourglass_blocks: int = 5,
-        background_width: int | None = 32,
-        fine: int = 1,
-        limbs: bool = False,
-        folded: bool = False,
+        num_regions: int = 10,  # K, detected in an image of a quarter of the size
+        base_channels: int = 64,  # of the generator
+        max_channels: int = 512,
+        num_down_blocks: int = 2,
+        num_bottleneck_blocks: int = 6,
+        region_base_channels: int = 32,
+        flow_base_channels: int = 64,
+        hourglass_max_channels: int = 1024,
+        num_hourglass_blocks: int = 5,
+        background_base_channels: int | None = 32,  # None: the camera stands still
+        flow_upsample: int = 1,  # resolution of flow and occlusion over that of the latent
+        limb_regions: bool = False,  # see `RegionPredictor`
+        pixel_unshuffle_input: bool = False,  # see `RegionPredictor`
     ):
-        """The defaults are LFDM's, at 128x128: regions are looked for in a picture of a quarter of the size.
-
-        fine: flow and occlusion are so many times as fine as that quarter. limbs, folded: see `RegionPredictor`.
-        background_width: None holds that the camera stands still.
-        """
         super().__init__()
-        hourglass = hourglass_most, hourglass_blocks
-        flow = PixelwiseFlowPredictor(regions, flow_width, *hourglass, fine=fine, signed=limbs)
-        self.generator = Generator(width, most, downs, bottleneck, flow)
-        self.region_predictor = RegionPredictor(regions, region_width, *hourglass, limbs=limbs, folded=folded)
-        self.bg_predictor = BackgroundMotion(background_width, *hourglass) if background_width else None
-        self.fine = fine
-        self.latent_channels = min(most, width * 2**downs)
+        hourglass = hourglass_max_channels, num_hourglass_blocks
+        flow = PixelwiseFlowPredictor(
+            num_regions, flow_base_channels, *hourglass, fine=flow_upsample, signed=limb_regions
+        )
+        self.generator = Generator(base_channels, max_channels, num_down_blocks, num_bottleneck_blocks, flow)
+        self.region_predictor = RegionPredictor(
+            num_regions, region_base_channels, *hourglass, limbs=limb_regions, folded=pixel_unshuffle_input
+        )
+        self.bg_predictor = BackgroundMotion(background_base_channels, *hourglass) if background_base_channels else None
+        self.fine = flow_upsample
+        self.latent_channels = min(max_channels, base_channels * 2**num_down_blocks)
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """See `Generator.encode`."""

@@ -19,6 +19,7 @@ from zoo.families.dabfusion.autoencoder import FlowAutoencoder
 from zoo.families.dabfusion.blocks import still
 from zoo.families.dabfusion.flow_unet import FlowUNet
 from zoo.families.dabfusion.regions import Regions
+from zoo.families.dabfusion.upgrade import upgrade_config
 from zoo.families.dabfusion.weights import translation
 from zoo.music.beats import beat_phase, beats_to_frames
 from zoo.music.encoder import MusicFeatures
@@ -43,71 +44,83 @@ class MusicEmbedding(nn.Module):
         return self.project(heard)
 
 
+DEFAULT_SCHEDULE = {"shift": 1.0, "prediction_type": "epsilon"}  # as published
+DEFAULT_SAMPLER = {
+    "name": "ddim",
+    "num_inference_steps": 100,
+    "guidance_scale": 1.0,
+    "eta": 1.0,
+    "dynamic_threshold": 0.9,
+}
+
+
 class DabFusion(Family):
-    """All networks of DabFusion. `autoencoder`, `unet`: arguments of `FlowAutoencoder` and `FlowUNet`."""
+    """All networks of DabFusion."""
 
     def __init__(
         self,
-        music_dim: int,
-        autoencoder: Mapping[str, Any],
-        unet: Mapping[str, Any],
-        size: int = 128,
-        frames: int = 40,
-        fps: float = 12,
-        beats: bool | None = None,
-        hears: str = "music",
-        text: TextEncoder | None = None,
-        prediction: str = "epsilon",
-        residual: float | None = None,
-        shows_regions: bool = False,
-        pooled: int = 1,
-        noisier: float = 1.0,
-        threshold: float | None = 0.9,
-        steps: int = 100,
-        guidance: float = 1.0,
-        eta: float = 1.0,
-        rule: str = "ddim",
-        overlap: int = 0,
+        *,
+        music_dim: int,  # D, of one token of the music encoder
+        autoencoder: Mapping[str, Any],  # arguments of `FlowAutoencoder`
+        unet: Mapping[str, Any],  # arguments of `FlowUNet`
+        resolution: int = 128,  # pixels per side of the square image
+        num_frames: int = 40,  # of one window (40 or 80 in the paper)
+        fps: float = 12,  # of a window's frames
+        condition_on: str = "music",  # or 'text': the style's name instead (sec. 4.5, Table 6)
+        text_encoder: TextEncoder | None = None,  # of the style's name
+        condition_on_beats: bool | None = None,  # true: model e; false: model b; None: e with music, b with text
+        condition_on_heatmaps: bool = False,  # the U-Net sees the reference's region heat maps (not in the paper)
+        flow_residual_scale: float | None = None,  # None: absolute positions, as published; else scaled displacements
+        flow_pool_factor: int = 1,  # the diffused flow is the mean over squares of so many pixels (1 as published)
+        num_context_frames: int = 0,  # of the previous window; 0: start from its last frame, as published
+        noise_schedule: Mapping[str, Any] = DEFAULT_SCHEDULE,  # shift, prediction_type
+        sampler: Mapping[str, Any] = DEFAULT_SAMPLER,  # see `make_sampler`
     ):
-        """size: pixels of the square picture; frames: of one denoised window (40 or 80 in the paper), at `fps`.
+        """Beats join the music as each frame's mark (1 on a beat) and the beat's phase; the paper says "beat
+        information".
 
-        beats: join the beats to what is heard, the paper's model e; without, its model b. Joined are each frame's mark
-        (1 on a beat) and the beat's phase; the paper says "beat information". None: with music, not with text. hears:
-        'music', or 'text': in the music's place the style that is danced, as `text` encodes it (sec. 4.5, Table 6).
-        prediction: what the U-Net is taught, as in `cosine_schedule`. residual: None diffuses where each pixel comes
-        from, in [-1, 1], as published; a number diffuses how far it comes, times the number (LFDM's
-        `use_residual_flow`, which does not scale). shows_regions: the U-Net sees the picture's regions beside its
-        latent (not in the paper). pooled: what is diffused is the mean over squares of so many of the autoencoder's
-        pixels (1 as published). noisier: see `cosine_schedule`. threshold, rule: of sampling, see `make_sampler`.
-        overlap: 0, each window moves the last frame of the one before (sec. 4.5), and its blur with it. K: every window
-        moves the picture itself; its first K flows are held to the last K of the one before while the rest is denoised,
-        so that a long dance is as sharp as a short one (not in the paper). Raises ValueError for other words, and for a
-        window that would add nothing.
+        flow_residual_scale: LFDM's `use_residual_flow`, which does not scale. num_context_frames: with 0, every window
+        moves the last frame of the previous one (sec. 4.5), and its blur with it. Above 0 (not in the paper) every
+        window moves the reference itself; its first flows are held to the last ones of the previous window while the
+        rest is denoised, so that a long dance is as sharp as a short one. Raises ValueError for a window that would add
+        nothing.
         """
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)
-        self.shows_regions = shows_regions
-        shown = self.autoencoder.region_predictor.regions.out_channels if shows_regions else 0
-        latent_channels = self.autoencoder.latent_channels + shown
-        if self.autoencoder.fine % pooled:
-            raise ValueError(f"a flow {self.autoencoder.fine} times as fine as the latent cannot be pooled by {pooled}")
-        self.fine, self.pooled = self.autoencoder.fine // pooled, pooled
+        self.shows_regions = condition_on_heatmaps
+        num_heatmaps = self.autoencoder.region_predictor.regions.out_channels if condition_on_heatmaps else 0
+        latent_channels = self.autoencoder.latent_channels + num_heatmaps
+        if self.autoencoder.fine % flow_pool_factor:
+            raise ValueError(
+                f"flow_upsample={self.autoencoder.fine} cannot be pooled by flow_pool_factor={flow_pool_factor}"
+            )
+        self.fine, self.pooled = self.autoencoder.fine // flow_pool_factor, flow_pool_factor
         self.unet = FlowUNet(latent_channels=latent_channels, fine=self.fine, **unet)
-        if hears not in ("music", "text"):
-            raise ValueError(f"model.hears={hears}: use music or text")
-        assert hears == "music" or text is not None, "a model that hears text needs an encoder of texts"
-        self.text = text if hears == "text" else None
+        if condition_on not in ("music", "text"):
+            raise ValueError(f"condition_on={condition_on}: use music or text")
+        assert condition_on == "music" or text_encoder is not None, "a model that is conditioned on text encodes it"
+        self.text = text_encoder if condition_on == "text" else None
         dim = music_dim if self.text is None else self.text.dim
         self.music_scale = FeatureNormalizer(dim)
-        self.beats = 3 if (beats if beats is not None else self.text is None) else 0
+        self.beats = 3 if (condition_on_beats if condition_on_beats is not None else self.text is None) else 0
         self.music_embedding = MusicEmbedding(dim + self.beats, self.unet.music_dim)
-        self.resolution, self.frames, self.fps = size, frames, Fraction(str(fps))
-        self.prediction, self.residual, self.noisier = prediction, residual, noisier
-        self.threshold, self.rule = threshold, rule
-        if not 0 <= overlap < frames:
-            raise ValueError(f"an overlap of {overlap} for windows of {frames} frames; use 0 to {frames - 1}")
-        self.overlap = overlap
-        self.defaults = SamplingParams(steps, guidance, eta)
+        self.resolution, self.frames, self.fps = resolution, num_frames, Fraction(str(fps))
+        self.prediction, self.noisier = noise_schedule["prediction_type"], noise_schedule["shift"]
+        self.residual = flow_residual_scale
+        self.threshold, self.rule = sampler["dynamic_threshold"], sampler["name"]
+        if not 0 <= num_context_frames < num_frames:
+            raise ValueError(
+                f"num_context_frames={num_context_frames} for windows of {num_frames} frames; use 0 to {num_frames - 1}"
+            )
+        self.overlap = num_context_frames
+        self.defaults = SamplingParams(sampler["num_inference_steps"], sampler["guidance_scale"], sampler["eta"])
+
+    @classmethod
+    def upgrade(
+        cls, config: dict[str, Any], state_dict: dict[str, Tensor], version: int
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """See `Family`."""
+        return upgrade_config(config), state_dict
 
     @property
     def schedule(self):

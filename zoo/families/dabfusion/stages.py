@@ -41,27 +41,29 @@ class FlowStage(Stage):
     def __init__(
         self,
         *args,
-        vgg: str | None = None,
-        equivariance: float = 10.0,
-        guide: float = 0.0,
-        rebuilt: int | None = None,
-        alone: int = 0,
-        coloured: int = 0,
-        warped: float = 0.0,
+        vgg_weights: str | None = None,
+        equivariance_weight: float = 10.0,
+        limb_supervision_weight: float = 0.0,
+        num_reconstructed_clips: int | None = None,
+        supervision_warmup_steps: int = 0,
+        color_augment_steps: int = 0,
+        warp_loss_weight: float = 0.0,
         **kwargs,
     ):
         """Raises ValueError when regions are to be guided to limbs and are not `limbs`."""
-        super().__init__(*args, options={"guide": guide}, **kwargs)
-        self.equivariance, self.guide, self.warped = equivariance, guide, warped
-        self.rebuilt, self.alone, self.coloured = rebuilt, alone, coloured
-        self.likeness = PerceptualLoss(vgg)
-        if guide and not self.family.autoencoder.region_predictor.limbs:
-            raise ValueError("model.stages.flow.guide shows limbs to regions that are none; set it to 0")
+        super().__init__(*args, options={"limb_supervision_weight": limb_supervision_weight}, **kwargs)
+        self.equivariance_weight, self.warp_loss_weight = equivariance_weight, warp_loss_weight
+        self.limb_supervision_weight = limb_supervision_weight
+        self.num_reconstructed_clips, self.color_augment_steps = num_reconstructed_clips, color_augment_steps
+        self.supervision_warmup_steps = supervision_warmup_steps
+        self.likeness = PerceptualLoss(vgg_weights)
+        if limb_supervision_weight and not self.family.autoencoder.region_predictor.limbs:
+            raise ValueError("limb_supervision_weight needs limb_regions=true; set it to 0")
 
     @classmethod
-    def required_keys(cls, family: DabFusion, guide: float = 0.0, **_: Any) -> tuple[str, ...]:
+    def required_keys(cls, family: DabFusion, limb_supervision_weight: float = 0.0, **_: Any) -> tuple[str, ...]:
         """Images; with limb supervision also joints and DensePose parts."""
-        return ("frames", "joints2d", "parts") if guide else ("frames",)
+        return ("frames", "joints2d", "parts") if limb_supervision_weight else ("frames",)
 
     @classmethod
     def trainable_paths(cls, family: DabFusion, **_: Any) -> list[str]:
@@ -74,28 +76,28 @@ class FlowStage(Stage):
         clips, joints, parts = self._shown(batch)
         if self._alone():
             return self._guided(clips, joints, parts)
-        source, driving = clips[: self.rebuilt, :2].unbind(1)
+        source, driving = clips[: self.num_reconstructed_clips, :2].unbind(1)
         count = len(source)
-        others = clips[count:].flatten(0, 1) if self.guide else clips[:0, 0]
+        others = clips[count:].flatten(0, 1) if self.limb_supervision_weight else clips[:0, 0]
         bend = Bend(count, driving.device)
         regions = autoencoder.region_predictor(torch.cat([source, driving, others, bend.picture(driving)]))
-        made = autoencoder(source, driving, regions.detach() if self.guide else regions)
+        made = autoencoder(source, driving, regions.detach() if self.limb_supervision_weight else regions)
         with torch.autocast(source.device.type, enabled=False):
             there, bent = regions.select(slice(count, 2 * count)), regions.select(slice(-count, None))
             shift, axes = equivariance(there, bent, bend)
             losses = {
                 "likeness": self.likeness(made.picture.float(), driving),
-                "shift": self.equivariance * shift,
-                "axes": self.equivariance * axes,
+                "shift": self.equivariance_weight * shift,
+                "axes": self.equivariance_weight * axes,
             }
-            if self.warped:
-                losses["warped"] = self.warped * self.likeness(warp(source, made.flow), driving)
-            if self.guide:
+            if self.warp_loss_weight:
+                losses["warped"] = self.warp_loss_weight * self.likeness(warp(source, made.flow), driving)
+            if self.limb_supervision_weight:
                 true = torch.cat([joints[:count, 0], joints[:count, 1], joints[count:].flatten(0, 1)])
                 before, after = parts[:count, :2].unbind(1)
-                losses["astray"] = self.guide * astray(regions.heatmap[: len(true)], true)
-                losses["misplaced"] = SEEN * self.guide * misplaced(made.shares, after)
-                losses["uncovered"] = SEEN * self.guide * uncovered(made.occlusion, before, after)
+                losses["astray"] = self.limb_supervision_weight * astray(regions.heatmap[: len(true)], true)
+                losses["misplaced"] = SEEN * self.limb_supervision_weight * misplaced(made.shares, after)
+                losses["uncovered"] = SEEN * self.limb_supervision_weight * uncovered(made.occlusion, before, after)
             return losses
 
     def _guided(self, clips: Tensor, joints: Tensor, parts: Tensor) -> dict[str, Tensor]:
@@ -107,9 +109,10 @@ class FlowStage(Stage):
         idle = sum(each.sum() for each in autoencoder.parameters())  # DDP waits for everybody's gradient ...
         with torch.autocast(source.device.type, enabled=False):
             return {
-                "astray": self.guide * astray(regions.heatmap, where.transpose(0, 1).flatten(0, 1)) + 0 * idle,
-                "misplaced": SEEN * self.guide * misplaced(shares, parts[:, 1]),
-                "uncovered": SEEN * self.guide * uncovered(occlusion, *parts[:, :2].unbind(1)),
+                "astray": self.limb_supervision_weight * astray(regions.heatmap, where.transpose(0, 1).flatten(0, 1))
+                + 0 * idle,
+                "misplaced": SEEN * self.limb_supervision_weight * misplaced(shares, parts[:, 1]),
+                "uncovered": SEEN * self.limb_supervision_weight * uncovered(occlusion, *parts[:, :2].unbind(1)),
             }
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -121,7 +124,7 @@ class FlowStage(Stage):
                     each.grad = None
 
     def _alone(self) -> bool:
-        return bool(self.guide) and self.global_step < self.alone
+        return bool(self.limb_supervision_weight) and self.global_step < self.supervision_warmup_steps
 
     def _shown(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Pictures in [0, 1]; with a guide joints in [0, 1] and parts too.
@@ -129,13 +132,13 @@ class FlowStage(Stage):
         In training guided clips are seen in other colours, see `coloured`, and every other one, by chance, in a mirror.
         """
         clips = (batch["frames"] + 1) / 2
-        if not self.guide:
+        if not self.limb_supervision_weight:
             return clips, None, None
         joints, parts = batch["joints2d"] / clips.new_tensor(clips.shape[:-3:-1]), batch["parts"]
         if not self.training:
             return clips, joints, parts
         chance = torch.rand(len(clips), 10, device=clips.device)
-        if self.global_step < self.coloured:
+        if self.global_step < self.color_augment_steps:
             order, gain, lift = chance[:, :3].argsort(1), 0.7 + 0.6 * chance[:, 3:6], 0.2 * chance[:, 6:9] - 0.1
             order, gain, lift = (each[:, None, :, None, None] for each in (order, gain, lift))
             clips = (clips.gather(2, order.expand_as(clips)) * gain + lift).clamp(0, 1)
@@ -157,9 +160,9 @@ class DiffusionStage(Stage):
     every time they come.
     """
 
-    def __init__(self, *args, kept: int = 0, velocity: float = 0.0, **kwargs):
+    def __init__(self, *args, latent_cache_size: int = 0, velocity_weight: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.kept, self.velocity, self._kept = kept, velocity, {}
+        self.latent_cache_size, self.velocity_weight, self._kept = latent_cache_size, velocity_weight, {}
 
     @classmethod
     def required_keys(cls, family: DabFusion, **_: Any) -> tuple[str, ...]:
@@ -198,9 +201,9 @@ class DiffusionStage(Stage):
         x = denoiser.add_noise(x0, noise, t)
         answer = family.unet(x, t, (z0, condition)).float()
         losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
-        if self.velocity:
+        if self.velocity_weight:
             off = denoiser(x, t) - x0
-            losses["velocity"] = self.velocity * off.diff(dim=2).square().mean()
+            losses["velocity"] = self.velocity_weight * off.diff(dim=2).square().mean()
         return losses
 
     @torch.no_grad()
@@ -211,7 +214,7 @@ class DiffusionStage(Stage):
             if key not in self._kept:
                 # rounded whether they are kept or not, so that a resumed run computes with the same ones
                 made = [part.half().cpu() for part in self._volume(clip)]
-                if len(self._kept) < self.kept:
+                if len(self._kept) < self.latent_cache_size:
                     self._kept[key] = made
             found.append(self._kept.get(key) or made)
         return tuple(torch.stack([one.to(batch["frames"]) for one in parts]) for parts in zip(*found, strict=True))
@@ -222,8 +225,7 @@ class DiffusionStage(Stage):
         count = len(clip) - 1
         if count != family.frames:
             raise ValueError(
-                f"clips of {count + 1} frames for a model of {family.frames}: fit.diffusion.clip.seconds is to be "
-                f"{(family.frames + 1) / float(family.fps):.4f}"
+                f"clips of {count + 1} frames for a model of {family.frames}: set clip.num_frames={family.frames + 1}"
             )
         regions = autoencoder.region_predictor(clip)
         here, there = regions.select(slice(0, 1)), regions.select(slice(1, None))

@@ -29,7 +29,7 @@ from zoo.run.checkpoint import (
     read_checkpoint,
     read_family_weights,
 )
-from zoo.run.config import CONFIG_FILE, resolve_config, stage_clip
+from zoo.run.config import CONFIG_FILE, resolve_config, stage_clip, to_dict
 from zoo.run.train.callbacks import Deadline, Progress, Saver
 from zoo.run.train.plan import print_plan
 from zoo.run.train.runs import earlier, init_files, is_first_process, newest, stages
@@ -69,13 +69,7 @@ class StageTraining:
 
 def stage_training(config: DictConfig, stage: str) -> StageTraining:
     """The settings of one stage's training. Raises ValueError for an unknown key or a value out of range."""
-    if "fit" in config.model:  # the layout of version 1, until every family is converted
-        values = OmegaConf.to_container(config.model.fit[stage], resolve=True)
-        if "clip_norm" in values:
-            values["gradient_clip_val"] = values.pop("clip_norm")
-    else:
-        values = OmegaConf.to_container(config.model.stages[stage].fit, resolve=True)
-        values["clip"] = stage_clip(config, stage)
+    values = to_dict(config.model.stages[stage].fit) | {"clip": stage_clip(config, stage)}
     values |= {name: value for name, value in config.fit.items() if value is not None}
     names = {item.name for item in fields(StageTraining)}
     unknown = sorted(values.keys() - names)

@@ -55,7 +55,7 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
         hint = f"it trains with {' or '.join(renderers)}" if renderers else "it has no renderers"
         raise ValueError(f"renderer={renderer.name} is not trained by model={config.model.name}: {hint}")
     before = earlier(config, names[0])
-    starts = config.model.get("requires_init") or config.model.get("starts")
+    starts = config.model.get("requires_init")
     if starts and config.ckpt is None and config.init is None and not config.plan:
         raise ValueError(f"model={config.model.name} size={config.size.name} starts from {starts}: give init=")
     if before and config.ckpt is None and config.init is None and not config.plan:
