@@ -1,4 +1,4 @@
-"""Results as zoo/run/evaluate/benchmark.py writes them, with real small videos and songs, for the tests of the report."""
+"""Results as zoo/run/evaluate/benchmark.py writes them, with small videos and songs, for tests of the report."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -23,7 +23,8 @@ from zoo.nn.perceptual_loss import PerceptualLoss
 from zoo.nn.square_image import pad_to_square
 
 AUTOENCODER = dict(
-    num_regions=4, base_channels=8, max_channels=16, num_bottleneck_blocks=1, region_base_channels=8, flow_base_channels=8, hourglass_max_channels=16, num_hourglass_blocks=2,
+    num_regions=4, base_channels=8, max_channels=16, num_bottleneck_blocks=1, region_base_channels=8,
+    flow_base_channels=8, hourglass_max_channels=16, num_hourglass_blocks=2,
     background_base_channels=8,
 )  # fmt: skip
 UNET = dict(music_dim=16, width=16, multiples=[1, 1, 1, 1], heads=1, patch=2)

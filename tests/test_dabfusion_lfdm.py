@@ -21,7 +21,8 @@ REFERENCE = np.load(Path(__file__).parent / "data" / "lfdm_reference.npz")
 PARTS = ("generator", "region_predictor", "bg_predictor")
 SMALL = {
     "autoencoder": {
-        "base_channels": 8, "max_channels": 32, "num_bottleneck_blocks": 2, "region_base_channels": 8, "flow_base_channels": 8, "hourglass_max_channels": 32,
+        "base_channels": 8, "max_channels": 32, "num_bottleneck_blocks": 2, "region_base_channels": 8,
+        "flow_base_channels": 8, "hourglass_max_channels": 32,
         "num_hourglass_blocks": 3, "background_base_channels": 8,
     },
     "unet": {"music_dim": 24, "width": 16},

@@ -30,7 +30,8 @@ SMALL = [
         "model.family.sampler.dynamic_threshold=0.9 model.family.noise_schedule.prediction_type=v_prediction "
         "model.family.flow_residual_scale=4.0 model.family.autoencoder.base_channels=4 "
         "model.family.autoencoder.region_base_channels=4 model.family.autoencoder.flow_base_channels=4 "
-        "model.family.autoencoder.background_base_channels=4 model.family.unet.width=8 model.family.unet.multiples=[1,2] "
+        "model.family.autoencoder.background_base_channels=4 model.family.unet.width=8 "
+        "model.family.unet.multiples=[1,2] "
         "model.stages.diffusion.clip.num_frames=5 fit.batch_size=2 fit.limit_val_batches=1 fit.max_steps=2"
     ).split(),
 ]

@@ -68,7 +68,7 @@ def test_equal_to_laion_clap(encoder, sound, whole):
 
 
 def test_the_same_wherever_it_is_cut(encoder, sound, whole, monkeypatch, tmp_path):
-    """A cut gives the tokens of the whole where it leaves their windows; `encode_song` leaves them; twice is the same."""
+    """A cut gives the tokens of the whole where it leaves their windows whole; twice is the same."""
     cut = sound[3 * RATE :]
     assert torch.equal(encoder.encode(cut[None], RATE)[0, 5:9], whole[8:12])
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path))

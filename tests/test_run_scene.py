@@ -162,7 +162,8 @@ def test_the_command_sets_a_transparent_figure_into_a_scene(scripts, small_run, 
     Image.fromarray(blue).save(tmp_path / "blue.png")
     given = {
         "ckpt": small_run / "motion" / "last.ckpt", "music": song, "image": tmp_path / "figure.png",
-        "seconds": 1, "fps": 12, "sampler.num_inference_steps": 2, "scene": tmp_path / "blue.png", "out": tmp_path / "dance.mp4",
+        "seconds": 1, "fps": 12, "sampler.num_inference_steps": 2, "scene": tmp_path / "blue.png",
+        "out": tmp_path / "dance.mp4",
     }  # fmt: skip
     done = scripts.inside("sample", *(f"{name}={value}" for name, value in given.items()))
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The Python interface: `zoo.load(...)`, `model.dance(...)`, `zoo.models()`. Importing it takes no time: torch comes later.
+"""The Python interface: `zoo.load(...)`, `model.dance(...)`, `zoo.models()`. torch is imported when it is needed.
 
 import zoo
 model = zoo.load("magicdance")  # a shipped name, an exported folder or a .ckpt; FAMILY means FAMILY-tiny

@@ -13,7 +13,8 @@ from zoo.metrics.frechet import frechet_distance
 class FvdWorld(SetMetric):
     """The Frechet distance of the world judge's features: a stand-in for FVD that needs no download, and is not FVD.
 
-    64 features of every stretch of 16 frames, of a small network trained on the built-in world (zoo/body/detection/synthetic_detector.py).
+    64 features of every stretch of 16 frames, of a small network that was trained on the built-in world
+    (zoo/body/detection/synthetic_detector.py).
     Its numbers compare with each other within one protocol alone, never with a published FVD. With few clips it is too
     high, as every Frechet distance is (Chong and Forsyth 2020): the less, the more clips, so compare equally many.
     """

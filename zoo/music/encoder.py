@@ -84,7 +84,7 @@ def encode_song(
 
     sound: a file, or a mono waveform (S,) float32 at `sample_rate`. Only the part asked for and the encoder's context
     around it is decoded and analysed. Results are kept under $DANCEZOO_CACHE (~/.cache/dancezoo), found by the samples
-    themselves, the encoder's `cache_key` and the code that finds beats. Raises ValueError where the sound has ended before
+    themselves, the encoder's `cache_key` and the code that finds beats. Raises ValueError where the sound ended before
     `start`.
     """
     begin = Fraction(start).limit_denominator(1 << 24)

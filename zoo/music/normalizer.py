@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class FeatureNormalizer(nn.Module):
-    """(x - mean) / std of each of D values, x held to what the training music spans; before `running_moments` the identity.
+    """(x - mean) / std of each of D values, x clamped to the training music's range; the identity before it is fitted.
 
     Buffers mean, std, low, high (D,). Lives outside the network, so that published weights, which were trained on raw
     features, load strictly and see them raw.

@@ -45,7 +45,7 @@ class _Dancing(DenoisingStage):
 
 
 class AppearanceStage(_Dancing):
-    """Frames of a clip from another one (sec. 3.2): a batch's clips are some frames in no order (`clip.num_sampled_frames`).
+    """Frames of a clip from another one (sec. 3.2): `clip.num_sampled_frames` frames of each clip, in no order.
 
     The first is the reference of the others. The paper has pairs; with more, what the reference's network sees serves
     several, which is what a step spends its time on.

@@ -282,7 +282,7 @@ class VideoUNet(nn.Module):
     ):
         """The defaults are Stable Diffusion 1.5's.
 
-        attention_levels: which have spatial transformers; num_attention_heads: of every attention, dim / heads values each. motion:
+        attention_levels: which have spatial transformers; num_attention_heads: of dim / heads values each. motion:
         motion modules behind every layer, those of the middle only with `motion_middle` (AnimateDiff v2, Moore, Champ).
         songs: names of modules that listen, in order, and the width of the tokens each hears. jointly: residual blocks
         norm all frames of a video at once (AnimateDiff v1, MagicAnimate). face_dim: width of a

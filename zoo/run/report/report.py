@@ -16,8 +16,8 @@ WIDTH = 120  # characters, where the output is no terminal that has a width of i
 def write_report(results: dict[str, Any], out: Path) -> None:
     """Print the table of `results` and write table.md, table.tex and report.html to the folder `out`.
 
-    results: what metrics.json holds, see zoo/run/evaluate/benchmark.py; its videos and sounds are files in `out`, and one that
-    is missing or does not decode is left out of the page. Each file appears under its name when it is whole.
+    results: what metrics.json holds, see zoo/run/evaluate/benchmark.py; its videos and sounds are files in `out`. One
+    that is missing or does not decode is left out of the page. Each file appears under its name when it is whole.
     """
     sheet = Sheet(results)
     protocol, origin = results["protocol"], results["provenance"]

@@ -19,15 +19,18 @@ HIPS = 0.55  # of the stature
 
 
 def read_cutout(path: Path, people: Path | None) -> Cutout:
-    """The figure of a picture: what its transparency leaves, else the person that `people` (weights.pose_detector=) finds.
+    """The figure of an image: its opaque pixels if it has transparency, else the person that a detector finds.
 
-    Raises ValueError, one line, when there is none, or not one, or not all of it, or nothing to find it with.
+    people: the detector's files (weights.pose_detector=). Raises ValueError unless there is one whole person.
     """
     rgba = read_rgba(path)
     transparent = (rgba[..., 3] < 128).mean() > TRANSPARENT
     if not transparent and people is None:
-        how = f"weights.pose_detector=FILE, the mediapipe 0.10.21 wheel or its .tflite files ({DOWNLOAD_HINT}), or DWPose's .onnx"
-        raise ValueError(f"scene= finds the person of image={path} with {how}; a transparent png needs none")
+        files = f"the mediapipe 0.10.21 wheel or its .tflite files ({DOWNLOAD_HINT}), or DWPose's .onnx"
+        raise ValueError(
+            f"scene= finds the person of image={path} with weights.pose_detector=FILE, {files}; "
+            "a transparent png needs none"
+        )
     detector = None if transparent else load_detector(people)
     try:
         return from_alpha(rgba) if transparent else extract_cutout(rgba[..., :3], detector)
