@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from zoo.files import conf_folder
 from zoo.run.errors import report_errors
@@ -39,7 +40,7 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
         arguments: list[str] = []
 
         @functools.wraps(main)
-        def job(config) -> None:
+        def job(config: Any) -> None:
             sys.argv[1:] = arguments  # as typed: Lightning starts further processes by them
             with report_errors(name):  # here too: Hydra adds a line of its own to exceptions that leave its job
                 _check_sections(config, name)
@@ -105,7 +106,7 @@ def _renderer_overrides(arguments: list[str]) -> list[str]:
     return overrides
 
 
-def _check_sections(config, name: str) -> None:
+def _check_sections(config: Any, name: str) -> None:
     """Raises ValueError where a value stands in place of a section: sampler=3."""
     from omegaconf import DictConfig, OmegaConf
 
@@ -115,7 +116,7 @@ def _check_sections(config, name: str) -> None:
 
 
 @hydra_script("train")
-def train(config) -> None:
+def train(config: Any) -> None:
     """Train a family's stages, continue a run, or export one: conf/train.yaml."""
     from zoo.run.train.runs import open_run
 
@@ -135,7 +136,7 @@ def train(config) -> None:
 
 
 @hydra_script("sample", groups=False)
-def sample(config) -> None:
+def sample(config: Any) -> None:
     """Make a video of a figure that dances to a song: conf/sample.yaml."""
     from zoo.run.sample.request import read_request
 
@@ -146,7 +147,7 @@ def sample(config) -> None:
 
 
 @hydra_script("evaluate")
-def evaluate(config) -> None:
+def evaluate(config: Any) -> None:
     """Compare dances in one table, with intervals and paired tests: conf/evaluate.yaml."""
     from zoo.run.evaluate.benchmark import evaluate
 
@@ -154,7 +155,7 @@ def evaluate(config) -> None:
 
 
 @hydra_script("shards", groups=False)
-def shards(config) -> None:
+def shards(config: Any) -> None:
     """Make training shards of a folder of dance videos: conf/shards.yaml."""
     from zoo.run.build_shards import build_shards
 

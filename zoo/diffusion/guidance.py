@@ -25,8 +25,8 @@ class ClassifierFreeGuidance:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return x0 (B, ...)."""
         conditional, unconditional = self.denoiser(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2)).chunk(2)
-        scale = self.guidance_scale
-        scale = per_sample(scale(t), x) if callable(scale) else scale
+        schedule = self.guidance_scale
+        scale = per_sample(schedule(t), x) if callable(schedule) else schedule
         return unconditional + scale * (conditional - unconditional)
 
 

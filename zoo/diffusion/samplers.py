@@ -82,7 +82,7 @@ def sample(
         is_last = i + 1 == len(times)
         if is_last and isinstance(sampler, DDIMScheduler):  # the step to x0 itself, where the noise has the factor 0
             return sampler._threshold_sample(x0) if sampler.config.thresholding else x0
-        options = {"eta": eta, "variance_noise": noise_fn()} if is_stochastic else {}
+        options = {"eta": eta, "variance_noise": noise_fn()} if is_stochastic and noise_fn is not None else {}
         x = sampler.step(x0, t, x, **options).prev_sample
         if constraint is not None and not is_last:
             x = constraint(x, times[i + 1], i)

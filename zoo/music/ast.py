@@ -40,7 +40,7 @@ class Ast(LazyWeights, MusicEncoder):
         self.weights = weights
 
     @cached_property
-    def cache_key(self) -> str:
+    def cache_key(self) -> str:  # type: ignore[override]
         """Raises ValueError where there are no weights, as `encode` does."""
         return f"ast-{file_hash(*(self._folder() / name for name in FILES))}-{source_hash(sys.modules[__name__])}"
 

@@ -7,9 +7,11 @@ Onset strength in five bands, tempo from its autocorrelation at one beat to a ba
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import librosa
 import numpy as np
+from librosa.beat import beat_track
 
 from zoo.music.mel import mel_blocks
 
@@ -113,7 +115,7 @@ def _tempo(onset: np.ndarray, bands: np.ndarray) -> tuple[float, float]:
         return fast, salience
     # Fast, or slow at half of it? Fast where every beat is alike, or at least is struck by both the kick and the snare.
     times = _track(onset, fast)
-    ratio = [_evenness(band, times) for band in bands]
+    ratio: list[Any] = [_evenness(band, times) for band in bands]
     alike = np.interp(60 / fast, lags, likeness) + 0.3 * min(np.mean(ratio[KICK]), ratio[SNARE])
     return (fast if alike > FAST else fast / 2), salience
 
@@ -125,7 +127,7 @@ def _track(onset: np.ndarray, bpm: float) -> np.ndarray:
     step and goes on from there in that step, up to the ends of the sound.
     """
     settings = {"sr": RATE, "hop_length": HOP, "units": "time", "trim": False, "tightness": TIGHTNESS}
-    times = librosa.beat.beat_track(onset_envelope=onset, bpm=bpm, **settings)[1]
+    times = beat_track(onset_envelope=onset, bpm=bpm, **settings)[1]
     step = np.median(np.diff(times)) if len(times) > 3 else 0.0
     regular = np.flatnonzero(np.abs(np.diff(times) - step) < 0.05 * step)
     if not len(regular):

@@ -40,7 +40,7 @@ class Clap(LazyWeights, MusicEncoder):
         self.weights = weights
 
     @cached_property
-    def cache_key(self) -> str:
+    def cache_key(self) -> str:  # type: ignore[override]
         """Raises ValueError where there are no weights, as `encode` does."""
         return f"clap-{file_hash(self._file())}-{source_hash(sys.modules[__name__], laion_module)}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,6 +107,7 @@ def encode_song(
         wave, rate = sound.mono(encoder.sample_rate, first, last), encoder.sample_rate
         rhythm, rhythm_rate = (wave if rate == RATE else sound.mono(RATE, first, last)), RATE
     else:
+        assert sample_rate is not None, "a waveform needs its sample rate"
         wave, rate = np.ascontiguousarray(sound[round(first * sample_rate) : round(last * sample_rate)]), sample_rate
         rhythm, rhythm_rate = wave, rate
 
@@ -124,7 +126,7 @@ def encode_song(
 
 def source_hash(*modules: ModuleType) -> str:
     """Changes whenever the code of these modules does: for the cache_key of what they compute."""
-    sources = b"".join(Path(module.__file__).read_bytes() for module in modules)
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
     return hashlib.sha256(sources).hexdigest()[:12]
 
 
@@ -146,7 +148,7 @@ def _load(path: Path, encoder: MusicEncoder) -> MusicFeatures | None:
 def _keep(path: Path, music: MusicFeatures) -> None:
     """Write through a temporary name; a cache that cannot be written is no reason to stop."""
     beats = music.beats
-    fields = {"times": beats.times, "tempo": beats.tempo, "downbeat": beats.downbeat}
+    fields: dict[str, Any] = {"times": beats.times, "tempo": beats.tempo, "downbeat": beats.downbeat}
     try:
         with replacing(path) as temporary:
             np.savez(temporary, features=music.features.numpy(), **fields)

@@ -43,7 +43,7 @@ class Jukebox(LazyWeights, MusicEncoder):
         self.weights, self.layer, self.dim = weights, layer, dim
 
     @cached_property
-    def cache_key(self) -> str:
+    def cache_key(self) -> str:  # type: ignore[override]
         """Raises ValueError where there are no weights, as `encode` does."""
         code = source_hash(sys.modules[__name__], jukebox_module)
         return f"jukebox-{self.layer}-{file_hash(*self._files())}-{code}"
@@ -69,7 +69,7 @@ class Jukebox(LazyWeights, MusicEncoder):
             waveform = torch.from_numpy(wave).to(waveform.device)
         starts = range(0, max(waveform.shape[1] - WINDOW + STEP, 1), STEP)
         jobs = [(row, start) for row in range(len(waveform)) for start in starts]
-        found = [[] for _ in waveform]
+        found: list[list[Tensor]] = [[] for _ in waveform]
         for row, start in tqdm(jobs, desc="jukebox", disable=None if len(jobs) > 1 else True, leave=False):
             states = self._hear(waveform[row, start : start + WINDOW].to(device), *parts)
             found[row].append(states[round(self.rate * STEP / RATE) :] if start else states)

@@ -11,6 +11,11 @@ class FeatureNormalizer(nn.Module):
     features, load strictly and see them raw.
     """
 
+    mean: Tensor
+    std: Tensor
+    low: Tensor
+    high: Tensor
+
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(dim))

@@ -4,7 +4,6 @@ Configurations also come inside checkpoint files from anywhere. So every `_targe
 """
 
 from collections.abc import Iterator
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -54,7 +53,8 @@ def trainable_paths(config: DictConfig, name: str, family: Family) -> list[str]:
     return factory.func.trainable_paths(family, **factory.keywords)
 
 
-def _stage_factory(config: DictConfig, name: str) -> "partial[Stage]":
+def _stage_factory(config: DictConfig, name: str) -> Any:
+    """The stage class with its options, a `functools.partial` that takes family and seed."""
     node = stage_node(config, name)
     for target in _targets(node):
         _import_target(target)

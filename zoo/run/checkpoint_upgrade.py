@@ -10,6 +10,7 @@ Each family knows its own names: `Family.upgrade` holds its table. Classes outsi
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -38,7 +39,8 @@ def upgrade_checkpoint(
         )
     node = OmegaConf.to_container(config.model.family, resolve=True)
     check_targets(OmegaConf.create({"_target_": node["_target_"]}))
-    family, upgraded = get_class(node["_target_"]).upgrade(node, dict(weights), version)
+    cls: Any = get_class(node["_target_"])
+    family, upgraded = cls.upgrade(node, dict(weights), version)
     plain = OmegaConf.to_container(config, resolve=True)
     music = plain["music"] | {"_target_": TARGETS.get(plain["music"]["_target_"], plain["music"]["_target_"])}
     model = {"name": plain["model"]["name"], "family": family}

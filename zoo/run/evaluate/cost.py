@@ -30,7 +30,7 @@ class Meter:
         self._began = time.perf_counter()
         return self
 
-    def __exit__(self, *failure) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             self.peak_mb = torch.cuda.max_memory_allocated(self.device) / 1e6

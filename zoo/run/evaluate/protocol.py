@@ -78,7 +78,7 @@ def read_protocol(config: DictConfig) -> Protocol:
         told = f"lacks {', '.join(missing)}" if missing else f"has no {', '.join(unknown)}"
         raise ValueError(f"protocol {given.get('id')} {told}; conf/protocol/world-v1.yaml shows what one holds")
     name = str(given["id"])
-    source = get_class(config.data._target_)
+    source: Any = get_class(config.data._target_)
     if source.name != given["data"]:
         raise ValueError(f"protocol={name} is defined on data={given['data']}, not on data={source.name}")
     if given["split"] not in SPLITS:
@@ -125,9 +125,10 @@ def read_gauges(config: DictConfig, protocol: Protocol, detector: PoseDetector |
     for name in sorted(names):
         metric, arguments = _metric(files[name], config, protocol.metrics.get(name, {}))
         sees = "detector" in metric.required_inputs
-        instrument = (
-            (detector and detector.name) if sees else "exact motion" if "joints" in metric.required_inputs else None
-        )
+        if sees:
+            instrument = None if detector is None else detector.name
+        else:
+            instrument = "exact motion" if "joints" in metric.required_inputs else None
         identity = {"metric": name, "version": metric.version, "arguments": arguments, "weights": metric.weights_hash}
         reason = metric.unavailable_reason or (without if sees and detector is None else None)
         gauges.append(Gauge(name, metric, instrument, reason, {**identity, "instrument": instrument}))

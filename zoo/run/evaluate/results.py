@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from zoo.metrics.base import TIME_SUFFIX, ClipMetric
+from zoo.metrics.base import TIME_SUFFIX, ClipMetric, SetMetric
 from zoo.metrics.statistics import (
     Interval,
     bootstrap_interval,
@@ -60,6 +60,7 @@ class Numbers:
     def _set_values(self, row: str, gauge: Gauge, keys: Sequence[str]) -> dict[str, float]:
         own, truth = self.measured[row], self.measured[self.rows[0].name]
         beside = [truth[key][gauge.mark] for key in keys if truth.get(key, {}).get(gauge.mark)]
+        assert isinstance(gauge.metric, SetMetric)
         return gauge.metric.combine([own[key][gauge.mark] for key in keys], beside)
 
     def _set_draws(self, row: str, gauge: Gauge, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -101,7 +102,7 @@ class Numbers:
 
     def compare(self, a: str, b: str) -> list[dict[str, Any]]:
         """Row `a` minus row `b` in every column that both have, on the clips that both have; p over columns by Holm."""
-        lines = []
+        lines: list[dict[str, Any]] = []
         for column, gauge in self.columns.items():
             if isinstance(gauge.metric, ClipMetric):
                 ours, theirs = self.clip_values(a, column), self.clip_values(b, column)
@@ -122,8 +123,9 @@ class Numbers:
                 p = bootstrap_p_value(one - two, one_drawn - two_drawn)
             line = {"a": a, "b": b, "column": column, "difference": number(found.mean)}
             lines.append(line | {"low": number(found.low), "high": number(found.high), "p": p, "n": found.n})
-        for line, corrected in zip(lines, holm([line["p"] for line in lines]), strict=True):
-            line["p"], line["p_holm"] = number(line["p"]), number(corrected)
+        p_values: list[float] = [line["p"] for line in lines]
+        for line, p_value, corrected in zip(lines, p_values, holm(p_values), strict=True):
+            line["p"], line["p_holm"] = number(p_value), number(corrected)
         return lines
 
 

@@ -143,7 +143,7 @@ def score(
             if reason is not None:
                 row = named[job.row]
                 row.excluded[job.clip.key] = reason
-    measured = {row.name: {} for row in rows}
+    measured: dict[str, dict[str, Measurements]] = {row.name: {} for row in rows}
     for job in jobs:
         if job.clip.key not in named[job.row].excluded:
             measured[job.row][job.clip.key] = read_measured(job.kept, job.evidence)

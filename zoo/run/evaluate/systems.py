@@ -6,7 +6,7 @@ of videos that others made. Every row is files from here on, and is scored alike
 
 import hashlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
@@ -264,5 +264,5 @@ def _dance(
     write_json(with_suffix(stem, ".json"), {"seconds": meter.seconds, "peak_memory_mb": meter.peak_mb, "seed": seed})
 
 
-def _joined(blocks) -> np.ndarray:
+def _joined(blocks: Iterable[torch.Tensor]) -> np.ndarray:
     return torch.cat([block.cpu() for block in blocks]).float().numpy()

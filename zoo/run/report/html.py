@@ -90,7 +90,8 @@ def pick_clips(results: dict[str, Any], most: int) -> list[str]:
     rows, labels = [row for row in results["rows"] if row["kind"] in MADE], results["clips"]
     filmed = {clip for row in results["rows"] for clip in row["videos"]}
     lacking = {clip: sum(clip not in row["videos"] for row in rows) for clip in labels if clip in filmed}
-    column, chosen, used = main_column(results), [], Counter()
+    column, chosen = main_column(results), []
+    used: Counter = Counter()
 
     def names(clip: str) -> list[tuple[str, str]]:
         return [item for item in labels[clip]["labels"].items() if item[0] in ("camera", "style", "song")]
@@ -157,7 +158,8 @@ def _media(
     results: dict[str, Any], out: Path, chosen: list[str], budget: int
 ) -> tuple[dict[int, dict[str, Any]], list[str], list[str]]:
     """Clip's number -> its sound and its videos by row, as base64; the clips shown; what could not be shown and why."""
-    clips, media, shown, left_out, used = list(results["clips"]), {}, [], [], 0
+    clips, media, left_out, used = list(results["clips"]), {}, [], 0
+    shown: list[str] = []
     progress = track(chosen, "report: videos", console=Console(stderr=True), disable=not sys.stderr.isatty())
     with tempfile.TemporaryDirectory() as folder:
         for clip in progress:

@@ -131,9 +131,10 @@ class Sheet:
 
         A family of metrics is split only where it does not fit by itself, and then evenly.
         """
-        packed, room = [], 0
-        for _, family in groupby(self._columns, key=lambda column: column[0]):
-            family = list(family)
+        packed: list[list[tuple[str, str, list[Cell]]]] = []
+        room = 0
+        for _, group in groupby(self._columns, key=lambda column: column[0]):
+            family = list(group)
             sizes = [size(title, cells) for _, title, cells in family]
             parts = max(1, -(-sum(sizes) // most))
             while parts < len(family) and any(sum(sizes[at]) > most for at in _evenly(len(family), parts)):

@@ -31,9 +31,10 @@ def read_cutout(path: Path, people: Path | None) -> Cutout:
             f"scene= finds the person of image={path} with weights.pose_detector=FILE, {files}; "
             "a transparent png needs none"
         )
-    detector = None if transparent else load_detector(people)
     try:
-        return from_alpha(rgba) if transparent else extract_cutout(rgba[..., :3], detector)
+        if transparent or people is None:
+            return from_alpha(rgba)
+        return extract_cutout(rgba[..., :3], load_detector(people))
     except ValueError as error:
         raise ValueError(f"image={path}: {error}") from None
 

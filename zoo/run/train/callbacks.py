@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
@@ -24,7 +25,9 @@ class Deadline(Callback):
         """ends: as `time.monotonic()` counts, seconds."""
         self.ends = ends
 
-    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """The first process decides, after a whole step."""
         if _whole_step(trainer, batch_idx) and trainer.strategy.broadcast(time.monotonic() >= self.ends):
             trainer.should_stop = True
@@ -43,7 +46,9 @@ class Saver(Callback):
         """Everything `sample.py` needs besides the weights."""
         checkpoint["config"], checkpoint["stage"] = self.config, self.stage
 
-    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, outputs, batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Save here and nowhere else: Lightning knows how to go on from this point of its loop."""
         if not _whole_step(trainer, batch_idx):
             return
@@ -86,7 +91,7 @@ class Progress(Callback):
                 mininterval=30 if quiet else 0.2, maxinterval=30 if quiet else 10, miniters=1,
             )  # fmt: skip
 
-    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, *_) -> None:
+    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, *_: Any) -> None:
         """Move the bar by whole optimiser steps and log the speed."""
         step = trainer.global_step
         if step % self.log_every == 0 and step > self._since[1]:

@@ -56,7 +56,7 @@ class StageTraining:
     keep_last: int = 2  # step files
     clip: dict = field(default_factory=dict)  # of zoo.data.base.WindowSpec
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive_ints = "max_steps batch_size accumulate_grad_batches log_every_n_steps val_check_interval"
         for name in f"{positive_ints} save_every_n_steps keep_last".split():
             int_at_least(getattr(self, name), f"fit.{name}", 1)
@@ -120,6 +120,7 @@ def fit(config: DictConfig, run: Path) -> Path:
             continue
         _fit_stage(config, name, trainings[name], run, start=last, going_on=own)
         last = newest(run / name)
+    assert last is not None, "every stage ends with a checkpoint"
     if primary:
         print(f"trained: {last}", flush=True)
         if config.export is not None:

@@ -1,5 +1,7 @@
 """How big a training is, worked out on the meta device: nothing is allocated."""
 
+from collections.abc import Callable
+
 import torch
 from omegaconf import DictConfig
 
@@ -34,7 +36,7 @@ def print_plan(config: DictConfig) -> None:
         print(f"{config.model.name} {stage}: {millions}; {told['gigabytes']:.2f} GB a process, activations besides")
 
 
-def _optimizer_values(make_optimizer) -> float:
+def _optimizer_values(make_optimizer: Callable[..., torch.optim.Optimizer]) -> float:
     """Values an optimiser keeps for each value it trains: 2 for Adam."""
     probe = torch.nn.Parameter(torch.zeros(64, 64))
     probe.grad = torch.ones_like(probe)
