@@ -45,7 +45,7 @@ def test_forward_equals_public_code(size):
         keep = None if keep is None else torch.tensor(keep)
         assert error(network(x, music, STEPS, keep), f"{name}_{size}") < 1e-5
         # the same in two halves, keys and values remembered
-        heard = network.condition(music, keep, remember=True)
+        heard = network.condition(music, keep, precompute_kv=True)
         assert error(network(x, heard, STEPS), f"{name}_{size}") < 1e-5
 
 

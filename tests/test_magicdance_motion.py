@@ -16,9 +16,17 @@ from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
 from zoo.diffusion.samplers import make_sampler
 from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.base import GenerationRequest, SamplingParams
-from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
-from zoo.families.magicdance.family import MagicDance, at_frame_times
+from zoo.families.magicdance.family import MagicDance, resample_to_video
+from zoo.families.magicdance.long_form import (
+    HOP_FRAMES,
+    MotionMask,
+    crossfade,
+    frame_mask,
+    joint_mask,
+    long_form,
+    resample_music,
+)
 from zoo.families.magicdance.stages import MotionStage, motion_losses
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
@@ -63,7 +71,7 @@ def test_long_form_is_edges_however_it_is_grouped(group):
     network = fill_by_name(DanceDecoder(35, dim=64, ff_dim=96, layers=2, heads=2))
     songs = numbers("songs", 5, 150, 35)
 
-    def listen(indices: range) -> ClassifierFreeGuidance:
+    def denoiser_for(indices: range) -> ClassifierFreeGuidance:
         condition = network.guided_condition(songs[list(indices)])
         return ClassifierFreeGuidance(
             Denoiser(lambda x, t: network(x, condition, t), cosine_schedule()), guidance_ramp(2.0, 50)
@@ -71,18 +79,18 @@ def test_long_form_is_edges_however_it_is_grouped(group):
 
     rule = partial(make_sampler, cosine_schedule(), 50)
     with torch.no_grad():
-        made = torch.stack(list(motion.long_form(listen, 5, rule, 1.0, 7, torch.device("cpu"), group)))
+        made = torch.stack(list(long_form(denoiser_for, 5, rule, 1.0, 7, torch.device("cpu"), group)))
     assert float((made[:, ::10] - torch.from_numpy(REFERENCE["long_ddim_sample"])).abs().max()) < 1e-5
 
 
 @pytest.mark.parametrize("frames", [1, 30, 150, 151, 225, 226, 700])
-def test_dance_has_the_length_asked_for(family, frames):
+def test_motion_has_the_requested_length(family, frames):
     blocks = list(family.generate_motion(song(frames / 30 + 0.1), frames, 0, SamplingParams(num_inference_steps=2)))
-    assert sum(map(len, blocks)) == frames and max(map(len, blocks)) <= motion.HOP
+    assert sum(map(len, blocks)) == frames and max(map(len, blocks)) <= HOP_FRAMES
     assert torch.isfinite(torch.cat(blocks)).all()
 
 
-def test_dance_is_its_seed_and_its_music(family):
+def test_motion_depends_on_seed_and_music_only(family):
     def dance(seed, music):
         return torch.cat(list(family.generate_motion(music, 300, seed, FEW)))
 
@@ -99,18 +107,18 @@ def test_dance_is_its_seed_and_its_music(family):
 
 def test_music_of_any_rate_and_length():
     features = torch.arange(7.0)[:, None].repeat(1, 2)
-    assert torch.equal(motion.at_motion_rate(features, 30.0, 2, 4)[:, 0], torch.tensor([2.0, 3, 4, 5]))
-    torch.testing.assert_close(motion.at_motion_rate(features, 10.0, 0, 5)[:, 0], torch.arange(5) / 3)
+    assert torch.equal(resample_music(features, 30.0, 2, 4)[:, 0], torch.tensor([2.0, 3, 4, 5]))
+    torch.testing.assert_close(resample_music(features, 10.0, 0, 5)[:, 0], torch.arange(5) / 3)
     # heard to and fro past the end
-    over = motion.at_motion_rate(features, 30.0, 5, 12)[:, 0]
+    over = resample_music(features, 30.0, 5, 12)[:, 0]
     assert over.tolist() == [5, 6, 5, 4, 3, 2, 1, 0, 1, 2, 3, 4]
-    assert motion.at_motion_rate(features[:1], 30.0, 0, 3).shape == (3, 2)
+    assert resample_music(features[:1], 30.0, 0, 3).shape == (3, 2)
 
 
 def test_crossfade_joins_without_a_seam():
     whole = walk(375)
     windows = [whole[i * 75 : i * 75 + 150].clone() for i in range(4)]
-    torch.testing.assert_close(torch.cat(list(motion.crossfade(iter(windows)))), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(list(crossfade(iter(windows)))), whole, atol=1e-5, rtol=0)
     # windows that do not agree: root apart by 10 cm, an arm by half a radian
     apart = matrix_from_axis_angle(torch.tensor([0.0, 0.0, 0.5]))
     for i, window in enumerate(windows):
@@ -119,38 +127,38 @@ def test_crossfade_joins_without_a_seam():
             turns = unpack(window)[2]
             turns[:, 16] = turns[:, 16] @ apart
             window[:, 7:] = pack(turns, window[:, 4:7])[:, 7:]
-    assert_no_seam(torch.cat(list(motion.crossfade(iter(windows)))))
+    assert_no_seam(torch.cat(list(crossfade(iter(windows)))))
 
 
 def assert_no_seam(made: torch.Tensor) -> None:
     """Joint acceleration at joins is no higher than its 95th percentile elsewhere."""
     acceleration = joints_of(made).diff(n=2, dim=0).norm(dim=-1).amax(-1) * MOTION_FPS**2
-    joins = torch.arange(motion.HOP, len(made) - motion.HOP + 1, motion.HOP)
+    joins = torch.arange(HOP_FRAMES, len(made) - HOP_FRAMES + 1, HOP_FRAMES)
     near = torch.cat([joins - 2, joins - 1, joins])  # the differences that span a join
     elsewhere = acceleration[[i for i in range(len(acceleration)) if i not in set(near.tolist())]]
     for join in joins:
         assert acceleration[join - 2 : join + 1].mean() <= elsewhere.quantile(0.95)
 
 
-def test_edits_keep_what_they_are_told_to(family):
+def test_edits_preserve_masked_values_exactly(family):
     given, music = walk(260, seed=9), song(9)
-    between = motion.keep_frames(260, slice(0, 40), slice(200, 260))
+    between = frame_mask(260, slice(0, 40), slice(200, 260))
     made = family.edit(music, given, between, 3, FEW)
     assert torch.equal(made[:40], given[:40]) and torch.equal(made[200:], given[200:])
     assert (made[60:180] - given[60:180]).abs().max() > 0.05
-    legs = motion.keep_joints(260, ["pelvis", "left_hip", "right_hip", "left_knee", "right_knee"])
+    legs = joint_mask(260, ["pelvis", "left_hip", "right_hip", "left_knee", "right_knee"])
     made = family.edit(music, given, legs, 3, FEW)
     kept = legs[0] > 0
     assert kept.sum() == 3 + 5 * 6 and torch.equal(made[:, kept], given[:, kept])
     free = family.edit(music, given, torch.zeros_like(legs), 3, FEW)
     torch.testing.assert_close(free, torch.cat(list(family.generate_motion(music, 260, 3, FEW))), atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match="no joint is called 'tail'"):
-        motion.keep_joints(10, ["tail"])
+    with pytest.raises(ValueError, match="there is no joint tail"):
+        joint_mask(10, ["tail"])
     with pytest.raises(ValueError, match="motion and a mask of one shape"):
         family.edit(music, given, legs[:20], 3, FEW)
 
 
-def test_known_parts_steer_the_rest():
+def test_preserved_frames_condition_the_others():
     """Data that is one of two constant motions: keeping the first frames picks which one."""
     kept = cosine_schedule().alphas_cumprod
     choices = torch.stack([torch.full((150, 151), c) for c in (-0.6, 0.6)])
@@ -161,15 +169,15 @@ def test_known_parts_steer_the_rest():
         return torch.einsum("bk,ktd->btd", torch.softmax(-apart, -1), choices)
 
     for sign in (-1.0, 1.0):
-        known = motion.Known(torch.full((150, 151), 0.6 * sign), motion.keep_frames(150, slice(0, 75)))
-        (made,) = motion.long_form(
+        motion_mask = MotionMask(torch.full((150, 151), 0.6 * sign), frame_mask(150, slice(0, 75)))
+        (made,) = long_form(
             lambda _: Denoiser(posterior, cosine_schedule()),
             1,
             partial(make_sampler, cosine_schedule(), 50),
             1.0,
             0,
             torch.device("cpu"),
-            known=known,
+            motion_mask=motion_mask,
         )
         torch.testing.assert_close(made, torch.full((150, 151), 0.6 * sign), atol=1e-3, rtol=0)
 
@@ -179,7 +187,7 @@ def test_video_frames_are_at_their_exact_times(fps):
     whole, frames = walk(400), 100
     blocks = [whole[i : i + 75] for i in range(0, 400, 75)]
     times = torch.tensor([float(i / fps) for i in range(frames)], dtype=torch.float64)
-    made = torch.cat(list(at_frame_times(iter(blocks), frames, fps)))
+    made = torch.cat(list(resample_to_video(iter(blocks), frames, fps)))
     torch.testing.assert_close(made, resample(whole, times), atol=1e-5, rtol=0)
 
 
@@ -228,7 +236,7 @@ def test_stage_learns_one_clip_and_averages():
     batch |= {"music_rate": 30.0, "fps": 30.0, "beats": (torch.arange(60) % 15 == 0).long().repeat(8, 1)}
     stage = MotionStage(family, partial(torch.optim.AdamW, lr=2e-3), ema_decay=0.9)
     stage.fit_normalizers(lambda: iter([batch]))
-    heard = family.hear(batch["music"], 30.0, [np.arange(0, 2, 0.5)] * 8, 60)
+    heard = family.music_condition(batch["music"], 30.0, [np.arange(0, 2, 0.5)] * 8, 60)
     assert abs(heard[..., :35].mean()) < 1e-3 and abs(heard[..., :35].std() - 1) < 1e-2
     turn = 2 * np.pi * np.arange(60) / 15  # a turn a beat
     np.testing.assert_allclose(heard[3, :, 35:], np.stack([np.cos(turn), np.sin(turn)], 1), atol=1e-5)

@@ -29,7 +29,7 @@ from zoo.body.detection.blazepose_detector import BlazePoseDetector
 from zoo.body.image.puppet import PuppetAnimator, make_puppet
 from zoo.body.skeleton import unpack
 from zoo.families.base import SamplingParams
-from zoo.families.magicdance.family import at_frame_times
+from zoo.families.magicdance.family import resample_to_video
 from zoo.files import cache_root
 from zoo.media import Sound, read_image
 from zoo.music.encoder import encode_song
@@ -88,7 +88,7 @@ def danced(song: Path, seconds: float) -> tuple[torch.Tensor, torch.Tensor]:
     frames = round(seconds * FPS)
     with torch.inference_mode():
         blocks = family.generate_motion(music, frames, 0, SamplingParams(None, None, None))
-        _, root, rotations = unpack(torch.cat(list(at_frame_times(blocks, frames, Fraction(FPS)))))
+        _, root, rotations = unpack(torch.cat(list(resample_to_video(blocks, frames, Fraction(FPS)))))
     return rotations, root
 
 

@@ -1,7 +1,7 @@
-"""EDGE's network: a FiLM-conditioned transformer decoder that denoises body motion while it listens to music.
+"""EDGE's network: a FiLM-conditioned transformer decoder that denoises body motion, with cross-attention to music.
 
 The state dict has the keys and shapes of the public `DanceDecoder`, whose checkpoints load strictly. Unlike the public
-code, everything that depends on the music alone can be computed once a request (`condition`), not once a step.
+code, it can compute everything that depends on the music alone once per request (`condition`), not once per step.
 
 Shape letters: B batch, T motion frames, L music tokens, D values of a music token, C `dim`.
 """
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from zoo.nn.attention import Attention
 
-MAX_FRAMES = 150  # EDGE sec. 4: 5 s at 30 Hz, one learned null token a frame
+MAX_FRAMES = 150  # EDGE sec. 4: 5 s at 30 Hz, one learned null token per frame
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary position embedding of (B, T, C), over the whole width and *before* the projections, as EDGE does it.
 
-    tables: cos and sin (T, C / 2). Neighbouring values are a pair: (2i, 2i + 1).
+    tables: cos and sin (T, C / 2). Neighbouring values (2i, 2i + 1) form a pair.
     """
     cos, sin = (table.to(x.dtype) for table in tables)
     even, odd = x[..., 0::2], x[..., 1::2]
@@ -55,7 +55,7 @@ class TimeEmbedding(nn.Module):
 
 
 class FiLM(nn.Module):
-    """Feature-wise linear modulation: x -> (1 + scale) x + shift, both read from the step's embedding (B, C)."""
+    """Feature-wise linear modulation: x -> (1 + scale) x + shift, both projected from the timestep embedding (B, C)."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -94,7 +94,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(EncoderLayer):
-    """An encoder layer with cross-attention to the music in its middle; each sublayer is modulated by the step."""
+    """An encoder layer with cross-attention to music in its middle. The timestep modulates each sublayer by FiLM."""
 
     def __init__(self, dim: int, heads: int, ff_dim: int, dropout: float):
         super().__init__(dim, heads, ff_dim, dropout)
@@ -103,7 +103,7 @@ class DecoderLayer(EncoderLayer):
         self.film1, self.film2, self.film3 = FiLM(dim), FiLM(dim), FiLM(dim)
 
     def keys_values(self, memory: Tensor, tables: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """What cross-attention needs of memory tokens (B, L, C) at the positions of `tables`."""
+        """Keys and values of memory tokens (B, L, C) at the positions of `tables`."""
         return self.multihead_attn.keys(rotate(memory, tables)), self.multihead_attn.values(memory)
 
     def forward(
@@ -113,39 +113,36 @@ class DecoderLayer(EncoderLayer):
         memory: Tensor,
         tables: tuple[Tensor, Tensor],
         memory_tables: tuple[Tensor, Tensor],
-        known: tuple[Tensor, Tensor] | None,
+        cached_kv: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """x (B, T, C); memory: tokens to listen to, after those whose keys and values are already `known`."""
+        """x (B, T, C); memory: tokens to attend to, after those of the precomputed keys and values `cached_kv`."""
         x = x + self.film1(self.attend_self(self.norm1(x), tables), t)
         k, v = self.keys_values(memory, memory_tables)
-        if known is not None:
-            k, v = torch.cat((known[0], k), dim=-2), torch.cat((known[1], v), dim=-2)
+        if cached_kv is not None:
+            k, v = torch.cat((cached_kv[0], k), dim=-2), torch.cat((cached_kv[1], v), dim=-2)
         q = self.multihead_attn.queries(rotate(self.norm2(x), tables))
         x = x + self.film2(self.dropout(self.multihead_attn(q, k, v)), t)
         return x + self.film3(self.feed_forward(self.norm3(x)), t)
 
 
 @dataclass(frozen=True)
-class Condition:
-    """What the network needs of the music, for a batch of B."""
+class MusicConditioning:
+    """The music as the network needs it, precomputed for a batch of B."""
 
     tokens: Tensor  # (B, L, C) after the final norm
-    hidden: Tensor  # (B, C) added to the step's embedding
-    pulse: Tensor | None = None  # (B, L, C) added to the motion tokens of the same times, with `pulse` networks
-    known: tuple[tuple[Tensor, Tensor], ...] | None = None  # keys and values of `tokens`, one pair a decoder layer
+    hidden: Tensor  # (B, C) added to the timestep embedding
+    beat_phase: Tensor | None = None  # (B, L, C) added to the motion tokens of the same times
+    kv: tuple[tuple[Tensor, Tensor], ...] | None = None  # keys and values of `tokens`, one pair per decoder layer
 
-    def rows(self, index: slice | Tensor) -> "Condition":
-        """The same for some rows of the batch."""
-        known = None if self.known is None else tuple((k[index], v[index]) for k, v in self.known)
-        pulse = None if self.pulse is None else self.pulse[index]
-        return Condition(self.tokens[index], self.hidden[index], pulse, known)
+    def rows(self, index: slice | Tensor) -> "MusicConditioning":
+        """Some rows of the batch."""
+        kv = None if self.kv is None else tuple((k[index], v[index]) for k, v in self.kv)
+        beat_phase = None if self.beat_phase is None else self.beat_phase[index]
+        return MusicConditioning(self.tokens[index], self.hidden[index], beat_phase, kv)
 
 
 class DanceDecoder(nn.Module):
-    """x0 of a noisy motion, heard through music (EDGE sec. 3, fig. 2).
-
-    values: values of a motion frame; music_dim: D; dim: C; heads of at least 32 values are what CPUs are fast at.
-    """
+    """Predicts x0 of a noisy motion, conditioned on music (EDGE sec. 3, fig. 2)."""
 
     def __init__(
         self,
@@ -159,7 +156,10 @@ class DanceDecoder(nn.Module):
         max_frames: int = MAX_FRAMES,
         pulse: int = 0,
     ):
-        """pulse: how many of the music's last values also go to the motion token of the same time (EDGE has none)."""
+        """music_dim: D; values: of a motion frame; dim: C; heads: CPUs are fast at 32 values per head and more.
+
+        pulse: number of the music's last values that are also added to the motion token of the same time (not in EDGE).
+        """
         super().__init__()
         self.pulse = pulse
         # names and order of the attributes are the public checkpoint's
@@ -182,58 +182,59 @@ class DanceDecoder(nn.Module):
         if pulse:
             self.pulse_projection = nn.Linear(pulse, dim, bias=False)
 
-    def condition(self, music: Tensor, keep: Tensor | None = None, remember: bool = False) -> Condition:
-        """Listen: music (B, L, D) -> Condition. Depends on neither step nor motion.
+    def condition(self, music: Tensor, keep: Tensor | None = None, precompute_kv: bool = False) -> MusicConditioning:
+        """Encode music (B, L, D). The result depends on neither timestep nor motion.
 
-        keep: (B,) bool, False replaces a row's music by the learned null condition (None keeps all). remember: also
-        compute every layer's keys and values, which pays when the condition serves more than one step.
+        keep: (B,) bool, False replaces a row's music by the learned null condition (None keeps all). precompute_kv:
+        also compute keys and values of every layer, which pays when more than one step uses the result. Raises
+        ValueError for too many tokens.
         """
-        length, longest = music.shape[1], self.null_cond_embed.shape[1]
-        if length > longest:
-            raise ValueError(f"{length} music tokens in one window; this network was made for at most {longest}")
+        length, max_length = music.shape[1], self.null_cond_embed.shape[1]
+        if length > max_length:
+            raise ValueError(f"a window has {length} music tokens, this network takes at most {max_length}")
         tables = self.rotary(0, length)
         tokens = self.cond_projection(music)
         for layer in self.cond_encoder:
             tokens = layer(tokens, tables)
-        # EDGE pools *after* the swap, and then swaps the pooled vector too: a dropped row is all null
+        # EDGE pools the tokens *before* it replaces dropped ones, and then replaces the pooled vector too
         hidden = self.non_attn_cond_projection(tokens.mean(dim=1))
         if keep is not None:
             tokens = torch.where(keep[:, None, None], tokens, self.null_cond_embed[:, :length].to(tokens.dtype))
             hidden = torch.where(keep[:, None], hidden, self.null_cond_hidden.to(hidden.dtype))
-        pulse = self.pulse_projection(music[..., -self.pulse :]) if self.pulse else None
-        if keep is not None and pulse is not None:
-            pulse = pulse * keep[:, None, None]
+        beat_phase = self.pulse_projection(music[..., -self.pulse :]) if self.pulse else None
+        if keep is not None and beat_phase is not None:
+            beat_phase = beat_phase * keep[:, None, None]
         tokens = self.norm_cond(tokens)
-        known = tuple(layer.keys_values(tokens, tables) for layer in self.stack) if remember else None
-        return Condition(tokens, hidden, pulse, known)
+        kv = tuple(layer.keys_values(tokens, tables) for layer in self.stack) if precompute_kv else None
+        return MusicConditioning(tokens, hidden, beat_phase, kv)
 
-    def guided_condition(self, music: Tensor) -> Condition:
-        """Condition of 2B rows for `ClassifierFreeGuidance`: B that hear the music, then B that hear nothing."""
+    def guided_condition(self, music: Tensor) -> MusicConditioning:
+        """Conditioning of 2B rows for `ClassifierFreeGuidance`: B with the music, then B with the null condition."""
         keep = torch.arange(2 * len(music), device=music.device) < len(music)
-        return self.condition(music.repeat(2, 1, 1), keep, remember=True)
+        return self.condition(music.repeat(2, 1, 1), keep, precompute_kv=True)
 
     @property
     def stack(self) -> nn.ModuleList:
         """The decoder layers."""
         return self.seqTransDecoder["stack"]
 
-    def forward(self, x: Tensor, music: Tensor | Condition, t: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x (B, T, values) noised to step t (B,) -> x0 (B, T, values).
+    def forward(self, x: Tensor, music: Tensor | MusicConditioning, t: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Predict x0 (B, T, values) of x (B, T, values), noised to timesteps t (B,).
 
-        music: features (B, L, D), with `keep` as in `condition` (training: one pass), or a Condition (sampling).
+        music: features (B, L, D), with `keep` as in `condition` (training), or their conditioning (sampling).
         """
-        heard = music if isinstance(music, Condition) else self.condition(music, keep)
-        length = heard.tokens.shape[1]
-        step = self.time_mlp(t)
-        shared = self.to_time_cond(step) + heard.hidden
-        # norm_cond works token by token, so the two tokens of the step join the music's after it
-        memory, tables = self.norm_cond(self.to_time_tokens(step)), self.rotary(length, length + 2)
-        if heard.known is None:
-            memory, tables = torch.cat((heard.tokens, memory), dim=1), self.rotary(0, length + 2)
+        conditioning = music if isinstance(music, MusicConditioning) else self.condition(music, keep)
+        length = conditioning.tokens.shape[1]
+        time_embedding = self.time_mlp(t)
+        hidden = self.to_time_cond(time_embedding) + conditioning.hidden
+        # norm_cond works token by token, so the two tokens of the timestep join the music's after it
+        memory, tables = self.norm_cond(self.to_time_tokens(time_embedding)), self.rotary(length, length + 2)
+        if conditioning.kv is None:
+            memory, tables = torch.cat((conditioning.tokens, memory), dim=1), self.rotary(0, length + 2)
         positions = self.rotary(0, x.shape[1])
         x = self.input_projection(x)
-        if heard.pulse is not None:
-            x = x + heard.pulse
+        if conditioning.beat_phase is not None:
+            x = x + conditioning.beat_phase
         for i, layer in enumerate(self.stack):
-            x = layer(x, shared, memory, positions, tables, heard.known[i] if heard.known else None)
+            x = layer(x, hidden, memory, positions, tables, conditioning.kv[i] if conditioning.kv else None)
         return self.final_layer(x)

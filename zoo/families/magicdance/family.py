@@ -16,8 +16,16 @@ from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
 from zoo.diffusion.samplers import make_sampler
 from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.base import Family, FrameStream, GenerationRequest, MotionGenerator, SamplingParams
-from zoo.families.magicdance import long_form as motion
 from zoo.families.magicdance.dance_decoder import DanceDecoder
+from zoo.families.magicdance.long_form import (
+    HOP_FRAMES,
+    WINDOW_FRAMES,
+    MotionMask,
+    crossfade,
+    long_form,
+    num_windows,
+    resample_music,
+)
 from zoo.families.magicdance.renderers.animator import Animator, upgrade_animator
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
 from zoo.families.renderer import Renderer, RenderSession
@@ -27,8 +35,8 @@ from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.weights.layouts import ModulePrefixes, find_converter
 from zoo.nn.weights.loading import LoadReport, load_strict, read_weights, unwrap_state_dict
 
-PLACES = ModulePrefixes("animator.vae.", "animator.unet.", "animator.appearance.", "animator.controlnet.")
-GROUP = 4  # windows denoised at a time
+PREFIXES = ModulePrefixes("animator.vae.", "animator.unet.", "animator.appearance.", "animator.controlnet.")
+WINDOWS_PER_BATCH = 4  # denoised together
 EDGE_CLASSES = ("dataset.preprocess.Normalizer", "dataset.scaler.MinMaxScaler")  # pickled in its checkpoints
 
 
@@ -65,74 +73,81 @@ class MagicDance(Family, MotionGenerator):
         """Where the networks are."""
         return self.decoder.final_layer.weight.device
 
-    def hear(self, features: Tensor, rate: float, beats: Sequence[np.ndarray], frames: int, start: int = 0) -> Tensor:
-        """What is heard in frames start .. start + frames - 1: (B, frames, D), D + 2 with `pulse`.
+    def music_condition(
+        self, features: Tensor, rate: float, beats: Sequence[np.ndarray], num_frames: int, start: int = 0
+    ) -> Tensor:
+        """(B, num_frames, D) of motion frames start .. start + num_frames - 1; D + 2 values with the beat phase.
 
-        features: (B, L, D) at `rate` Hz; beats: the times, in seconds, of each of the B songs' beats.
+        features: (B, L, D) at `rate` Hz; beats: the beat times of each of the B songs, in seconds.
         """
-        heard = self.music_scale(motion.at_motion_rate(features, rate, start, frames))
+        condition = self.music_scale(resample_music(features, rate, start, num_frames))
         if not self.pulse:
-            return heard
-        at = np.arange(start, start + frames) / MOTION_FPS
-        pulses = torch.from_numpy(np.stack([beat_phase(times, at) for times in beats]))
-        return torch.cat([heard, pulses.to(heard)], dim=-1)
+            return condition
+        frame_times = np.arange(start, start + num_frames) / MOTION_FPS
+        phases = torch.from_numpy(np.stack([beat_phase(beat_times, frame_times) for beat_times in beats]))
+        return torch.cat([condition, phases.to(condition)], dim=-1)
 
     def generate_motion(
         self, music: MusicFeatures, num_frames: int, seed: int, sampling: SamplingParams
     ) -> Iterator[Tensor]:
         """Blocks (T, 151) of motion, `num_frames` in all (EDGE sec. 3, long-form sampling), in constant memory."""
-        windows = motion.crossfade(map(self.normalizer.inverse, self._windows(music, num_frames, seed, sampling)))
-        left = num_frames
-        for block in windows:
-            yield block[:left].cpu()
-            left -= len(block)
-            if left <= 0:
+        windows = self._sample_windows(music, num_frames, seed, sampling)
+        remaining = num_frames
+        for block in crossfade(map(self.normalizer.inverse, windows)):
+            yield block[:remaining].cpu()
+            remaining -= len(block)
+            if remaining <= 0:
                 return
 
-    def edit(self, music: MusicFeatures, given: Tensor, mask: Tensor, seed: int, sampling: SamplingParams) -> Tensor:
-        """Dance to the music, and keep part of a given motion (EDGE sec. 3, "editing").
+    def edit(self, music: MusicFeatures, source: Tensor, mask: Tensor, seed: int, sampling: SamplingParams) -> Tensor:
+        """Generate motion (T, 151) that preserves part of a source motion exactly (EDGE sec. 3, "editing").
 
-        given: (T, 151), un-normalised; mask: (T, 151), 1 where it is kept (`motion.keep_frames`, `motion.keep_joints`,
-        and their products): in-betweening, joint-wise editing, going on from a seed motion. -> (T, 151), in which kept
-        values are exactly the given ones.
+        source: (T, 151), un-normalised; mask: (T, 151), 1 where the source is preserved. Products of `frame_mask` and
+        `joint_mask` give in-betweening, joint-wise editing and continuation. Raises ValueError for other shapes.
         """
-        if given.shape != mask.shape or given.ndim != 2:
+        if source.shape != mask.shape or source.ndim != 2:
             raise ValueError(
-                f"an edit needs a motion and a mask of one shape (T, 151), not {given.shape}, {mask.shape}"
+                f"an edit needs a motion and a mask of one shape (T, 151), not {source.shape}, {mask.shape}"
             )
-        given, mask = given.to(self.device), mask.to(self.device)
-        known = motion.Known(self.normalizer(given), mask)
-        windows = self._windows(music, len(given), seed, sampling, known)
-        made = torch.cat(list(motion.crossfade(map(self.normalizer.inverse, windows))))[: len(given)]
-        return torch.where(mask > 0, given, made).cpu()
+        source, mask = source.to(self.device), mask.to(self.device)
+        motion_mask = MotionMask(self.normalizer(source), mask)
+        windows = self._sample_windows(music, len(source), seed, sampling, motion_mask)
+        output = torch.cat(list(crossfade(map(self.normalizer.inverse, windows))))[: len(source)]
+        return torch.where(mask > 0, source, output).cpu()
 
     @torch.no_grad()  # as a decorator it holds inside the generator only, not between its yields
-    def _windows(
-        self, music: MusicFeatures, frames: int, seed: int, sampling: SamplingParams, known: motion.Known | None = None
+    def _sample_windows(
+        self,
+        music: MusicFeatures,
+        num_frames: int,
+        seed: int,
+        sampling: SamplingParams,
+        motion_mask: MotionMask | None = None,
     ) -> Iterator[Tensor]:
-        """Normalised windows that cover so many frames."""
+        """Normalised windows that cover `num_frames` motion frames."""
         sampling = sampling.with_defaults(self.defaults)
-        steps, guidance, eta = sampling.num_inference_steps, sampling.guidance_scale, sampling.eta
-        features = music.features[None].to(self.device)
+        num_steps, guidance_scale = sampling.num_inference_steps, sampling.guidance_scale
+        features, beats = music.features[None].to(self.device), [music.beats.times]
 
-        def listen(indices: range) -> ClassifierFreeGuidance:
-            heard = [
-                self.hear(features, music.rate, [music.beats.times], motion.WINDOW, i * motion.HOP) for i in indices
+        def denoiser_for(indices: range) -> ClassifierFreeGuidance:
+            conditions = [
+                self.music_condition(features, music.rate, beats, WINDOW_FRAMES, index * HOP_FRAMES)
+                for index in indices
             ]
-            condition = self.decoder.guided_condition(torch.cat(heard))
-            pair = Denoiser(lambda x, t: self.decoder(x, condition, t).float(), self.schedule)
-            return ClassifierFreeGuidance(pair, guidance_ramp(guidance, steps))
+            conditioning = self.decoder.guided_condition(torch.cat(conditions))
+            denoiser = Denoiser(lambda x, t: self.decoder(x, conditioning, t).float(), self.schedule)
+            return ClassifierFreeGuidance(denoiser, guidance_ramp(guidance_scale, num_steps))
 
-        make_sampler(self.schedule, steps)  # a number of steps that cannot be is refused before any work
-        yield from motion.long_form(
-            listen,
-            motion.window_count(frames),
-            lambda: make_sampler(self.schedule, steps),
-            eta,
+        make_sampler(self.schedule, num_steps)  # refuses an impossible number of steps before any work
+        yield from long_form(
+            denoiser_for,
+            num_windows(num_frames),
+            lambda: make_sampler(self.schedule, num_steps),
+            sampling.eta,
             seed,
             self.device,
-            GROUP,
-            known,
+            WINDOWS_PER_BATCH,
+            motion_mask,
         )
 
     @classmethod
@@ -159,24 +174,25 @@ class MagicDance(Family, MotionGenerator):
         }, state_dict
 
     def denoisers(self) -> list[nn.Module]:
-        """See `Family`: the renderer's. Motion takes little time beside it."""
+        """See `Family`: the renderer's networks. Motion takes little time beside them."""
         animator = self.animator
         return [] if animator is None else [animator.unet, animator.controlnet, animator.appearance]
 
     def load_pretrained(self, path: str) -> LoadReport:
-        """Start from a public EDGE checkpoint, its bare `DanceDecoder` state dict, or a file of this family.
+        """Load a public EDGE checkpoint, its bare `DanceDecoder` state dict, or a file of this family.
 
-        With a renderer also from Stable Diffusion's U-Net and autoencoder, and MagicAnimate's appearance encoder,
-        ControlNet and temporal attention; what a file does not hold stays as it is, `init=[A,B]` takes several.
+        With a renderer also Stable Diffusion's U-Net and autoencoder, and MagicAnimate's appearance encoder, ControlNet
+        and temporal attention. Parameters that a file does not hold keep their values, so several files can be loaded.
 
-        EDGE's networks heard raw features, which is what `music_scale` does before it is fitted; a bare state dict
-        comes without a motion normaliser, which training then fits.
+        EDGE's networks take raw features, which `music_scale` returns before it is fitted. A bare state dict has no
+        motion normaliser; training fits it.
         """
-        found = read_weights(path, EDGE_CLASSES)
-        if self.animator is not None and not _is_edge(found):
-            known = find_converter(found, self.state_dict(), PLACES)
-            if known is not None:
-                return load_strict(self, path, known[0], allowed_missing=known[1])
+        contents = read_weights(path, EDGE_CLASSES)
+        if self.animator is not None and not _is_edge(contents):
+            match = find_converter(contents, self.state_dict(), PREFIXES)
+            if match is not None:
+                converter, allowed_missing = match
+                return load_strict(self, path, converter, allowed_missing=allowed_missing)
         return load_strict(
             self, path, from_edge, EDGE_CLASSES, allowed_missing=("normalizer.", "music_scale.", "animator.")
         )
@@ -204,7 +220,7 @@ class MagicDance(Family, MotionGenerator):
         self.renderer = cls.build(self, options.get("pose_detector"), fallback, node)
 
     def generate(self, request: GenerationRequest) -> FrameStream:
-        """Blocks (F, 3, H, W) uint8 as the renderer draws them; the prompt is not read.
+        """Blocks (F, 3, H, W) uint8 of the renderer. The prompt is ignored.
 
         An image that cannot be used is refused at once, before the first block is asked for.
         """
@@ -215,42 +231,42 @@ class MagicDance(Family, MotionGenerator):
         num_frames, fps = request.num_frames, request.fps
         motion_frames = -(-(num_frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
         motion_blocks = self.generate_motion(request.music, motion_frames, request.seed, request.sampling)
-        for block in at_frame_times(motion_blocks, num_frames, fps):
+        for block in resample_to_video(motion_blocks, num_frames, fps):
             yield session.draw(block)
 
 
-def _is_edge(found: Any) -> bool:
-    return isinstance(found, Mapping) and ("ema_state_dict" in found or "null_cond_embed" in found)
+def _is_edge(contents: Any) -> bool:
+    return isinstance(contents, Mapping) and ("ema_state_dict" in contents or "null_cond_embed" in contents)
 
 
-def from_edge(found: Any) -> dict[str, Tensor]:
-    """The contents of a public EDGE checkpoint -> this family's names: averaged weights, normaliser's range."""
-    whole = found if isinstance(found, Mapping) else {}
-    state = dict(unwrap_state_dict(whole.get("ema_state_dict", found)))
-    if "null_cond_embed" not in state:
-        return state
-    state = {f"decoder.{name}": value for name, value in state.items()}
-    if "normalizer" in whole:
-        scaler = getattr(whole["normalizer"], "scaler", whole["normalizer"])
-        for name, public in (("low", "data_min_"), ("high", "data_max_")):
-            value = getattr(scaler, public, None)
+def from_edge(contents: Any) -> dict[str, Tensor]:
+    """Convert a public EDGE checkpoint to this family's names: EMA weights and the normaliser's range."""
+    checkpoint = contents if isinstance(contents, Mapping) else {}
+    state_dict = dict(unwrap_state_dict(checkpoint.get("ema_state_dict", contents)))
+    if "null_cond_embed" not in state_dict:
+        return state_dict
+    state_dict = {f"decoder.{name}": value for name, value in state_dict.items()}
+    if "normalizer" in checkpoint:
+        scaler = getattr(checkpoint["normalizer"], "scaler", checkpoint["normalizer"])
+        for name, public_name in (("low", "data_min_"), ("high", "data_max_")):
+            value = getattr(scaler, public_name, None)
             if not isinstance(value, Tensor):
-                raise ValueError(f"its normaliser has no array {public}")
-            state[f"normalizer.{name}"] = value
-    return state
+                raise ValueError(f"its normaliser has no array {public_name}")
+            state_dict[f"normalizer.{name}"] = value
+    return state_dict
 
 
-def at_frame_times(blocks: Iterator[Tensor], frames: int, fps: Fraction) -> Iterator[Tensor]:
-    """Motion blocks (T, 151) at 30 Hz -> blocks (F, 151) at the times i / fps of `frames` video frames."""
-    start, made, buffer = 0, 0, None  # motion frame at which the buffer starts; video frames made
+def resample_to_video(blocks: Iterator[Tensor], num_frames: int, fps: Fraction) -> Iterator[Tensor]:
+    """Motion blocks (T, 151) at 30 Hz -> blocks (F, 151) at the times i / fps of `num_frames` video frames."""
+    start, count, buffer = 0, 0, None  # motion frame at which the buffer starts; video frames yielded
     for block in blocks:
         buffer = block if buffer is None else torch.cat([buffer, block])
         last = start + len(buffer) - 1
-        # frames up to the last motion frame that is there; exact, in fractions
-        stop = min(frames, last * fps.numerator // (MOTION_FPS * fps.denominator) + 1)
-        if stop > made:
-            times = [float(Fraction(i) / fps - Fraction(start, MOTION_FPS)) for i in range(made, stop)]
+        # video frames up to the last motion frame of the buffer; exact, in fractions
+        stop = min(num_frames, last * fps.numerator // (MOTION_FPS * fps.denominator) + 1)
+        if stop > count:
+            times = [float(Fraction(i) / fps - Fraction(start, MOTION_FPS)) for i in range(count, stop)]
             yield resample(buffer, torch.tensor(times, dtype=torch.float64))
-            made = stop
+            count = stop
         start, buffer = last, buffer[-1:]
-    assert made == frames, (made, frames)
+    assert count == num_frames, (count, num_frames)

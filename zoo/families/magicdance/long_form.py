@@ -1,14 +1,14 @@
-"""Dances of any length from a network that sees five seconds, and edits of given ones.
+"""Motion of any length from a network with windows of five seconds, and edits of a given motion.
 
-EDGE's long form (sec. 3, "long-form sampling"): windows of 150 frames overlap by half, and after each step the first
-half of a window becomes the second half of the one before. Information only ever flows from left to right, so
-windows can be denoised a few at a time: remembering the last one's second half after each step gives exactly what EDGE
-computes in one batch, in constant memory.
+EDGE's long form (sec. 3, "long-form sampling"): windows of 150 frames overlap by half. After each denoising step, the
+second half of a window replaces the first half of the next one. Information only flows from left to right, so windows
+can be denoised in groups: storing the last window's second half after each step gives exactly the result of EDGE's
+single batch, in constant memory.
 
 Shape letters: T motion frames, D values of a music token, W windows.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,31 +30,31 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance
 from zoo.diffusion.samplers import sample
 
-WINDOW = 150  # frames the network sees at once
-HOP = WINDOW // 2  # frames from one window to the next
+WINDOW_FRAMES = 150  # of the network's input (EDGE sec. 4)
+HOP_FRAMES = WINDOW_FRAMES // 2  # from one window to the next
 
 
-def window_count(frames: int) -> int:
-    """Windows that cover so many frames."""
-    return max(1, -(-(frames - HOP) // HOP))
+def num_windows(num_frames: int) -> int:
+    """Number of windows that cover `num_frames` motion frames."""
+    return max(1, -(-(num_frames - HOP_FRAMES) // HOP_FRAMES))
 
 
-def at_motion_rate(features: Tensor, rate: float, start: int, frames: int) -> Tensor:
-    """Music tokens of motion frames start .. start + frames - 1: (..., L, D) at `rate` Hz -> (..., frames, D), linear.
+def resample_music(features: Tensor, rate: float, start: int, num_frames: int) -> Tensor:
+    """Interpolate music features (..., L, D) at `rate` Hz to motion frames start .. start + num_frames - 1, linearly.
 
-    Past its end the song is heard backwards, and so to and fro: what a network was trained on, for as long as needed.
+    Returns (..., num_frames, D). Past the end of the song its features are reflected, back and forth.
     """
-    place = torch.arange(start, start + frames, dtype=torch.float64) * (rate / MOTION_FPS)
+    position = torch.arange(start, start + num_frames, dtype=torch.float64) * (rate / MOTION_FPS)
     last = features.shape[-2] - 1
-    place = last - (place % (2 * last) - last).abs() if last else place * 0
-    before = place.floor().long()
-    after = (before + 1).clamp(max=last)
-    weight = (place - before).to(features)[:, None]
-    return torch.lerp(features[..., before, :], features[..., after, :], weight)
+    position = last - (position % (2 * last) - last).abs() if last else position * 0
+    low = position.floor().long()
+    high = (low + 1).clamp(max=last)
+    weight = (position - low).to(features)[:, None]
+    return torch.lerp(features[..., low, :], features[..., high, :], weight)
 
 
 class WindowNoise:
-    """Standard normal noise of a few windows, each from its own generator: grouping the windows changes nothing."""
+    """Standard normal noise of several windows. Each window has its own generator, so that grouping changes nothing."""
 
     def __init__(self, seed: int, windows: range, device: torch.device, stream: int = 0):
         # a function of (seed, window, stream) alone, drawn on the CPU, so that every device gets the same
@@ -63,119 +63,129 @@ class WindowNoise:
         self.device = device
 
     def __call__(self) -> Tensor:
-        """(W, WINDOW, 151), new ones with each call."""
-        draws = [torch.randn(WINDOW, MOTION_DIM, generator=g) for g in self.generators]
-        return torch.stack(draws).to(self.device)
+        """(W, WINDOW_FRAMES, 151), new values at each call."""
+        noise = [torch.randn(WINDOW_FRAMES, MOTION_DIM, generator=generator) for generator in self.generators]
+        return torch.stack(noise).to(self.device)
 
 
 @dataclass(frozen=True)
-class Known:
-    """Part of a motion that an edit must keep. Both (T, 151): normalised values, and 1 where they are to be kept."""
+class MotionMask:
+    """The part of a motion that an edit preserves."""
 
-    value: Tensor
-    mask: Tensor
+    value: Tensor  # (T, 151) normalised
+    mask: Tensor  # (T, 151), 1 where the value is preserved
 
     def window(self, index: int) -> tuple[Tensor, Tensor]:
-        """Values and mask (WINDOW, 151) of one window, nothing kept after the end."""
-        rows = slice(index * HOP, index * HOP + WINDOW)
+        """Values and mask (WINDOW_FRAMES, 151) of one window. After the end of the motion the mask is 0."""
+        rows = slice(index * HOP_FRAMES, index * HOP_FRAMES + WINDOW_FRAMES)
         value, mask = self.value[rows], self.mask[rows]
-        pad = (0, 0, 0, WINDOW - len(value))
+        pad = (0, 0, 0, WINDOW_FRAMES - len(value))
         return F.pad(value, pad), F.pad(mask, pad)
 
 
-class Constraint:
-    """Imposed on a group of windows after each step: what an edit keeps, and that each goes on from the one before."""
+class LongFormConstraint:
+    """Applied to a group of windows after each denoising step: windows agree where they overlap, edits are preserved.
+
+    second_halves: of the group's last window, one (HOP_FRAMES, 151) for each step so far.
+    """
 
     def __init__(
         self,
-        before: list[Tensor],
+        previous_halves: Sequence[Tensor],
         indices: range,
         denoiser: ClassifierFreeGuidance | Denoiser,
-        draw,
-        known: Known | None,
+        noise_fn: Callable[[], Tensor],
+        motion_mask: MotionMask | None,
     ):
-        """before: the `after` of the group to the left, empty for the first group; draw: noise for what is known."""
-        self.before, self.after = before, []
-        self.replace_known = None
-        if known:
-            value, mask = (torch.stack(part) for part in zip(*map(known.window, indices), strict=True))
-            self.replace_known = ReplaceKnownFrames(value, mask > 0, denoiser, draw)
+        """previous_halves: `second_halves` of the group to the left, empty for the first group.
+
+        indices: of the windows; noise_fn: draws the noise of preserved values.
+        """
+        self.previous_halves = previous_halves
+        self.second_halves: list[Tensor] = []
+        self.replace_known: ReplaceKnownFrames | None = None
+        if motion_mask:
+            value, mask = (torch.stack(part) for part in zip(*map(motion_mask.window, indices), strict=True))
+            self.replace_known = ReplaceKnownFrames(value, mask > 0, denoiser, noise_fn)
 
     def __call__(self, x: Tensor, t: int, i: int) -> Tensor:
-        """x (W, WINDOW, 151) at step t, the i-th of the run -> the same, constrained."""
+        """Constrain x (W, WINDOW_FRAMES, 151) at timestep t, after the i-th step of the sampling loop."""
         x = x.clone() if self.replace_known is None else self.replace_known(x, t, i)
-        x[1:, :HOP] = x[:-1, HOP:]
-        if self.before:
-            x[0, :HOP] = self.before[i]
-        self.after.append(x[-1, HOP:].clone())
+        x[1:, :HOP_FRAMES] = x[:-1, HOP_FRAMES:]
+        if self.previous_halves:
+            x[0, :HOP_FRAMES] = self.previous_halves[i]
+        self.second_halves.append(x[-1, HOP_FRAMES:].clone())
         return x
 
 
 def long_form(
-    listen: Callable[[range], ClassifierFreeGuidance | Denoiser],
-    windows: int,
-    make_rule: Callable[[], SchedulerMixin],
+    denoiser_for: Callable[[range], ClassifierFreeGuidance | Denoiser],
+    num_windows: int,
+    make_sampler: Callable[[], SchedulerMixin],
     eta: float,
     seed: int,
     device: torch.device,
-    group: int = 4,
-    known: Known | None = None,
+    windows_per_batch: int = 4,
+    motion_mask: MotionMask | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the windows (WINDOW, 151) of a dance, normalised, from left to right.
+    """Yield normalised windows (WINDOW_FRAMES, 151) of a motion, from left to right.
 
-    listen: a denoiser of the windows in a range, that has heard their music. make_rule: a fresh `make_sampler`. group:
-    windows denoised at a time, which changes memory and speed only.
+    denoiser_for: the denoiser of the windows in a range, conditioned on their music. make_sampler: a new sampler for
+    each batch. windows_per_batch: changes memory and speed only.
     """
-    before: list[Tensor] = []
-    for first in range(0, windows, group):
-        indices = range(first, min(first + group, windows))
-        denoiser, draw = listen(indices), WindowNoise(seed, indices, device)
-        # noise of its own: an edit that keeps nothing is the plain dance
-        constraint = Constraint(before, indices, denoiser, WindowNoise(seed, indices, device, stream=1), known)
-        yield from sample(denoiser, draw(), make_rule(), draw, eta, constraint)
-        before = constraint.after
+    previous_halves: list[Tensor] = []
+    for first in range(0, num_windows, windows_per_batch):
+        indices = range(first, min(first + windows_per_batch, num_windows))
+        denoiser, noise_fn = denoiser_for(indices), WindowNoise(seed, indices, device)
+        # a stream of its own: an edit that preserves nothing equals sampling without an edit
+        mask_noise_fn = WindowNoise(seed, indices, device, stream=1)
+        constraint = LongFormConstraint(previous_halves, indices, denoiser, mask_noise_fn, motion_mask)
+        yield from sample(denoiser, noise_fn(), make_sampler(), noise_fn, eta, constraint)
+        previous_halves = constraint.second_halves
 
 
 def crossfade(windows: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Join un-normalised windows (WINDOW, 151) into blocks (HOP, 151): positions fade linearly, rotations by slerp.
+    """Join un-normalised windows (WINDOW_FRAMES, 151) into blocks (HOP_FRAMES, 151).
 
-    The last denoising step is not constrained, so the two answers for the same frames differ a little.
+    Positions are interpolated linearly, rotations by slerp. The last denoising step is not constrained, so the two
+    windows differ slightly where they overlap.
     """
-    weight = torch.linspace(0, 1, HOP)
-    old = None
+    weight = torch.linspace(0, 1, HOP_FRAMES)
+    previous = None
     for window in windows:
-        yield window[:HOP] if old is None else _fade(old, window[:HOP], weight.to(window))
-        old = window[HOP:]
-    if old is not None:
-        yield old
+        first_half = window[:HOP_FRAMES]
+        yield first_half if previous is None else _fade(previous, first_half, weight.to(window))
+        previous = window[HOP_FRAMES:]
+    if previous is not None:
+        yield previous
 
 
-def _fade(old: Tensor, new: Tensor, weight: Tensor) -> Tensor:
-    """From old (T, 151) to new (T, 151) by weight (T,)."""
-    (contacts, root, turns), (new_contacts, new_root, new_turns) = unpack(old), unpack(new)
-    turns = slerp(quaternion_from_matrix(turns), quaternion_from_matrix(new_turns), weight[:, None])
-    contacts = torch.lerp(contacts, new_contacts, weight[:, None])
-    root = torch.lerp(root, new_root, weight[:, None])
-    return torch.cat([contacts, root, sixd_from_matrix(matrix_from_quaternion(turns)).flatten(-2)], -1)
+def _fade(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Interpolate from source (T, 151) to target (T, 151) by weight (T,)."""
+    (contacts, root, rotations), (target_contacts, target_root, target_rotations) = unpack(source), unpack(target)
+    rotations = slerp(quaternion_from_matrix(rotations), quaternion_from_matrix(target_rotations), weight[:, None])
+    contacts = torch.lerp(contacts, target_contacts, weight[:, None])
+    root = torch.lerp(root, target_root, weight[:, None])
+    return torch.cat([contacts, root, sixd_from_matrix(matrix_from_quaternion(rotations)).flatten(-2)], -1)
 
 
-def keep_frames(frames: int, *kept: slice) -> Tensor:
-    """Mask (frames, 151) of an edit that keeps whole poses: the start to go on from it, both ends to fill between."""
-    mask = torch.zeros(frames, MOTION_DIM)
-    for rows in kept:
+def frame_mask(num_frames: int, *preserved: slice) -> Tensor:
+    """Mask (num_frames, 151) of an edit that preserves whole poses: a start, or both ends."""
+    mask = torch.zeros(num_frames, MOTION_DIM)
+    for rows in preserved:
         mask[rows] = 1
     return mask
 
 
-def keep_joints(frames: int, names: list[str]) -> Tensor:
-    """Mask (frames, 151) of an edit that keeps some joints' local rotations (and with the pelvis, its position).
+def joint_mask(num_frames: int, names: Sequence[str]) -> Tensor:
+    """Mask (num_frames, 151) of an edit that preserves the local rotations of joints, and the position of the pelvis.
 
     Raises ValueError for a name that is not in `zoo.body.skeleton.JOINTS`.
     """
-    mask = torch.zeros(frames, MOTION_DIM)
+    mask = torch.zeros(num_frames, MOTION_DIM)
     for name in names:
         if name not in JOINTS:
-            raise ValueError(f"no joint is called '{name}'; there are: {', '.join(JOINTS)}")
+            raise ValueError(f"there is no joint {name}; use one of {', '.join(JOINTS)}")
         start = 7 + 6 * JOINTS.index(name)
         mask[:, start : start + 6] = 1
     if "pelvis" in names:

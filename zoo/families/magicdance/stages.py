@@ -65,7 +65,7 @@ class MotionStage(Stage):
         family = self.family
         x0 = family.normalizer(batch["motion"])
         beats = [row.nonzero()[:, 0].numpy() / float(batch["fps"]) for row in batch["beats"].cpu()]
-        music = family.hear(batch["music"], batch["music_rate"], beats, x0.shape[1])
+        music = family.music_condition(batch["music"], batch["music_rate"], beats, x0.shape[1])
         t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         keep = torch.rand(len(x0), device=x0.device) >= DROP_CONDITION
         denoiser = Denoiser(lambda x, t: family.decoder(x, music, t, keep).float(), family.schedule)
