@@ -102,7 +102,7 @@ def test_a_table_tells_precisions_apart(run, scripts):
     ]
     what = [
         f"ckpt={run / 'dynamics' / 'last.ckpt'}",
-        "measure=[psnr]",
+        "metrics=[psnr]",
         "sampler.num_inference_steps=2",
         "workers=0",
         "out=table",

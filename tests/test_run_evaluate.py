@@ -18,9 +18,9 @@ from zoo.files import conf_folder
 from zoo.media import decode_frames, encode_frames, read_frames, read_image
 from zoo.music.spectral import Spectral
 from zoo.run.checkpoint import load_family
-from zoo.run.evaluate.protocol import protocol_hash, read_gauges, read_protocol
-from zoo.run.evaluate.records import MARK
-from zoo.run.evaluate.systems import pair_up
+from zoo.run.evaluate.protocol import protocol_hash, read_metrics, read_protocol
+from zoo.run.evaluate.records import FOLDER_MARKER
+from zoo.run.evaluate.systems import pair_clips
 
 SHIPPED = "assets/magicdance-tiny"
 # eight clips of two seconds: four songs, two dancers to each
@@ -31,7 +31,7 @@ TINY = (
 ).split()
 HOSTILE = {  # what is wrong with the clip at this place -> what the report says of it
     0: "cannot be read", 1: "6 frames a second, not 12", 2: "23 frames", 3: "more than 24 frames",
-    4: "other proportions", 5: "no video of it", 6: "two videos",
+    4: "another aspect ratio", 5: "no video of it", 6: "two videos",
 }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def test_the_clips_are_the_datas_own(table, truths):
     """The ground truth's file decodes to the very frames of the data."""
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("evaluate", overrides=TINY)
-    takes = instantiate(config.data).eval_clips("test", read_protocol(config).cut, Spectral())
+    takes = instantiate(config.data).eval_clips("test", read_protocol(config).clip_spec, Spectral())
     assert takes.keys == list(truths)
     for index in (0, 7):
         assert np.array_equal(decode_frames(truths[takes.keys[index]].read_bytes()), takes[index].frames)
@@ -116,9 +116,9 @@ def test_the_motion_is_the_one_that_is_seen(table):
     times = torch.arange(24, dtype=torch.float64) / 12
     drawn = family.renderer.begin(picture, 12, 0).draw(resample(torch.from_numpy(motion["motion"]), times))
     assert np.abs(drawn.permute(0, 2, 3, 1).numpy().astype(int) - read_frames(video)[0]).mean() < 0.05
-    assert len(motion["motion"]) == len(motion["motion_again"]) == 60
-    assert np.abs(motion["motion"] - motion["motion_again"]).max() > 0.1
-    assert "motion_again" not in np.load((out / row["videos"][row["clips"][2]]).with_suffix(".npz"))
+    assert len(motion["motion"]) == len(motion["second_motion"]) == 60
+    assert np.abs(motion["motion"] - motion["second_motion"]).max() > 0.1
+    assert "second_motion" not in np.load((out / row["videos"][row["clips"][2]]).with_suffix(".npz"))
 
 
 def test_nothing_is_done_twice(scripts, table):
@@ -172,7 +172,7 @@ def test_videos_made_elsewhere(scripts, table, truths, tmp_path):
             shutil.copy(path, hostile / f"{key}.mov")
     (hostile / "notes.txt").write_text("of somebody")
     untouched = {file: file.read_bytes() for file in hostile.iterdir()}
-    found = run(scripts, f"videos=[{perfect},{hostile}]", "measure=[psnr,ssim,av_align,fvd_world]", f"out={out}")
+    found = run(scripts, f"videos=[{perfect},{hostile}]", "metrics=[psnr,ssim,av_align,fvd_world]", f"out={out}")
     truth, same, other = found["rows"][0], *found["rows"][4:]
     assert same["scores"] == truth["scores"] and len(same["clips"]) == 8
     said = {line["clip"]: line["reason"] for line in other["excluded"]}
@@ -187,7 +187,7 @@ def test_videos_made_elsewhere(scripts, table, truths, tmp_path):
 
 def test_inputs_for_others(scripts, tmp_path, truths):
     """A picture, a song and a line of text of every clip, and the rules; nothing is scored."""
-    done = scripts.inside("evaluate", *TINY, f"inputs={tmp_path / 'inputs'}", f"out={tmp_path / 'out'}")
+    done = scripts.inside("evaluate", *TINY, f"export_inputs={tmp_path / 'inputs'}", f"out={tmp_path / 'out'}")
     assert done.returncode == 0 and not (tmp_path / "out").exists(), done.stderr
     listed = json.loads((tmp_path / "inputs" / "clips.json").read_text())
     assert [clip["name"] for clip in listed] == list(truths)
@@ -208,11 +208,11 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("ckpt_weights=best", "ema or raw"),
         ("videos=assets", "no video named after a clip"),
         ("videos=evaluate.py", "is no folder"),
-        ("measure=[psnr,beauty]", "no metric beauty"),
-        ("measure=[]", "leaves nothing"),
+        ("metrics=[psnr,beauty]", "no metric beauty"),
+        ("metrics=[]", "leaves nothing"),
         ("protocol.split=best", "train val test"),
         ("protocol.clips=1", "protocol.clips"),
-        ("protocol.judge=jury", "world people"),
+        ("protocol.pose_detector=jury", "synthetic real"),
         ("+protocol.metrics.beauty.a=1", "no metric beauty"),
         ("protocol.frames=0", "protocol.frames"),
         ("protocol=aist-dabfusion", "defined on data=videos"),
@@ -220,7 +220,7 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("device=best", "auto, cpu or cuda"),
         ("workers=-1", "workers"),
         ("precision=half", "fp32 or bf16"),
-        ("precision=bf16", "ckpt=assets/magicdance-tiny has no network that it is for"),
+        ("precision=bf16", "ckpt=assets/magicdance-tiny has no denoiser that it applies to"),
         ("renderer=cartoon", "renderer/cartoon"),
         ("weights=raw", "weights.lpips="),
         ("weights.pose_detector=nowhere", "no such file"),
@@ -236,7 +236,7 @@ def test_mistakes_are_one_line(scripts, tmp_path, wrong, words):
 def test_a_pictured_figure_dances_the_same_dance(scripts, table, tmp_path):
     """renderer=warp: other pictures of the same motion, and more like the figure's own."""
     out = shutil.copytree(table[0], tmp_path / "out")
-    warped = run(scripts, f"out={out}", "renderer=warp", "measure=[psnr]")["rows"][-1]
+    warped = run(scripts, f"out={out}", "renderer=warp", "metrics=[psnr]")["rows"][-1]
     meshed = table[1]["rows"][-1]
     one, other = (next(out.glob(f"*-{row['id']}")) for row in (warped, meshed))
     assert one != other and len(list(one.glob("*.npz"))) == 8
@@ -251,7 +251,7 @@ def test_nobody_elses_files_are_touched(scripts, tmp_path):
     for out in (tmp_path, tmp_path / "thesis.md", tmp_path / "thesis.md" / "deeper"):
         done = scripts.inside("evaluate", *TINY, f"out={out}")
         assert done.returncode == 2 and f"out={out}" in done.stderr, done.stderr
-    assert [file.name for file in tmp_path.iterdir()] == ["thesis.md"] and MARK not in list(tmp_path.iterdir())
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.md"] and FOLDER_MARKER not in list(tmp_path.iterdir())
     assert (tmp_path / "thesis.md").read_text() == "precious"
 
 
@@ -259,12 +259,12 @@ def test_other_songs_are_other_songs():
     """Another song, another dancer, each clip once; a clip for which none is left has none; the same twice."""
     rng = np.random.default_rng(0)
     labels = [{"song": f"s{i // 2}", "dancer": f"d{rng.integers(6)}"} for i in range(24)]
-    pairs = pair_up(labels)
-    assert sorted(pairs) == list(range(24)) and pairs == pair_up(labels)
+    pairs = pair_clips(labels)
+    assert sorted(pairs) == list(range(24)) and pairs == pair_clips(labels)
     for i, j in enumerate(pairs):
         assert labels[i]["song"] != labels[j]["song"] and labels[i]["dancer"] != labels[j]["dancer"]
-    assert pair_up([{"song": "a"}, {"song": "a"}, {"song": "b"}]).count(None) == 1
-    assert pair_up([{}, {}]) == [1, 0]
+    assert pair_clips([{"song": "a"}, {"song": "a"}, {"song": "b"}]).count(None) == 1
+    assert pair_clips([{}, {}]) == [1, 0]
 
 
 def composed(*overrides: str):
@@ -276,7 +276,7 @@ def composed(*overrides: str):
 def hash_of(config) -> str:
     """Of the config's protocol, on data with a content of its own."""
     protocol = read_protocol(config)
-    return protocol_hash(protocol, "content", read_gauges(config, protocol, None, "none here"))
+    return protocol_hash(protocol, "content", read_metrics(config, protocol, None, "none here"))
 
 
 def test_the_hash_names_what_is_compared():
@@ -284,7 +284,7 @@ def test_the_hash_names_what_is_compared():
     plain = hash_of(composed())
     assert plain == hash_of(composed("out=elsewhere", "workers=5", "ckpt=null", "protocol.description=other words"))
     changes = (
-        "measure=[psnr,ssim]",
+        "metrics=[psnr,ssim]",
         "protocol.seed=1",
         "protocol.fps=11",
         "protocol.repeats=4",
@@ -301,8 +301,8 @@ def test_every_protocol_can_be_read(name):
     config = composed(f"data={source}", f"protocol={name}")
     protocol = read_protocol(config)
     assert protocol.id == name and protocol.data == source
-    gauges = read_gauges(config, protocol, None, "no detector here")
-    assert len({column for gauge in gauges for column in gauge.metric.columns}) == sum(
-        len(gauge.metric.columns) for gauge in gauges
+    metrics = read_metrics(config, protocol, None, "no detector here")
+    assert len({column for metric in metrics for column in metric.metric.columns}) == sum(
+        len(metric.metric.columns) for metric in metrics
     ), "two metrics name one column"
-    assert all(gauge.reason for gauge in gauges if "detector" in gauge.metric.required_inputs)
+    assert all(metric.unavailable_reason for metric in metrics if "detector" in metric.metric.required_inputs)

@@ -15,9 +15,10 @@ from hydra import compose, initialize_config_dir
 
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.skeleton import joints_of
+from zoo.files import conf_folder
 from zoo.media import decode_frames
 from zoo.metrics.base import MetricInput
-from zoo.run.evaluate.protocol import CONF, read_gauges, read_protocol
+from zoo.run.evaluate.protocol import read_metrics, read_protocol
 from zoo.run.evaluate.records import read_index
 
 CLIPS = 100
@@ -25,10 +26,11 @@ CLIPS = 100
 
 def main(folder: Path) -> None:
     """Print seconds for decoding, for each metric, and for all of them."""
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(conf_folder()), version_base=None):
         config = compose("evaluate")
     detector = SyntheticPoseDetector()
-    gauges = [one for one in read_gauges(config, read_protocol(config), detector, "") if one.reason is None]
+    metrics = read_metrics(config, read_protocol(config), detector, "")
+    metrics = [metric for metric in metrics if metric.unavailable_reason is None]
     truth, _ = read_index(next(folder.glob("clips-*")))
     rows = [path for path in sorted(folder.iterdir()) if any(path.glob("*.json")) and not path.name.startswith("clips")]
     rows = [path for path in rows if len(list(path.glob("*.mp4"))) == len(truth) and "frozen" not in path.name]
@@ -51,10 +53,10 @@ def main(folder: Path) -> None:
         began = time.perf_counter()
         assert evidence.poses is not None  # found here, and used by the metrics below
         spent["the world's judge"] += time.perf_counter() - began
-        for gauge in gauges:
+        for metric in metrics:
             began = time.perf_counter()
-            gauge.metric.measure(evidence)
-            spent[gauge.name] += time.perf_counter() - began
+            metric.metric.measure(evidence)
+            spent[metric.name] += time.perf_counter() - began
     total = sum(spent.values())
     for name, seconds in [("decoding", decoding), *spent.most_common(), ("all metrics", total)]:
         print(f"{name:24s} {seconds:7.2f} s {1000 * seconds / CLIPS:7.1f} ms a clip")

@@ -34,7 +34,7 @@ from zoo.metrics.statistics import bootstrap_interval
 from zoo.nn.cpu_inference import PRECISIONS
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.run.evaluate.systems import pair_up
+from zoo.run.evaluate.systems import pair_clips
 from zoo.run.sample.generate import fast_denoisers
 
 FPS, SIDE, STEPS, BATCH = 12, 128, 1500, 64
@@ -146,7 +146,7 @@ def main() -> None:
     cut = EvalSpec(round(options.seconds * FPS), FPS, SIDE, SIDE)
     takes, rate = world.eval_clips("test", cut, encoder), cut.rate
     shown = [takes[index] for index in range(len(takes))]
-    others = pair_up([take.labels for take in shown])
+    others = pair_clips([take.labels for take in shown])
     truth, danced = [], []
     for index, (take, second) in enumerate(tqdm(list(zip(shown, others, strict=True)), desc="pairs", disable=None)):
         if len(danced) == options.pairs or second is None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from zoo.files import conf_folder
 from zoo.run.errors import report_errors
+from zoo.run.trust import trust_modules
 
 NO_GROUPS = str(Path(__file__).parent / "run")  # a folder whose subfolders have no name of an option
 USAGE = """usage: dancezoo COMMAND [KEY=VALUE ...]
@@ -44,6 +45,7 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
             sys.argv[1:] = arguments  # as typed: Lightning starts further processes by them
             with report_errors(name):  # here too: Hydra adds a line of its own to exceptions that leave its job
                 _check_sections(config, name)
+                trust_modules(config.get("trusted_modules"))
                 main(config)
 
         @functools.wraps(main)

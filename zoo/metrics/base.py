@@ -1,6 +1,6 @@
 """The interface of a metric: it measures one clip at a time, and combines measurements into a system's values.
 
-A new metric is one file with a `ClipMetric` or a `SetMetric`, and a YAML in `conf/metrics/` that names the class. All
+A new metric is one file with a `ClipMetric` or a `SetMetric`, and a YAML in `conf/metric/` that names the class. All
 systems are measured alike: a metric receives frames decoded from a file, whichever system wrote them.
 """
 

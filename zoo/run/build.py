@@ -15,6 +15,7 @@ from torch import nn
 
 from zoo.families.base import Family, Stage
 from zoo.music.encoder import MusicEncoder
+from zoo.run.trust import is_trusted
 
 TRUSTED_PREFIXES = ("zoo.families.", "zoo.nn.", "zoo.diffusion.", "zoo.music.", "zoo.body.", "diffusers.")
 
@@ -72,10 +73,13 @@ def stage_node(config: DictConfig, name: str) -> DictConfig:
 
 
 def check_targets(config: DictConfig) -> None:
-    """Raises ValueError, before anything runs, for a `_target_` outside TRUSTED_PREFIXES or of another kind."""
+    """Raises ValueError, before anything runs, for an untrusted `_target_` (`zoo.run.trust`) or one of another kind."""
     for target in _targets(config):
-        if not target.startswith(TRUSTED_PREFIXES):
-            raise ValueError(f"the config names {target}, which is no part of a family; nothing of it was run")
+        if not target.startswith(TRUSTED_PREFIXES) and not is_trusted(target):
+            raise ValueError(
+                f"the config names {target}, which is no part of the zoo; nothing of it was run. "
+                f"If you trust it: trusted_modules=[{target.partition('.')[0]}]"
+            )
         value = _import_target(target)
         if not (isinstance(value, type) and issubclass(value, nn.Module | SchedulerMixin)):
             raise ValueError(f"the config names {target}, which is neither a module nor a noise schedule")

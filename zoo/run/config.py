@@ -4,6 +4,7 @@ CONFIG_VERSION counts the layouts. `zoo/run/checkpoint_upgrade.py` brings older 
 """
 
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ def load_renderer(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if chosen:
             raise ValueError(f"renderer.{next(iter(chosen))}= needs renderer=NAME; use one of {_renderer_names()}")
         return None
-    candidates = [folder / f"{chosen['name']}.yaml" for folder in _renderer_folders()]
-    file = next(filter(Path.is_file, candidates), None)
+    file = config_files("renderer").get(str(chosen["name"]))
     if file is None:
         raise ValueError(f"renderer={chosen['name']}: use one of {_renderer_names()}")
     node = to_dict(OmegaConf.load(file))
@@ -52,18 +52,28 @@ def load_renderer(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return node | chosen
 
 
-def _renderer_folders() -> list[Path]:
+def config_folders() -> list[Path]:
+    """Folders of configuration: the zoo's own, then those that `hydra.searchpath` adds to this command."""
     from hydra.core.hydra_config import HydraConfig
 
     folders = [conf_folder()]
     if HydraConfig.initialized():
-        sources = HydraConfig.get().runtime.config_sources
-        folders += [Path(source.path) for source in sources if source.schema == "file"]
-    return [folder / "renderer" for folder in dict.fromkeys(folders)]
+        for source in HydraConfig.get().runtime.config_sources:
+            if source.schema == "file":
+                folders.append(Path(source.path))
+            elif source.schema == "pkg" and source.provider not in ("hydra", "main"):
+                folders.append(Path(str(files(source.path))))
+    return list(dict.fromkeys(folders))
+
+
+def config_files(group: str) -> dict[str, Path]:
+    """Name -> YAML file of a configuration group, sorted by name. The zoo's own files come first."""
+    paths = [path for folder in config_folders() for path in (folder / group).glob("*.yaml")]
+    return {path.stem: path for path in sorted(reversed(paths), key=lambda path: path.stem)}
 
 
 def _renderer_names() -> str:
-    return ", ".join(sorted({file.stem for folder in _renderer_folders() for file in folder.glob("*.yaml")}))
+    return ", ".join(config_files("renderer"))
 
 
 def to_dict(node: Any) -> dict[str, Any]:

@@ -1,18 +1,18 @@
-"""What it costs to make something: seconds, and the most memory held meanwhile."""
+"""Cost of generation: wall-clock seconds and peak memory."""
 
 import time
 from pathlib import Path
 
 import torch
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+STATUS_FILE, CLEAR_REFS_FILE = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-class Meter:
-    """`with Meter(device) as meter: ...`, then `seconds` (wall clock) and `peak_mb`.
+class CostMeter:
+    """`with CostMeter(device) as meter: ...`, then `seconds` (wall clock) and `peak_mb`.
 
-    peak_mb: on a GPU what torch held there at most; on the CPU the most that this process held in memory, the program
-    itself included; None where the system does not tell (Linux does).
+    peak_mb: on a GPU, the peak of torch's allocations; on the CPU, the peak resident memory of this process, the
+    program itself included. None where the system does not report it (Linux does).
     """
 
     seconds: float
@@ -21,13 +21,13 @@ class Meter:
     def __init__(self, device: torch.device):
         self.device = device
 
-    def __enter__(self) -> "Meter":
+    def __enter__(self) -> "CostMeter":
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            self._resettable = _reset_peak()
-        self._began = time.perf_counter()
+            self._has_reset = _reset_peak()
+        self._start_time = time.perf_counter()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -35,22 +35,22 @@ class Meter:
             torch.cuda.synchronize(self.device)
             self.peak_mb = torch.cuda.max_memory_allocated(self.device) / 1e6
         else:
-            self.peak_mb = _peak() if self._resettable else None
-        self.seconds = time.perf_counter() - self._began
+            self.peak_mb = _read_peak_mb() if self._has_reset else None
+        self.seconds = time.perf_counter() - self._start_time
 
 
 def _reset_peak() -> bool:
     try:
-        CLEAR.write_text("5")  # proc(5): the resident set's high-water mark becomes what is held now
+        CLEAR_REFS_FILE.write_text("5")  # proc(5): sets the high-water mark to the current resident set
     except OSError:
         return False
     return True
 
 
-def _peak() -> float | None:
-    """The resident set's high-water mark, in MB."""
+def _read_peak_mb() -> float | None:
+    """The high-water mark of the resident set, in MB."""
     try:
-        lines = STATUS.read_text().splitlines()
+        lines = STATUS_FILE.read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), None)

@@ -1,4 +1,4 @@
-"""What others need to make videos for a row of their own: `evaluate.py inputs=DIR`."""
+"""Inputs of a protocol's clips, for systems outside the zoo: `evaluate.py export_inputs=DIR`."""
 
 from pathlib import Path
 
@@ -17,49 +17,49 @@ README = """# Clips of the protocol {id}
 
 For each of the {count} clips listed in clips.json there is
 
-- NAME.png, the reference picture of the figure that is to dance, {width}x{height};
+- NAME.png, the reference image of the figure that is to dance, {width}x{height};
 - NAME.wav, the song, of exactly the clip's time;
-- NAME.txt, a line that says the motion, for systems that read text; it is empty where the data has none.
+- NAME.txt, one line that describes the motion, for systems that read text; empty where the data has no captions.
 
-Make one video of each and put them all into one folder, then
+Generate one video for each clip, put them all into one folder, and run
 
     python evaluate.py protocol={id} videos=FOLDER
 
-What is scored, and what is excluded, named in the report and counted:
+Rules. A clip that breaks one is excluded; the report names it and counts it.
 
 - The video of NAME is called NAME.mp4 (or {suffixes}).
-- It has {frames} frames, neither more nor fewer, at {fps} frames a second ({seconds:g} s).
-- It has the proportions of {width}x{height} (to less than a pixel). Another size is resized, which the report says:
-  a larger one by averaging areas, a smaller one by bicubic interpolation.
-- Sound in the video is not listened to.
+- It has exactly {frames} frames, at {fps} frames per second ({seconds:g} s).
+- It has the aspect ratio of {width}x{height} (to less than a pixel). Another size is resized, and the report says so:
+  a larger one by area averaging, a smaller one by bicubic interpolation.
+- The sound of the video is ignored.
 """
 
 
-def write_inputs(protocol: Protocol, takes: EvalClips, folder: Path, suffixes: tuple[str, ...]) -> Path:
-    """Reference picture, song and line of text of every clip, with the rules; returns `folder`."""
-    cut, names = protocol.cut, []
-    for index in tqdm(range(len(takes)), desc="inputs", unit="clip", disable=None, dynamic_ncols=True):
-        take = takes[index]
-        names.append(file_name(take.key))
+def write_inputs(protocol: Protocol, clips: EvalClips, folder: Path, suffixes: tuple[str, ...]) -> Path:
+    """Write reference image, song and caption of every clip, with the rules. Returns `folder`."""
+    spec, names = protocol.clip_spec, []
+    for index in tqdm(range(len(clips)), desc="inputs", unit="clip", disable=None, dynamic_ncols=True):
+        clip = clips[index]
+        names.append(file_name(clip.key))
         stem = folder / names[-1]
-        picture = stem.with_name(f".{stem.name}.part.png")
-        Image.fromarray(take.reference).save(picture)
-        picture.replace(stem.with_name(f"{stem.name}.png"))
-        write_sound(stem.with_name(f"{stem.name}.wav"), take.waveform, take.sample_rate)
-        write_atomic(stem.with_name(f"{stem.name}.txt"), f"{take.caption}\n".encode())
-    listed = [{"name": name, **labels} for name, labels in zip(names, takes.labels, strict=True)]
-    write_json(folder / "clips.json", listed)
+        temporary = stem.with_name(f".{stem.name}.part.png")
+        Image.fromarray(clip.reference).save(temporary)
+        temporary.replace(stem.with_name(f"{stem.name}.png"))
+        write_sound(stem.with_name(f"{stem.name}.wav"), clip.waveform, clip.sample_rate)
+        write_atomic(stem.with_name(f"{stem.name}.txt"), f"{clip.caption}\n".encode())
+    entries = [{"name": name, **labels} for name, labels in zip(names, clips.labels, strict=True)]
+    write_json(folder / "clips.json", entries)
     text = README.format(
         id=protocol.id,
         description=protocol.description,
         count=len(names),
-        height=cut.height,
-        width=cut.width,
-        frames=cut.frames,
-        fps=cut.rate,
-        seconds=float(cut.seconds),
+        height=spec.height,
+        width=spec.width,
+        frames=spec.frames,
+        fps=spec.rate,
+        seconds=float(spec.seconds),
         suffixes=", ".join(suffixes[1:]),
     )
     write_atomic(folder / "README.md", text.encode())
-    print(f"{folder}: {len(names)} clips; README.md there says what to do with them")
+    print(f"{folder}: {len(names)} clips; its README.md explains how to use them")
     return folder

@@ -1,7 +1,7 @@
-"""What is compared and how: a named protocol, the metrics that measure, and the hash that names both.
+"""Protocols and metrics of an evaluation, and the hash that names both.
 
-A protocol is a file in conf/protocol, a metric a file in conf/metrics. Two tables with the same protocol hash can be
-laid side by side: the same clips, cut alike, measured by the same versions of the same metrics with the same weights.
+A protocol is a file in conf/protocol, a metric a file in conf/metric; folders of `hydra.searchpath` are searched, too.
+Tables with the same protocol hash are comparable: they rest on the same clips, metrics, versions and weights.
 """
 
 import hashlib
@@ -16,158 +16,179 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from zoo.body.detection.base import PoseDetector
 from zoo.data.base import SPLITS, EvalSpec
-from zoo.files import conf_folder
 from zoo.metrics.base import Metric
+from zoo.run.config import config_files, to_dict
 from zoo.run.validate import existing_path, frame_rate, int_at_least
 
-JUDGES = ("world", "people")
-SPEC = "id description data split frames fps height width crop clips repeats seed judge metrics".split()
+DETECTORS = ("synthetic", "real")
+FIELDS = "id description data split frames fps height width crop clips repeats seed pose_detector metrics".split()
+DETECTOR_HINT = (
+    "needs weights.pose_detector=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files, "
+    "or a folder with DWPose's two .onnx"
+)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The resolved section `protocol` of a config; what each value means stands in conf/protocol/world-v1.yaml."""
+    """The resolved section `protocol` of a configuration. conf/protocol/world-v1.yaml explains each value."""
 
     id: str
     description: str
     data: str
     split: str
-    cut: EvalSpec
+    clip_spec: EvalSpec
     repeats: int
     seed: int
-    judge: str
-    metrics: Mapping[str, Mapping[str, Any]]  # metric -> arguments set otherwise than in conf/metrics
+    pose_detector: str  # one of DETECTORS
+    metrics: Mapping[str, Mapping[str, Any]]  # metric -> arguments that differ from conf/metric
 
-    def spec(self) -> dict[str, Any]:
-        """Plain values, as results carry them."""
-        cut = {**asdict(self.cut), "fps": str(self.cut.rate)}
-        return {**{name: getattr(self, name) for name in SPEC if name not in cut}, **cut}
+    def values(self) -> dict[str, Any]:
+        """Return plain values, for metrics.json and the hash."""
+        clip_spec = {**asdict(self.clip_spec), "fps": str(self.clip_spec.rate)}
+        return {**{name: getattr(self, name) for name in FIELDS if name not in clip_spec}, **clip_spec}
 
 
-@dataclass(frozen=True, eq=False)  # each is itself alone
-class Gauge:
-    """A metric, what names it, and what stands in its way.
+@dataclass(frozen=True, eq=False)  # compared by identity: the dict of arguments is not hashable
+class ConfiguredMetric:
+    """A metric with its arguments, and everything that its values depend on.
 
-    instrument: what its numbers rest on besides the frames and the sound, None where nothing; reason: why no row can be
-    measured here, None where they can; identity: name, version, arguments, weights' hash and instrument.
+    depends_on: the source of poses or motion, None where frames and sound are enough. unavailable_reason: None where it
+    can be measured. identity: name, version, arguments, the weights' hash and depends_on.
     """
 
     name: str
     metric: Metric
-    instrument: str | None
-    reason: str | None
+    depends_on: str | None
+    unavailable_reason: str | None
     identity: Mapping[str, Any]
 
     @property
-    def mark(self) -> str:
-        """The identity in 12 hex digits, under which measurements are kept."""
-        return digest(self.identity)
+    def fingerprint(self) -> str:
+        """12 hex digits of the identity, under which measurements are stored."""
+        return fingerprint(self.identity)
 
 
-def digest(*things: Any) -> str:
-    """12 hex digits that belong to these plain values and to no others."""
-    text = json.dumps(things, sort_keys=True, default=str)
+def fingerprint(*values: Any) -> str:
+    """Hash plain values to 12 hex digits."""
+    text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def read_protocol(config: DictConfig) -> Protocol:
-    """Check `config.protocol` and that `config.data` is what it is defined on. Raises ValueError."""
-    given = OmegaConf.to_container(config.protocol, resolve=True)
-    missing, unknown = [name for name in SPEC if name not in given], sorted(set(given) - set(SPEC))
+    """Check `config.protocol`, and that `config.data` is the data it is defined on. Raises ValueError."""
+    values = to_dict(config.protocol)
+    missing, unknown = [name for name in FIELDS if name not in values], sorted(set(values) - set(FIELDS))
     if missing or unknown:
-        told = f"lacks {', '.join(missing)}" if missing else f"has no {', '.join(unknown)}"
-        raise ValueError(f"protocol {given.get('id')} {told}; conf/protocol/world-v1.yaml shows what one holds")
-    name = str(given["id"])
+        problem = f"lacks {', '.join(missing)}" if missing else f"has unknown keys {', '.join(unknown)}"
+        raise ValueError(f"protocol {values.get('id')} {problem}; conf/protocol/world-v1.yaml lists all keys")
+    name = str(values["id"])
     source: Any = get_class(config.data._target_)
-    if source.name != given["data"]:
-        raise ValueError(f"protocol={name} is defined on data={given['data']}, not on data={source.name}")
-    if given["split"] not in SPLITS:
-        raise ValueError(f"protocol.split={given['split']}: use one of {' '.join(SPLITS)}")
-    if given["judge"] not in JUDGES:
-        raise ValueError(f"protocol.judge={given['judge']}: use one of {' '.join(JUDGES)}")
-    sizes = {side: int_at_least(given[side], f"protocol.{side}", 1) for side in ("frames", "height", "width")}
-    clips = None if given["clips"] is None else int_at_least(given["clips"], "protocol.clips", 2)
+    if source.name != values["data"]:
+        raise ValueError(f"protocol={name} is defined on data={values['data']}, not on data={source.name}")
+    if values["split"] not in SPLITS:
+        raise ValueError(f"protocol.split={values['split']}: use one of {' '.join(SPLITS)}")
+    if values["pose_detector"] not in DETECTORS:
+        raise ValueError(f"protocol.pose_detector={values['pose_detector']}: use one of {' '.join(DETECTORS)}")
+    sizes = {key: int_at_least(values[key], f"protocol.{key}", 1) for key in ("frames", "height", "width")}
+    clips = None if values["clips"] is None else int_at_least(values["clips"], "protocol.clips", 2)
     return Protocol(
-        id=name if _as_published(given) else f"{name}+changes",
-        description=str(given["description"]),
-        data=given["data"],
-        split=given["split"],
-        cut=EvalSpec(fps=str(frame_rate(given["fps"])), clips=clips, crop=str(given["crop"]), **sizes),
-        repeats=int_at_least(given["repeats"], "protocol.repeats", 0),
-        seed=int_at_least(given["seed"], "protocol.seed", 0),
-        judge=given["judge"],
-        metrics=given["metrics"] or {},
+        id=name if _is_unmodified(values) else f"{name}+changes",
+        description=str(values["description"]),
+        data=values["data"],
+        split=values["split"],
+        clip_spec=EvalSpec(fps=str(frame_rate(values["fps"])), clips=clips, crop=str(values["crop"]), **sizes),
+        repeats=int_at_least(values["repeats"], "protocol.repeats", 0),
+        seed=int_at_least(values["seed"], "protocol.seed", 0),
+        pose_detector=values["pose_detector"],
+        metrics=values["metrics"] or {},
     )
 
 
-def _as_published(given: Mapping[str, Any]) -> bool:
-    """Whether the values are those of the file that the id names, none of them changed on the command line."""
-    path = conf_folder() / "protocol" / f"{given['id']}.yaml"
-    return path.is_file() and OmegaConf.to_container(OmegaConf.load(path))["protocol"] == given
+def _is_unmodified(values: Mapping[str, Any]) -> bool:
+    """Whether the values are those of the file that the id names, with no change on the command line."""
+    path = config_files("protocol").get(str(values["id"]))
+    return path is not None and OmegaConf.to_container(OmegaConf.load(path))["protocol"] == values
 
 
-def read_gauges(config: DictConfig, protocol: Protocol, detector: PoseDetector | None, without: str) -> list[Gauge]:
-    """The metrics that `config.measure` names, ready to measure, in the order of their names.
+def read_metrics(
+    config: DictConfig,
+    protocol: Protocol,
+    detector: PoseDetector | None,
+    detector_hint: str,
+    metric_files: Mapping[str, Path] | None = None,
+) -> list[ConfiguredMetric]:
+    """Build the metrics that `config.metrics` names, sorted by name.
 
-    without: why there is no detector, where there is none.
-
-    Raises ValueError for an unknown name, for a file of the user's that does not fit, and for overrides of no metric.
+    detector_hint: how to get a detector, where there is none. metric_files: name -> YAML file; None searches for them.
+    Raises ValueError for an unknown name, for a weights file that does not fit, and for overrides of unknown metrics.
     """
-    files = {path.stem: path for path in sorted((conf_folder() / "metrics").glob("*.yaml"))}
-    asked = list(config.measure) if isinstance(config.measure, ListConfig) else [config.measure]
-    names = list(files) if asked == ["all"] else list(dict.fromkeys(map(str, asked)))
+    files = config_files("metric") if metric_files is None else metric_files
+    requested = list(config.metrics) if isinstance(config.metrics, ListConfig) else [config.metrics]
+    names = list(files) if requested == ["all"] else list(dict.fromkeys(map(str, requested)))
     for name in [*names, *protocol.metrics]:
         if name not in files:
-            raise ValueError(f"there is no metric {name}; conf/metrics has {', '.join(files)}")
+            raise ValueError(f"there is no metric {name}; conf/metric has {', '.join(files)}")
     if not names:
-        raise ValueError("measure=[] leaves nothing to measure; use all")
-    gauges = []
+        raise ValueError("metrics=[] leaves nothing to measure; use all")
+    metrics = []
     for name in sorted(names):
-        metric, arguments = _metric(files[name], config, protocol.metrics.get(name, {}))
-        sees = "detector" in metric.required_inputs
-        if sees:
-            instrument = None if detector is None else detector.name
-        else:
-            instrument = "exact motion" if "joints" in metric.required_inputs else None
-        identity = {"metric": name, "version": metric.version, "arguments": arguments, "weights": metric.weights_hash}
-        reason = metric.unavailable_reason or (without if sees and detector is None else None)
-        gauges.append(Gauge(name, metric, instrument, reason, {**identity, "instrument": instrument}))
-    return gauges
+        metric, arguments = _build_metric(files[name], config, protocol.metrics.get(name, {}))
+        depends_on = None
+        if "detector" in metric.required_inputs:
+            depends_on = None if detector is None else detector.name
+        elif "joints" in metric.required_inputs:
+            depends_on = "exact motion"
+        lacks_detector = "detector" in metric.required_inputs and detector is None
+        identity = {
+            "metric": name,
+            "version": metric.version,
+            "arguments": arguments,
+            "weights": metric.weights_hash,
+            "depends_on": depends_on,
+        }
+        reason = metric.unavailable_reason or (detector_hint if lacks_detector else None)
+        metrics.append(ConfiguredMetric(name, metric, depends_on, reason, identity))
+    return metrics
 
 
-def _metric(path: Path, config: DictConfig, overrides: Mapping[str, Any]) -> tuple[Metric, dict[str, Any]]:
-    """What a file of conf/metrics names, and its arguments but for files of the user's."""
+def _build_metric(path: Path, config: DictConfig, overrides: Mapping[str, Any]) -> tuple[Metric, dict[str, Any]]:
+    """Build the metric of a YAML file. Returns it with its arguments, paths of weights files left out.
+
+    The class may lie in any package: these files are the user's own, unlike the configurations in checkpoints.
+    """
     node = OmegaConf.merge(OmegaConf.load(path), overrides)
-    # where a weights file lies on this machine is no part of what is measured: its hash is
+    # the path of a weights file is not part of the metric's identity: its hash is
     portable = [key for key in node if not OmegaConf.is_interpolation(node, key)]
-    # the metric's interpolations look for their values in the evaluation's config
+    # interpolations of the metric refer to the evaluation's configuration
     values = OmegaConf.to_container(OmegaConf.create({**config, "metric": node}).metric, resolve=True)
-    target = str(values["_target_"])
-    found = get_class(target) if target.startswith("zoo.metrics.") else None
-    if not (isinstance(found, type) and issubclass(found, Metric)):
-        raise ValueError(f"conf/metrics/{path.name} names {target}, which is no metric of zoo.metrics")
+    target = str(values.get("_target_"))
+    try:
+        metric_class = get_class(target)
+    except Exception as error:  # Hydra wraps any error of the import
+        raise ValueError(f"{path} names {target}, which cannot be imported: {error}") from None
+    if not issubclass(metric_class, Metric):
+        raise ValueError(f"{path} names {target}, which is no zoo.metrics.base.Metric")
     arguments = {key: values[key] for key in portable if not key.startswith("_convert")}
     return instantiate(values, _convert_="all"), arguments
 
 
 def read_detector(config: DictConfig, protocol: Protocol) -> tuple[PoseDetector | None, str]:
-    """What finds the figure in the pictures of every row, and, where nothing does, why and how to get it."""
+    """Load the pose detector of all systems' frames. Returns it, or None with a hint how to get one."""
     if config.weights.pose_detector is not None:
         from zoo.body.detection.factory import load_detector
 
         return load_detector(existing_path(config.weights.pose_detector, "weights.pose_detector")), ""
-    if protocol.judge == "world":
+    if protocol.pose_detector == "synthetic":
         from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 
         return SyntheticPoseDetector(), ""
-    why = "needs weights.pose_detector=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files"
-    return None, f"{why}, or a folder with DWPose's two .onnx"
+    return None, DETECTOR_HINT
 
 
-def protocol_hash(protocol: Protocol, content: str, gauges: list[Gauge]) -> str:
+def protocol_hash(protocol: Protocol, content: str, metrics: list[ConfiguredMetric]) -> str:
     """12 hex digits: equal where the clips, their cut, the metrics, their weights and the detector are equal.
 
-    content: of the split (DataSource.fingerprint).
+    content: the fingerprint of the split (DataSource.fingerprint).
     """
-    spec = {key: value for key, value in protocol.spec().items() if key not in ("id", "description")}
-    return digest(spec, content, [gauge.identity for gauge in gauges])
+    values = {key: value for key, value in protocol.values().items() if key not in ("id", "description")}
+    return fingerprint(values, content, [metric.identity for metric in metrics])

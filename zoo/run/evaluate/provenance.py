@@ -1,4 +1,4 @@
-"""Where a figure comes from: the command, commit, seed and machine that every result carries."""
+"""Provenance of a result: command, commit, seed, machine and date."""
 
 import os
 import platform
@@ -12,12 +12,12 @@ import torch
 
 
 def provenance(seed: int) -> dict[str, str | int]:
-    """command, commit ('+changes' when the tree differs from it, 'unknown' without git), seed, machine, date..."""
+    """Return command, commit ("+changes": the work tree differs; "unknown": no git), seed, machine, torch and date."""
     return {
         "command": shlex.join([Path(sys.executable).name.rstrip("0123456789."), *sys.argv]),
         "commit": _commit(),
         "seed": seed,
-        "machine": f"{_processor()}, {len(os.sched_getaffinity(0))} cores{_gpus()}",
+        "machine": f"{_processor_name()}, {len(os.sched_getaffinity(0))} cores{_gpu_names()}",
         "torch": torch.__version__,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
@@ -25,8 +25,8 @@ def provenance(seed: int) -> dict[str, str | int]:
 
 def _commit() -> str:
     def git(*words: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
@@ -34,7 +34,7 @@ def _commit() -> str:
         return "unknown"
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -44,6 +44,6 @@ def _processor() -> str:
     )
 
 
-def _gpus() -> str:
+def _gpu_names() -> str:
     count = torch.cuda.device_count()
     return f", {count} x {torch.cuda.get_device_name(0)}" if count else ""

@@ -1,10 +1,10 @@
-"""The folder of an evaluation: what was made and measured so far, each file there whole or not at all.
+"""Files of an evaluation's output folder. Each appears complete or not at all, so that an evaluation can be resumed.
 
-OUT/clips-ID/       the protocol's clips: KEY.wav, KEY.mp4 (the ground truth), KEY.npz, and clips.json, which comes last
-OUT/NAME-ID/        one row's clips: KEY.mp4 without loss, KEY.npz (exact motion), KEY.json (cost), which comes last
-OUT/measured/NAME/  what every metric measured on each of a row's clips: KEY.npz
-An ID is the hash of what decides the content, and what was measured says of which evidence: nothing old is ever taken
-for something new.
+OUT/clips-ID/       the protocol's clips: KEY.wav, KEY.mp4 (ground truth), KEY.npz; clips.json is written last
+OUT/NAME-ID/        one system's clips: KEY.mp4 (lossless), KEY.npz (exact motion); KEY.json (cost) is written last
+OUT/measured/NAME/  the measurements of all metrics on each of a system's clips: KEY.npz
+An ID is the hash of everything that decides the content. Measurements also store the hash of their inputs. So a stale
+file is never reused.
 """
 
 import io
@@ -22,50 +22,51 @@ from zoo.data.base import EvalClips
 from zoo.files import write_atomic
 from zoo.media import encode_frames, write_sound
 
-MARK = ".dancezoo-evaluation"  # in every folder that an evaluation made
-Measurements = dict[str, dict[str, np.ndarray]]  # mark of a metric (Gauge.mark) -> name -> values
+FOLDER_MARKER = ".dancezoo-evaluation"  # in every folder that an evaluation created
+Measurements = dict[str, dict[str, np.ndarray]]  # ConfiguredMetric.fingerprint -> name -> values
 
 
-def open_folder(path: str, name: str = "out") -> Path:
-    """A folder of this program's, made if need be, that can be written. Raises ValueError where anything else lies."""
+def open_folder(path: str, option: str = "out") -> Path:
+    """Create or reopen an evaluation's folder. Raises ValueError where other files lie or nothing can be written."""
     folder = Path(path).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{name}={path} is a file; name a folder")
-    if folder.is_dir() and not (folder / MARK).is_file() and any(folder.iterdir()):
-        raise ValueError(f"{name}={path} holds other files, and nothing is ever written over; name another folder")
+        raise ValueError(f"{option}={path} is a file; name a folder")
+    if folder.is_dir() and not (folder / FOLDER_MARKER).is_file() and any(folder.iterdir()):
+        raise ValueError(f"{option}={path} holds other files, which are never overwritten; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / MARK, b"Files of evaluate.py; delete the folder when you need them no more.\n")
+        write_atomic(folder / FOLDER_MARKER, b"Files of evaluate.py. The folder can be deleted.\n")
     except OSError as error:
-        raise ValueError(f"{name}={path}: nothing can be written there ({(error.strerror or '').lower()})") from None
+        reason = (error.strerror or "").lower()
+        raise ValueError(f"{option}={path}: nothing can be written there ({reason})") from None
     return folder
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz that appears whole."""
+    """Write an .npz file atomically."""
     file = io.BytesIO()
     np.savez(file, **arrays)
     write_atomic(path, file.getvalue())
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """What `write_arrays` wrote."""
-    with np.load(path, allow_pickle=False) as kept:
-        return dict(kept)
+    """Read the file that `write_arrays` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def with_suffix(path: Path, suffix: str) -> Path:
-    """PATH.suffix, whatever dots PATH has."""
+    """Append `suffix` to the name, which may itself contain dots."""
     return path.with_name(path.name + suffix)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A .json that appears whole; NaN is refused."""
+    """Write a .json file atomically. Raises ValueError for NaN and infinity."""
     write_atomic(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """What `write_json` wrote, None where there is no such file, or no whole one."""
+    """Read the file that `write_json` wrote; None where it is missing or incomplete."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -73,7 +74,7 @@ def read_json(path: Path) -> Any:
 
 
 def file_name(name: str) -> str:
-    """A key or a row's name as the stem of a file."""
+    """Turn a clip's key or a system's name into the stem of a file."""
     return re.sub(r"[^\w.@+-]+", "_", name).strip("._") or "_"
 
 
@@ -81,79 +82,83 @@ def file_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """One clip as it is kept: an `EvalClip` without what an encoder heard."""
+class StoredClip:
+    """One clip of the protocol in the output folder, without music features, which depend on the encoder."""
 
     key: str
     path: Path  # of its files, without suffix
     labels: dict[str, str]
 
     def read(self) -> dict[str, np.ndarray]:
-        """waveform, sample_rate, beats, reference, and motion and motion_again where they are known."""
+        """Return waveform, sample_rate, beats, reference, and motion and second_motion where the data has them."""
         return read_arrays(self.file(".npz"))
 
     def file(self, suffix: str) -> Path:
-        """.npz all that `read` reads, .mp4 the ground truth's frames, .wav the song."""
+        """Return a path: .npz for the arrays of `read`, .mp4 for the ground truth, .wav for the song."""
         return with_suffix(self.path, suffix)
 
 
-def keep_take(takes: EvalClips, index: int, fps: Fraction, folder: Path) -> Facts:
-    """Write all that is known of a clip but for what an encoder heard; what is there already is left alone."""
-    clip = Facts(takes.keys[index], folder / file_name(takes.keys[index]), takes.labels[index])
-    if clip.file(".npz").is_file():
-        return clip
-    take = takes[index]
+def store_clip(clips: EvalClips, index: int, fps: Fraction, folder: Path) -> StoredClip:
+    """Write the files of a clip, unless they exist."""
+    stored = StoredClip(clips.keys[index], folder / file_name(clips.keys[index]), clips.labels[index])
+    if stored.file(".npz").is_file():
+        return stored
+    clip = clips[index]
     arrays = {
-        "waveform": take.waveform,
-        "sample_rate": np.array(take.sample_rate),
-        "beats": take.beats,
-        "reference": take.reference,
+        "waveform": clip.waveform,
+        "sample_rate": np.array(clip.sample_rate),
+        "beats": clip.beats,
+        "reference": clip.reference,
     }
-    for name, motion in (("motion", take.motion), ("motion_again", take.second_motion)):
+    for name in ("motion", "second_motion"):
+        motion = getattr(clip, name)
         if motion is not None:
             arrays[name] = motion.float().numpy()
     folder.mkdir(parents=True, exist_ok=True)
-    write_sound(clip.file(".wav"), take.waveform, take.sample_rate)
-    write_atomic(clip.file(".mp4"), encode_frames(take.frames, fps, crf=0))
-    write_arrays(clip.file(".npz"), arrays)
-    return clip
+    write_sound(stored.file(".wav"), clip.waveform, clip.sample_rate)
+    write_atomic(stored.file(".mp4"), encode_frames(clip.frames, fps, crf=0))
+    write_arrays(stored.file(".npz"), arrays)
+    return stored
 
 
-def write_index(folder: Path, clips: list[Facts], skipped: dict[str, str]) -> None:
-    """Say that all clips are there. skipped: clip -> why the data cannot give it."""
-    listed = [{"key": clip.key, "labels": clip.labels} for clip in clips]
-    write_json(folder / "clips.json", {"clips": listed, "skipped": skipped})
+def write_index(folder: Path, clips: list[StoredClip], skipped: dict[str, str]) -> None:
+    """Write clips.json, after all clips. skipped: clip -> the reason why the data cannot give it."""
+    entries = [{"key": clip.key, "labels": clip.labels} for clip in clips]
+    write_json(folder / "clips.json", {"clips": entries, "skipped": skipped})
 
 
-def read_index(folder: Path) -> tuple[list[Facts], dict[str, str]] | None:
-    """What `write_index` said, None where not all clips are there yet."""
-    found = read_json(folder / "clips.json")
-    if found is None:
+def read_index(folder: Path) -> tuple[list[StoredClip], dict[str, str]] | None:
+    """Read the clips and the skipped ones; None where not all clips are stored yet."""
+    index = read_json(folder / "clips.json")
+    if index is None:
         return None
-    clips = [Facts(one["key"], folder / file_name(one["key"]), one["labels"]) for one in found["clips"]]
-    return clips, found["skipped"]
+    clips = [StoredClip(entry["key"], folder / file_name(entry["key"]), entry["labels"]) for entry in index["clips"]]
+    return clips, index["skipped"]
 
 
-# What was measured ---------------------------------------------------------------------------------------------------
+# Measurements --------------------------------------------------------------------------------------------------------
 
 
-def write_measured(path: Path, evidence: str, measured: Measurements) -> None:
-    """evidence: the hash of everything that was measured on."""
-    arrays = {f"{mark}/{name}": values for mark, kept in measured.items() for name, values in kept.items()}
-    write_arrays(path, {"evidence": np.array(evidence), "marks": np.array(sorted(measured), str), **arrays})
+def write_measurements(path: Path, inputs_hash: str, measurements: Measurements) -> None:
+    """Write the measurements of one clip. inputs_hash: the hash of everything that was measured."""
+    arrays = {
+        f"{fingerprint}/{name}": array for fingerprint, values in measurements.items() for name, array in values.items()
+    }
+    header = {"inputs_hash": np.array(inputs_hash), "fingerprints": np.array(sorted(measurements), str)}
+    write_arrays(path, {**header, **arrays})
 
 
-def read_measured(path: Path, evidence: str) -> Measurements:
-    """What is there of the same evidence, whatever metrics it is of; nothing where there is no whole file."""
+def read_measurements(path: Path, inputs_hash: str) -> Measurements:
+    """Read the measurements of the same inputs, by any metric; empty where there is no complete file."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["evidence"]) != evidence:
+        with np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["inputs_hash"]) != inputs_hash:
                 return {}
-            measured: Measurements = {str(mark): {} for mark in kept["marks"]}
-            for name in kept.files:
-                mark, slash, value = name.partition("/")
+            measurements: Measurements = {str(fingerprint): {} for fingerprint in arrays["fingerprints"]}
+            for name in arrays.files:
+                fingerprint, slash, value = name.partition("/")
                 if slash:
-                    measured[mark][value] = kept[name]
-            return measured
-    except Exception:  # np.load raises what it likes on broken files
+                    measurements[fingerprint][value] = arrays[name]
+            return measurements
+    except Exception:  # np.load raises many kinds of errors for broken files
         return {}

@@ -1,4 +1,4 @@
-"""From measurements to numbers: means with intervals, curves, breakdowns, and paired comparisons of the rows."""
+"""Turn measurements into a table: means with intervals, curves, breakdowns, and paired comparisons of systems."""
 
 import math
 import os
@@ -21,187 +21,201 @@ from zoo.metrics.statistics import (
     paired_p_value,
     set_interval,
 )
-from zoo.run.evaluate.protocol import Gauge
-from zoo.run.evaluate.records import Facts, Measurements
-from zoo.run.evaluate.systems import Row
+from zoo.run.evaluate.protocol import ConfiguredMetric
+from zoo.run.evaluate.records import Measurements, StoredClip
+from zoo.run.evaluate.systems import System
 
-BREAKDOWNS = ("camera", "style", "figure")  # the first two are DabFusion's Tables 2 and 4
-MISSING = {  # what of MetricInput a metric needs -> why a row has no value without it
-    "joints": "it rests on the exact motion, which this row does not come with",
-    "second_joints": "it rests on a second dance to the same clip, which this row does not have",
+BREAKDOWN_LABELS = ("camera", "style", "figure")  # the first two are DabFusion's Tables 2 and 4
+MISSING_REASONS = {  # required input of a metric -> the reason why a system without it has no value
+    "joints": "it needs the exact motion, which this system does not provide",
+    "second_joints": "it needs a second dance to the same clip, which this system does not provide",
     "beats": "no beat was found in these songs",
 }
 
 
-class Numbers:
-    """Everything that is computed from the measurements of all rows.
+class ResultTable:
+    """All values that are computed from the measurements of all systems.
 
-    measured: row -> clip -> measurements; the first row is the ground truth, which sets are compared with.
+    measured: system -> clip -> measurements. The first system is the ground truth, the reference of set metrics.
     """
 
     def __init__(
-        self, gauges: Sequence[Gauge], rows: Sequence[Row], measured: Mapping[str, Mapping[str, Measurements]]
+        self,
+        metrics: Sequence[ConfiguredMetric],
+        systems: Sequence[System],
+        measured: Mapping[str, Mapping[str, Measurements]],
     ):
-        self.gauges, self.rows, self.measured = gauges, rows, measured
-        self.columns = {column: gauge for gauge in gauges for column in gauge.metric.columns}
-        self.set_values, self.set_draws = cache(self._set_values), cache(self._set_draws)
+        self.metrics, self.systems, self.measured = metrics, systems, measured
+        self.columns = {column: metric for metric in metrics for column in metric.metric.columns}
+        self.set_values, self.set_samples = cache(self._set_values), cache(self._set_samples)
 
-    def keys(self, row: str, gauge: Gauge) -> tuple[str, ...]:
-        """The clips of a row that a metric measured."""
-        return tuple(key for key, kept in self.measured[row].items() if kept.get(gauge.mark))
+    def keys(self, system: str, metric: ConfiguredMetric) -> tuple[str, ...]:
+        """Return the clips of a system that a metric measured."""
+        measured = self.measured[system].items()
+        return tuple(key for key, measurements in measured if measurements.get(metric.fingerprint))
 
-    def clip_values(self, row: str, column: str) -> dict[str, float]:
-        """Clip -> value, of a `ClipMetric`'s column; NaN where a clip has none."""
-        mark = self.columns[column].mark
+    def clip_values(self, system: str, column: str) -> dict[str, float]:
+        """Clip -> value of a `ClipMetric`'s column; NaN where a clip has no value."""
+        fingerprint = self.columns[column].fingerprint
         return {
-            key: float(kept[mark][column]) for key, kept in self.measured[row].items() if column in kept.get(mark, {})
+            key: float(measurements[fingerprint][column])
+            for key, measurements in self.measured[system].items()
+            if column in measurements.get(fingerprint, {})
         }
 
-    def _set_values(self, row: str, gauge: Gauge, keys: Sequence[str]) -> dict[str, float]:
-        own, truth = self.measured[row], self.measured[self.rows[0].name]
-        beside = [truth[key][gauge.mark] for key in keys if truth.get(key, {}).get(gauge.mark)]
-        assert isinstance(gauge.metric, SetMetric)
-        return gauge.metric.combine([own[key][gauge.mark] for key in keys], beside)
+    def _set_values(self, system: str, metric: ConfiguredMetric, keys: Sequence[str]) -> dict[str, float]:
+        measured, true = self.measured[system], self.measured[self.systems[0].name]
+        assert isinstance(metric.metric, SetMetric)
+        fingerprint = metric.fingerprint
+        true_clips = [true[key][fingerprint] for key in keys if true.get(key, {}).get(fingerprint)]
+        return metric.metric.combine([measured[key][fingerprint] for key in keys], true_clips)
 
-    def _set_draws(self, row: str, gauge: Gauge, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """Column -> values of sets with resampled clips; the same resamples for every row of the same clips."""
-        return bootstrap_sets(lambda drawn: self._set_values(row, gauge, [keys[i] for i in drawn]), len(keys))
+    def _set_samples(self, system: str, metric: ConfiguredMetric, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """Column -> values of bootstrap samples; systems with the same clips get the same samples."""
+        return bootstrap_sets(lambda indices: self._set_values(system, metric, [keys[i] for i in indices]), len(keys))
 
-    def summary(self, row: str, column: str, only: frozenset[str] | None = None) -> Interval | None:
-        """A row's value in a column, over all its clips or those in `only`; None where no clip has one."""
-        gauge = self.columns[column]
-        if isinstance(gauge.metric, ClipMetric):
-            values = np.array([v for key, v in self.clip_values(row, column).items() if only is None or key in only])
+    def summary(self, system: str, column: str, subset: frozenset[str] | None = None) -> Interval | None:
+        """A system's value in a column, over all clips or those in `subset`; None where no clip has a value."""
+        metric = self.columns[column]
+        if isinstance(metric.metric, ClipMetric):
+            clip_values = self.clip_values(system, column).items()
+            values = np.array([value for key, value in clip_values if subset is None or key in subset])
             return None if np.isnan(values).all() else bootstrap_interval(values)
-        keys = tuple(key for key in self.keys(row, gauge) if only is None or key in only)
-        value = self.set_values(row, gauge, keys)[column] if keys else math.nan
-        return None if math.isnan(value) else set_interval(value, self.set_draws(row, gauge, keys)[column], len(keys))
+        keys = tuple(key for key in self.keys(system, metric) if subset is None or key in subset)
+        value = self.set_values(system, metric, keys)[column] if keys else math.nan
+        if math.isnan(value):
+            return None
+        return set_interval(value, self.set_samples(system, metric, keys)[column], len(keys))
 
-    def reason(self, row: str, column: str) -> str:
-        """Why a row has no value in a column."""
-        gauge = self.columns[column]
-        if gauge.reason:
-            return gauge.reason
-        if not self.measured[row]:
+    def missing_reason(self, system: str, column: str) -> str:
+        """Explain why a system has no value in a column."""
+        metric = self.columns[column]
+        if metric.unavailable_reason:
+            return metric.unavailable_reason
+        if not self.measured[system]:
             return "none of its clips could be scored"
-        if self.keys(row, gauge):
-            return "its clips are too few for it, or show nothing of what it measures"
-        return next(
-            (why for need, why in MISSING.items() if need in gauge.metric.required_inputs), "nothing was measured"
-        )
+        if self.keys(system, metric):
+            return "it has too few clips, or they show nothing to measure"
+        required = metric.metric.required_inputs
+        return next((reason for name, reason in MISSING_REASONS.items() if name in required), "nothing was measured")
 
-    def curve(self, row: str, column: str) -> list[float | str | None] | None:
-        """The mean over clips at every frame, where the metric says how its value goes over time."""
-        mark, name = self.columns[column].mark, column + TIME_SUFFIX
-        curves = [kept[mark][name] for kept in self.measured[row].values() if name in kept.get(mark, {})]
+    def curve(self, system: str, column: str) -> list[float | str | None] | None:
+        """The mean over clips at every frame, for metrics with values over time."""
+        fingerprint, name = self.columns[column].fingerprint, column + TIME_SUFFIX
+        measured = [measurements.get(fingerprint, {}) for measurements in self.measured[system].values()]
+        curves = [values[name] for values in measured if name in values]
         if not curves:
             return None
         stacked = np.stack(curves)
-        seen = (~np.isnan(stacked)).sum(0)
-        return [number(v) for v in np.where(seen > 0, np.nansum(stacked, 0) / np.maximum(seen, 1), np.nan)]
+        counts = (~np.isnan(stacked)).sum(0)
+        means = np.where(counts > 0, np.nansum(stacked, 0) / np.maximum(counts, 1), np.nan)
+        return [to_json_number(mean) for mean in means]
 
     def compare(self, a: str, b: str) -> list[dict[str, Any]]:
-        """Row `a` minus row `b` in every column that both have, on the clips that both have; p over columns by Holm."""
+        """System `a` minus system `b` in every common column, over the common clips; Holm-corrected p over columns."""
         lines: list[dict[str, Any]] = []
-        for column, gauge in self.columns.items():
-            if isinstance(gauge.metric, ClipMetric):
-                ours, theirs = self.clip_values(a, column), self.clip_values(b, column)
-                values = np.array([ours[key] - theirs[key] for key in ours if key in theirs])
-                if np.isnan(values).all():
+        for column, metric in self.columns.items():
+            if isinstance(metric.metric, ClipMetric):
+                values_a, values_b = self.clip_values(a, column), self.clip_values(b, column)
+                differences = np.array([values_a[key] - values_b[key] for key in values_a if key in values_b])
+                if np.isnan(differences).all():
                     continue
-                found, p = bootstrap_interval(values), paired_p_value(values)
+                difference, p = bootstrap_interval(differences), paired_p_value(differences)
             else:
-                both = frozenset(self.keys(b, gauge))
-                keys = tuple(key for key in self.keys(a, gauge) if key in both)
+                keys_b = frozenset(self.keys(b, metric))
+                keys = tuple(key for key in self.keys(a, metric) if key in keys_b)
                 if not keys:
                     continue
-                one, two = (self.set_values(row, gauge, keys)[column] for row in (a, b))
-                if math.isnan(one - two):
+                value_a, value_b = (self.set_values(system, metric, keys)[column] for system in (a, b))
+                if math.isnan(value_a - value_b):
                     continue
-                one_drawn, two_drawn = (self.set_draws(row, gauge, keys)[column] for row in (a, b))
-                found = set_interval(one - two, one_drawn - two_drawn, len(keys))
-                p = bootstrap_p_value(one - two, one_drawn - two_drawn)
-            line = {"a": a, "b": b, "column": column, "difference": number(found.mean)}
-            lines.append(line | {"low": number(found.low), "high": number(found.high), "p": p, "n": found.n})
+                samples_a, samples_b = (self.set_samples(system, metric, keys)[column] for system in (a, b))
+                difference = set_interval(value_a - value_b, samples_a - samples_b, len(keys))
+                p = bootstrap_p_value(value_a - value_b, samples_a - samples_b)
+            line = {"a": a, "b": b, "column": column, "difference": to_json_number(difference.mean)}
+            bounds = {"low": to_json_number(difference.low), "high": to_json_number(difference.high)}
+            lines.append(line | bounds | {"p": p, "n": difference.n})
         p_values: list[float] = [line["p"] for line in lines]
         for line, p_value, corrected in zip(lines, p_values, holm(p_values), strict=True):
-            line["p"], line["p_holm"] = number(p_value), number(corrected)
+            line["p"], line["p_holm"] = to_json_number(p_value), to_json_number(corrected)
         return lines
 
 
-def number(value: float) -> float | str | None:
-    """As JSON has it: None for NaN, 'inf' for what is infinite."""
+def to_json_number(value: float) -> float | str | None:
+    """A number for JSON: None for NaN, 'inf' or '-inf' for infinity."""
     if math.isnan(value):
         return None
     return float(value) if math.isfinite(value) else ("inf" if value > 0 else "-inf")
 
 
-def told(found: Interval) -> dict[str, float | str | int | None]:
-    """An interval as JSON has it."""
-    return {"mean": number(found.mean), "low": number(found.low), "high": number(found.high), "n": found.n}
+def interval_to_json(interval: Interval) -> dict[str, float | str | int | None]:
+    """An interval for JSON."""
+    bounds = {name: to_json_number(getattr(interval, name)) for name in ("mean", "low", "high")}
+    return {**bounds, "n": interval.n}
 
 
-def describe_columns(gauges: Sequence[Gauge]) -> dict[str, dict[str, Any]]:
-    """Column -> what the report says of it."""
+def describe_columns(metrics: Sequence[ConfiguredMetric]) -> dict[str, dict[str, Any]]:
+    """Column -> its heading, format and metric, for metrics.json."""
     return {
         name: {
-            "metric": gauge.name,
-            "group": type(gauge.metric).__module__.rpartition(".")[2],
+            "metric": metric.name,
+            "group": type(metric.metric).__module__.rpartition(".")[2],
             "heading": column.heading,
             "title": column.title,
             "better": column.better,
             "digits": column.digits,
             "unit": column.unit,
-            "instrument": gauge.instrument,
-            "docs": (type(gauge.metric).__doc__ or "").strip().split("\n")[0],
+            "depends_on": metric.depends_on,
+            "docs": (type(metric.metric).__doc__ or "").strip().split("\n")[0],
         }
-        for gauge in gauges
-        for name, column in gauge.metric.columns.items()
+        for metric in metrics
+        for name, column in metric.metric.columns.items()
     }
 
 
-def describe_row(numbers: Numbers, row: Row, clips: Sequence[Facts], out: Path) -> dict[str, Any]:
+def describe_system(table: ResultTable, system: System, clips: Sequence[StoredClip], out: Path) -> dict[str, Any]:
     """A row of metrics.json."""
-    scored = [clip for clip in clips if clip.key in numbers.measured[row.name]]
+    scored = [clip for clip in clips if clip.key in table.measured[system.name]]
     scores, per_clip, over_time = {}, {}, {}
-    for column, gauge in numbers.columns.items():
-        found = numbers.summary(row.name, column)
-        scores[column] = told(found) if found else {"reason": numbers.reason(row.name, column)}
-        if isinstance(gauge.metric, ClipMetric):
-            values = numbers.clip_values(row.name, column)
-            per_clip[column] = {key: number(value) for key, value in values.items()}
-            curve = numbers.curve(row.name, column)
+    for column, metric in table.columns.items():
+        summary = table.summary(system.name, column)
+        scores[column] = interval_to_json(summary) if summary else {"reason": table.missing_reason(system.name, column)}
+        if isinstance(metric.metric, ClipMetric):
+            values = table.clip_values(system.name, column)
+            per_clip[column] = {key: to_json_number(value) for key, value in values.items()}
+            curve = table.curve(system.name, column)
             if curve is not None:
                 over_time[column] = curve
     return {
-        "name": row.name,
-        "kind": row.kind,
-        "id": row.id,
+        "name": system.name,
+        "kind": system.kind,
+        "id": system.id,
         "clips": [clip.key for clip in scored],
-        "excluded": [{"clip": key, "reason": row.excluded[key]} for key in sorted(row.excluded)],
+        "excluded": [{"clip": key, "reason": system.excluded[key]} for key in sorted(system.excluded)],
         "scores": scores,
         "per_clip": per_clip,
         "over_time": over_time,
-        "by": {label: _by(numbers, row, scored, label) for label in BREAKDOWNS},
-        "cost": row.cost,
-        "videos": {clip.key: os.path.relpath(row.videos[clip.key], out) for clip in scored},
-        "notes": row.notes,
+        "by": {label: _breakdown(table, system, scored, label) for label in BREAKDOWN_LABELS},
+        "cost": system.cost,
+        "videos": {clip.key: os.path.relpath(system.videos[clip.key], out) for clip in scored},
+        "notes": system.notes,
     }
 
 
-def _by(numbers: Numbers, row: Row, scored: Sequence[Facts], label: str) -> dict[str, dict[str, Any]]:
-    """Value of a label -> column -> what the clips with it have."""
-    values = sorted({clip.labels[label] for clip in scored if label in clip.labels})
-    parts = {}
-    for value in values:
-        only = frozenset(clip.key for clip in scored if clip.labels.get(label) == value)
-        found = {column: numbers.summary(row.name, column, only) for column in numbers.columns}
-        parts[value] = {column: told(summary) for column, summary in found.items() if summary}
-    return parts
+def _breakdown(
+    table: ResultTable, system: System, scored: Sequence[StoredClip], label: str
+) -> dict[str, dict[str, Any]]:
+    """Value of a label -> column -> summary over the clips with that value."""
+    breakdown = {}
+    for value in sorted({clip.labels[label] for clip in scored if label in clip.labels}):
+        subset = frozenset(clip.key for clip in scored if clip.labels.get(label) == value)
+        summaries = {column: table.summary(system.name, column, subset) for column in table.columns}
+        breakdown[value] = {column: interval_to_json(summary) for column, summary in summaries.items() if summary}
+    return breakdown
 
 
-def compare_all(numbers: Numbers) -> list[dict[str, Any]]:
-    """Every row against every one before it."""
-    pairs = [(later.name, earlier.name) for earlier, later in combinations(numbers.rows, 2)]
-    bar = tqdm(pairs, desc="comparing", unit="pair", disable=None, dynamic_ncols=True)
-    return [line for a, b in bar for line in numbers.compare(a, b)]
+def compare_all(table: ResultTable) -> list[dict[str, Any]]:
+    """Compare every system with every earlier one."""
+    pairs = [(later.name, earlier.name) for earlier, later in combinations(table.systems, 2)]
+    progress = tqdm(pairs, desc="comparing", unit="pair", disable=None, dynamic_ncols=True)
+    return [line for a, b in progress for line in table.compare(a, b)]

@@ -1,12 +1,13 @@
-"""Every metric on every clip of every row, each measured once and kept.
+"""Run all metrics on all clips of all systems; each measurement is computed once and stored.
 
-What is scored is always a decoded file, whoever made it, by the same rules: as many frames as the protocol has, at its
-rate (to less than half a frame over the clip) and of its proportions (to less than a pixel); another size is resized.
+All systems are measured from decoded files by the same rules. A video must have the protocol's number of frames, its
+frame rate (to less than half a frame over the clip) and its aspect ratio (to less than a pixel). Other sizes are
+resized.
 """
 
 import multiprocessing
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,75 +24,92 @@ from zoo.body.skeleton import joints_of
 from zoo.data.base import EvalSpec
 from zoo.media import decode_frames, read_frames
 from zoo.metrics.base import MetricInput
-from zoo.run.evaluate.protocol import Gauge, Protocol, digest, read_detector, read_gauges, read_protocol
-from zoo.run.evaluate.records import Facts, Measurements, file_name, read_arrays, read_measured, write_measured
-from zoo.run.evaluate.systems import Row, mark_of
+from zoo.run.config import config_files
+from zoo.run.evaluate.protocol import (
+    ConfiguredMetric,
+    Protocol,
+    fingerprint,
+    read_detector,
+    read_metrics,
+    read_protocol,
+)
+from zoo.run.evaluate.records import (
+    Measurements,
+    StoredClip,
+    file_name,
+    read_arrays,
+    read_measurements,
+    write_measurements,
+)
+from zoo.run.evaluate.systems import System, file_fingerprint
 
-RESIZED = "resized"  # what `measured` says of a video that was brought to the protocol's size
+RESIZED = "resized"  # key of `Measurements` for the original size of a resized video
 
 
 @dataclass(frozen=True)
-class Job:
-    """One clip of one row to measure. again: whether its second dance counts; evidence: the hash of all it rests on."""
+class MetricJob:
+    """One clip of one system to measure."""
 
-    row: str
-    clip: Facts
+    system: str
+    clip: StoredClip
     video: Path
     motion: Path | None
-    again: bool
-    kept: Path
-    evidence: str
+    use_second_motion: bool
+    output: Path  # of the measurements
+    inputs_hash: str  # of everything that is measured
 
 
-class Measurer:
-    """Measures jobs. The same in every process that is given the same config."""
+class MetricRunner:
+    """Measures jobs. Instances with the same configuration, in any process, give the same measurements."""
 
-    def __init__(self, config: DictConfig):
+    def __init__(self, config: DictConfig, metric_files: Mapping[str, Path] | None = None):
+        """metric_files: name -> YAML file; None searches Hydra's folders, which worker processes do not know."""
+        self.metric_files = config_files("metric") if metric_files is None else metric_files
         self.protocol: Protocol = read_protocol(config)
         self.detector: PoseDetector | None
-        self.detector, without = read_detector(config, self.protocol)
-        self.gauges: list[Gauge] = read_gauges(config, self.protocol, self.detector, without)
+        self.detector, detector_hint = read_detector(config, self.protocol)
+        self.metrics = read_metrics(config, self.protocol, self.detector, detector_hint, self.metric_files)
 
-    def missing(self, job: Job) -> list[Gauge]:
-        """The metrics that have not measured it yet and are not in want of files."""
-        there = read_measured(job.kept, job.evidence)
-        return [gauge for gauge in self.gauges if gauge.mark not in there and not gauge.reason]
+    def missing_metrics(self, job: MetricJob) -> list[ConfiguredMetric]:
+        """Return the available metrics without a stored measurement of this job."""
+        stored = read_measurements(job.output, job.inputs_hash)
+        return [metric for metric in self.metrics if metric.fingerprint not in stored and not metric.unavailable_reason]
 
-    def measure(self, job: Job) -> str | None:
-        """Measure what is missing and keep it. Why its video is not scored, None when it is."""
-        missing, cut = self.missing(job), self.protocol.cut
+    def measure(self, job: MetricJob) -> str | None:
+        """Compute and store the missing measurements. Returns the reason why the video is excluded, or None."""
+        missing, clip_spec = self.missing_metrics(job), self.protocol.clip_spec
         if not missing:
             return None
         try:
-            frames, resized = read_clip(job.video, cut)
+            frames, original_size = read_clip(job.video, clip_spec)
         except ValueError as error:
             return str(error)
-        known = job.clip.read()
+        truth = job.clip.read()
         motion = read_arrays(job.motion) if job.motion else {}
-        evidence = MetricInput(
+        clip = MetricInput(
             key=job.clip.key,
             labels=job.clip.labels,
-            fps=cut.rate,
+            fps=clip_spec.rate,
             frames=frames,
             true_frames=decode_frames(job.clip.file(".mp4").read_bytes()),
-            reference=known["reference"],
-            waveform=known["waveform"],
-            sample_rate=int(known["sample_rate"]),
-            beats=known["beats"],
+            reference=truth["reference"],
+            waveform=truth["waveform"],
+            sample_rate=int(truth["sample_rate"]),
+            beats=truth["beats"],
             joints=_joints(motion.get("motion")),
-            second_joints=_joints(motion.get("motion_again") if job.again else None),
+            second_joints=_joints(motion.get("second_motion") if job.use_second_motion else None),
             detector=self.detector,
         )
-        measured = read_measured(job.kept, job.evidence)
-        given = {"joints": evidence.joints, "second_joints": evidence.second_joints, "detector": self.detector}
-        lacks = {name for name, value in given.items() if value is None} | (
-            {"beats"} if not len(known["beats"]) else set()
-        )
-        for gauge in missing:
-            values = {} if gauge.metric.required_inputs & lacks else gauge.metric.measure(evidence)
-            measured[gauge.mark] = {name: np.asarray(value) for name, value in values.items()}
-        measured[RESIZED] = {"was": np.array(resized)} if resized else {}
-        write_measured(job.kept, job.evidence, measured)
+        measurements = read_measurements(job.output, job.inputs_hash)
+        optional = {"joints": clip.joints, "second_joints": clip.second_joints, "detector": self.detector}
+        unavailable = {name for name, value in optional.items() if value is None}
+        if not len(clip.beats):
+            unavailable.add("beats")
+        for metric in missing:
+            values = {} if metric.metric.required_inputs & unavailable else metric.metric.measure(clip)
+            measurements[metric.fingerprint] = {name: np.asarray(value) for name, value in values.items()}
+        measurements[RESIZED] = {"size": np.array(original_size)} if original_size else {}
+        write_measurements(job.output, job.inputs_hash, measurements)
         return None
 
 
@@ -99,107 +117,115 @@ def _joints(motion: np.ndarray | None) -> np.ndarray | None:
     return None if motion is None else joints_of(torch.from_numpy(motion)).numpy()
 
 
-def read_clip(path: Path, cut: EvalSpec) -> tuple[np.ndarray, str]:
-    """Frames uint8 (F, H, W, 3) of a row's video, and the size it had, '' where that is the protocol's.
+def read_clip(path: Path, spec: EvalSpec) -> tuple[np.ndarray, str]:
+    """Read a system's video: frames uint8 (F, H, W, 3), and its original size, '' where that is the protocol's.
 
-    A larger one comes down by averaging areas, a smaller one up by bicubic interpolation. Raises ValueError, the reason
-    why the video is not scored.
+    A larger video is resized by area averaging, a smaller one by bicubic interpolation. Raises ValueError with the
+    reason why the video is excluded.
     """
-    frames, fps, _ = read_frames(path, limit=cut.frames + 1)
-    if len(frames) != cut.frames:
-        there = f"more than {cut.frames}" if len(frames) > cut.frames else len(frames)
-        raise ValueError(f"it has {there} frames, not {cut.frames}")
-    if abs(cut.frames / Fraction(fps) - cut.seconds) >= 1 / (2 * cut.rate):
-        raise ValueError(f"it has {float(fps):g} frames a second, not {float(cut.rate):g}")
+    frames, fps, _ = read_frames(path, limit=spec.frames + 1)
+    if len(frames) != spec.frames:
+        count = f"more than {spec.frames}" if len(frames) > spec.frames else len(frames)
+        raise ValueError(f"it has {count} frames, not {spec.frames}")
+    if abs(spec.frames / Fraction(fps) - spec.seconds) >= 1 / (2 * spec.rate):
+        raise ValueError(f"it has {float(fps):g} frames a second, not {float(spec.rate):g}")
     height, width = frames.shape[1:3]
-    if (height, width) == (cut.height, cut.width):
+    if (height, width) == (spec.height, spec.width):
         return frames, ""
-    if abs(Fraction(width * cut.height, height) - cut.width) >= 1:
-        raise ValueError(f"it is {width}x{height}, other proportions than {cut.width}x{cut.height}")
-    how = cv2.INTER_AREA if height > cut.height else cv2.INTER_CUBIC
-    resized = [cv2.resize(frame, (cut.width, cut.height), interpolation=how) for frame in frames]
+    if abs(Fraction(width * spec.height, height) - spec.width) >= 1:
+        raise ValueError(f"it is {width}x{height}, another aspect ratio than {spec.width}x{spec.height}")
+    interpolation = cv2.INTER_AREA if height > spec.height else cv2.INTER_CUBIC
+    resized = [cv2.resize(frame, (spec.width, spec.height), interpolation=interpolation) for frame in frames]
     return np.stack(resized), f"{width}x{height}"
 
 
-# All of them -------------------------------------------------------------------------------------------------------
+# All jobs ------------------------------------------------------------------------------------------------------------
 
 
 def score(
-    config: DictConfig, measurer: Measurer, rows: Sequence[Row], clips: Sequence[Facts], content: str, out: Path
+    config: DictConfig,
+    runner: MetricRunner,
+    systems: Sequence[System],
+    clips: Sequence[StoredClip],
+    content: str,
+    out: Path,
 ) -> dict[str, dict[str, Measurements]]:
-    """Row -> clip -> what was measured. Videos that are not scored go to `Row.excluded`, with the reason.
+    """Measure all systems in `config.workers` processes. Returns system -> clip -> measurements.
 
-    content: the hash of the clips and their cut. Measures in `config.workers` processes.
+    content: the fingerprint of the clips. Videos that break a rule are added to `System.excluded`.
     """
-    jobs = [_job(row, index, clip, measurer.protocol.repeats, content, out) for row in rows
-            for index, clip in enumerate(clips) if clip.key in row.videos]  # fmt: skip
-    open_jobs = defaultdict(list)
+    jobs = [_job(system, index, clip, runner.protocol.repeats, content, out) for system in systems
+            for index, clip in enumerate(clips) if clip.key in system.videos]  # fmt: skip
+    groups = defaultdict(list)
     for job in jobs:
-        if measurer.missing(job):
-            open_jobs[job.clip.key].append(job)
-    named = {row.name: row for row in rows}
-    for done, reasons in _work(config, measurer, list(open_jobs.values())):
-        for job, reason in zip(done, reasons, strict=True):
+        if runner.missing_metrics(job):
+            groups[job.clip.key].append(job)
+    by_name = {system.name: system for system in systems}
+    for group, reasons in _run_jobs(config, runner, list(groups.values())):
+        for job, reason in zip(group, reasons, strict=True):
             if reason is not None:
-                row = named[job.row]
-                row.excluded[job.clip.key] = reason
-    measured: dict[str, dict[str, Measurements]] = {row.name: {} for row in rows}
+                by_name[job.system].excluded[job.clip.key] = reason
+    measured: dict[str, dict[str, Measurements]] = {system.name: {} for system in systems}
     for job in jobs:
-        if job.clip.key not in named[job.row].excluded:
-            measured[job.row][job.clip.key] = read_measured(job.kept, job.evidence)
-    for row in rows:
-        sizes = {str(kept[RESIZED]["was"]) for kept in measured[row.name].values() if kept.get(RESIZED)}
+        if job.clip.key not in by_name[job.system].excluded:
+            measured[job.system][job.clip.key] = read_measurements(job.output, job.inputs_hash)
+    spec = runner.protocol.clip_spec
+    for system in systems:
+        resized = (measurements.get(RESIZED) for measurements in measured[system.name].values())
+        sizes = sorted({str(values["size"]) for values in resized if values})
         if sizes:
-            cut = measurer.protocol.cut
-            row.notes.append(f"frames of {', '.join(sorted(sizes))} were resized to {cut.width}x{cut.height}")
+            system.notes.append(f"frames of {', '.join(sizes)} were resized to {spec.width}x{spec.height}")
     return measured
 
 
-def _job(row: Row, index: int, clip: Facts, repeats: int, content: str, out: Path) -> Job:
-    video, motion = row.videos[clip.key], row.motions.get(clip.key)
-    again = index < repeats
-    hashes = [mark_of(path) for path in (video, motion) if path]
-    kept = out / "measured" / file_name(row.name) / f"{file_name(clip.key)}.npz"
-    return Job(row.name, clip, video, motion, again, kept, digest(content, clip.key, hashes, again))
+def _job(system: System, index: int, clip: StoredClip, repeats: int, content: str, out: Path) -> MetricJob:
+    video, motion = system.videos[clip.key], system.motions.get(clip.key)
+    use_second_motion = index < repeats
+    hashes = [file_fingerprint(path) for path in (video, motion) if path]
+    output = out / "measured" / file_name(system.name) / f"{file_name(clip.key)}.npz"
+    inputs_hash = fingerprint(content, clip.key, hashes, use_second_motion)
+    return MetricJob(system.name, clip, video, motion, use_second_motion, output, inputs_hash)
 
 
-Done = tuple[list[Job], list[str | None]]
+GroupResult = tuple[list[MetricJob], list[str | None]]
 
 
-def _work(config: DictConfig, measurer: Measurer, groups: list[list[Job]]) -> Iterable[Done]:
-    bar = {"total": len(groups), "desc": "scoring", "unit": "clip", "disable": None, "dynamic_ncols": True}
+def _run_jobs(config: DictConfig, runner: MetricRunner, groups: list[list[MetricJob]]) -> Iterable[GroupResult]:
+    progress = {"total": len(groups), "desc": "scoring", "unit": "clip", "disable": None, "dynamic_ncols": True}
     if config.workers <= 1 or len(groups) < 2:
-        threads = torch.get_num_threads()
-        _one_thread()  # as in the processes: sums depend on the number of threads
+        num_threads = torch.get_num_threads()
+        _use_one_thread()  # as in worker processes: sums depend on the number of threads
         try:
-            for group in tqdm(groups, **bar):
-                yield group, [measurer.measure(job) for job in group]
+            for group in tqdm(groups, **progress):
+                yield group, [runner.measure(job) for job in group]
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(num_threads)
         return
     context = multiprocessing.get_context("spawn")  # a forked copy of a process with running torch threads may hang
-    with ProcessPoolExecutor(min(config.workers, len(groups)), context, _start, (config,)) as pool:
-        futures = {pool.submit(_measure, group): group for group in groups}
+    num_workers = min(config.workers, len(groups))
+    initargs = (config, runner.metric_files)
+    with ProcessPoolExecutor(num_workers, context, _start_worker, initargs) as pool:
+        futures = {pool.submit(_measure_group, group): group for group in groups}
         try:
-            for future in tqdm(as_completed(futures), **bar):
+            for future in tqdm(as_completed(futures), **progress):
                 yield futures[future], future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-_here: dict[str, Measurer] = {}  # a worker process's own
+_worker_runner: dict[str, MetricRunner] = {}  # the only entry: this worker process's runner
 
 
-def _start(config: DictConfig) -> None:
-    _one_thread()
-    _here["measurer"] = Measurer(config)
+def _start_worker(config: DictConfig, metric_files: Mapping[str, Path]) -> None:
+    _use_one_thread()
+    _worker_runner["runner"] = MetricRunner(config, metric_files)
 
 
-def _measure(jobs: list[Job]) -> list[str | None]:
-    return [_here["measurer"].measure(job) for job in jobs]
+def _measure_group(jobs: list[MetricJob]) -> list[str | None]:
+    return [_worker_runner["runner"].measure(job) for job in jobs]
 
 
-def _one_thread() -> None:
+def _use_one_thread() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -1,10 +1,11 @@
-"""The rows of the table: whose dances are compared, and the files that hold them.
+"""The systems of the table, and the files that hold their dances.
 
-The ground truth and two baselines are always there; a row a checkpoint, whose dances are made here, and a row a folder
-of videos that others made. Every row is files from here on, and is scored alike.
+The ground truth and two baselines are always included. Each checkpoint is a system whose dances are generated here, and
+each folder of videos is a system from outside. From here on a system is a set of files, and all are scored alike.
 """
 
 import hashlib
+import inspect
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
@@ -30,22 +32,27 @@ from zoo.music.encoder import MusicEncoder
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import WEIGHTS_FILE, load_family
 from zoo.run.config import CONFIG_FILE, load_renderer
-from zoo.run.evaluate.cost import Meter
-from zoo.run.evaluate.protocol import Protocol, digest
-from zoo.run.evaluate.records import Facts, file_name, read_json, with_suffix, write_arrays, write_json
+from zoo.run.evaluate.cost import CostMeter
+from zoo.run.evaluate.protocol import Protocol, fingerprint
+from zoo.run.evaluate.records import StoredClip, file_name, read_json, with_suffix, write_arrays, write_json
 from zoo.run.sample.generate import fast_denoisers
 
-TRUTH = "ground truth"
-AGAIN = 1 << 20  # added to a clip's seed for its second dance
-PROMPTS = ("caption", "style")  # of a take: what it is said to show, or its label
+GROUND_TRUTH = "ground truth"
+REPEAT_SEED_OFFSET = 1 << 20  # added to a clip's seed for its second dance
+PROMPTS = ("caption", "style")  # labels of a clip that a checkpoint is given as its prompt
 SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
-DANCES_CODE = ("families", "nn", "diffusion", "music", "body")  # rooms whose code decides what a checkpoint dances
+GENERATION_PACKAGES = ("families", "nn", "diffusion", "music", "body")  # their code decides the generated dances
+
+file_fingerprint = cache(file_hash)  # each file is read once in a process
 
 
 @dataclass
-class Row:
-    """One line of the table. id: the hash of what made it; by clip: `videos` (what is scored), `motions` (.npz with
-    the `motion` it shows and perhaps `motion_again`), `excluded` (why a clip is not scored)."""
+class System:
+    """One row of the table.
+
+    id: hash of everything that decides its videos. By clip: `videos` (scored), `motions` (.npz with the `motion` that
+    the video shows, and optionally `second_motion`), `excluded` (the reason why a clip is not scored).
+    """
 
     name: str
     kind: Literal["truth", "baseline", "checkpoint", "videos"]
@@ -59,210 +66,230 @@ class Row:
     )
 
 
-def truth_row(clips: Sequence[Facts], content: str) -> Row:
-    """What was really danced."""
+def ground_truth_system(clips: Sequence[StoredClip], content: str) -> System:
+    """The recorded dances. content: the fingerprint of the clips."""
     videos, motions = ({clip.key: clip.file(suffix) for clip in clips} for suffix in (".mp4", ".npz"))
-    return Row(TRUTH, "truth", content, videos, motions)
+    return System(GROUND_TRUTH, "truth", content, videos, motions)
 
 
-def frozen_row(clips: Sequence[Facts], content: str, protocol: Protocol, out: Path) -> Row:
-    """The reference picture, held still."""
-    row = Row(STILL_IMAGE, "baseline", digest(content, STILL_IMAGE))
+def still_image_system(clips: Sequence[StoredClip], content: str, protocol: Protocol, out: Path) -> System:
+    """Baseline: the reference image in every frame."""
+    system = System(STILL_IMAGE, "baseline", fingerprint(content, STILL_IMAGE))
     for clip in clips:
-        path = row.videos[clip.key] = out / f"{file_name(STILL_IMAGE)}-{row.id}" / f"{file_name(clip.key)}.mp4"
+        path = system.videos[clip.key] = out / f"{file_name(STILL_IMAGE)}-{system.id}" / f"{file_name(clip.key)}.mp4"
         if not path.is_file():
-            still = np.repeat(clip.read()["reference"][None], protocol.cut.frames, 0)
-            write_atomic(path, encode_frames(still, protocol.cut.rate, crf=0))
-    return row
+            frames = np.repeat(clip.read()["reference"][None], protocol.clip_spec.frames, 0)
+            write_atomic(path, encode_frames(frames, protocol.clip_spec.rate, crf=0))
+    return system
 
 
-def other_row(clips: Sequence[Facts], content: str) -> Row:
-    """Each clip danced by the ground truth of another one: another song's, another dancer's, each used once."""
-    row = Row(OTHER_SONG, "baseline", digest(content, OTHER_SONG))
-    for clip, other in zip(clips, pair_up([clip.labels for clip in clips]), strict=True):
-        if other is None:
-            row.excluded[clip.key] = "no clip of another song and another dancer is left for it"
+def other_song_system(clips: Sequence[StoredClip], content: str) -> System:
+    """Baseline: the ground truth of another clip, with another song and another dancer; each is used once."""
+    system = System(OTHER_SONG, "baseline", fingerprint(content, OTHER_SONG))
+    for clip, partner in zip(clips, pair_clips([clip.labels for clip in clips]), strict=True):
+        if partner is None:
+            system.excluded[clip.key] = "no clip of another song and another dancer is left for it"
         else:
-            row.videos[clip.key], row.motions[clip.key] = clips[other].file(".mp4"), clips[other].file(".npz")
-    return row
+            system.videos[clip.key] = clips[partner].file(".mp4")
+            system.motions[clip.key] = clips[partner].file(".npz")
+    return system
 
 
-def pair_up(labels: Sequence[dict[str, str]]) -> list[int | None]:
-    """For each clip another one with another song and another dancer, none twice, half the list away where it can be.
+def pair_clips(labels: Sequence[dict[str, str]]) -> list[int | None]:
+    """Pair each clip with another one of another song and dancer, each used once, half the list away where possible.
 
-    A label that is not known does not speak against a pair. None for clips that cannot all have one.
+    A missing label never forbids a pair. None for clips that cannot all be paired.
     """
     count = len(labels)
     cost = np.empty((count, count))
-    for i, own in enumerate(labels):
-        for j, other in enumerate(labels):
-            same = any(own.get(name, i) == other.get(name, j) for name in ("song", "dancer"))
-            cost[i, j] = count**2 if i == j or same else (j - i - count // 2) % count
+    for i, clip_labels in enumerate(labels):
+        for j, partner_labels in enumerate(labels):
+            is_same = any(clip_labels.get(name, i) == partner_labels.get(name, j) for name in ("song", "dancer"))
+            cost[i, j] = count**2 if i == j or is_same else (j - i - count // 2) % count
     return [int(j) if cost[i, j] < count**2 else None for i, j in zip(*linear_sum_assignment(cost), strict=True)]
 
 
-def videos_row(folder: Path, name: str, clips: Sequence[Facts]) -> Row:
-    """Videos made elsewhere: KEY.mp4, or another suffix, for each clip. Raises ValueError when none is there."""
-    row = Row(name, "videos", "")
-    found: dict[str, list[Path]] = {}
-    others = 0
+def videos_system(folder: Path, name: str, clips: Sequence[StoredClip]) -> System:
+    """Videos from outside: KEY.mp4, or another suffix, for each clip. Raises ValueError when there is none."""
+    system = System(name, "videos", "")
+    videos: dict[str, list[Path]] = {}
+    num_ignored = 0
     names = {file_name(clip.key) for clip in clips}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in SUFFIXES and path.stem in names:
-            found.setdefault(path.stem, []).append(path)
+            videos.setdefault(path.stem, []).append(path)
         else:
-            others += 1
-    if not found:
-        first = file_name(clips[0].key)
-        raise ValueError(f"videos={folder} has no video named after a clip, such as {first}.mp4; inputs=DIR lists them")
+            num_ignored += 1
+    if not videos:
+        example = file_name(clips[0].key)
+        raise ValueError(
+            f"videos={folder} has no video named after a clip, such as {example}.mp4; export_inputs=DIR lists the names"
+        )
     for clip in clips:
-        paths = found.get(file_name(clip.key), [])
+        paths = videos.get(file_name(clip.key), [])
         if len(paths) == 1:
-            row.videos[clip.key] = paths[0]
+            system.videos[clip.key] = paths[0]
         else:
-            row.excluded[clip.key] = "there is no video of it" if not paths else "two videos have its name"
-    if others:
-        row.notes.append(f"{others} other files in {folder} were left out: they are not named after a clip")
-    row.id = digest({key: mark_of(path) for key, path in row.videos.items()})
-    return row
-
-
-mark_of = cache(file_hash)  # each file is read once a process
+            system.excluded[clip.key] = "there is no video of it" if not paths else "two videos have its name"
+    if num_ignored:
+        system.notes.append(f"{num_ignored} other files in {folder} were ignored: they are not named after a clip")
+    system.id = fingerprint({key: file_fingerprint(path) for key, path in system.videos.items()})
+    return system
 
 
 # Checkpoints ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Dancer:
-    """A checkpoint, loaded: what it is called, its family, and how it hears."""
+class EvaluatedCheckpoint:
+    """A loaded checkpoint with its music encoder and sampling options."""
 
     name: str
     path: Path
     family: Family
     encoder: MusicEncoder
-    trained: DictConfig
-    renderer: str | None = None  # of magicdance; None is its own
+    config: DictConfig
+    renderer: str | None = None  # None: the family's default
     precision: str | None = None  # of its denoisers, see `zoo.nn.cpu_inference`
 
     def use_renderer(self, options: Mapping[str, Any] | None, detector: PoseDetector | None) -> None:
-        """Draw with the renderer of `config.renderer`, or with the family's own. Where it finds no figure, its fallback
-        draws. Raises ValueError for a family without renderers, and without a detector that the renderer needs."""
+        """Configure the renderer of `config.renderer`, or the family's default.
+
+        Where it finds no figure, its fallback draws. Raises ValueError for a family without renderers, and without a
+        detector that the renderer needs.
+        """
         node = load_renderer(options) or load_renderer({"name": self.family.default_renderer})
         if node is None:
             return
-        if node["needs_detector"] and detector is None:
+        needs_detector = bool(node.get("needs_detector"))
+        if needs_detector and detector is None:
             raise ValueError(
                 f"renderer={node['name']} finds the figure in the image by a detector: give weights.pose_detector=FILE"
             )
         self.family.configure({"renderer": node, "pose_detector": detector, "use_fallback": True})
-        # what was danced before without naming the default stays valid
-        self.renderer = node["name"] if node["needs_detector"] or load_renderer(options) else None
+        # dances that were generated without naming the default renderer stay valid
+        self.renderer = node["name"] if needs_detector or load_renderer(options) else None
 
-    def row_id(self, content: str, protocol: Protocol, sampler: SamplingParams, averaged: bool, prompt: str) -> str:
-        """A hash of everything that decides its dances."""
+    def system_id(self, content: str, protocol: Protocol, sampling: SamplingParams, use_ema: bool, prompt: str) -> str:
+        """Hash everything that decides its dances."""
         files = [self.path / WEIGHTS_FILE, self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
-        weights = [mark_of(file) for file in files]
-        dances = protocol.seed, protocol.repeats, *(one for one in (self.renderer, self.precision) if one)
-        return digest(content, dances, weights, averaged, prompt, vars(sampler), self.encoder.cache_key, _code())
+        hashes = [file_fingerprint(file) for file in files]
+        options = [option for option in (self.renderer, self.precision) if option]
+        settings = (protocol.seed, protocol.repeats, *options, use_ema, prompt, vars(sampling))
+        return fingerprint(content, hashes, settings, self.encoder.cache_key, _code_hash(), _foreign_code(self.family))
 
 
-@cache  # of the code that this process runs, whatever is edited meanwhile
-def _code() -> str:
+@cache  # of the code that this process runs, even if files are edited meanwhile
+def _code_hash() -> str:
     root = Path(__file__).parents[2]
-    files = [root / "batch.py", *(file for room in DANCES_CODE for file in sorted((root / room).rglob("*.py")))]
+    files = [root / "batch.py", *(path for name in GENERATION_PACKAGES for path in sorted((root / name).rglob("*.py")))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def load_dancer(name: str, path: Path, averaged: bool, precision: str | None) -> Dancer:
-    """Raises ValueError, with its name, for a checkpoint that cannot be loaded, whose encoder cannot hear here, or that
-    has no network for this precision."""
-    family, trained = load_family(path, averaged)
+def _foreign_code(family: Family) -> str:
+    """The hash of a family's package outside the zoo, '' for the zoo's own families."""
+    if type(family).__module__.startswith("zoo."):
+        return ""
+    return file_fingerprint(*sorted(Path(inspect.getfile(type(family))).parent.glob("*.py")))
+
+
+def load_checkpoint(name: str, path: Path, use_ema: bool, precision: str | None) -> EvaluatedCheckpoint:
+    """Load a checkpoint and its music encoder.
+
+    Raises ValueError, with its name, where one of them cannot be loaded, or where it has no network for `precision`.
+    """
+    family, config = load_family(path, use_ema)
     try:
-        encoder = build_encoder(trained)
+        encoder = build_encoder(config)
     except ValueError as error:
-        raise ValueError(f"ckpt={name} needs a music encoder that cannot be built here: {error}") from None
+        raise ValueError(f"ckpt={name} needs a music encoder that cannot be built: {error}") from None
     if precision is not None and not family.denoisers():
-        raise ValueError(f"precision={precision}: ckpt={name} has no network that it is for")
-    return Dancer(name, path, family, encoder, trained, precision=precision)
+        raise ValueError(f"precision={precision}: ckpt={name} has no denoiser that it applies to")
+    return EvaluatedCheckpoint(name, path, family, encoder, config, precision=precision)
 
 
-def checkpoint_row(
-    dancer: Dancer,
+def checkpoint_system(
+    checkpoint: EvaluatedCheckpoint,
     source: DataSource,
-    clips: Sequence[Facts],
+    clips: Sequence[StoredClip],
     content: str,
     protocol: Protocol,
-    sampler: SamplingParams,
-    averaged: bool,
+    sampling: SamplingParams,
+    use_ema: bool,
     prompt: str,
     device: torch.device,
     out: Path,
-) -> Row:
-    """Dance every clip that was not danced yet, and keep frames without loss, exact motion and cost.
+) -> System:
+    """Generate the missing clips of a checkpoint, and store lossless frames, exact motion and cost.
 
-    prompt: one of PROMPTS. Raises ValueError for data that the model cannot dance to.
+    prompt: one of PROMPTS. Raises ValueError for data that the model cannot use.
     """
-    row = Row(dancer.name, "checkpoint", dancer.row_id(content, protocol, sampler, averaged, prompt))
-    folder = out / f"{file_name(dancer.name)}-{row.id}"
+    name, spec = checkpoint.name, protocol.clip_spec
+    system = System(name, "checkpoint", checkpoint.system_id(content, protocol, sampling, use_ema, prompt))
+    folder = out / f"{file_name(name)}-{system.id}"
     stems = [folder / file_name(clip.key) for clip in clips]
     missing = [index for index, stem in enumerate(stems) if not with_suffix(stem, ".json").is_file()]
     if missing:
         try:
-            takes = source.eval_clips(protocol.split, protocol.cut, dancer.encoder)
+            eval_clips = source.eval_clips(protocol.split, spec, checkpoint.encoder)
         except ValueError as error:
-            raise ValueError(f"ckpt={dancer.name} cannot dance to this data: {error}") from None
-        unnamed = [clip.key for clip in clips if prompt == "style" and "style" not in clip.labels]
-        if unnamed:
-            raise ValueError(f"prompt=style: the data does not say in which style {unnamed[0]} is danced")
-        family = dancer.family.to(device)
-        for index in tqdm(missing, desc=f"{dancer.name}: dancing", unit="clip", disable=None, dynamic_ncols=True):
-            assert takes.keys[index] == clips[index].key, "the clips come in a fixed order"
-            take = takes[index]
-            words = take.caption if prompt == "caption" else take.labels["style"]
-            with fast_denoisers(family, dancer.precision):
-                _dance(family, take, words, index, protocol, sampler, device, stems[index])
+            raise ValueError(f"ckpt={name} cannot dance to this data: {error}") from None
+        without_style = [clip.key for clip in clips if prompt == "style" and "style" not in clip.labels]
+        if without_style:
+            raise ValueError(f"prompt=style: the data has no style label for {without_style[0]}")
+        family = checkpoint.family.to(device)
+        for index in tqdm(missing, desc=f"{name}: generating", unit="clip", disable=None, dynamic_ncols=True):
+            assert eval_clips.keys[index] == clips[index].key, "the clips come in a fixed order"
+            clip = eval_clips[index]
+            text = clip.caption if prompt == "caption" else clip.labels["style"]
+            with fast_denoisers(family, checkpoint.precision):
+                _generate_clip(family, clip, text, index, protocol, sampling, device, stems[index])
         family.cpu()
     costs = [read_json(with_suffix(stem, ".json")) for stem in stems]
     for clip, stem in zip(clips, stems, strict=True):
-        row.videos[clip.key] = with_suffix(stem, ".mp4")
+        system.videos[clip.key] = with_suffix(stem, ".mp4")
         if with_suffix(stem, ".npz").is_file():
-            row.motions[clip.key] = with_suffix(stem, ".npz")
-    row.cost = {
-        "seconds_per_second": statistics.median(cost["seconds"] for cost in costs) / float(protocol.cut.seconds),
+            system.motions[clip.key] = with_suffix(stem, ".npz")
+    system.cost = {
+        "seconds_per_second": statistics.median(cost["seconds"] for cost in costs) / float(spec.seconds),
         "peak_memory_mb": max((cost["peak_memory_mb"] for cost in costs if cost["peak_memory_mb"]), default=None),
-        "parameters": sum(parameter.numel() for parameter in dancer.family.parameters()),
+        "parameters": sum(parameter.numel() for parameter in checkpoint.family.parameters()),
     }
-    return row
+    return system
 
 
-def _dance(
+def _generate_clip(
     family: Family,
-    take: EvalClip,
-    words: str,
+    clip: EvalClip,
+    prompt: str,
     index: int,
     protocol: Protocol,
-    sampler: SamplingParams,
+    sampling: SamplingParams,
     device: torch.device,
     stem: Path,
 ) -> None:
-    """Make one clip's files; the .json comes last."""
-    cut, seed = protocol.cut, protocol.seed + index
-    picture = torch.from_numpy(take.reference).permute(2, 0, 1).to(device)
-    music = replace(take.music, features=take.music.features.to(device))
+    """Write the files of one clip; the .json file is written last."""
+    spec, seed = protocol.clip_spec, protocol.seed + index
+    image = torch.from_numpy(clip.reference).permute(2, 0, 1).to(device)
+    music = replace(clip.music, features=clip.music.features.to(device))
     with torch.inference_mode():
-        with Meter(device) as meter:
-            blocks = family.generate(GenerationRequest(picture, music, cut.frames, cut.rate, words, seed, sampler))
+        with CostMeter(device) as meter:
+            blocks = family.generate(GenerationRequest(image, music, spec.frames, spec.rate, prompt, seed, sampling))
             frames = torch.cat([block.cpu() for block in blocks])
-        assert len(frames) == cut.frames, f"{len(frames)} frames came where {cut.frames} were asked for"
+        assert len(frames) == spec.frames, f"the family generated {len(frames)} frames instead of {spec.frames}"
         if isinstance(family, MotionGenerator):
-            seeds = {"motion": seed} | ({"motion_again": seed + AGAIN} if index < protocol.repeats else {})
-            length = ceil(cut.seconds * MOTION_FPS)
-            dances = {name: _joined(family.generate_motion(music, length, one, sampler)) for name, one in seeds.items()}
-            write_arrays(with_suffix(stem, ".npz"), dances)
-    write_atomic(with_suffix(stem, ".mp4"), encode_frames(frames.permute(0, 2, 3, 1).numpy(), cut.rate, crf=0))
+            seeds = {"motion": seed}
+            if index < protocol.repeats:
+                seeds["second_motion"] = seed + REPEAT_SEED_OFFSET
+            length = ceil(spec.seconds * MOTION_FPS)
+            motions = {
+                name: _concatenate(family.generate_motion(music, length, motion_seed, sampling))
+                for name, motion_seed in seeds.items()
+            }
+            write_arrays(with_suffix(stem, ".npz"), motions)
+    write_atomic(with_suffix(stem, ".mp4"), encode_frames(frames.permute(0, 2, 3, 1).numpy(), spec.rate, crf=0))
     write_json(with_suffix(stem, ".json"), {"seconds": meter.seconds, "peak_memory_mb": meter.peak_mb, "seed": seed})
 
 
-def _joined(blocks: Iterable[torch.Tensor]) -> np.ndarray:
+def _concatenate(blocks: Iterable[Tensor]) -> np.ndarray:
     return torch.cat([block.cpu() for block in blocks]).float().numpy()
