@@ -22,7 +22,7 @@ from zoo.run.evaluate.protocol import protocol_hash, read_metrics, read_protocol
 from zoo.run.evaluate.records import FOLDER_MARKER
 from zoo.run.evaluate.systems import pair_clips
 
-SHIPPED = "assets/magicdance-tiny"
+SHIPPED = "magicdance-tiny"
 # eight clips of two seconds: four songs, two dancers to each
 TINY = (
     "data.songs={train:1,val:1,test:4} data.seconds=6 data.dances_per_song=2 data.workers=1 data.rendering.seconds=2 "
@@ -110,7 +110,7 @@ def test_the_motion_is_the_one_that_is_seen(table):
     video = out / row["videos"][key]
     motion = np.load(video.with_suffix(".npz"))
     clips = next(out.glob("clips-*"))
-    family, _ = load_family(Path(__file__).parents[1] / SHIPPED)
+    family, _ = load_family(Path(__file__).parents[1] / "assets" / SHIPPED)
     assert isinstance(family, MagicDance)
     picture = torch.from_numpy(np.load(clips / f"{key}.npz")["reference"]).permute(2, 0, 1)
     times = torch.arange(24, dtype=torch.float64) / 12
@@ -134,19 +134,19 @@ def test_a_killed_evaluation_goes_on_where_it_was(scripts, table, tmp_path):
     out = tmp_path / "out"
     process = scripts.start("evaluate", *TINY, f"out={out}")
     deadline = time.monotonic() + 120
-    while len(list(out.glob("assets_*/*.json"))) < 2:
+    while len(list(out.glob(f"{SHIPPED}-*/*.json"))) < 2:
         assert process.poll() is None and time.monotonic() < deadline, "it ended before it could be killed"
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = {name: when for name, when in kept(out).items() if not Path(name).name.startswith(".")}
-    danced = [name for name in before if "/assets_" in name and name.endswith(".json")]
+    danced = [name for name in before if f"/{SHIPPED}-" in name and name.endswith(".json")]
     assert 2 <= len(danced) < 8
     assert steady(run(scripts, f"out={out}")) == steady(table[1])
     after = kept(out)
     unfinished = {f"{Path(name).with_suffix('')}." for name in before} - {f"{Path(n).with_suffix('')}." for n in danced}
     for name, when in before.items():
-        if not any(name.startswith(stem) for stem in unfinished if "/assets_" in stem):
+        if not any(name.startswith(stem) for stem in unfinished if f"/{SHIPPED}-" in stem):
             assert after[name] == when, name
 
 
@@ -220,7 +220,7 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("device=best", "auto, cpu or cuda"),
         ("workers=-1", "workers"),
         ("precision=half", "fp32 or bf16"),
-        ("precision=bf16", "ckpt=assets/magicdance-tiny has no denoiser that it applies to"),
+        ("precision=bf16", "ckpt=magicdance-tiny has no denoiser that it applies to"),
         ("renderer=cartoon", "renderer/cartoon"),
         ("weights=raw", "weights.lpips="),
         ("weights.pose_detector=nowhere", "no such file"),
