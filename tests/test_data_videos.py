@@ -290,5 +290,5 @@ def test_protocols_on_videos_say_what_they_need(name, tmp_path):
     names = {"aist-m2penc": 20, "tiktok-magicdance": 6}.get(name)
     assert (len(source.names) if source.names else None) == names
     for metric, arguments in protocol.metrics.items():
-        target = get_class(OmegaConf.load(conf_folder() / "metrics" / f"{metric}.yaml")._target_)
+        target = get_class(OmegaConf.load(conf_folder() / "metric" / f"{metric}.yaml")._target_)
         assert set(arguments) <= set(signature(target).parameters)

@@ -97,7 +97,7 @@ def test_a_table_tells_precisions_apart(run, scripts):
         "protocol.frames=12",
         "protocol.height=64",
         "protocol.width=64",
-        "protocol.clips=2",
+        "protocol.num_clips=2",
         "data.dances_per_song=2",
     ]
     what = [

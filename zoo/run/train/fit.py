@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from zoo.data.base import WindowSpec
+from zoo.data.base import WindowSpec, check_stage_data
 from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.files import write_atomic
@@ -105,10 +106,15 @@ def fit(config: DictConfig, run: Path) -> Path:
     trainings = {name: stage_training(config, name) for name in names}
     seed_everything(config.seed, verbose=False)
     config = resolve_config(config)
-    build_family(config)  # refuses wrong values before the run directory is made
+    family = build_family(config)  # refuses wrong values before the run directory is made
     assert build_encoder(config).cache_key  # refuses missing weights before an earlier stage trains for hours
+    check_stage_data(
+        instantiate(config.data),
+        {name: (required_keys(config, name, family), WindowSpec(**trainings[name].clip)) for name in names},
+    )
     primary = is_first_process()
     if primary:
+        remove_leftovers(run, names)
         print_plan(config)
         print(f"run: {run}", flush=True)
     last = Path(config.ckpt) if config.ckpt is not None else None
@@ -126,6 +132,13 @@ def fit(config: DictConfig, run: Path) -> Path:
         if config.export is not None:
             export(last, config.export, config.export_dtype)
     return last
+
+
+def remove_leftovers(run: Path, names: Sequence[str]) -> None:
+    """Delete the hidden temporary files of checkpoints that a killed process was writing."""
+    for name in names:
+        for file in (run / name).glob(".????????-*.ckpt"):
+            file.unlink(missing_ok=True)
 
 
 def _fit_stage(
