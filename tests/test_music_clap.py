@@ -93,7 +93,7 @@ def test_other_files_are_refused(audio, encoder, tmp_path):
         (laion_file(tmp_path / "a.pt", {}), "a.pt: it is no CLAP checkpoint"),
         (
             laion_file(tmp_path / "b.pt", missing, other=other),
-            r"1 missing \(audio.*2.bias\), 1 left over \(other\)",
+            r"1 missing \(audio.*2.bias\), 1 unexpected \(other\)",
         ),
         (laion_file(tmp_path / "c.pt", {"audio_branch.patch_embed.mel_conv2d.weight": other}), "a fusion model"),
         (laion_file(tmp_path / "d.pt", {"audio_branch.patch_embed.proj.weight": torch.ones(7, 1, 4, 4)}), "7 wide"),
