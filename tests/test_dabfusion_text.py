@@ -103,7 +103,7 @@ def test_evaluation_prompts_with_the_style(checkpoint, scripts, tmp_path):
     torch.save(found, tmp_path / "x.ckpt")
     asked = [
         *WORLD, f"ckpt={tmp_path / 'x.ckpt'}", "protocol.frames=6", "protocol.height=64", "protocol.width=64",
-        "protocol.clips=2", "protocol.repeats=0", "metrics=[ssim]", "workers=0", f"out={tmp_path / 'out'}",
+        "protocol.num_clips=2", "protocol.repeats=0", "metrics=[ssim]", "workers=0", f"out={tmp_path / 'out'}",
     ]  # fmt: skip
     videos = {}
     for prompt in ("style", "caption"):

@@ -27,7 +27,7 @@ SHIPPED = "magicdance-tiny"
 TINY = (
     "data.songs={train:1,val:1,test:4} data.seconds=6 data.dances_per_song=2 data.workers=1 data.rendering.seconds=2 "
     "data.rendering.height=64 data.rendering.width=64 protocol.frames=24 protocol.height=64 protocol.width=64 "
-    "protocol.clips=8 protocol.repeats=2 sampler.num_inference_steps=2 workers=0"
+    "protocol.num_clips=8 protocol.repeats=2 sampler.num_inference_steps=2 workers=0"
 ).split()
 HOSTILE = {  # what is wrong with the clip at this place -> what the report says of it
     0: "cannot be read", 1: "6 frames a second, not 12", 2: "23 frames", 3: "more than 24 frames",
@@ -211,7 +211,7 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("metrics=[psnr,beauty]", "no metric beauty"),
         ("metrics=[]", "leaves nothing"),
         ("protocol.split=best", "train val test"),
-        ("protocol.clips=1", "protocol.clips"),
+        ("protocol.num_clips=1", "protocol.num_clips"),
         ("protocol.pose_detector=jury", "synthetic real"),
         ("+protocol.metrics.beauty.a=1", "no metric beauty"),
         ("protocol.frames=0", "protocol.frames"),

@@ -21,7 +21,7 @@ from zoo.run.config import config_files, to_dict
 from zoo.run.validate import existing_path, frame_rate, int_at_least
 
 DETECTORS = ("synthetic", "real")
-FIELDS = "id description data split frames fps height width crop clips repeats seed pose_detector metrics".split()
+FIELDS = "id description data split frames fps height width crop num_clips repeats seed pose_detector metrics".split()
 DETECTOR_HINT = (
     "needs weights.pose_detector=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files, "
     "or a folder with DWPose's two .onnx"
@@ -45,7 +45,7 @@ class Protocol:
     def values(self) -> dict[str, Any]:
         """Return plain values, for metrics.json and the hash."""
         clip_spec = {**asdict(self.clip_spec), "fps": str(self.clip_spec.rate)}
-        return {**{name: getattr(self, name) for name in FIELDS if name not in clip_spec}, **clip_spec}
+        return {**{name: getattr(self, name) for name in FIELDS if name not in (*clip_spec, "num_clips")}, **clip_spec}
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: the dict of arguments is not hashable
@@ -90,7 +90,8 @@ def read_protocol(config: DictConfig) -> Protocol:
     if values["pose_detector"] not in DETECTORS:
         raise ValueError(f"protocol.pose_detector={values['pose_detector']}: use one of {' '.join(DETECTORS)}")
     sizes = {key: int_at_least(values[key], f"protocol.{key}", 1) for key in ("frames", "height", "width")}
-    clips = None if values["clips"] is None else int_at_least(values["clips"], "protocol.clips", 2)
+    num_clips = values["num_clips"]
+    clips = None if num_clips is None else int_at_least(num_clips, "protocol.num_clips", 2)
     return Protocol(
         id=name if _is_unmodified(values) else f"{name}+changes",
         description=str(values["description"]),
