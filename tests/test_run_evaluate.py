@@ -205,7 +205,7 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("ckpt=[assets/magicdance-tiny,assets/magicdance-tiny]", "twice"),
         ("ckpt=evaluate.py", "is no checkpoint"),
         ("use_ema=false", "averaged weights only"),
-        ("ckpt_weights=best", "ema or raw"),
+        ("use_ema=best", "true or false"),
         ("videos=assets", "no video named after a clip"),
         ("videos=evaluate.py", "is no folder"),
         ("metrics=[psnr,beauty]", "no metric beauty"),
