@@ -205,7 +205,7 @@ def test_the_command_animates_an_image(scripts, wheel, image, tmp_path):
         "renderer=warp",
     ]
     result = scripts("sample", *arguments)
-    assert result.returncode == 0 and "the figure of the picture fits by " in result.stdout, result.stderr
+    assert result.returncode == 0 and "figure detection quality" in result.stdout, result.stderr
     frames, _, _ = read_video(tmp_path / "me.mp4")
     assert frames.shape == (24, 350, 352, 3) and np.ptp(frames.astype(int), axis=0).max() > 100
     cv2.imwrite(str(tmp_path / "me.png"), image[:250, :, ::-1])
