@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | types | bench | compare. VENV=DIR uses another environment than .venv.
+# make setup | demo | test | lint | types | bench RUN="NAME ARGUMENTS" | compare. VENV=DIR uses another environment than .venv.
 VENV ?= .venv
 BIN := $(VENV)/bin
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
@@ -35,7 +35,7 @@ types: setup
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(RUN)
 
 compare: setup
 	$(BIN)/python evaluate.py

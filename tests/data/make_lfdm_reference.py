@@ -13,12 +13,12 @@ import torchvision
 import yaml
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parents[1] / "tools"), str(HERE.parent)]
+sys.path[:0] = [str(HERE.parents[1] / "benchmarks"), str(HERE.parent)]
 
-import lfdm_public  # noqa: E402
+import public_lfdm  # noqa: E402
 from weights import filled, numbers  # noqa: E402
 
-lfdm_public.import_from(sys.argv[1])
+public_lfdm.import_from(sys.argv[1])
 from DM.modules.video_flow_diffusion import GaussianDiffusion, Unet3D  # noqa: E402
 from LFAE.modules import model  # noqa: E402
 from LFAE.modules.bg_motion_predictor import BGMotionPredictor  # noqa: E402

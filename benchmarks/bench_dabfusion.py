@@ -1,6 +1,8 @@
 """How fast a video is sampled at the paper's size, beside LFDM's public code, in one process.
 
-python tools/bench_dabfusion.py LFDM_DIR [steps] [rounds], LFDM_DIR a checkout of github.com/nihaomiao/CVPR23_LFDM. Same
+python benchmarks/bench_dabfusion.py LFDM_DIR [steps] [rounds]
+
+LFDM_DIR is a checkout of github.com/nihaomiao/CVPR23_LFDM. Same
 weights, reference picture, condition and noises; 40 frames of 32x32, decoded to 128x128. LFDM runs as it is published:
 fp32, frame by frame in decoding. Both take turns; a step costs the same whatever their number, so few will do.
 """
@@ -16,14 +18,14 @@ from torch import Tensor
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-import lfdm_public  # noqa: E402
+import public_lfdm  # noqa: E402
 
 from zoo.diffusion.denoiser import Denoiser  # noqa: E402
 from zoo.diffusion.samplers import make_sampler, sample  # noqa: E402
 from zoo.families.dabfusion.family import DECODED, DabFusion  # noqa: E402
 from zoo.families.dabfusion.flow_unet import from_lfdm  # noqa: E402
 
-lfdm_public.import_from(sys.argv[1])
+public_lfdm.import_from(sys.argv[1])
 from DM.modules.video_flow_diffusion import GaussianDiffusion, Unet3D  # noqa: E402
 from LFAE.modules.generator import Generator  # noqa: E402
 

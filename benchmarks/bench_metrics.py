@@ -1,6 +1,6 @@
 """What measuring costs beside decoding: every metric that needs no weights, on 100 clips of a finished evaluation.
 
-PYTHONPATH=. python tools/bench_metrics.py outputs/evaluate      # after python evaluate.py
+PYTHONPATH=. python benchmarks/bench_metrics.py outputs/evaluate      # after python evaluate.py
 """
 
 import sys

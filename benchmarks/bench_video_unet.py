@@ -1,6 +1,6 @@
 """How fast a guided step of the video networks is at the paper's size, beside public code, in one process.
 
-python tools/bench_video_unet.py PUBLIC_DIR [frames] [side] [rounds], PUBLIC_DIR a checkout of
+python benchmarks/bench_video_unet.py PUBLIC_DIR [frames] [side] [rounds], PUBLIC_DIR a checkout of
 github.com/MooreThreads/Moore-AnimateAnyone (beside MuseDance's U-Net) or of github.com/magic-research/magic-animate
 (beside MagicDance's renderer); side that of the latents. Both have the same random weights, reference, text, guidance
 and latents, and the public networks are given what their own pipelines give them: Moore's both branches at once and the
