@@ -85,7 +85,7 @@ def make_results(
             key: {
                 "group": group, "metric": metric, "heading": key.replace("_", " "), "better": better, "digits": digits,
                 "title": f"{key.replace('_', ' ')}{f', {unit}' if unit else ''}{ARROW[better]}", "unit": unit,
-                "instrument": "BlazePose" if group == "rhythm" else None, "docs": f"What {key} is, in one line.",
+                "depends_on": "BlazePose" if group == "rhythm" else None, "docs": f"What {key} is, in one line.",
             }
             for key, (group, metric, unit, better, digits, *_) in COLUMNS.items()
         },
