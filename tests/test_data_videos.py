@@ -285,7 +285,7 @@ def test_protocols_on_videos_say_what_they_need(name, tmp_path):
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         config = compose("evaluate", ["data=videos", f"data.folder={tmp_path}", f"protocol={name}"])
     protocol = read_protocol(config)
-    assert protocol.id == name and protocol.data == "videos" and protocol.judge == "people"
+    assert protocol.id == name and protocol.data == "videos" and protocol.pose_detector == "real"
     source = instantiate(config.data)
     names = {"aist-m2penc": 20, "tiktok-magicdance": 6}.get(name)
     assert (len(source.names) if source.names else None) == names
