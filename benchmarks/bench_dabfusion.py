@@ -14,6 +14,7 @@ from statistics import median_low
 
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
@@ -22,8 +23,10 @@ import public_lfdm  # noqa: E402
 
 from zoo.diffusion.denoiser import Denoiser  # noqa: E402
 from zoo.diffusion.samplers import make_sampler, sample  # noqa: E402
-from zoo.families.dabfusion.family import DECODED, DabFusion  # noqa: E402
+from zoo.families.dabfusion.family import DECODE_BATCH  # noqa: E402
 from zoo.families.dabfusion.flow_unet import from_lfdm  # noqa: E402
+from zoo.files import conf_folder  # noqa: E402
+from zoo.run.build import build_family  # noqa: E402
 
 public_lfdm.import_from(sys.argv[1])
 from DM.modules.video_flow_diffusion import GaussianDiffusion, Unet3D  # noqa: E402
@@ -83,13 +86,13 @@ def ours(half: bool = False) -> tuple[Tensor, float, float]:
     noise = Noises()
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
         levels = family.autoencoder.encode(picture)
-        prepared = family.unet.prepare(levels[-1], heard[:, None])
-        denoiser = Denoiser(lambda x, t: family.unet(x, t, prepared).float(), family.schedule)
-        rule = make_sampler(family.schedule, STEPS, "lfdm", family.threshold)
-        volume = sample(denoiser, noise(), rule, noise, eta=1.0, clamp=None)[0].movedim(1, 0)
+        conditioning = family.unet.precompute_conditioning(levels[-1], heard[:, None])
+        denoiser = Denoiser(lambda x, t: family.unet(x, t, conditioning).float(), family.noise_schedule)
+        sampler = make_sampler(family.noise_schedule, STEPS, "lfdm", family.dynamic_threshold)
+        volume = sample(denoiser, noise(), sampler, noise, eta=1.0, clamp=None)[0].movedim(1, 0)
         sampled = time.perf_counter()
-        flow, occlusion = family.from_volume(volume)
-        parts = zip(flow.split(DECODED), occlusion.split(DECODED), strict=True)
+        flow, occlusion = family.codec.unpack_flow(volume)
+        parts = zip(flow.split(DECODE_BATCH), occlusion.split(DECODE_BATCH), strict=True)
         pictures = torch.cat([family.autoencoder.decode(levels, *part).float() for part in parts])
     return pictures, sampled - start, time.perf_counter() - sampled
 
@@ -97,7 +100,8 @@ def ours(half: bool = False) -> tuple[Tensor, float, float]:
 randn, randn_like = torch.randn, torch.randn_like
 torch.manual_seed(0)
 diffusion, generator = public()
-family = DabFusion(music_dim=35, autoencoder={}, unet={}).eval()
+with initialize_config_dir(str(conf_folder()), version_base=None):
+    family = build_family(compose("train", overrides=["model=dabfusion", "size=paper"])).eval()
 family.autoencoder.generator.load_state_dict(generator.state_dict())
 family.unet.load_state_dict(from_lfdm(diffusion.state_dict()))
 picture, heard = torch.rand(1, 3, 128, 128), torch.randn(1, HEARD)

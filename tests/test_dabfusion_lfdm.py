@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dabfusion_families import dabfusion
 from weights import numbers, state_by_name
 
 from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.diffusion.schedules import cosine_schedule
-from zoo.families.dabfusion.equivariance import Bend, equivariance
+from zoo.families.dabfusion.equivariance import RandomTPS, equivariance_losses
 from zoo.families.dabfusion.family import DabFusion
 from zoo.nn.perceptual_loss import PerceptualLoss
 
@@ -22,10 +23,9 @@ PARTS = ("generator", "region_predictor", "bg_predictor")
 SMALL = {
     "autoencoder": {
         "base_channels": 8, "max_channels": 32, "num_bottleneck_blocks": 2, "region_base_channels": 8,
-        "flow_base_channels": 8, "hourglass_max_channels": 32,
-        "num_hourglass_blocks": 3, "background_base_channels": 8,
+        "flow_base_channels": 8, "hourglass_max_channels": 32, "num_hourglass_blocks": 3, "background_base_channels": 8,
     },
-    "unet": {"music_dim": 24, "width": 16},
+    "unet": {"music_dim": 24, "base_channels": 16},
 }  # fmt: skip
 # not weights: the blur before the quarter size, and the rotary frequencies
 FIXED = re.compile(r"down\.weight|\.freqs$|num_batches_tracked$")
@@ -56,7 +56,7 @@ def lfdm_state(part: str, own: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> DabFusion:
     """The family with both public files loaded, one behind the other."""
-    family = DabFusion(music_dim=5, **SMALL).eval()
+    family = dabfusion(**SMALL).eval()
     folder = tmp_path_factory.mktemp("lfdm")
     parts = {part: lfdm_state(f"small_{part}", getattr(family.autoencoder, part).state_dict()) for part in PARTS}
     torch.save({"example": 100, "epoch": 1, **parts, "optimizer": {"state": {}}}, folder / "RegionMM.pth")
@@ -77,18 +77,18 @@ def pictures() -> tuple[torch.Tensor, torch.Tensor]:
     return numbers("source", 2, 3, 128, 128).sigmoid(), numbers("driving", 2, 3, 128, 128).sigmoid()
 
 
-def lfdm_bend() -> Bend:
-    bend = Bend(2, torch.device("cpu"))
-    bend.theta = torch.eye(2, 3) + 0.05 * numbers("bend", 2, 2, 3)
-    bend.strength = 0.005 * numbers("bend", 2, 1, 25)
-    return bend
+def lfdm_transform() -> RandomTPS:
+    transform = RandomTPS(2, torch.device("cpu"))
+    transform.theta = torch.eye(2, 3) + 0.05 * numbers("bend", 2, 2, 3)
+    transform.control_params = 0.005 * numbers("bend", 2, 1, 25)
+    return transform
 
 
 @torch.no_grad()
 def test_autoencoder_equals_public_code(small):
     source, driving = pictures()
     made = small.autoencoder(source, driving)
-    assert error(made.picture[..., ::4, ::4], "picture") < 1e-4
+    assert error(made.image[..., ::4, ::4], "picture") < 1e-4
     assert error(made.flow, "flow") < 1e-4
     assert error(made.occlusion, "occlusion") < 1e-4
     assert error(small.autoencoder.encode(source)[-1][..., ::4, ::4], "z") < 1e-4
@@ -97,14 +97,15 @@ def test_autoencoder_equals_public_code(small):
 @torch.no_grad()
 def test_losses_equal_public_code(small, tmp_path):
     source, driving = pictures()
-    bend = lfdm_bend()
-    regions = small.autoencoder.region_predictor(torch.cat([source, driving, bend.picture(driving)]))
+    transform = lfdm_transform()
+    regions = small.autoencoder.region_predictor(torch.cat([source, driving, transform.transform_images(driving)]))
     made = small.autoencoder(source, driving, regions)
-    shift, axes = equivariance(made.there, regions.select(slice(-len(driving), None)), bend)
+    transformed = regions.select(slice(-len(driving), None))
+    shift, axes = equivariance_losses(made.driving_regions, transformed, transform)
     assert error(10 * shift, "loss_equivariance_shift") < 1e-4
     assert error(10 * axes, "loss_equivariance_affine") < 1e-4
     likeness = PerceptualLoss(vgg19_file(tmp_path / "vgg19.pth"))
-    assert error(likeness(made.picture, driving), "loss_perceptual") < 1e-3  # of 61.6
+    assert error(likeness(made.image, driving), "loss_perceptual") < 1e-3  # of 61.6
 
 
 def vgg19_file(path: Path) -> str:
@@ -127,7 +128,7 @@ def vgg19_file(path: Path) -> str:
 def test_unet_equals_public_code(small):
     x, z, heard = numbers("x", 2, 3, 6, 16, 16), numbers("z", 2, 32, 16, 16), numbers("heard", 2, 24)
     t = torch.tensor([3, 700])
-    for request in ((z, heard[:, None]), small.unet.prepare(z, heard[:, None])):
+    for request in ((z, heard[:, None]), small.unet.precompute_conditioning(z, heard[:, None])):
         answer = small.unet(x, t, request)
         assert error(answer, "answer") < 1e-4  # of values up to 36
 
@@ -136,7 +137,7 @@ def test_unet_equals_public_code(small):
 def test_sampling_equals_public_code(small):
     """LFDM's DDIM in 5 steps with guidance 1.5, noise by noise."""
     z, heard = numbers("z", 2, 32, 16, 16), numbers("heard", 2, 24)[:, None]
-    prepared = small.unet.prepare(z.repeat(2, 1, 1, 1), torch.cat([heard, torch.zeros_like(heard)]))
+    prepared = small.unet.precompute_conditioning(z.repeat(2, 1, 1, 1), torch.cat([heard, torch.zeros_like(heard)]))
     schedule = cosine_schedule("epsilon")
     denoiser = ClassifierFreeGuidance(Denoiser(lambda x, t: small.unet(x, t, prepared), schedule), 1.5)
     noises = iter(numbers("noises", 5, 2, 3, 6, 16, 16))
@@ -162,7 +163,7 @@ def test_lfdm_steps():
 @pytest.fixture(scope="module")
 def paper() -> DabFusion:
     with torch.device("meta"):
-        return DabFusion(music_dim=35, autoencoder={}, unet={})
+        return dabfusion(35)
 
 
 def paper_file(path: Path, change: dict | None = None, without: str = "", schedule: torch.Tensor | None = None) -> Path:
@@ -208,8 +209,9 @@ def test_what_does_not_fit_is_refused(paper, tmp_path, change, message):
 
 def test_a_unet_that_predicts_something_else_is_refused(tmp_path):
     with torch.device("meta"):
-        other = DabFusion(
-            music_dim=35, autoencoder={}, unet={}, noise_schedule={"shift": 1.0, "prediction_type": "v_prediction"}
-        )
-    with pytest.raises(ValueError, match="it predicts noise, this model v_prediction"):
+        other = dabfusion(35, noise_schedule={"prediction_type": "v_prediction"})
+    with pytest.raises(
+        ValueError,
+        match="this model predicts v_prediction: set noise_schedule.prediction_type=epsilon",
+    ):
         other.load_pretrained(paper_file(tmp_path / "flowdiff.pth"))

@@ -30,8 +30,8 @@ SMALL = [
         "model.family.sampler.dynamic_threshold=0.9 model.family.noise_schedule.prediction_type=v_prediction "
         "model.family.flow_residual_scale=4.0 model.family.autoencoder.base_channels=4 "
         "model.family.autoencoder.region_base_channels=4 model.family.autoencoder.flow_base_channels=4 "
-        "model.family.autoencoder.background_base_channels=4 model.family.unet.width=8 "
-        "model.family.unet.multiples=[1,2] "
+        "model.family.autoencoder.background_base_channels=4 model.family.unet.base_channels=8 "
+        "model.family.unet.channel_multipliers=[1,2] "
         "model.stages.diffusion.clip.num_frames=5 fit.batch_size=2 fit.limit_val_batches=1 fit.max_steps=2"
     ).split(),
 ]
@@ -55,15 +55,16 @@ def test_the_style_is_the_condition(checkpoint):
     """The scaling is fitted on what the styles are called; one vector for all frames, and no beats unless asked for."""
     family, _ = load_family(checkpoint)
     assert family.music_scale.high.isfinite().all() and family.music_scale.mean.shape == (512,)
-    heard = family.read(["house", "break"], None, 4)
+    heard = family.encode_style(["house", "break"], None, 4)
     assert heard.shape == (2, 4, 512) and torch.equal(heard[:, :1].expand_as(heard), heard)
-    assert torch.equal(family.words(["house"]), family.words([" house dance music"]))
-    assert torch.equal(family.words(["house"]), family.text.encode(["house dance music"]))
+    assert torch.equal(family.encode_texts(["house"]), family.encode_texts([" house dance music"]))
+    assert torch.equal(family.encode_texts(["house"]), family.text_encoder.encode(["house dance music"]))
     for beats, needs in (("null", ()), ("true", ("beats", "beat_phase")), ("false", ())):
         config = composed(f"model.family.condition_on_beats={beats}")
         family = build_family(config)
         assert required_keys(config, "diffusion", family) == ("key", "frames", "style", *needs)
-        assert family.read(["house"], family.beats_at(np.arange(3.0), 4), 4).shape == (1, 4, 515 if needs else 512)
+        condition = family.encode_style(["house"], family.beats_at(np.arange(3.0), 4), 4)
+        assert condition.shape == (1, 4, 515 if needs else 512)
 
 
 def test_the_prompt_is_danced_and_the_music_is_not_heard():

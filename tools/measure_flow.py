@@ -53,11 +53,11 @@ def measure(autoencoder, clip: dict) -> tuple[dict[str, float], torch.Tensor]:
     occlusion = F.interpolate(made.occlusion, (size, size), mode="bilinear")[:, 0]
     left = body[:1] & ~body[EVERY::EVERY]
     never = ~body.any(0).expand_as(left)
-    strip = [source[0], *(part for index in (2, 8) for part in (driving[index], made.picture[index]))]
+    strip = [source[0], *(part for index in (2, 8) for part in (driving[index], made.image[index]))]
     figures = {
-        "rebuilt, dB": psnr(made.picture, driving).mean(),
+        "rebuilt, dB": psnr(made.image, driving).mean(),
         "copied, dB": psnr(source, driving).mean(),
-        "gain, dB": (psnr(made.picture, driving) - psnr(source, driving)).mean(),
+        "gain, dB": (psnr(made.image, driving) - psnr(source, driving)).mean(),
         "cosine of flow and joints": cosine.mean(),
         "occlusion where the body left": occlusion[left].mean(),
         "occlusion where nothing was hidden": occlusion[never].mean(),

@@ -1,6 +1,7 @@
 """The sampling loop. Samplers are diffusers' schedulers; editing and long form are constraints."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
@@ -82,7 +83,10 @@ def sample(
         is_last = i + 1 == len(times)
         if is_last and isinstance(sampler, DDIMScheduler):  # the step to x0 itself, where the noise has the factor 0
             return sampler._threshold_sample(x0) if sampler.config.thresholding else x0
-        options = {"eta": eta, "variance_noise": noise_fn()} if is_stochastic and noise_fn is not None else {}
+        options: dict[str, Any] = {}
+        if is_stochastic:
+            assert noise_fn is not None, "eta > 0 needs noise_fn"
+            options = {"eta": eta, "variance_noise": noise_fn()}
         x = sampler.step(x0, t, x, **options).prev_sample
         if constraint is not None and not is_last:
             x = constraint(x, times[i + 1], i)

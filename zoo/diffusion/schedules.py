@@ -20,10 +20,11 @@ def make_noise_schedule(name: str, prediction_type: str, shift: float = 1.0) -> 
     """
     if name not in NOISE_SCHEDULES:
         raise ValueError(f"noise_schedule.name={name}: use {', '.join(NOISE_SCHEDULES[:-1])} or {NOISE_SCHEDULES[-1]}")
-    if name == "cosine":
-        return cosine_schedule(prediction_type, shift=shift)
-    betas = "linear" if name == "animatediff" else "scaled_linear"
-    return stable_diffusion_schedule(prediction_type, beta_schedule=betas)
+    with torch.device("cpu"):  # schedules are cached: one that is first built on the meta device would have no values
+        if name == "cosine":
+            return cosine_schedule(prediction_type, shift=shift)
+        betas = "linear" if name == "animatediff" else "scaled_linear"
+        return stable_diffusion_schedule(prediction_type, beta_schedule=betas)
 
 
 @cache

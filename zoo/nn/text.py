@@ -166,18 +166,3 @@ class ClipTokenEncoder(LazyWeights, TokenTextEncoder):
         """See `TokenTextEncoder`; two of the 77 tokens mark the beginning and the end."""
         tokenizer = self.loaded[0]
         return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][MAX_TOKENS - 2 :])
-
-
-VERSION_1_CLASSES = {
-    "zoo.nn.text.HashedText": "zoo.nn.text.HashedTextEncoder",
-    "zoo.nn.text.ClapText": "zoo.nn.text.ClapTextEncoder",
-    "zoo.nn.text.HashedWords": "zoo.nn.text.HashedTokenEncoder",
-    "zoo.nn.text.ClipWords": "zoo.nn.text.ClipTokenEncoder",
-}
-VERSION_1_ARGUMENTS = {"words": "vocab_size", "longest": "max_tokens"}
-
-
-def upgrade_text_encoder(node: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration node of a text encoder of `config_version` 1 under today's names."""
-    node = {VERSION_1_ARGUMENTS.get(name, name): value for name, value in node.items()}
-    return node | {"_target_": VERSION_1_CLASSES.get(node["_target_"], node["_target_"])}

@@ -1,46 +1,55 @@
-"""What the regions learn by, beside what is rebuilt: they follow the picture when it is bent (MRAA, LFDM)."""
+"""Equivariance losses: the regions of a transformed image are the transformed regions (FOMM, MRAA, LFDM)."""
 
 import torch
 from torch import Tensor
 
-from zoo.families.dabfusion.blocks import grid, warp
+from zoo.families.dabfusion.blocks import coordinate_grid, warp
 from zoo.families.dabfusion.regions import Regions
 
 
-class Bend:
-    """A random smooth map of the plane for each of B pictures: affine and a thin-plate spline (FOMM's equivariance)."""
+class RandomTPS:
+    """A random smooth map of the plane for each of B images: affine plus a thin-plate spline (FOMM sec. 3.3)."""
 
-    def __init__(self, count: int, device: torch.device, affine: float = 0.05, spline: float = 0.005, points: int = 5):
-        """affine, spline: standard deviations; points: control points to a side."""
-        self.theta = torch.eye(2, 3, device=device) + affine * torch.randn(count, 2, 3, device=device)
-        self.points = grid(points, points, self.theta).flatten(0, 1)
-        self.strength = spline * torch.randn(count, 1, points**2, device=device)
+    def __init__(
+        self,
+        num_images: int,
+        device: torch.device,
+        affine_std: float = 0.05,
+        spline_std: float = 0.005,
+        points_per_side: int = 5,
+    ):
+        self.theta = torch.eye(2, 3, device=device) + affine_std * torch.randn(num_images, 2, 3, device=device)
+        self.control_points = coordinate_grid(points_per_side, points_per_side, self.theta).flatten(0, 1)
+        self.control_params = spline_std * torch.randn(num_images, 1, points_per_side**2, device=device)
 
-    def __call__(self, places: Tensor) -> Tensor:
-        """(B, N, 2) -> (B, N, 2)"""
-        apart = (places[:, :, None] - self.points).abs().sum(-1)  # the public code's distance is this one
-        lift = (self.strength * apart**2 * torch.log(apart + 1e-6)).sum(-1, keepdim=True)
-        return torch.einsum("bcd,bnd->bnc", self.theta[..., :2], places) + self.theta[:, None, :, 2] + lift
+    def __call__(self, coordinates: Tensor) -> Tensor:
+        """Map (B, N, 2) -> (B, N, 2)."""
+        # the L1 distance, as in the public code
+        distances = (coordinates[:, :, None] - self.control_points).abs().sum(-1)
+        spline = (self.control_params * distances**2 * torch.log(distances + 1e-6)).sum(-1, keepdim=True)
+        linear = torch.einsum("bcd,bnd->bnc", self.theta[..., :2], coordinates)
+        return linear + self.theta[:, None, :, 2] + spline
 
-    def slope(self, places: Tensor) -> Tensor:
-        """The map's Jacobian. (B, N, 2) -> (B, N, 2, 2)"""
-        apart = places[:, :, None] - self.points
-        size = apart.abs().sum(-1)
+    def jacobian(self, coordinates: Tensor) -> Tensor:
+        """Return the Jacobians of the map: (B, N, 2) -> (B, N, 2, 2)."""
+        offsets = coordinates[:, :, None] - self.control_points
+        distances = offsets.abs().sum(-1)
         # d/ds of s^2 log(s + e), times ds/dx = sign(x)
-        rate = self.strength * (2 * size * torch.log(size + 1e-6) + size**2 / (size + 1e-6))
-        lift = (rate[..., None] * apart.sign()).sum(2)  # (B, N, 2), the same for both coordinates
-        return self.theta[:, None, :, :2] + lift[:, :, None]
+        slopes = self.control_params * (2 * distances * torch.log(distances + 1e-6) + distances**2 / (distances + 1e-6))
+        spline = (slopes[..., None] * offsets.sign()).sum(2)  # (B, N, 2), the same for both output coordinates
+        return self.theta[:, None, :, :2] + spline[:, :, None]
 
-    def picture(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) bent."""
-        places = grid(*x.shape[2:], x)
-        bent = self(places.flatten(0, 1).expand(len(x), -1, 2))
-        return warp(x, bent.unflatten(1, places.shape[:2]), padding="reflection")
+    def transform_images(self, x: Tensor) -> Tensor:
+        """Return images (B, 3, H, W) warped by the map."""
+        grid = coordinate_grid(*x.shape[2:], x)
+        flow = self(grid.flatten(0, 1).expand(len(x), -1, 2))
+        return warp(x, flow.unflatten(1, grid.shape[:2]), padding_mode="reflection")
 
 
-def equivariance(regions: Regions, bent: Regions, bend: Bend) -> tuple[Tensor, Tensor]:
-    """How far the regions of a bent picture are from the bent regions: of centres, and of axes (FOMM eq. 10 and 11)."""
-    shift = (regions.shift - bend(bent.shift)).abs().mean()
-    turn = torch.linalg.inv(regions.affine) @ bend.slope(bent.shift) @ bent.affine
-    turn = turn * torch.sign(turn[:, :, :1, :1])
-    return shift, (torch.eye(2, device=turn.device) - turn).abs().mean()
+def equivariance_losses(regions: Regions, transformed: Regions, transform: RandomTPS) -> tuple[Tensor, Tensor]:
+    """Return the errors of region centres and of region axes in transformed images (FOMM eq. 10 and 11)."""
+    shift = (regions.shift - transform(transformed.shift)).abs().mean()
+    jacobian = transform.jacobian(transformed.shift)
+    residual = torch.linalg.inv(regions.affine) @ jacobian @ transformed.affine
+    residual = residual * torch.sign(residual[:, :, :1, :1])
+    return shift, (torch.eye(2, device=residual.device) - residual).abs().mean()

@@ -1,4 +1,4 @@
-"""DabFusion: a song becomes a flow that moves the picture's own latent (DabFusion sec. 3, on LFDM's networks)."""
+"""DabFusion: music is turned into an optical flow that moves the image's own latent (DabFusion sec. 3, after LFDM)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -6,288 +6,263 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from zoo.diffusion.constraints import ReplaceKnownFrames
 from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance
 from zoo.diffusion.samplers import make_sampler, sample
-from zoo.diffusion.schedules import cosine_schedule
+from zoo.diffusion.schedules import make_noise_schedule
 from zoo.families.base import Family, GenerationRequest, SamplingParams
 from zoo.families.dabfusion.autoencoder import FlowAutoencoder
-from zoo.families.dabfusion.blocks import still
+from zoo.families.dabfusion.blocks import identity_flow
+from zoo.families.dabfusion.flow_codec import FlowCodec
 from zoo.families.dabfusion.flow_unet import FlowUNet
 from zoo.families.dabfusion.regions import Regions
 from zoo.families.dabfusion.upgrade import upgrade_config
-from zoo.families.dabfusion.weights import translation
+from zoo.families.dabfusion.weights import find_converter
 from zoo.music.beats import beat_phase, beats_to_frames
-from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.square_image import pad_to_square
 from zoo.nn.text import TextEncoder
 from zoo.nn.weights.loading import LoadReport, load_strict, read_weights
 
-DECODED = 8  # frames decoded at a time
-SAID = " dance music"  # follows a style's name
+DECODE_BATCH = 8  # frames decoded at a time
+STYLE_SUFFIX = " dance music"  # follows the name of a style in an encoded text
 
 
 class MusicEmbedding(nn.Module):
-    """What is heard at each frame, in the width that the U-Net listens in: one layer (the paper leaves it open)."""
+    """One linear layer from the music of each frame to the U-Net's conditioning (the paper leaves it open)."""
 
     def __init__(self, music_dim: int, dim: int):
         super().__init__()
         self.project = nn.Linear(music_dim, dim)
 
-    def forward(self, heard: Tensor) -> Tensor:
-        """(B, F, music_dim) -> (B, F, dim)"""
-        return self.project(heard)
-
-
-DEFAULT_SCHEDULE = {"shift": 1.0, "prediction_type": "epsilon"}  # as published
-DEFAULT_SAMPLER = {
-    "name": "ddim",
-    "num_inference_steps": 100,
-    "guidance_scale": 1.0,
-    "eta": 1.0,
-    "dynamic_threshold": 0.9,
-}
+    def forward(self, music: Tensor) -> Tensor:
+        """(B, F, music_dim) -> (B, F, dim)."""
+        return self.project(music)
 
 
 class DabFusion(Family):
-    """All networks of DabFusion."""
+    """All networks of DabFusion, and how to sample with them.
+
+    Windows of `num_frames` flows are denoised one after the other. With num_context_frames = 0 each window moves the
+    last frame of the previous window (sec. 4.5), so its blur accumulates. With K > 0 every window moves the reference
+    image; its first K flows are those of the previous window while the others are denoised, so that a long dance is as
+    sharp as a short one (not in the paper).
+    """
 
     def __init__(
         self,
         *,
-        music_dim: int,  # D, of one token of the music encoder
-        autoencoder: Mapping[str, Any],  # arguments of `FlowAutoencoder`
-        unet: Mapping[str, Any],  # arguments of `FlowUNet`
-        resolution: int = 128,  # pixels per side of the square image
-        num_frames: int = 40,  # of one window (40 or 80 in the paper)
-        fps: float = 12,  # of a window's frames
-        condition_on: str = "music",  # or 'text': the style's name instead (sec. 4.5, Table 6)
-        text_encoder: TextEncoder | None = None,  # of the style's name
-        condition_on_beats: bool | None = None,  # true: model e; false: model b; None: e with music, b with text
-        condition_on_heatmaps: bool = False,  # the U-Net sees the reference's region heat maps (not in the paper)
-        flow_residual_scale: float | None = None,  # None: absolute positions, as published; else scaled displacements
-        flow_pool_factor: int = 1,  # the diffused flow is the mean over squares of so many pixels (1 as published)
-        num_context_frames: int = 0,  # of the previous window; 0: start from its last frame, as published
-        noise_schedule: Mapping[str, Any] = DEFAULT_SCHEDULE,  # shift, prediction_type
-        sampler: Mapping[str, Any] = DEFAULT_SAMPLER,  # see `make_sampler`
+        music_dim: int,  # of the music encoder
+        autoencoder: Mapping[str, Any],  # see `FlowAutoencoder`
+        unet: Mapping[str, Any],  # see `FlowUNet`
+        noise_schedule: Mapping[str, Any],  # see `make_noise_schedule`
+        sampler: Mapping[str, Any],  # name, dynamic_threshold (see `make_sampler`), and the default SamplingParams
+        resolution: int,  # pixels per side of the image
+        num_frames: int,  # flows of one window: 40 or 80 in the paper
+        fps: float,
+        num_context_frames: int,  # flows of the previous window that the next one begins with
+        condition_on: str,  # 'music', or 'text': the name of the style instead (sec. 4.5, Table 6)
+        text_encoder: TextEncoder | None,
+        condition_on_beats: bool | None,  # true: the paper's model e; false: model b; None: e with music, b with text
+        condition_on_heatmaps: bool,  # the U-Net sees the image's regions beside its latent (not in the paper)
+        flow_residual_scale: float | None,  # see `FlowCodec`, as the next one
+        flow_pool_factor: int,
     ):
-        """Beats join the music as each frame's mark (1 on a beat) and the beat's phase; the paper says "beat
-        information".
-
-        flow_residual_scale: LFDM's `use_residual_flow`, which does not scale. num_context_frames: with 0, every window
-        moves the last frame of the previous one (sec. 4.5), and its blur with it. Above 0 (not in the paper) every
-        window moves the reference itself; its first flows are held to the last ones of the previous window while the
-        rest is denoised, so that a long dance is as sharp as a short one. Raises ValueError for a window that would add
-        nothing.
-        """
+        """Raises ValueError for unknown values, and for context frames that leave nothing of a window."""
         super().__init__()
         self.autoencoder = FlowAutoencoder(**autoencoder)
-        self.shows_regions = condition_on_heatmaps
+        self.codec = FlowCodec(flow_residual_scale=flow_residual_scale, flow_pool_factor=flow_pool_factor)
+        self.condition_on_heatmaps = condition_on_heatmaps
         num_heatmaps = self.autoencoder.region_predictor.regions.out_channels if condition_on_heatmaps else 0
-        latent_channels = self.autoencoder.latent_channels + num_heatmaps
-        if self.autoencoder.fine % flow_pool_factor:
-            raise ValueError(
-                f"flow_upsample={self.autoencoder.fine} cannot be pooled by flow_pool_factor={flow_pool_factor}"
-            )
-        self.fine, self.pooled = self.autoencoder.fine // flow_pool_factor, flow_pool_factor
-        self.unet = FlowUNet(latent_channels=latent_channels, fine=self.fine, **unet)
+        upsample = self.autoencoder.flow_upsample
+        if upsample % flow_pool_factor:
+            raise ValueError(f"flow_pool_factor={flow_pool_factor} does not divide flow_upsample={upsample}")
+        self.flow_upsample = upsample // flow_pool_factor  # resolution of the packed flow over the latent's
+        self.unet = FlowUNet(
+            latent_channels=self.autoencoder.latent_channels + num_heatmaps, flow_upsample=self.flow_upsample, **unet
+        )
         if condition_on not in ("music", "text"):
             raise ValueError(f"condition_on={condition_on}: use music or text")
-        assert condition_on == "music" or text_encoder is not None, "a model that is conditioned on text encodes it"
-        self.text = text_encoder if condition_on == "text" else None
-        dim = music_dim if self.text is None else self.text.dim
-        self.music_scale = FeatureNormalizer(dim)
-        self.beats = 3 if (condition_on_beats if condition_on_beats is not None else self.text is None) else 0
-        self.music_embedding = MusicEmbedding(dim + self.beats, self.unet.music_dim)
-        self.resolution, self.frames, self.fps = resolution, num_frames, Fraction(str(fps))
-        self.prediction, self.noisier = noise_schedule["prediction_type"], noise_schedule["shift"]
-        self.residual = flow_residual_scale
-        self.threshold, self.rule = sampler["dynamic_threshold"], sampler["name"]
+        if condition_on == "text" and text_encoder is None:
+            raise ValueError("condition_on=text needs a text_encoder")
+        self.text_encoder = text_encoder if condition_on == "text" else None
+        condition_dim = music_dim if self.text_encoder is None else self.text_encoder.dim
+        self.music_scale = FeatureNormalizer(condition_dim)
+        if condition_on_beats is None:
+            condition_on_beats = self.text_encoder is None
+        self.beat_dim = 3 if condition_on_beats else 0  # beat mark, cosine and sine of the beat phase
+        self.music_embedding = MusicEmbedding(condition_dim + self.beat_dim, self.unet.music_dim)
+        self.resolution, self.num_frames, self.fps = resolution, num_frames, Fraction(str(fps))
+        self.noise_schedule_config = dict(noise_schedule)
+        make_noise_schedule(**noise_schedule)  # refuses wrong values
         if not 0 <= num_context_frames < num_frames:
             raise ValueError(
-                f"num_context_frames={num_context_frames} for windows of {num_frames} frames; use 0 to {num_frames - 1}"
+                f"num_context_frames={num_context_frames} for windows of {num_frames} frames: use 0 to {num_frames - 1}"
             )
-        self.overlap = num_context_frames
-        self.defaults = SamplingParams(sampler["num_inference_steps"], sampler["guidance_scale"], sampler["eta"])
+        self.num_context_frames = num_context_frames
+        sampling = dict(sampler)
+        self.sampler_name, self.dynamic_threshold = sampling.pop("name"), sampling.pop("dynamic_threshold")
+        self.default_sampling = SamplingParams(**sampling)
+
+    @property
+    def noise_schedule(self) -> DDPMScheduler:
+        """The noise schedule of the flow diffusion."""
+        return make_noise_schedule(**self.noise_schedule_config)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the networks."""
+        return self.unet.init_conv.weight.device
 
     @classmethod
     def upgrade(
         cls, config: dict[str, Any], state_dict: dict[str, Tensor], version: int
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `Family`."""
-        return upgrade_config(config), state_dict
-
-    @property
-    def schedule(self):
-        """The noise schedule of the flow diffuser."""
-        return cosine_schedule(self.prediction, shift=self.noisier)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return self.unet.init_conv.weight.device
+        """See `Family.upgrade`; the names in the state dict are those of version 1."""
+        return (upgrade_config(config) if version < 2 else config), state_dict
 
     def load_pretrained(self, path: str) -> LoadReport:
-        """Start from one of LFDM's public checkpoints, the autoencoder's or the diffusion's, or a file of this family.
+        """Load one of LFDM's public checkpoints, the autoencoder's or the diffusion's, or a file of this family.
 
-        What the file does not hold stays as it is: `init=[A,B]` takes both. LFDM's U-Net heard a text; the music
-        embedding has to learn its language. Raises ValueError, with nothing loaded, when anything else is missing or
-        left over.
+        Parameters that the file does not hold stay as they are, so the two files are loaded one after the other. LFDM's
+        U-Net is conditioned on text; the music embedding must be trained. Raises ValueError, with nothing loaded, when
+        anything else is missing or unexpected.
         """
-        translate, missing = translation(read_weights(path), self.prediction)
-        return load_strict(self, path, translate, allowed_missing=missing)
+        convert, missing = find_converter(read_weights(path), self.noise_schedule.config.prediction_type)
+        return load_strict(self, path, convert, allowed_missing=missing)
 
-    def hear(self, features: Tensor, rate: float, beats: Tensor | None, frames: int, start: int = 0) -> Tensor:
-        """What is heard at the own frames start .. start + frames - 1: (B, frames, music_dim + 3 with beats).
+    def align_music(
+        self, features: Tensor, rate: float, beats: Tensor | None, num_frames: int, start: int = 0
+    ) -> Tensor:
+        """Resample music to the frames start .. start + num_frames - 1 of the family's own rate.
 
-        features (B, L, D) at `rate` Hz; beats (B, frames, 3) of `beats_at`, which a model without beats ignores.
+        features (B, L, D) at `rate` Hz; beats (B, num_frames, 3) of `beats_at`, ignored by a model without beats.
+        Returns (B, num_frames, D + beat_dim), normalised.
         """
-        seconds = (start + np.arange(frames)) / float(self.fps)
-        at = torch.from_numpy(seconds).to(features.device) * rate
-        low = at.floor().long().clamp(0, features.shape[1] - 1)
+        seconds = (start + np.arange(num_frames)) / float(self.fps)
+        position = torch.from_numpy(seconds).to(features.device) * rate
+        low = position.floor().long().clamp(0, features.shape[1] - 1)
         high = (low + 1).clamp(max=features.shape[1] - 1)
-        share = (at - low).clamp(0, 1).to(features.dtype)[:, None]
-        return self._with_beats(self.music_scale(torch.lerp(features[:, low], features[:, high], share)), beats)
+        fraction = (position - low).clamp(0, 1).to(features.dtype)[:, None]
+        music = self.music_scale(torch.lerp(features[:, low], features[:, high], fraction))
+        return self._append_beats(music, beats)
 
-    def read(self, styles: Sequence[str], beats: Tensor | None, frames: int) -> Tensor:
-        """What stands for the music where a style's words do, as `hear`: (B, frames, text.dim + 3 with beats)."""
-        words = self.music_scale(self.words(styles).to(self.device))
-        return self._with_beats(words[:, None].expand(-1, frames, -1), beats)
+    def encode_style(self, styles: Sequence[str], beats: Tensor | None, num_frames: int) -> Tensor:
+        """Return the condition of a model on text, like `align_music`: (B, num_frames, text_encoder.dim + beat_dim)."""
+        texts = self.music_scale(self.encode_texts(styles).to(self.device))
+        return self._append_beats(texts[:, None].expand(-1, num_frames, -1), beats)
 
-    def words(self, styles: Sequence[str]) -> Tensor:
-        """The styles of B dances, said alike to the text encoder in training and sampling: (B, text.dim)."""
-        return self.text.encode([f"{style.strip().removesuffix(SAID)}{SAID}" for style in styles])
+    def encode_texts(self, styles: Sequence[str]) -> Tensor:
+        """Encode the styles of B dances in one wording for training and sampling: (B, text_encoder.dim)."""
+        return self.text_encoder.encode(
+            [f"{style.strip().removesuffix(STYLE_SUFFIX)}{STYLE_SUFFIX}" for style in styles]
+        )
 
-    def beats_at(self, times: np.ndarray, frames: int, start: int = 0) -> Tensor:
-        """Mark and pulse of each own frame from `start` on, of beats at these seconds: (1, frames, 3)."""
-        marks = beats_to_frames(times - start / float(self.fps), frames, self.fps)
-        pulse = beat_phase(times, (start + np.arange(frames)) / float(self.fps))
-        return torch.from_numpy(np.concatenate([marks[:, None], pulse], -1))[None]
+    def beats_at(self, times: np.ndarray, num_frames: int, start: int = 0) -> Tensor:
+        """Return beat marks and phases of the own frames from `start` on, for beats at these seconds: (1, F, 3)."""
+        marks = beats_to_frames(times - start / float(self.fps), num_frames, self.fps)
+        phase = beat_phase(times, (start + np.arange(num_frames)) / float(self.fps))
+        return torch.from_numpy(np.concatenate([marks[:, None], phase], -1))[None]
 
-    def _with_beats(self, heard: Tensor, beats: Tensor | None) -> Tensor:
-        return torch.cat([heard, beats.to(heard)], -1) if self.beats else heard
+    def _append_beats(self, music: Tensor, beats: Tensor | None) -> Tensor:
+        return torch.cat([music, beats.to(music)], -1) if self.beat_dim else music
 
-    def shown(self, picture: Tensor, latent: Tensor, regions: Regions | None = None) -> Tensor:
-        """What the U-Net sees of pictures (B, 3, H, W): their latents (B, C, h, w), and their regions if it is to.
+    def reference_condition(self, image: Tensor, latent: Tensor, regions: Regions | None = None) -> Tensor:
+        """Return the U-Net's z0 for images (B, 3, H, W): their latents (B, C, h, w), perhaps with region heat maps.
 
-        Each region's heat map is a channel more, 1 at its peak; regions: the pictures', if they are known.
+        Each heat map is one more channel, 1 at its peak. regions: of the images, if they are computed already.
         """
-        if not self.shows_regions:
+        if not self.condition_on_heatmaps:
             return latent
-        heat = (regions or self.autoencoder.region_predictor(picture)).heatmap
-        return torch.cat([latent, (heat / heat.amax((2, 3), keepdim=True)).to(latent)], 1)
-
-    def to_volume(self, flow: Tensor, occlusion: Tensor) -> Tensor:
-        """Flow (..., h, w, 2) and occlusion (..., 1, h, w) -> what is diffused, about in [-1, 1].
-
-        (..., 3, h / pooled, w / pooled)
-        """
-        if self.residual is not None:
-            flow = (flow - still(*flow.shape[-3:-1], flow)) * self.residual
-        volume = torch.cat([flow.movedim(-1, -3), 2 * occlusion - 1], -3)
-        return F.avg_pool2d(volume.flatten(0, -4), self.pooled).unflatten(0, volume.shape[:-3])
-
-    def from_volume(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """The way back; occlusion is held to [0, 1]."""
-        flow, occlusion = volume[..., :2, :, :].movedim(-3, -1), (volume[..., 2:, :, :] + 1) / 2
-        if self.residual is not None:
-            flow = flow / self.residual + still(*flow.shape[-3:-1], flow)
-        return flow, occlusion.clamp(0, 1)
+        heatmap = (regions or self.autoencoder.region_predictor(image)).heatmap
+        return torch.cat([latent, (heatmap / heatmap.amax((2, 3), keepdim=True)).to(latent)], 1)
 
     def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
-        """Blocks (F, 3, size, size) uint8: frame 0 is the picture, every later one is it, or its descendant, moved.
+        """Yield blocks (F, 3, resolution, resolution) uint8: the image, then the image moved.
 
-        Windows of `frames` flows are denoised one after the other, at the model's own rate, as `overlap` has it (sec.
-        4.5, Table 7); between its frames flows are interpolated in time. Only a model that hears text reads the prompt,
-        as the name of a style. Raises ValueError without a picture, or such a prompt.
+        Flows are denoised at the family's own rate and interpolated in time. Only a model on text reads the prompt: the
+        name of a style. Raises ValueError without an image, or without such a prompt.
         """
-        image, music, prompt, frames, fps = (
-            request.image,
-            request.music,
-            request.prompt,
-            request.num_frames,
-            request.fps,
-        )
-        if image is None:
-            raise ValueError("dabfusion moves a picture: give image=FILE")
-        if self.text is not None and not prompt.strip():
-            raise ValueError("this dabfusion hears text and no music: give prompt=STYLE, such as prompt=house")
-        reference = pad_to_square(image, self.resolution).to(self.device).float()[None] / 255
+        if request.image is None:
+            raise ValueError("dabfusion animates an image: give image=FILE")
+        if self.text_encoder is not None and not request.prompt.strip():
+            raise ValueError("this checkpoint is conditioned on text: give prompt=STYLE, for example prompt=house")
+        num_frames, fps = request.num_frames, request.fps
+        reference = pad_to_square(request.image, self.resolution).to(self.device).float()[None] / 255
         yield (reference * 255).round().to(torch.uint8)
-        last = (frames - 1) * self.fps / fps  # in own frames
-        draw = torch.Generator("cpu").manual_seed(request.seed)
-        made, start, levels, known = 1, 0, None, None
-        while made < frames:
-            if levels is None or not self.overlap:
+        last_position = (num_frames - 1) * self.fps / fps  # positions count frames of the family's own rate
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        num_done, start, levels, context = 1, 0, None, None
+        while num_done < num_frames:
+            if levels is None or not self.num_context_frames:
                 levels = self.autoencoder.encode(reference)
-                z0, idle = self.shown(reference, levels[-1]), self._idle(levels[-1])
-            count = 0 if known is None else len(known)
-            volume = self._window(z0, music, prompt, start - count, known, draw, request.sampling)
-            motion = torch.cat([idle if known is None else known[-1:], volume[count:]])
+                z0, zero_motion = self.reference_condition(reference, levels[-1]), self._zero_motion(levels[-1])
+            num_context = 0 if context is None else len(context)
+            volume = self._sample_window(z0, request, start - num_context, context, generator)
+            motion = torch.cat([zero_motion if context is None else context[-1:], volume[num_context:]])
             end = start + len(motion) - 1
-            stop = frames if end >= last else int(end * fps / self.fps) + 1
-            places = [index * self.fps / fps - start for index in range(made, stop)]
-            for first in range(0, len(places), DECODED):
-                pictures = self.autoencoder.decode(levels, *self._between(motion, places[first : first + DECODED]))
-                yield (pictures * 255).round().clamp(0, 255).to(torch.uint8)
-            if stop < frames and not self.overlap:
-                reference = self.autoencoder.decode(levels, *self._between(motion, [Fraction(self.frames)]))
-            made, start, known = stop, end, volume[-self.overlap :] if self.overlap else None
+            stop = num_frames if end >= last_position else int(end * fps / self.fps) + 1
+            positions = [index * self.fps / fps - start for index in range(num_done, stop)]
+            for first in range(0, len(positions), DECODE_BATCH):
+                flow, occlusion = self._interpolate_flow(motion, positions[first : first + DECODE_BATCH])
+                frames = self.autoencoder.decode(levels, flow, occlusion)
+                yield (frames * 255).round().clamp(0, 255).to(torch.uint8)
+            if stop < num_frames and not self.num_context_frames:
+                flow, occlusion = self._interpolate_flow(motion, [Fraction(self.num_frames)])
+                reference = self.autoencoder.decode(levels, flow, occlusion)
+            num_done, start = stop, end
+            context = volume[-self.num_context_frames :] if self.num_context_frames else None
 
-    def _idle(self, latent: Tensor) -> Tensor:
-        """What is diffused of a frame in which nothing moves: (1, 3, h, w)."""
-        size = [side * self.fine * self.pooled for side in latent.shape[2:]]
-        return self.to_volume(still(*size, latent)[None], latent.new_ones(1, 1, *size))
+    def _zero_motion(self, latent: Tensor) -> Tensor:
+        """Return the packed flow of a frame without motion: (1, 3, h, w)."""
+        size = [side * self.flow_upsample * self.codec.flow_pool_factor for side in latent.shape[2:]]
+        return self.codec.pack_flow(identity_flow(*size, latent)[None], latent.new_ones(1, 1, *size))
 
-    def _window(
-        self,
-        z0: Tensor,
-        music: MusicFeatures,
-        prompt: str,
-        start: int,
-        known: Tensor | None,
-        draw: torch.Generator,
-        sampling: SamplingParams,
+    def _sample_window(
+        self, z0: Tensor, request: GenerationRequest, start: int, context: Tensor | None, generator: torch.Generator
     ) -> Tensor:
-        """Flow and occlusion (frames, 3, h, w) as diffused, of the frames that follow own frame `start`.
+        """Denoise the packed flows (num_frames, 3, h, w) of the frames after own frame `start`.
 
-        The first of them are `known` (K, 3, h, w), or none is.
+        context (K, 3, h, w): the first of them, if they are known.
         """
-        sampling = sampling.with_defaults(self.defaults)
-        steps, guidance, eta = sampling.num_inference_steps, sampling.guidance_scale, sampling.eta
-        rule = make_sampler(self.schedule, steps, self.rule, self.threshold)
-        beats = self.beats_at(music.beats.times, self.frames, start + 1)
-        if self.text is None:
-            heard = self.hear(music.features[None].to(self.device), music.rate, beats, self.frames, start + 1)
+        sampling = request.sampling.with_defaults(self.default_sampling)
+        sampler = make_sampler(
+            self.noise_schedule, sampling.num_inference_steps, self.sampler_name, self.dynamic_threshold
+        )
+        music = request.music
+        beats = self.beats_at(music.beats.times, self.num_frames, start + 1)
+        if self.text_encoder is None:
+            features = music.features[None].to(self.device)
+            condition = self.align_music(features, music.rate, beats, self.num_frames, start + 1)
         else:
-            heard = self.read([prompt], beats, self.frames)
-        condition = self.music_embedding(heard)
-        if guidance != 1:
+            condition = self.encode_style([request.prompt], beats, self.num_frames)
+        condition = self.music_embedding(condition)
+        use_guidance = sampling.guidance_scale != 1
+        if use_guidance:
             z0, condition = z0.expand(2, *z0.shape[1:]), torch.cat([condition, torch.zeros_like(condition)])
-        prepared = self.unet.prepare(z0, condition)
-        denoiser = Denoiser(lambda x, t: self.unet(x, t, prepared).float(), self.schedule)
-        shape = (1, 3, self.frames, *(side * self.fine for side in z0.shape[2:]))
+        conditioning = self.unet.precompute_conditioning(z0, condition)
+        denoiser = Denoiser(lambda x, t: self.unet(x, t, conditioning).float(), self.noise_schedule)
+        shape = (1, 3, self.num_frames, *(side * self.flow_upsample for side in z0.shape[2:]))
 
-        def noise() -> Tensor:
-            return torch.randn(shape, generator=draw).to(self.device)
+        def draw_noise() -> Tensor:
+            return torch.randn(shape, generator=generator).to(self.device)
 
-        guided = denoiser if guidance == 1 else ClassifierFreeGuidance(denoiser, guidance)
-        x = noise()
-        if known is None:
-            return sample(guided, x, rule, noise, eta, clamp=None)[0].movedim(1, 0)
-        constraint = ReplaceKnownFrames.first_frames(known.movedim(0, 1)[None], x, denoiser)
-        x = constraint(x, int(rule.timesteps[0]), -1)
-        made = sample(guided, x, rule, noise, eta, constraint, clamp=None)[0].movedim(1, 0)
-        return torch.cat([known, made[len(known) :]])
+        guided = ClassifierFreeGuidance(denoiser, sampling.guidance_scale) if use_guidance else denoiser
+        x = draw_noise()
+        constraint = None
+        if context is not None:
+            constraint = ReplaceKnownFrames.first_frames(context.movedim(0, 1)[None], x, denoiser)
+            x = constraint(x, int(sampler.timesteps[0]), -1)
+        volume = sample(guided, x, sampler, draw_noise, sampling.eta, constraint, clamp=None)[0].movedim(1, 0)
+        return volume if context is None else torch.cat([context, volume[len(context) :]])
 
-    def _between(self, motion: Tensor, places: Sequence[Fraction]) -> tuple[Tensor, Tensor]:
-        """Flow and occlusion at these places, own frames after the window's reference."""
-        at = torch.tensor([float(place) for place in places], device=motion.device)
-        low = at.floor().long().clamp(max=len(motion) - 2)
-        share = (at - low).to(motion.dtype)[:, None, None, None]
-        return self.from_volume(torch.lerp(motion[low], motion[low + 1], share))
+    def _interpolate_flow(self, motion: Tensor, positions: Sequence[Fraction]) -> tuple[Tensor, Tensor]:
+        """Return flow and occlusion at positions in own frames, counted from the window's reference."""
+        position = torch.tensor([float(value) for value in positions], device=motion.device)
+        low = position.floor().long().clamp(max=len(motion) - 2)
+        fraction = (position - low).to(motion.dtype)[:, None, None, None]
+        return self.codec.unpack_flow(torch.lerp(motion[low], motion[low + 1], fraction))

@@ -1,12 +1,13 @@
-"""The 3D U-Net that denoises flow and occlusion (DabFusion sec. 3.2), LFDM's network, which is video-diffusion's.
+"""The 3D U-Net that denoises flow and occlusion (DabFusion sec. 3.2): LFDM's network, after Video Diffusion Models.
 
 Space and time are factorised: convolutions and linear attention within a frame, attention with rotary and relative
-positions along each pixel's time. Volumes are (B, C, F, H, W) with channels last in memory. What depends on the request
-alone (the reference's share of the first convolution, the music's share of every block) is computed once by `prepare`.
+positions over the frames of each pixel. Volumes are (B, C, F, H, W) with channels last in memory. The terms that depend
+on the request alone, of the first convolution and of every residual block, are computed once by
+`FlowUNet.precompute_conditioning`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,27 +16,27 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-HEAD_DIM = 32  # of every attention
-PIECE = 2**17  # values
+HEAD_DIM = 32  # channels of every attention head
+CHUNK_VALUES = 2**17  # values of an attention input that are processed at once on a CPU
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What the network needs of a request, computed once. B: its samples, guided pairs included."""
+class FlowConditioning:
+    """Terms of the network that depend on the request alone. B: samples, both halves of guided pairs included."""
 
-    reference: Tensor  # (B, width, 1, H, W): the first convolution of z0
-    shifts: list[Tensor]  # for each residual block (B, 2C, F or 1): the music's share of its scale and shift
+    reference: Tensor  # (B, base_channels, 1, H, W): the first convolution of z0
+    shifts: list[Tensor]  # for each residual block (B, 2C, F or 1): the music's term of its scale and shift
 
 
-def within_frames(layer, x: Tensor) -> Tensor:
-    """Apply a 2D layer to every frame. (B, C, F, H, W) -> (B, C', F, H', W')"""
+def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a 2D layer to every frame: (B, C, F, H, W) -> (B, C', F, H', W')."""
     y = layer(rearrange(x, "b c f h w -> (b f) c h w"))
     return rearrange(y, "(b f) c h w -> b c f h w", b=len(x))
 
 
-def _pieces(y: Tensor) -> Sequence[Tensor]:
-    """Rows (N, ...) in pieces small enough that what an attention makes of one stays in a CPU's cache."""
-    return y.split(max(1, PIECE // y[0].numel())) if y.device.type == "cpu" else [y]
+def _cache_sized_chunks(y: Tensor) -> Sequence[Tensor]:
+    """Split rows (N, ...) into chunks whose attention fits into a CPU's cache."""
+    return y.split(max(1, CHUNK_VALUES // y[0].numel())) if y.device.type == "cpu" else [y]
 
 
 class ChannelNorm(nn.Module):
@@ -46,53 +47,53 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)"""
+        """(..., C) -> (..., C)."""
         return F.layer_norm(x, x.shape[-1:], self.gamma)
 
 
 class Block(nn.Module):
     """Convolution, group norm over frames and space, scale and shift, SiLU."""
 
-    def __init__(self, channels: int, out: int):
+    def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
-        self.proj = nn.Conv2d(channels, out, 3, padding=1)
-        self.norm = nn.GroupNorm(8, out)
+        self.proj = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm = nn.GroupNorm(8, out_channels)
 
     def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """(B, C, F, H, W), (B, out, F or 1, 1, 1) twice -> (B, out, F, H, W)"""
-        y = self.norm(within_frames(self.proj, x))
+        """x (B, in, F, H, W); scale and shift (B, out, F or 1, 1, 1) -> (B, out, F, H, W)."""
+        y = self.norm(per_frame(self.proj, x))
         if scale_shift is not None:
             y = torch.addcmul(scale_shift[1], y, scale_shift[0] + 1)
         return F.silu(y)
 
 
 class ResBlock(nn.Module):
-    """Two blocks beside a shortcut; time and music scale and shift the first."""
+    """Residual block of two `Block`s; diffusion step and music scale and shift the first."""
 
-    def __init__(self, channels: int, out: int, time_dim: int = 0, music_dim: int = 0):
+    def __init__(self, in_channels: int, out_channels: int, time_dim: int = 0, music_dim: int = 0):
         super().__init__()
-        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(time_dim + music_dim, 2 * out)) if time_dim else None
+        self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(time_dim + music_dim, 2 * out_channels)) if time_dim else None
         self.time_dim = time_dim
-        self.block1, self.block2 = Block(channels, out), Block(out, out)
-        self.res_conv = nn.Conv2d(channels, out, 1) if channels != out else None
+        self.block1, self.block2 = Block(in_channels, out_channels), Block(out_channels, out_channels)
+        self.res_conv = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def music_shift(self, music: Tensor) -> Tensor:
-        """The music's share of `mlp`. (B, F or 1, D) -> (B, 2 out, F or 1)"""
+        """Return the music's term of `mlp`: (B, F or 1, D) -> (B, 2 out, F or 1)."""
         return F.linear(F.silu(music), self.mlp[1].weight[:, self.time_dim :]).movedim(1, 2)
 
     def forward(self, x: Tensor, time: Tensor | None = None, music: Tensor | None = None) -> Tensor:
-        """x (B, C, F, H, W); time (B, time_dim); music (B, 2 out, F or 1) of `music_shift`"""
+        """x (B, in, F, H, W); time (B, time_dim); music (B, 2 out, F or 1) of `music_shift`."""
         scale_shift = None
         if self.mlp is not None:
-            both = F.linear(F.silu(time), self.mlp[1].weight[:, : self.time_dim], self.mlp[1].bias)[:, :, None]
-            both = both if music is None else both + music
-            scale_shift = both[..., None, None].chunk(2, 1)
+            shift = F.linear(F.silu(time), self.mlp[1].weight[:, : self.time_dim], self.mlp[1].bias)[:, :, None]
+            shift = shift if music is None else shift + music
+            scale_shift = shift[..., None, None].chunk(2, 1)
         y = self.block2(self.block1(x, scale_shift))
-        return y + (x if self.res_conv is None else within_frames(self.res_conv, x))
+        return y + (x if self.res_conv is None else per_frame(self.res_conv, x))
 
 
 class SpatialAttention(nn.Module):
-    """Linear attention within each frame, beside the identity."""
+    """Linear attention within each frame, with a skip connection."""
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
@@ -102,13 +103,13 @@ class SpatialAttention(nn.Module):
         self.to_out = nn.Conv2d(heads * HEAD_DIM, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) -> the same"""
+        """(B, C, F, H, W) -> the same shape."""
         y = rearrange(self.norm(x.movedim(1, -1)), "b f h w c -> (b f) (h w) c")
-        y = torch.cat([self._attend(piece) for piece in _pieces(y)])
+        y = torch.cat([self._attend(chunk) for chunk in _cache_sized_chunks(y)])
         return x + rearrange(y, "(b f) (h w) c -> b c f h w", b=len(x), h=x.shape[3])
 
     def _attend(self, y: Tensor) -> Tensor:
-        """(N, pixels, C) -> the same"""
+        """(N, pixels, C) -> the same shape."""
         qkv = F.linear(y, self.to_qkv.weight.flatten(1))
         q, k, v = rearrange(qkv, "n p (three h d) -> three n h p d", three=3, h=self.heads)
         context = k.softmax(-2).mT @ v  # (N, h, d, d)
@@ -117,25 +118,25 @@ class SpatialAttention(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Rotary positions."""
+    """Rotary position embedding (Su et al. 2021)."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer("freqs", 10_000 ** -(torch.arange(0, HEAD_DIM, 2) / HEAD_DIM))
 
     def forward(self, even: Tensor, odd: Tensor) -> Tensor:
-        """Even and odd values of heads, (..., HEAD_DIM / 2, T) each -> (..., HEAD_DIM, T), turned, even ones first."""
+        """Rotate the even and odd channels of heads, (..., HEAD_DIM / 2, T) each -> (..., HEAD_DIM, T), even first."""
         angle = self.freqs[:, None] * torch.arange(even.shape[-1], device=even.device)
         cos, sin = angle.cos().to(even.dtype), angle.sin().to(even.dtype)
-        turned = torch.addcmul(even * cos, odd, sin, value=-1), torch.addcmul(odd * cos, even, sin)
-        return torch.stack(turned, -3).flatten(-3, -2)
+        rotated = torch.addcmul(even * cos, odd, sin, value=-1), torch.addcmul(odd * cos, even, sin)
+        return torch.stack(rotated, -3).flatten(-3, -2)
 
 
 class TemporalAttention(nn.Module):
-    """Attention of each pixel along its time, or (`along_time=False`) of each frame over its pixels.
+    """Attention over the frames of each pixel, or (`along_time=False`) over the pixels of each frame.
 
-    Its rows are so short (40) that two batched products are several times as fast on a CPU as a fused kernel. Time is
-    kept innermost, (N, heads, HEAD_DIM, T): so no head is ever copied to make a matrix of it.
+    With rows as short as 40, two batched products are several times as fast on a CPU as a fused kernel. Time is the
+    innermost dimension, (N, heads, HEAD_DIM, T), so that no head is copied into a matrix.
     """
 
     def __init__(self, channels: int, heads: int, along_time: bool = True):
@@ -147,24 +148,24 @@ class TemporalAttention(nn.Module):
         self.rotary_emb = Rotary() if along_time else None
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, C, F, H, W); bias (heads, F, F) of key and query -> the same shape as x"""
+        """x (B, C, F, H, W); bias (heads, F, F) of key and query -> the shape of x."""
         batch, _, frames, height, _ = x.shape
         order = "(b h w) c f" if self.rotary_emb is not None else "(b f) c (h w)"
         y = rearrange(self.norm(x.movedim(1, -1)), f"b f h w c -> {order}").contiguous()
-        into, out = self._into(), self.to_out.weight
-        y = torch.cat([self._attend(piece, into, out, bias) for piece in _pieces(y)])
+        qkv_weight, out_weight = self._qkv_weight_by_head(), self.to_out.weight
+        y = torch.cat([self._attend(chunk, qkv_weight, out_weight, bias) for chunk in _cache_sized_chunks(y)])
         return x + rearrange(y, f"{order} -> b c f h w", b=batch, f=frames, h=height)
 
-    def _into(self) -> Tensor:
-        """`to_qkv` by heads: (heads * 3 * HEAD_DIM, C). Of q and k the even values come first, q is scaled."""
+    def _qkv_weight_by_head(self) -> Tensor:
+        """Reorder `to_qkv` by heads: (heads * 3 * HEAD_DIM, C), even channels of q and k first, q scaled."""
         q, k, v = self.to_qkv.weight.unflatten(0, (3, self.heads, HEAD_DIM))
-        q, k = (rearrange(part, "h (d two) c -> h (two d) c", two=2) for part in (q * HEAD_DIM**-0.5, k))
+        q, k = (rearrange(weight, "h (d two) c -> h (two d) c", two=2) for weight in (q * HEAD_DIM**-0.5, k))
         return torch.stack([q, k, v], 1).flatten(0, 2)
 
-    def _attend(self, y: Tensor, into: Tensor, out: Tensor, bias: Tensor | None) -> Tensor:
-        """(N, C, T) -> the same"""
+    def _attend(self, y: Tensor, qkv_weight: Tensor, out_weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(N, C, T) -> the same shape."""
         count, _, time = y.shape
-        qkv = torch.bmm(into.expand(count, -1, -1), y).view(count * self.heads, 3, HEAD_DIM, time)
+        qkv = torch.bmm(qkv_weight.expand(count, -1, -1), y).view(count * self.heads, 3, HEAD_DIM, time)
         qk, v = qkv.split((2, 1), 1)
         if self.rotary_emb is not None:
             qk = self.rotary_emb(*qk.unflatten(2, (2, -1)).unbind(2))
@@ -172,44 +173,45 @@ class TemporalAttention(nn.Module):
         scores = torch.bmm(k.mT, q).unflatten(0, (count, self.heads))  # (N, heads, key, query)
         if bias is not None:
             scores = scores + bias.to(scores.dtype)
-        share = scores.softmax(-2).flatten(0, 1).to(v.dtype)
-        y = torch.bmm(v.flatten(0, 1), share).unflatten(0, (count, self.heads)).flatten(1, 2)
-        return torch.bmm(out.expand(count, -1, -1), y)
+        weights = scores.softmax(-2).flatten(0, 1).to(v.dtype)
+        y = torch.bmm(v.flatten(0, 1), weights).unflatten(0, (count, self.heads)).flatten(1, 2)
+        return torch.bmm(out_weight.expand(count, -1, -1), y)
 
 
 class RelativeBias(nn.Module):
-    """A learned bias for each bucket of frame distances (T5's), up to 32 frames."""
+    """A learned attention bias for each bucket of frame distances (T5's buckets, up to 32 frames)."""
 
-    def __init__(self, heads: int, buckets: int = 32, most: int = 32):
+    def __init__(self, heads: int, num_buckets: int = 32, max_distance: int = 32):
         super().__init__()
-        self.buckets, self.most = buckets, most
-        self.relative_attention_bias = nn.Embedding(buckets, heads)
-        # begins with ALiBi's slopes 1, 1/2, 1/4 ..: that near frames are alike takes long to be found out
-        at, half, exact = torch.arange(buckets) % (buckets // 2), buckets // 2, buckets // 4
-        apart = torch.where(at < exact, at.float(), exact * (most / exact) ** ((at - exact) / (half - exact)))
-        self.relative_attention_bias.weight.data = -apart[:, None] * 0.5 ** torch.arange(heads)
+        self.num_buckets, self.max_distance = num_buckets, max_distance
+        self.relative_attention_bias = nn.Embedding(num_buckets, heads)
+        # initialised to ALiBi's slopes 1, 1/2, 1/4 ..: that neighbouring frames are alike takes long to learn
+        bucket, half, exact = torch.arange(num_buckets) % (num_buckets // 2), num_buckets // 2, num_buckets // 4
+        logarithmic = exact * (max_distance / exact) ** ((bucket - exact) / (half - exact))
+        distance = torch.where(bucket < exact, bucket.float(), logarithmic)
+        self.relative_attention_bias.weight.data = -distance[:, None] * 0.5 ** torch.arange(heads)
 
-    def forward(self, frames: int) -> Tensor:
-        """(heads, F, F), of key and query"""
-        at = torch.arange(frames, device=self.relative_attention_bias.weight.device)
-        apart = at[None] - at[:, None]  # query minus key
-        half, exact = self.buckets // 2, self.buckets // 4
-        size = apart.abs()
-        share = torch.log(size.clamp(min=1).float() / exact) / math.log(self.most / exact)
-        far = exact + (share * (half - exact)).long()
-        bucket = torch.where(size < exact, size, far.clamp(max=half - 1)) + half * (apart < 0)
+    def forward(self, num_frames: int) -> Tensor:
+        """Return the bias (heads, F, F) of key and query."""
+        index = torch.arange(num_frames, device=self.relative_attention_bias.weight.device)
+        offset = index[None] - index[:, None]  # query minus key
+        half, exact = self.num_buckets // 2, self.num_buckets // 4
+        distance = offset.abs()
+        fraction = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        logarithmic = exact + (fraction * (half - exact)).long()
+        bucket = torch.where(distance < exact, distance, logarithmic.clamp(max=half - 1)) + half * (offset < 0)
         return self.relative_attention_bias(bucket).movedim(-1, 0).contiguous()
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of the diffusion step."""
+    """Sinusoidal embedding of the diffusion step."""
 
     def __init__(self, dim: int):
         super().__init__()
         self.dim = dim
 
     def forward(self, time: Tensor) -> Tensor:
-        """(B,) -> (B, dim)"""
+        """(B,) -> (B, dim)."""
         half = self.dim // 2
         rates = torch.exp(torch.arange(half, device=time.device) * -(math.log(10_000) / (half - 1)))
         angle = time[:, None] * rates
@@ -217,112 +219,127 @@ class TimeEmbedding(nn.Module):
 
 
 class FlowUNet(nn.Module):
-    """Four sizes down and up. Predicts the noise of [flow x, flow y, 2 occlusion - 1], or what its schedule wants."""
+    """Predicts the noise of [flow x, flow y, 2 occlusion - 1], or the target of another `prediction_type`."""
 
     def __init__(
         self,
-        music_dim: int = 768,
-        latent_channels: int = 256,
-        width: int = 64,
-        multiples: Sequence[int] = (1, 2, 4, 8),
-        heads: int = 8,
-        patch: int = 1,
-        fine: int = 1,
+        *,
+        music_dim: int,  # D of the music embedding (of LFDM's text embedding)
+        latent_channels: int,  # of z0, the autoencoder's latent
+        base_channels: int,
+        channel_multipliers: Sequence[int],  # one for each level
+        num_attention_heads: int,  # of every attention, with HEAD_DIM channels each
+        patch_size: int,  # side of the squares of pixels that become channels; 1 in LFDM, more is faster
+        flow_upsample: int,  # resolution of the flow over that of z0
     ):
-        """The defaults are LFDM's.
-
-        music_dim: D of the music embedding (of LFDM's text); latent_channels: of z0 (the autoencoder's); heads: of
-        every attention, 32 values each; patch: squares of patch x patch pixels become one of the network's, channels
-        for space, which a CPU thanks with time (1: as published); fine: how many times as fine as z0 the flow is.
-        """
         super().__init__()
-        time = 4 * width
-        self.music_dim, self.patch, self.squares = music_dim, patch, patch * fine
-        self.time_rel_pos_bias = RelativeBias(heads)
-        self.flow_channels = 3 * self.squares**2
-        self.init_conv = nn.Conv2d(self.flow_channels + latent_channels * patch**2, width, 7, padding=3)
-        self.init_temporal_attn = TemporalAttention(width, heads)
-        self.time_mlp = nn.Sequential(TimeEmbedding(width), nn.Linear(width, time), nn.GELU(), nn.Linear(time, time))
+        time_dim = 4 * base_channels
+        self.music_dim, self.patch_size, self.flow_patch_size = music_dim, patch_size, patch_size * flow_upsample
+        self.time_rel_pos_bias = RelativeBias(num_attention_heads)
+        self.flow_channels = 3 * self.flow_patch_size**2
+        in_channels = self.flow_channels + latent_channels * patch_size**2
+        self.init_conv = nn.Conv2d(in_channels, base_channels, 7, padding=3)
+        self.init_temporal_attn = TemporalAttention(base_channels, num_attention_heads)
+        self.time_mlp = nn.Sequential(
+            TimeEmbedding(base_channels), nn.Linear(base_channels, time_dim), nn.GELU(), nn.Linear(time_dim, time_dim)
+        )
 
-        def level(channels: int, out: int, joint: nn.Module) -> nn.ModuleList:
-            first, second = ResBlock(channels, out, time, music_dim), ResBlock(out, out, time, music_dim)
-            return nn.ModuleList([first, second, SpatialAttention(out, heads), TemporalAttention(out, heads), joint])
+        def make_level(in_channels: int, out_channels: int, resample: nn.Module) -> nn.ModuleList:
+            return nn.ModuleList(
+                [
+                    ResBlock(in_channels, out_channels, time_dim, music_dim),
+                    ResBlock(out_channels, out_channels, time_dim, music_dim),
+                    SpatialAttention(out_channels, num_attention_heads),
+                    TemporalAttention(out_channels, num_attention_heads),
+                    resample,
+                ]
+            )
 
-        widths = [width, *(width * multiple for multiple in multiples)]
-        pairs = list(pairwise(widths))
+        channels = [base_channels, *(base_channels * multiplier for multiplier in channel_multipliers)]
+        pairs = list(pairwise(channels))
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         for index, (a, b) in enumerate(pairs):
-            last = index == len(pairs) - 1
-            self.downs.append(level(a, b, nn.Identity() if last else nn.Conv2d(b, b, 4, 2, 1)))
-        middle = widths[-1]
-        self.mid_block1 = ResBlock(middle, middle, time, music_dim)
-        self.mid_spatial_attn = TemporalAttention(middle, heads, along_time=False)
-        self.mid_temporal_attn = TemporalAttention(middle, heads)
-        self.mid_block2 = ResBlock(middle, middle, time, music_dim)
+            is_last = index == len(pairs) - 1
+            self.downs.append(make_level(a, b, nn.Identity() if is_last else nn.Conv2d(b, b, 4, 2, 1)))
+        middle = channels[-1]
+        self.mid_block1 = ResBlock(middle, middle, time_dim, music_dim)
+        self.mid_spatial_attn = TemporalAttention(middle, num_attention_heads, along_time=False)
+        self.mid_temporal_attn = TemporalAttention(middle, num_attention_heads)
+        self.mid_block2 = ResBlock(middle, middle, time_dim, music_dim)
         for index, (a, b) in enumerate(reversed(pairs)):
-            last = index == len(pairs) - 1
-            self.ups.append(level(2 * b, a, nn.Identity() if last else nn.ConvTranspose2d(a, a, 4, 2, 1)))
-        self.final_conv = nn.Sequential(ResBlock(2 * width, width), nn.Conv2d(width, 2 * self.squares**2, 1))
-        self.occlusion_map = nn.Sequential(ResBlock(2 * width, width), nn.Conv2d(width, self.squares**2, 1))
-        for head in (self.final_conv, self.occlusion_map):  # to answer 0 is a better beginning than to answer the noise
+            is_last = index == len(pairs) - 1
+            self.ups.append(make_level(2 * b, a, nn.Identity() if is_last else nn.ConvTranspose2d(a, a, 4, 2, 1)))
+        flow_channels, mask_channels = 2 * self.flow_patch_size**2, self.flow_patch_size**2
+        self.final_conv = nn.Sequential(
+            ResBlock(2 * base_channels, base_channels), nn.Conv2d(base_channels, flow_channels, 1)
+        )
+        self.occlusion_map = nn.Sequential(
+            ResBlock(2 * base_channels, base_channels), nn.Conv2d(base_channels, mask_channels, 1)
+        )
+        for head in (self.final_conv, self.occlusion_map):  # an initial output of 0 is better than one of noise
             nn.init.zeros_(head[1].weight)
             nn.init.zeros_(head[1].bias)
 
-    def _blocks(self) -> list[ResBlock]:
-        """Those that hear the music, in the order they are used."""
+    def _music_blocks(self) -> list[ResBlock]:
+        """Return the blocks with a music term, in the order of their use."""
         down = [block for level in self.downs for block in level[:2]]
         up = [block for level in self.ups for block in level[:2]]
         return [*down, self.mid_block1, self.mid_block2, *up]
 
     @staticmethod
-    def _folded(x: Tensor, side: int) -> Tensor:
-        """(B, C, H, W) -> (B, C side^2, H / side, W / side), channels last, which every later layer keeps."""
-        return F.pixel_unshuffle(x, side).contiguous(memory_format=torch.channels_last)
+    def _patchify(x: Tensor, size: int) -> Tensor:
+        """(B, C, H, W) -> (B, C size^2, H / size, W / size), channels last in memory, as all later layers keep it."""
+        return F.pixel_unshuffle(x, size).contiguous(memory_format=torch.channels_last)
 
-    def prepare(self, z0: Tensor, music: Tensor) -> Prepared:
-        """z0 (B, C, H, W): the reference's latent; music (B, F, D) or (B, 1, D): one embedding for all frames."""
-        z0 = self._folded(z0, self.patch)
+    def precompute_conditioning(self, z0: Tensor, music: Tensor) -> FlowConditioning:
+        """z0 (B, C, H, W): the reference's latent; music (B, F, D), or (B, 1, D): one embedding for all frames."""
+        z0 = self._patchify(z0, self.patch_size)
         reference = F.conv2d(z0, self.init_conv.weight[:, self.flow_channels :], self.init_conv.bias, padding=3)
-        return Prepared(reference[:, :, None], [block.music_shift(music) for block in self._blocks()])
+        return FlowConditioning(reference[:, :, None], [block.music_shift(music) for block in self._music_blocks()])
 
-    def forward(self, x: Tensor, time: Tensor, request: Prepared | tuple[Tensor, Tensor]) -> Tensor:
-        """x (B, 3, F, H, W) noisy; time (B,) steps; request: of `prepare`, or what it takes -> (B, 3, F, H, W)"""
-        prepared = request if isinstance(request, Prepared) else self.prepare(*request)
+    def forward(self, x: Tensor, time: Tensor, condition: FlowConditioning | tuple[Tensor, Tensor]) -> Tensor:
+        """x (B, 3, F, H, W) noisy; time (B,) steps -> (B, 3, F, H, W).
+
+        condition: of `precompute_conditioning`, or its arguments.
+        """
+        if not isinstance(condition, FlowConditioning):
+            condition = self.precompute_conditioning(*condition)
         bias = self.time_rel_pos_bias(x.shape[2])
         weight = self.init_conv.weight[:, : self.flow_channels]
-        noisy = within_frames(lambda y: F.conv2d(self._folded(y, self.squares), weight, padding=3), x)
-        x = noisy + prepared.reference
+        noisy = per_frame(lambda y: F.conv2d(self._patchify(y, self.flow_patch_size), weight, padding=3), x)
+        x = noisy + condition.reference
         first = x
         x = self.init_temporal_attn(x, bias)
         time = self.time_mlp(time)
-        shifts = iter(prepared.shifts)
+        shifts = iter(condition.shifts)
         skips = []
         for block1, block2, spatial, temporal, down in self.downs:
             x = block2(block1(x, time, next(shifts)), time, next(shifts))
             x = temporal(spatial(x), bias)
             skips.append(x)
-            x = within_frames(down, x)
+            x = per_frame(down, x)
         x = self.mid_block1(x, time, next(shifts))
         x = self.mid_temporal_attn(self.mid_spatial_attn(x), bias)
         x = self.mid_block2(x, time, next(shifts))
         for block1, block2, spatial, temporal, up in self.ups:
             x = torch.cat([x, skips.pop()], 1)
             x = block2(block1(x, time, next(shifts)), time, next(shifts))
-            x = within_frames(up, temporal(spatial(x), bias))
+            x = per_frame(up, temporal(spatial(x), bias))
         x = torch.cat([x, first], 1)
-        heads = (self.final_conv, self.occlusion_map)
-        answers = [within_frames(last, block(x)) for block, last in heads]
-        return torch.cat([within_frames(lambda y: F.pixel_shuffle(y, self.squares), answer) for answer in answers], 1)
+        outputs = [per_frame(conv, block(x)) for block, conv in (self.final_conv, self.occlusion_map)]
+        return torch.cat(
+            [per_frame(lambda y: F.pixel_shuffle(y, self.flow_patch_size), output) for output in outputs], 1
+        )
 
 
-def from_lfdm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The public `denoise_fn.*` state -> this network's names and shapes: no wrappers, 3D kernels of depth 1 flat."""
-    found = {}
-    for name, value in state.items():
+def from_lfdm(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the public `denoise_fn.*` state dict: names without wrappers, 3D kernels of depth 1 as 2D kernels."""
+    converted = {}
+    for name, value in state_dict.items():
         if not name.startswith("denoise_fn."):
             continue
         name = name.removeprefix("denoise_fn.").replace(".fn", "")
         if name.endswith("gamma"):
             value = value.flatten()
-        found[name] = value.squeeze(2) if value.ndim == 5 else value
-    return found
+        converted[name] = value.squeeze(2) if value.ndim == 5 else value
+    return converted

@@ -1,4 +1,4 @@
-"""How DabFusion is trained: the latent-flow autoencoder (sec. 3.1), then the diffuser of its flows (sec. 3.2)."""
+"""Training of DabFusion: the latent-flow autoencoder (sec. 3.1), then the diffusion of its flows (sec. 3.2)."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,129 +7,138 @@ import torch
 from torch import Tensor
 
 from zoo.batch import Batch
-from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.losses import add_training_noise, denoising_loss
 from zoo.families.base import Stage
 from zoo.families.dabfusion.blocks import warp
-from zoo.families.dabfusion.equivariance import Bend, equivariance
+from zoo.families.dabfusion.equivariance import RandomTPS, equivariance_losses
 from zoo.families.dabfusion.family import DabFusion
-from zoo.families.dabfusion.limbs import astray, mirrored, misplaced, uncovered
+from zoo.families.dabfusion.limbs import flip_horizontal, heatmap_kl_loss, limb_assignment_loss, occlusion_loss
+from zoo.families.latent.cache import LatentCache
 from zoo.nn.perceptual_loss import PerceptualLoss
 
-DROP_MUSIC = 0.1  # share of clips that hear nothing, for classifier-free guidance (LFDM's public code)
-SEEN = 7.5  # weight of `misplaced` and `uncovered` beside `astray`: means over pictures that are mostly background
+COND_DROP_PROB = 0.1  # of training without music, for classifier-free guidance (LFDM's public code)
+# weight of the limb assignment and occlusion losses, which are means over mostly background, beside the heat-map loss
+DENSE_LOSS_WEIGHT = 7.5
+SUPERVISED_MODULES = ("region_predictor.", "generator.pixelwise_flow_predictor.")
 
 
 class FlowStage(Stage):
-    """Rebuild one frame of a clip from another: perceptual loss at four scales (eq. 2), equivariance of the regions.
+    """Train the autoencoder to reconstruct one frame of a clip from another.
 
-    A batch's clips are frames in no order (`num_sampled_frames`): the second is rebuilt from the first. vgg: file of
-    torchvision's VGG-19 weights, see `PerceptualLoss`. equivariance: weight of both its losses (10 in MRAA's and LFDM's
-    public code).
+    The losses are the perceptual loss at four scales (eq. 2) and the equivariance of the regions. The frames of a clip
+    come in random order (`clip.num_sampled_frames`): the second is reconstructed from the first.
 
-    Two helps that the paper does without, for a tiny autoencoder. guide: weight of `astray`, which shows the regions
-    where limbs are, of `misplaced`, which shows the flow what moves with which of them, and of `uncovered`, which shows
-    the occlusion map where the body has left; the data must say so. Without it what is painted is worth nothing in the
-    beginning, so that everything is held to be visible, and nothing learns to paint. Guided regions learn nothing from
-    what is rebuilt: it led them astray in a hundred steps. They need many pictures and little time: only the first
-    `rebuilt` clips of a batch are rebuilt (None: all), and in the first `alone` steps none is, since a flow has nothing
-    to learn from regions that lie anywhere. In the first `coloured` steps clips are seen in other colours, for dancers
-    that nobody has met; the rest is for the batch norms, which count in evaluation what they saw last. warped: weight
-    of the likeness of the source that is merely warped. In the rebuilt picture whatever is moved wrongly is soon held
-    to be occluded and painted over, and its flow learns no more.
+    Two additions that are not in the paper help a tiny autoencoder:
+
+    Limb supervision (`limb_supervision_weight`): region heat maps learn the limbs, the flow's weights the DensePose
+    parts, and the occlusion map the background that the body uncovers. Without it the decoder's output is useless at
+    first, so everything becomes visible, and the decoder does not learn. The supervised regions get no gradient from
+    the reconstruction, which led them astray within a hundred steps.
+
+    Warp loss (`warp_loss_weight`): the perceptual loss of the source that is only warped. In the reconstruction, pixels
+    with a wrong flow soon become occluded and inpainted, and their flow stops learning.
     """
 
     def __init__(
         self,
-        *args,
-        vgg_weights: str | None = None,
-        equivariance_weight: float = 10.0,
-        limb_supervision_weight: float = 0.0,
-        num_reconstructed_clips: int | None = None,
-        supervision_warmup_steps: int = 0,
-        color_augment_steps: int = 0,
-        warp_loss_weight: float = 0.0,
-        **kwargs,
+        *args: Any,
+        vgg_weights: str | None,  # file of torchvision's VGG-19, see `PerceptualLoss`
+        equivariance_weight: float,  # of both equivariance losses; 10 in MRAA's and LFDM's public code
+        limb_supervision_weight: float,  # 0: regions without supervision, as in the paper
+        num_reconstructed_clips: int | None,  # first clips of a batch that are reconstructed; regions need more images
+        supervision_warmup_steps: int,  # first steps, with limb supervision only: regions must settle before flows
+        color_augment_steps: int,  # first steps, with random colours; batch norms settle on true colours after them
+        warp_loss_weight: float,
+        **kwargs: Any,
     ):
-        """Raises ValueError when regions are to be guided to limbs and are not `limbs`."""
+        """Raises ValueError for limb supervision of an autoencoder without `limb_regions`."""
         super().__init__(*args, options={"limb_supervision_weight": limb_supervision_weight}, **kwargs)
         self.equivariance_weight, self.warp_loss_weight = equivariance_weight, warp_loss_weight
         self.limb_supervision_weight = limb_supervision_weight
-        self.num_reconstructed_clips, self.color_augment_steps = num_reconstructed_clips, color_augment_steps
-        self.supervision_warmup_steps = supervision_warmup_steps
-        self.likeness = PerceptualLoss(vgg_weights)
-        if limb_supervision_weight and not self.family.autoencoder.region_predictor.limbs:
-            raise ValueError("limb_supervision_weight needs limb_regions=true; set it to 0")
+        self.num_reconstructed_clips = num_reconstructed_clips
+        self.supervision_warmup_steps, self.color_augment_steps = supervision_warmup_steps, color_augment_steps
+        self.perceptual_loss = PerceptualLoss(vgg_weights)
+        if limb_supervision_weight and not self.family.autoencoder.region_predictor.limb_regions:
+            raise ValueError(
+                "limb_supervision_weight must be 0 for an autoencoder with limb_regions=false: its regions are no limbs"
+            )
 
     @classmethod
-    def required_keys(cls, family: DabFusion, limb_supervision_weight: float = 0.0, **_: Any) -> tuple[str, ...]:
-        """Images; with limb supervision also joints and DensePose parts."""
+    def required_keys(cls, family: DabFusion, limb_supervision_weight: float = 0.0, **options: Any) -> tuple[str, ...]:
+        """Images, and with limb supervision also joints and DensePose parts."""
         return ("frames", "joints2d", "parts") if limb_supervision_weight else ("frames",)
 
     @classmethod
-    def trainable_paths(cls, family: DabFusion, **_: Any) -> list[str]:
+    def trainable_paths(cls, family: DabFusion, **options: Any) -> list[str]:
         """Encoder, decoder, region and flow predictors."""
         return ["autoencoder"]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Likeness of the rebuilt frames, and how far the regions are from following a bend of the picture."""
+        """Perceptual loss of the reconstruction, equivariance of the regions, and the additions of the class."""
         autoencoder = self.family.autoencoder
-        clips, joints, parts = self._shown(batch)
-        if self._alone():
-            return self._guided(clips, joints, parts)
+        clips, joints, parts = self._augmented_clips(batch)
+        if self._is_warming_up():
+            return self._supervision_losses(clips, joints, parts)
+        is_supervised, weight = bool(self.limb_supervision_weight), self.limb_supervision_weight
         source, driving = clips[: self.num_reconstructed_clips, :2].unbind(1)
         count = len(source)
-        others = clips[count:].flatten(0, 1) if self.limb_supervision_weight else clips[:0, 0]
-        bend = Bend(count, driving.device)
-        regions = autoencoder.region_predictor(torch.cat([source, driving, others, bend.picture(driving)]))
-        made = autoencoder(source, driving, regions.detach() if self.limb_supervision_weight else regions)
+        extra_images = clips[count:].flatten(0, 1) if is_supervised else clips[:0, 0]
+        transform = RandomTPS(count, driving.device)
+        images = torch.cat([source, driving, extra_images, transform.transform_images(driving)])
+        regions = autoencoder.region_predictor(images)
+        output = autoencoder(source, driving, regions.detach() if is_supervised else regions)
         with torch.autocast(source.device.type, enabled=False):
-            there, bent = regions.select(slice(count, 2 * count)), regions.select(slice(-count, None))
-            shift, axes = equivariance(there, bent, bend)
+            driving_regions = regions.select(slice(count, 2 * count))
+            transformed_regions = regions.select(slice(-count, None))
+            shift, affine = equivariance_losses(driving_regions, transformed_regions, transform)
             losses = {
-                "likeness": self.likeness(made.picture.float(), driving),
-                "shift": self.equivariance_weight * shift,
-                "axes": self.equivariance_weight * axes,
+                "perceptual": self.perceptual_loss(output.image.float(), driving),
+                "equivariance_shift": self.equivariance_weight * shift,
+                "equivariance_affine": self.equivariance_weight * affine,
             }
             if self.warp_loss_weight:
-                losses["warped"] = self.warp_loss_weight * self.likeness(warp(source, made.flow), driving)
-            if self.limb_supervision_weight:
-                true = torch.cat([joints[:count, 0], joints[:count, 1], joints[count:].flatten(0, 1)])
-                before, after = parts[:count, :2].unbind(1)
-                losses["astray"] = self.limb_supervision_weight * astray(regions.heatmap[: len(true)], true)
-                losses["misplaced"] = SEEN * self.limb_supervision_weight * misplaced(made.shares, after)
-                losses["uncovered"] = SEEN * self.limb_supervision_weight * uncovered(made.occlusion, before, after)
+                losses["warp"] = self.warp_loss_weight * self.perceptual_loss(warp(source, output.flow), driving)
+            if is_supervised:
+                targets = torch.cat([joints[:count, 0], joints[:count, 1], joints[count:].flatten(0, 1)])
+                source_parts, driving_parts = parts[:count, :2].unbind(1)
+                dense_weight = DENSE_LOSS_WEIGHT * weight
+                losses["heatmap"] = weight * heatmap_kl_loss(regions.heatmap[: len(targets)], targets)
+                losses["limb_assignment"] = dense_weight * limb_assignment_loss(output.weights, driving_parts)
+                losses["occlusion"] = dense_weight * occlusion_loss(output.occlusion, source_parts, driving_parts)
             return losses
 
-    def _guided(self, clips: Tensor, joints: Tensor, parts: Tensor) -> dict[str, Tensor]:
-        """Of all clips: where limbs are, what moves with them, what they uncover."""
-        autoencoder, (source, driving), where = self.family.autoencoder, clips[:, :2].unbind(1), joints[:, :2]
+    def _supervision_losses(self, clips: Tensor, joints: Tensor, parts: Tensor) -> dict[str, Tensor]:
+        """Return the three losses of limb supervision, for all clips."""
+        autoencoder, (source, driving) = self.family.autoencoder, clips[:, :2].unbind(1)
+        count, targets = len(clips), joints[:, :2].transpose(0, 1).flatten(0, 1)
         regions = autoencoder.region_predictor(torch.cat([source, driving]))
-        here, there = regions.detach().select(slice(0, len(clips))), regions.detach().select(slice(len(clips), None))
-        _, occlusion, shares = autoencoder.motion(source, driving, here, there)
-        idle = sum(each.sum() for each in autoencoder.parameters())  # DDP waits for everybody's gradient ...
+        source_regions = regions.detach().select(slice(0, count))
+        driving_regions = regions.detach().select(slice(count, None))
+        _, occlusion, weights = autoencoder.predict_motion(source, driving, source_regions, driving_regions)
+        # DDP waits for a gradient of every parameter ...
+        zero = 0 * sum(parameter.sum() for parameter in autoencoder.parameters())
+        weight, dense_weight = self.limb_supervision_weight, DENSE_LOSS_WEIGHT * self.limb_supervision_weight
         with torch.autocast(source.device.type, enabled=False):
             return {
-                "astray": self.limb_supervision_weight * astray(regions.heatmap, where.transpose(0, 1).flatten(0, 1))
-                + 0 * idle,
-                "misplaced": SEEN * self.limb_supervision_weight * misplaced(shares, parts[:, 1]),
-                "uncovered": SEEN * self.limb_supervision_weight * uncovered(occlusion, *parts[:, :2].unbind(1)),
+                "heatmap": weight * heatmap_kl_loss(regions.heatmap, targets) + zero,
+                "limb_assignment": dense_weight * limb_assignment_loss(weights, parts[:, 1]),
+                "occlusion": dense_weight * occlusion_loss(occlusion, *parts[:, :2].unbind(1)),
             }
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """... but Adam would take so many zeros for small gradients, and the first true one would move it far."""
-        if self._alone():
-            guided = ("region_predictor.", "generator.pixelwise_flow_predictor.")
-            for name, each in self.family.autoencoder.named_parameters():
-                if not name.startswith(guided):
-                    each.grad = None
+        """... but zero gradients would lower Adam's second moments, and the first true one would move weights far."""
+        if self._is_warming_up():
+            for name, parameter in self.family.autoencoder.named_parameters():
+                if not name.startswith(SUPERVISED_MODULES):
+                    parameter.grad = None
 
-    def _alone(self) -> bool:
+    def _is_warming_up(self) -> bool:
         return bool(self.limb_supervision_weight) and self.global_step < self.supervision_warmup_steps
 
-    def _shown(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Pictures in [0, 1]; with a guide joints in [0, 1] and parts too.
+    def _augmented_clips(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return images in [0, 1]; with limb supervision also joints in [0, 1] and parts.
 
-        In training guided clips are seen in other colours, see `coloured`, and every other one, by chance, in a mirror.
+        In training, supervised clips get random colours (`color_augment_steps`) and are flipped with probability 1/2.
         """
         clips = (batch["frames"] + 1) / 2
         if not self.limb_supervision_weight:
@@ -137,99 +146,93 @@ class FlowStage(Stage):
         joints, parts = batch["joints2d"] / clips.new_tensor(clips.shape[:-3:-1]), batch["parts"]
         if not self.training:
             return clips, joints, parts
-        chance = torch.rand(len(clips), 10, device=clips.device)
+        random = torch.rand(len(clips), 10, device=clips.device)
         if self.global_step < self.color_augment_steps:
-            order, gain, lift = chance[:, :3].argsort(1), 0.7 + 0.6 * chance[:, 3:6], 0.2 * chance[:, 6:9] - 0.1
-            order, gain, lift = (each[:, None, :, None, None] for each in (order, gain, lift))
-            clips = (clips.gather(2, order.expand_as(clips)) * gain + lift).clamp(0, 1)
-        given = clips, joints, parts
-        turned = chance[:, 9] < 0.5
+            order, gain, offset = random[:, :3].argsort(1), 0.7 + 0.6 * random[:, 3:6], 0.2 * random[:, 6:9] - 0.1
+            order, gain, offset = (value[:, None, :, None, None] for value in (order, gain, offset))
+            clips = (clips.gather(2, order.expand_as(clips)) * gain + offset).clamp(0, 1)
+        inputs = clips, joints, parts
+        is_flipped = random[:, 9] < 0.5
         return tuple(
-            torch.where(turned.view(-1, *[1] * (one.ndim - 1)), other, one)
-            for one, other in zip(given, mirrored(*given), strict=True)
+            torch.where(is_flipped.view(-1, *[1] * (value.ndim - 1)), flipped, value)
+            for value, flipped in zip(inputs, flip_horizontal(*inputs), strict=True)
         )
 
 
 class DiffusionStage(Stage):
-    """Denoise the flows and occlusions between a clip's first frame and its others, while hearing the music (eq. 6).
+    """Denoise the flows and occlusions from a clip's first frame to its others, conditioned on music (eq. 6).
 
-    The frozen autoencoder gives what is diffused, without decoding a frame: no loss looks at one. A family that hears
-    text is told the style instead (Table 6). velocity: weight of the same error of what changes from frame to frame, as
-    EDGE has it (its eq. 4; 0 in the paper): without it a tiny U-Net is late in seeing that a dance is one in time.
-    kept: clips whose flows are kept in memory (0.4 MB each at tiny size), so that they are worked out once and not
-    every time they come.
+    The frozen autoencoder computes the targets; no frame is decoded. A model on text is conditioned on the clip's style
+    instead (Table 6).
     """
 
-    def __init__(self, *args, latent_cache_size: int = 0, velocity_weight: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        *args: Any,
+        latent_cache_size: int,  # clips whose flows stay in memory (0.4 MB each at size=tiny)
+        velocity_weight: float,  # of the error of frame differences (EDGE eq. 4); 0 in the paper
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
-        self.latent_cache_size, self.velocity_weight, self._kept = latent_cache_size, velocity_weight, {}
+        self.velocity_weight = velocity_weight
+        self.latent_cache = LatentCache(latent_cache_size)
 
     @classmethod
-    def required_keys(cls, family: DabFusion, **_: Any) -> tuple[str, ...]:
+    def required_keys(cls, family: DabFusion, **options: Any) -> tuple[str, ...]:
         """Clips with their music, or with their style, and perhaps with beats."""
-        condition = ("music", "music_rate") if family.text is None else ("style",)
-        return ("key", "frames", *condition, *(("beats", "beat_phase") if family.beats else ()))
+        condition = ("music", "music_rate") if family.text_encoder is None else ("style",)
+        return ("key", "frames", *condition, *(("beats", "beat_phase") if family.beat_dim else ()))
 
     @classmethod
-    def trainable_paths(cls, family: DabFusion, **_: Any) -> list[str]:
+    def trainable_paths(cls, family: DabFusion, **options: Any) -> list[str]:
         """The U-Net and the music embedding."""
         return ["unet", "music_embedding"]
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Fit the music scaling in one pass."""
-        scaling = self.family.music_scale.running_moments()
+        """Fit the normaliser of the condition in one pass."""
+        family = self.family
+        moments = family.music_scale.running_moments()
         for batch in batches():
-            scaling.add(batch["music"] if self.family.text is None else self.family.words(batch["style"]))
-        scaling.finish()
+            moments.add(batch["music"] if family.text_encoder is None else family.encode_texts(batch["style"]))
+        moments.finish()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean squared error of what the U-Net predicts, at a random step of the schedule."""
-        family = self.family
-        x0, z0 = self._volumes(batch)
+        """Denoising loss of the U-Net at a random step of the schedule."""
+        family, schedule = self.family, self.family.noise_schedule
+        x0, z0 = self._flow_volumes(batch)
+        num_frames = x0.shape[2]
         beats = None
-        if family.beats:
+        if family.beat_dim:
             beats = torch.cat([batch["beats"][:, 1:, None], batch["beat_phase"][:, 1:]], -1)
-        if family.text is None:
-            heard = family.hear(batch["music"], batch["music_rate"], beats, x0.shape[2], start=1)
+        if family.text_encoder is None:
+            music = family.align_music(batch["music"], batch["music_rate"], beats, num_frames, start=1)
         else:
-            heard = family.read(batch["style"], beats, x0.shape[2])
-        t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
-        keep = torch.rand(len(x0), 1, 1, device=x0.device) >= DROP_MUSIC
-        condition = family.music_embedding(heard) * keep
-        noise = torch.randn_like(x0)
-        denoiser = Denoiser(lambda x, t: answer, family.schedule)
-        x = denoiser.add_noise(x0, noise, t)
-        answer = family.unet(x, t, (z0, condition)).float()
-        losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
-        if self.velocity_weight:
-            off = denoiser(x, t) - x0
-            losses["velocity"] = self.velocity_weight * off.diff(dim=2).square().mean()
-        return losses
+            music = family.encode_style(batch["style"], beats, num_frames)
+        t = torch.randint(schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
+        is_conditional = torch.rand(len(x0), 1, 1, device=x0.device) >= COND_DROP_PROB
+        condition = family.music_embedding(music) * is_conditional
+        noisy = add_training_noise(x0, t, schedule)
+        model_output = family.unet(noisy.x, t, (z0, condition))
+        return denoising_loss(model_output, noisy, self.velocity_weight)
 
-    @torch.no_grad()
-    def _volumes(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Volumes (B, 3, F, h, w) of a batch's clips, and what is shown of their first frames (B, C, h, w)."""
-        found = []
-        for key, clip in zip(batch["key"], (batch["frames"] + 1) / 2, strict=True):
-            if key not in self._kept:
-                # rounded whether they are kept or not, so that a resumed run computes with the same ones
-                made = [part.half().cpu() for part in self._volume(clip)]
-                if len(self._kept) < self.latent_cache_size:
-                    self._kept[key] = made
-            found.append(self._kept.get(key) or made)
-        return tuple(torch.stack([one.to(batch["frames"]) for one in parts]) for parts in zip(*found, strict=True))
+    def _flow_volumes(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the packed flows (B, 3, F, h, w) of a batch's clips, and z0 of their first frames (B, C, h, w)."""
+        clips = (batch["frames"] + 1) / 2
+        volumes, z0 = self.latent_cache.get_or_compute(batch["key"], lambda index: self._encode_clip(clips[index]))
+        return volumes.to(batch["frames"]), z0.to(batch["frames"])
 
-    def _volume(self, clip: Tensor) -> tuple[Tensor, Tensor]:
-        """One clip (1 + F, 3, H, W) in [0, 1] -> (3, F, h, w) and (C, h, w)"""
+    def _encode_clip(self, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """One clip (1 + F, 3, H, W) in [0, 1] -> packed flows (3, F, h, w) and z0 (C, h, w)."""
         family, autoencoder = self.family, self.family.autoencoder
         count = len(clip) - 1
-        if count != family.frames:
+        if count != family.num_frames:
             raise ValueError(
-                f"clips of {count + 1} frames for a model of {family.frames}: set clip.num_frames={family.frames + 1}"
+                f"clips of {count + 1} frames for windows of {family.num_frames} flows: "
+                f"clip.num_frames must be {family.num_frames + 1}"
             )
         regions = autoencoder.region_predictor(clip)
-        here, there = regions.select(slice(0, 1)), regions.select(slice(1, None))
+        source_regions, driving_regions = regions.select(slice(0, 1)), regions.select(slice(1, None))
         source = clip[:1].expand(count, -1, -1, -1)
-        flow, occlusion, _ = autoencoder.motion(source, clip[1:], here.expand(count), there)
-        shown = family.shown(clip[:1], autoencoder.encode(clip[:1])[-1], here)
-        return family.to_volume(flow, occlusion).movedim(1, 0), shown[0]
+        flow, occlusion, _ = autoencoder.predict_motion(source, clip[1:], source_regions.expand(count), driving_regions)
+        z0 = family.reference_condition(clip[:1], autoencoder.encode(clip[:1])[-1], source_regions)
+        return family.codec.pack_flow(flow, occlusion).movedim(1, 0), z0[0]

@@ -1,7 +1,7 @@
-"""LFDM's public checkpoints as DabFusion's weights.
+"""LFDM's public checkpoints as weights of DabFusion.
 
-Its training writes two files: of the autoencoder ('generator', 'region_predictor', 'bg_predictor', beside an optimiser)
-and of the diffusion ('diffusion': buffers of the noise schedule and the U-Net under 'denoise_fn.'; 'optimizer_diff').
+Its training writes two files: the autoencoder's ('generator', 'region_predictor', 'bg_predictor' and an optimiser) and
+the diffusion's ('diffusion': buffers of the noise schedule, and the U-Net under 'denoise_fn.'; 'optimizer_diff').
 """
 
 from collections.abc import Callable, Mapping
@@ -13,50 +13,9 @@ from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.dabfusion.flow_unet import from_lfdm
 from zoo.nn.weights.loading import unwrap_state_dict
 
-AUTOENCODER = ("generator", "region_predictor", "bg_predictor")
-OURS = ("music_scale.", "music_embedding.")  # LFDM heard a text
-
-Translation = tuple[Callable[[Any], Mapping[str, Tensor]], tuple[str, ...]]
-
-
-def translation(found: Any, prediction: str) -> Translation:
-    """By what a file holds: how to read it, and beginnings of the names that it may lack (see `load_strict`).
-
-    prediction: what this model's U-Net is taught; LFDM's predicts noise. A file that is neither of the two is read as
-    one of this family, whole.
-    """
-    if isinstance(found, Mapping) and "diffusion" in found:
-        return lambda held: _unet(held, prediction), ("autoencoder.", *OURS)
-    if isinstance(found, Mapping) and any(name in found for name in AUTOENCODER):
-        return _autoencoder, ("unet.", *OURS)
-    return unwrap_state_dict, ()
-
-
-def _autoencoder(found: Mapping[str, Any]) -> dict[str, Tensor]:
-    parts = {part: _table(found, part) for part in AUTOENCODER}
-    return {f"autoencoder.{part}.{name}": value for part, table in parts.items() for name, value in table.items()}
-
-
-def _unet(found: Mapping[str, Any], prediction: str) -> dict[str, Tensor]:
-    if prediction != "epsilon":
-        raise ValueError(f"it predicts noise, this model {prediction}: give model.<size>.prediction=epsilon")
-    state = _table(found, "diffusion")
-    _check_schedule(state)
-    foreign = [name for name in state if not name.startswith("denoise_fn.") and name not in SCHEDULE]
-    network = {f"unet.{name}": value for name, value in from_lfdm(state).items()}
-    return network | {name: state[name] for name in foreign}  # which are then refused by name
-
-
-def _table(found: Mapping[str, Any], part: str) -> Mapping[str, Tensor]:
-    if part not in found:
-        raise ValueError(f"it holds no '{part}', which an LFDM checkpoint has beside {', '.join(found)}")
-    try:
-        return unwrap_state_dict(found[part])
-    except ValueError:
-        raise ValueError(f"its '{part}' is no state dict") from None
-
-
-SCHEDULE = (
+AUTOENCODER_MODULES = ("generator", "region_predictor", "bg_predictor")
+NOT_IN_LFDM = ("music_scale.", "music_embedding.")  # LFDM is conditioned on text
+SCHEDULE_BUFFERS = (
     "betas",
     "alphas_cumprod",
     "alphas_cumprod_prev",
@@ -69,21 +28,66 @@ SCHEDULE = (
     "posterior_log_variance_clipped",
     "posterior_mean_coef1",
     "posterior_mean_coef2",
-)  # all of them follow from betas
+)  # all follow from betas
+
+Converter = tuple[Callable[[Any], Mapping[str, Tensor]], tuple[str, ...]]
 
 
-def _check_schedule(state: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the file's noise schedule is ours.
+def find_converter(contents: Any, prediction_type: str) -> Converter:
+    """Return the function that reads a file's contents, and prefixes of the names that it may lack (see `load_strict`).
 
-    LFDM holds beta to 0.9999, diffusers to 0.999. That makes a difference at the last step, t = 999, alone: there x
-    keeps 1.6e-5 of x0 in LFDM and 4.9e-5 here, noise to any network, and LFDM's own sampler never goes there.
+    prediction_type: of this model's U-Net; LFDM's predicts noise. A file of neither kind is read as one of this family.
     """
-    if "betas" not in state:
+    if isinstance(contents, Mapping) and "diffusion" in contents:
+        return lambda file: _convert_unet(file, prediction_type), ("autoencoder.", *NOT_IN_LFDM)
+    if isinstance(contents, Mapping) and any(name in contents for name in AUTOENCODER_MODULES):
+        return _convert_autoencoder, ("unet.", *NOT_IN_LFDM)
+    return unwrap_state_dict, ()
+
+
+def _convert_autoencoder(contents: Mapping[str, Any]) -> dict[str, Tensor]:
+    modules = {module: _state_dict_of(contents, module) for module in AUTOENCODER_MODULES}
+    return {
+        f"autoencoder.{module}.{name}": value
+        for module, state_dict in modules.items()
+        for name, value in state_dict.items()
+    }
+
+
+def _convert_unet(contents: Mapping[str, Any], prediction_type: str) -> dict[str, Tensor]:
+    if prediction_type != "epsilon":
+        raise ValueError(
+            f"checkpoint predicts epsilon, this model predicts {prediction_type}: "
+            "set noise_schedule.prediction_type=epsilon"
+        )
+    state_dict = _state_dict_of(contents, "diffusion")
+    _check_schedule(state_dict)
+    unknown = [name for name in state_dict if not name.startswith("denoise_fn.") and name not in SCHEDULE_BUFFERS]
+    network = {f"unet.{name}": value for name, value in from_lfdm(state_dict).items()}
+    return network | {name: state_dict[name] for name in unknown}  # `load_strict` refuses these by name
+
+
+def _state_dict_of(contents: Mapping[str, Any], module: str) -> Mapping[str, Tensor]:
+    if module not in contents:
+        raise ValueError(f"it holds no '{module}', which an LFDM checkpoint has beside {', '.join(contents)}")
+    try:
+        return unwrap_state_dict(contents[module])
+    except ValueError:
+        raise ValueError(f"its '{module}' is no state dict") from None
+
+
+def _check_schedule(state_dict: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for another noise schedule than the cosine schedule.
+
+    LFDM clips beta at 0.9999, diffusers at 0.999. Only the last step, t = 999, differs: there x keeps
+    1.6e-5 of x0 in LFDM and 4.9e-5 here. That is noise to any network, and LFDM's own sampler never uses that step.
+    """
+    if "betas" not in state_dict:
         raise ValueError("its 'diffusion' holds no betas: its noise schedule is not known")
-    ours, theirs = cosine_schedule().betas, state["betas"].float()
-    if theirs.shape != ours.shape:
-        raise ValueError(f"its noise schedule has {len(theirs)} steps, not {len(ours)}")
-    apart = (theirs - ours).abs() > 1e-5
-    apart[-1] = theirs[-1] < ours[-1]
-    if apart.any():
-        raise ValueError(f"its noise schedule is another one: its beta differs at {int(apart.sum())} steps")
+    expected, betas = cosine_schedule().betas, state_dict["betas"].float()
+    if betas.shape != expected.shape:
+        raise ValueError(f"its noise schedule has {len(betas)} steps, not {len(expected)}")
+    differs = (betas - expected).abs() > 1e-5
+    differs[-1] = betas[-1] < expected[-1]
+    if differs.any():
+        raise ValueError(f"its noise schedule is another one: its beta differs at {int(differs.sum())} steps")
