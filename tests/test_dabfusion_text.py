@@ -31,7 +31,8 @@ SMALL = [
         "model.family.flow_residual_scale=4.0 model.family.autoencoder.base_channels=4 "
         "model.family.autoencoder.region_base_channels=4 model.family.autoencoder.flow_base_channels=4 "
         "model.family.autoencoder.background_base_channels=4 model.family.unet.base_channels=8 "
-        "model.family.unet.channel_multipliers=[1,2] "
+        "model.family.unet.channel_multipliers=[1,2] model.stages.flow.module.supervision_warmup_steps=800 "
+        "model.stages.flow.module.num_reconstructed_clips=12 "
         "model.stages.diffusion.clip.num_frames=5 fit.batch_size=2 fit.limit_val_batches=1 fit.max_steps=2"
     ).split(),
 ]

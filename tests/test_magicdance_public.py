@@ -91,8 +91,13 @@ def test_both_answers_of_a_step_are_magic_animates(animator, reference):
         torch.testing.assert_close(answer(poses), answers, atol=1e-4, rtol=0)
     with fast_inference(animator, "fp32"):
         torch.testing.assert_close(answer(seen), answers, atol=5e-4, rtol=0)
+    # the rounding error depends on the CPU's bf16 kernels: autocast on the same CPU sets the bound
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast_error = (answer(seen).float() - answers).square().mean().sqrt()
+    assert autocast_error < 0.1 * answers.std()
     with fast_inference(animator, "bf16"):
-        assert (answer(seen).float() - answers).std() < 0.05 * answers.std()
+        for output, expected in zip(answer(seen).float(), answers, strict=True):  # with the picture, and without
+            assert (output - expected).square().mean().sqrt() < 1.5 * autocast_error
 
 
 @torch.no_grad()
