@@ -32,24 +32,24 @@ FIXED = re.compile(r"down\.weight|\.freqs$|num_batches_tracked$")
 
 
 def shapes(name: str) -> dict[str, tuple[int, ...]]:
-    found = (line.split(" ", 1) for line in REFERENCE[name])
-    return {key: tuple(int(size) for size in re.findall(r"\d+", shape)) for key, shape in found}
+    entries = (line.split(" ", 1) for line in REFERENCE[name])
+    return {key: tuple(int(size) for size in re.findall(r"\d+", shape)) for key, shape in entries}
 
 
-def betas(most: float = 0.9999) -> torch.Tensor:
+def betas(max_beta: float = 0.9999) -> torch.Tensor:
     """LFDM's schedule by its formula."""
-    kept = torch.cos((torch.linspace(0, 1, 1001, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2) ** 2
-    return (1 - kept[1:] / kept[:-1]).clamp(0, most).float()
+    alpha_bar = torch.cos((torch.linspace(0, 1, 1001, dtype=torch.float64) + 0.008) / 1.008 * torch.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(0, max_beta).float()
 
 
-def lfdm_state(part: str, own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def lfdm_state(part: str, network_state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A public state dict with weights by name; what is no weight, from our own network."""
-    wanted = shapes(part)
+    layout = shapes(part)
     label = part.split("_", 1)[1]
-    state = state_by_name({f"{label}.{key}": shape for key, shape in wanted.items() if not FIXED.search(key)})
+    state = state_by_name({f"{label}.{key}": shape for key, shape in layout.items() if not FIXED.search(key)})
     state = {key.removeprefix(f"{label}."): value for key, value in state.items()}
-    for key in wanted.keys() - state.keys():
-        state[key] = own["freqs" if key.endswith("freqs") else key]
+    for key in layout.keys() - state.keys():
+        state[key] = network_state["freqs" if key.endswith("freqs") else key]
     return state | ({"betas": betas()} if label == "diffusion" else {})
 
 
@@ -87,10 +87,10 @@ def lfdm_transform() -> RandomTPS:
 @torch.no_grad()
 def test_autoencoder_equals_public_code(small):
     source, driving = pictures()
-    made = small.autoencoder(source, driving)
-    assert error(made.image[..., ::4, ::4], "picture") < 1e-4
-    assert error(made.flow, "flow") < 1e-4
-    assert error(made.occlusion, "occlusion") < 1e-4
+    output = small.autoencoder(source, driving)
+    assert error(output.image[..., ::4, ::4], "picture") < 1e-4
+    assert error(output.flow, "flow") < 1e-4
+    assert error(output.occlusion, "occlusion") < 1e-4
     assert error(small.autoencoder.encode(source)[-1][..., ::4, ::4], "z") < 1e-4
 
 
@@ -99,24 +99,24 @@ def test_losses_equal_public_code(small, tmp_path):
     source, driving = pictures()
     transform = lfdm_transform()
     regions = small.autoencoder.region_predictor(torch.cat([source, driving, transform.transform_images(driving)]))
-    made = small.autoencoder(source, driving, regions)
+    output = small.autoencoder(source, driving, regions)
     transformed = regions.select(slice(-len(driving), None))
-    shift, axes = equivariance_losses(made.driving_regions, transformed, transform)
+    shift, axes = equivariance_losses(output.driving_regions, transformed, transform)
     assert error(10 * shift, "loss_equivariance_shift") < 1e-4
     assert error(10 * axes, "loss_equivariance_affine") < 1e-4
     likeness = PerceptualLoss(vgg19_file(tmp_path / "vgg19.pth"))
-    assert error(likeness(made.image, driving), "loss_perceptual") < 1e-3  # of 61.6
+    assert error(likeness(output.image, driving), "loss_perceptual") < 1e-3  # of 61.6
 
 
 def vgg19_file(path: Path) -> str:
     """Torchvision's VGG-19 with the features by name; its classifier, which nothing uses, takes no room."""
-    widths = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 16: 256, 19: 512}
-    widths |= {layer: 512 for layer in (21, 23, 25, 28, 30, 32, 34)}
-    wanted, before = {}, 3
-    for layer, width in widths.items():
-        wanted |= {f"vgg.{layer}.weight": (width, before, 3, 3), f"vgg.{layer}.bias": (width,)}
-        before = width
-    state = {key.replace("vgg", "features"): value for key, value in state_by_name(wanted).items()}
+    channels_of = {0: 64, 2: 64, 5: 128, 7: 128, 10: 256, 12: 256, 14: 256, 16: 256, 19: 512}
+    channels_of |= {layer: 512 for layer in (21, 23, 25, 28, 30, 32, 34)}
+    layout, in_channels = {}, 3
+    for layer, channels in channels_of.items():
+        layout |= {f"vgg.{layer}.weight": (channels, in_channels, 3, 3), f"vgg.{layer}.bias": (channels,)}
+        in_channels = channels
+    state = {key.replace("vgg", "features"): value for key, value in state_by_name(layout).items()}
     for layer, into, out in ((0, 25088, 4096), (3, 4096, 4096), (6, 4096, 1000)):
         state |= {f"classifier.{layer}.weight": torch.zeros(()).expand(out, into)}
         state |= {f"classifier.{layer}.bias": torch.zeros(out)}
@@ -126,9 +126,9 @@ def vgg19_file(path: Path) -> str:
 
 @torch.no_grad()
 def test_unet_equals_public_code(small):
-    x, z, heard = numbers("x", 2, 3, 6, 16, 16), numbers("z", 2, 32, 16, 16), numbers("heard", 2, 24)
+    x, z, music = numbers("x", 2, 3, 6, 16, 16), numbers("z", 2, 32, 16, 16), numbers("heard", 2, 24)
     t = torch.tensor([3, 700])
-    for request in ((z, heard[:, None]), small.unet.precompute_conditioning(z, heard[:, None])):
+    for request in ((z, music[:, None]), small.unet.precompute_conditioning(z, music[:, None])):
         answer = small.unet(x, t, request)
         assert error(answer, "answer") < 1e-4  # of values up to 36
 
@@ -136,15 +136,15 @@ def test_unet_equals_public_code(small):
 @torch.no_grad()
 def test_sampling_equals_public_code(small):
     """LFDM's DDIM in 5 steps with guidance 1.5, noise by noise."""
-    z, heard = numbers("z", 2, 32, 16, 16), numbers("heard", 2, 24)[:, None]
-    prepared = small.unet.precompute_conditioning(z.repeat(2, 1, 1, 1), torch.cat([heard, torch.zeros_like(heard)]))
+    z, music = numbers("z", 2, 32, 16, 16), numbers("heard", 2, 24)[:, None]
+    conditioning = small.unet.precompute_conditioning(z.repeat(2, 1, 1, 1), torch.cat([music, torch.zeros_like(music)]))
     schedule = cosine_schedule("epsilon")
-    denoiser = ClassifierFreeGuidance(Denoiser(lambda x, t: small.unet(x, t, prepared), schedule), 1.5)
+    denoiser = ClassifierFreeGuidance(Denoiser(lambda x, t: small.unet(x, t, conditioning), schedule), 1.5)
     noises = iter(numbers("noises", 5, 2, 3, 6, 16, 16))
     rule = make_sampler(schedule, 5, "lfdm", dynamic_threshold=0.9)
     assert rule.timesteps.tolist() == [833, 666, 500, 333, 166]
-    made = sample(denoiser, next(noises), rule, lambda: next(noises), eta=1.0, clamp=None)
-    assert error(made, "sampled") < 1e-4
+    volume = sample(denoiser, next(noises), rule, lambda: next(noises), eta=1.0, clamp=None)
+    assert error(volume, "sampled") < 1e-4
 
 
 def test_lfdm_steps():
@@ -177,8 +177,8 @@ def paper_file(path: Path, change: dict | None = None, without: str = "", schedu
 def test_paper_files_fit(paper, tmp_path):
     """Every name and shape of the published files, at the paper's size; nothing is allocated."""
     report = paper.load_pretrained(paper_file(tmp_path / "flowdiff.pth"))
-    own = {key for key in paper.state_dict() if key.startswith("unet.")}
-    assert set(report.loaded) == own and not report.unexpected
+    unet_names = {key for key in paper.state_dict() if key.startswith("unet.")}
+    assert set(report.loaded) == unet_names and not report.unexpected
     parts = {part: {k: torch.zeros(()).expand(s) for k, s in shapes(f"paper_{part}").items()} for part in PARTS}
     torch.save({"epoch": 1, **parts}, tmp_path / "RegionMM.pth")
     report = paper.load_pretrained(tmp_path / "RegionMM.pth")
@@ -202,16 +202,16 @@ def test_paper_files_fit(paper, tmp_path):
         ({"schedule": betas(0.5)}, "its beta differs at 3 steps"),
     ],
 )
-def test_what_does_not_fit_is_refused(paper, tmp_path, change, message):
+def test_files_that_do_not_fit_are_refused(paper, tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         paper.load_pretrained(paper_file(tmp_path / "flowdiff.pth", **change))
 
 
-def test_a_unet_that_predicts_something_else_is_refused(tmp_path):
+def test_another_prediction_type_is_refused(tmp_path):
     with torch.device("meta"):
-        other = dabfusion(35, noise_schedule={"prediction_type": "v_prediction"})
+        family = dabfusion(35, noise_schedule={"prediction_type": "v_prediction"})
     with pytest.raises(
         ValueError,
         match="this model predicts v_prediction: set noise_schedule.prediction_type=epsilon",
     ):
-        other.load_pretrained(paper_file(tmp_path / "flowdiff.pth"))
+        family.load_pretrained(paper_file(tmp_path / "flowdiff.pth"))

@@ -47,17 +47,17 @@ def composed(*overrides: str):
 @pytest.fixture(scope="module")
 def checkpoint(scripts):
     """A run of both stages, a few steps each."""
-    done = scripts.inside("train", *SMALL, "name=text")
-    assert done.returncode == 0, done.stderr
+    process = scripts.inside("train", *SMALL, "name=text")
+    assert process.returncode == 0, process.stderr
     return scripts.folder / "runs" / "dabfusion" / "text" / "diffusion" / "last.ckpt"
 
 
-def test_the_style_is_the_condition(checkpoint):
+def test_the_style_is_the_condition_of_all_frames(checkpoint):
     """The scaling is fitted on what the styles are called; one vector for all frames, and no beats unless asked for."""
     family, _ = load_family(checkpoint)
     assert family.music_scale.high.isfinite().all() and family.music_scale.mean.shape == (512,)
-    heard = family.encode_style(["house", "break"], None, 4)
-    assert heard.shape == (2, 4, 512) and torch.equal(heard[:, :1].expand_as(heard), heard)
+    condition = family.encode_style(["house", "break"], None, 4)
+    assert condition.shape == (2, 4, 512) and torch.equal(condition[:, :1].expand_as(condition), condition)
     assert torch.equal(family.encode_texts(["house"]), family.encode_texts([" house dance music"]))
     assert torch.equal(family.encode_texts(["house"]), family.text_encoder.encode(["house dance music"]))
     for beats, needs in (("null", ()), ("true", ("beats", "beat_phase")), ("false", ())):
@@ -68,11 +68,11 @@ def test_the_style_is_the_condition(checkpoint):
         assert condition.shape == (1, 4, 515 if needs else 512)
 
 
-def test_the_prompt_is_danced_and_the_music_is_not_heard():
+def test_frames_depend_on_the_prompt_or_on_the_music_but_not_on_both():
     """Another prompt is another dance, another song is not; a model that hears music is the other way round."""
-    for hears, differs in (("text", "prompt"), ("music", "song")):
+    for condition_on, differs in (("text", "prompt"), ("music", "song")):
         family = fill_by_name(
-            build_family(composed(f"model.family.condition_on={hears}", "model.family.condition_on_beats=false"))
+            build_family(composed(f"model.family.condition_on={condition_on}", "model.family.condition_on_beats=false"))
         )
         dances = []
         for prompt, song in (("house", "a"), ("break", "a"), ("house", "b")):
@@ -80,16 +80,18 @@ def test_the_prompt_is_danced_and_the_music_is_not_heard():
             picture = (numbers("picture", 3, 64, 64) * 40 + 128).clamp(0, 255).to(torch.uint8)
             with torch.inference_mode():
                 dances.append(torch.cat(list(family.generate(GenerationRequest(picture, music, 5, 12, prompt)))))
-        same, other = (2, 1) if differs == "prompt" else (1, 2)
-        assert torch.equal(dances[0], dances[same]) and not torch.equal(dances[0], dances[other])
+        equal, different = (2, 1) if differs == "prompt" else (1, 2)
+        assert torch.equal(dances[0], dances[equal]) and not torch.equal(dances[0], dances[different])
 
 
-def test_the_commands_ask_for_what_is_missing(checkpoint, scripts):
+def test_commands_refuse_a_missing_prompt_and_an_unknown_condition(checkpoint, scripts):
     """sample.py takes the prompt; without one it refuses, as train.py does another sense, in one line."""
-    asked = f"ckpt={checkpoint} image={ASSETS / 'picture.png'} music={ASSETS / 'song.ogg'} seconds=0.5 fps=12".split()
-    done = scripts.inside("sample", *asked, "prompt=house", f"out={scripts.folder}/a.mp4")
-    assert done.returncode == 0 and read_frames(scripts.folder / "a.mp4")[0].shape == (6, 64, 64, 3), done.stderr
-    refused = scripts.inside("sample", *asked, f"out={scripts.folder}/b.mp4")
+    arguments = (
+        f"ckpt={checkpoint} image={ASSETS / 'picture.png'} music={ASSETS / 'song.ogg'} seconds=0.5 fps=12".split()
+    )
+    process = scripts.inside("sample", *arguments, "prompt=house", f"out={scripts.folder}/a.mp4")
+    assert process.returncode == 0 and read_frames(scripts.folder / "a.mp4")[0].shape == (6, 64, 64, 3), process.stderr
+    refused = scripts.inside("sample", *arguments, f"out={scripts.folder}/b.mp4")
     assert refused.returncode == 2 and "give prompt=STYLE" in refused.stderr and refused.stderr.count("\n") == 1
     assert not (scripts.folder / "b.mp4").exists()
     refused = scripts.inside("train", *SMALL, "model.family.condition_on=smell")
@@ -97,20 +99,20 @@ def test_the_commands_ask_for_what_is_missing(checkpoint, scripts):
     assert refused.stderr.count("\n") == 1
 
 
-def test_evaluation_prompts_with_the_style(checkpoint, scripts, tmp_path):
+def test_evaluation_uses_the_style_or_the_caption_as_the_prompt(checkpoint, scripts, tmp_path):
     """The row's frames are those of the clip's label; with the caption they are a row of their own."""
-    found = read_checkpoint(checkpoint)
+    contents = read_checkpoint(checkpoint)
     family = fill_by_name(load_family(checkpoint)[0])  # two steps of training answer to no prompt yet
-    found["state_dict"] = {f"family.{name}": value for name, value in family.state_dict().items()}
-    torch.save(found, tmp_path / "x.ckpt")
-    asked = [
+    contents["state_dict"] = {f"family.{name}": value for name, value in family.state_dict().items()}
+    torch.save(contents, tmp_path / "x.ckpt")
+    arguments = [
         *WORLD, f"ckpt={tmp_path / 'x.ckpt'}", "protocol.frames=6", "protocol.height=64", "protocol.width=64",
         "protocol.num_clips=2", "protocol.repeats=0", "metrics=[ssim]", "workers=0", f"out={tmp_path / 'out'}",
     ]  # fmt: skip
     videos = {}
     for prompt in ("style", "caption"):
-        done = scripts.inside("evaluate", *asked, f"prompt={prompt}")
-        assert done.returncode == 0, done.stderr
+        process = scripts.inside("evaluate", *arguments, f"prompt={prompt}")
+        assert process.returncode == 0, process.stderr
         results = json.loads((tmp_path / "out" / "metrics.json").read_text())
         row = results["rows"][3]
         videos[prompt] = [read_frames(tmp_path / "out" / row["videos"][key])[0] for key in row["clips"]]
@@ -122,8 +124,8 @@ def test_evaluation_prompts_with_the_style(checkpoint, scripts, tmp_path):
         with torch.inference_mode():
             music = MusicFeatures(torch.empty(0, 35), 30.0, NO_BEATS)
             blocks = family.generate(GenerationRequest(picture, music, 6, rate, style, seed))
-            made = torch.cat(list(blocks)).movedim(1, -1).numpy()
-        assert np.array_equal(videos["style"][index], made)
-        assert not np.array_equal(videos["caption"][index], made)
-    refused = scripts.inside("evaluate", *asked, "prompt=song")
+            frames = torch.cat(list(blocks)).movedim(1, -1).numpy()
+        assert np.array_equal(videos["style"][index], frames)
+        assert not np.array_equal(videos["caption"][index], frames)
+    refused = scripts.inside("evaluate", *arguments, "prompt=song")
     assert refused.returncode == 2 and "prompt=song: use caption or style" in refused.stderr

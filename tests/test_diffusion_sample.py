@@ -42,13 +42,13 @@ def test_guidance_ramp_is_edges():
     np.testing.assert_allclose(weights[:, 0], expected[[0, 10, 49]], atol=1e-6)
 
 
-def test_a_noisier_schedule_has_that_much_more_noise_at_every_step():
+def test_shift_multiplies_the_ratio_of_noise_to_signal_at_every_step():
     """Also for the rules that sample, which read the schedule's configuration."""
-    plain, noisier = cosine_schedule("epsilon"), cosine_schedule("epsilon", shift=3.0)
-    for kept in (noisier.alphas_cumprod, make_sampler(noisier, 50).alphas_cumprod.float()):
-        noise, before = ((1 / one[:990] - 1).sqrt() for one in (kept, plain.alphas_cumprod))
-        torch.testing.assert_close(noise, 3 * before, rtol=2e-3, atol=1e-4)
-    assert noisier.config.prediction_type == "epsilon" and noisier.alphas_cumprod[-1] < 1e-4
+    plain, shifted = cosine_schedule("epsilon"), cosine_schedule("epsilon", shift=3.0)
+    for alphas_cumprod in (shifted.alphas_cumprod, make_sampler(shifted, 50).alphas_cumprod.float()):
+        ratio, plain_ratio = ((1 / alpha_bar[:990] - 1).sqrt() for alpha_bar in (alphas_cumprod, plain.alphas_cumprod))
+        torch.testing.assert_close(ratio, 3 * plain_ratio, rtol=2e-3, atol=1e-4)
+    assert shifted.config.prediction_type == "epsilon" and shifted.alphas_cumprod[-1] < 1e-4
 
 
 @torch.no_grad()
@@ -56,17 +56,17 @@ def test_ddim_trajectory_is_edges():
     network = fill_by_name(DanceDecoder(35, dim=64, ff_dim=96, layers=2, heads=2))
     condition = network.guided_condition(numbers("songs", 2, 150, 35))
     guided = ClassifierFreeGuidance(Denoiser(lambda x, t: network(x, condition, t), cosine_schedule()), 2.0)
-    draw = WindowNoise(7, range(2), torch.device("cpu"))
-    made = sample(guided, draw(), make_sampler(guided.schedule, 50), draw, eta=1.0)
-    assert float((made[:, ::10] - torch.from_numpy(REFERENCE["ddim_sample"])).abs().max()) < 1e-5
+    noise_fn = WindowNoise(7, range(2), torch.device("cpu"))
+    x0 = sample(guided, noise_fn(), make_sampler(guided.schedule, 50), noise_fn, eta=1.0)
+    assert float((x0[:, ::10] - torch.from_numpy(REFERENCE["ddim_sample"])).abs().max()) < 1e-5
 
 
 def ideal(mean: torch.Tensor, covariance: torch.Tensor) -> Denoiser:
     """The exact posterior mean for Gaussian data: the best any network could do."""
-    kept = cosine_schedule().alphas_cumprod
+    alphas_cumprod = cosine_schedule().alphas_cumprod
 
     def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        a = kept[t[0]]
+        a = alphas_cumprod[t[0]]
         gain = a.sqrt() * covariance @ torch.linalg.inv(a * covariance + (1 - a) * torch.eye(len(mean)))
         return mean + (x - a.sqrt() * mean) @ gain.T
 
@@ -82,37 +82,39 @@ def test_ideal_denoiser_gives_the_distribution(name, steps, eta, tolerance):
     denoiser = ideal(mean, covariance)
     torch.manual_seed(0)
     x = torch.randn(20_000, 2)
-    made = sample(
+    samples = sample(
         denoiser, x, make_sampler(denoiser.schedule, steps, name), lambda: torch.randn_like(x), eta, clamp=None
     )
-    assert (made.mean(0) - mean).abs().max() < tolerance
-    assert (made.T.cov() - covariance).abs().max() < tolerance
+    assert (samples.mean(0) - mean).abs().max() < tolerance
+    assert (samples.T.cov() - covariance).abs().max() < tolerance
 
 
-def test_no_number_of_steps_breaks_the_first():
+def test_the_first_step_is_finite_for_every_number_of_steps():
     """1 - abar - sigma^2 is nearly nothing there, and must not come out negative."""
     denoiser = Denoiser(lambda x, t: 0 * x, cosine_schedule())
     for steps in (n for n in range(1, 101) if 1000 % n == 0):
         x = numbers("x", 2, 3)
         assert torch.isfinite(sample(denoiser, x, make_sampler(denoiser.schedule, steps), lambda x=x: x, eta=1.0)).all()
         for t in make_sampler(denoiser.schedule, steps).timesteps[:-1]:
-            after = make_sampler(denoiser.schedule, steps).step(0 * x, int(t), x, eta=1.0, variance_noise=x).prev_sample
-            assert torch.isfinite(after).all() and after.dtype == torch.float32
+            previous_sample = (
+                make_sampler(denoiser.schedule, steps).step(0 * x, int(t), x, eta=1.0, variance_noise=x).prev_sample
+            )
+            assert torch.isfinite(previous_sample).all() and previous_sample.dtype == torch.float32
 
 
-def test_constrain_sees_every_step_but_the_last_and_decides():
-    seen = []
+def test_the_constraint_changes_x_after_every_step_but_the_last():
+    calls = []
 
-    def constrain(x, t, i):
-        seen.append((t, i))
+    def constraint(x, t, i):
+        calls.append((t, i))
         return torch.zeros_like(x)
 
     denoiser = Denoiser(lambda x, t: x + 0.25, cosine_schedule())
-    made = sample(denoiser, torch.randn(1, 3), make_sampler(denoiser.schedule, 4), constraint=constrain)
-    assert seen == [(749, 0), (499, 1), (249, 2)] and (made == 0.25).all()
+    x0 = sample(denoiser, torch.randn(1, 3), make_sampler(denoiser.schedule, 4), constraint=constraint)
+    assert calls == [(749, 0), (499, 1), (249, 2)] and (x0 == 0.25).all()
 
 
-def test_refusals():
+def test_unknown_samplers_and_step_counts_are_refused():
     with pytest.raises(ValueError, match="in 30 steps: it must divide 1000; the nearest is 25"):
         make_sampler(cosine_schedule(), 30)
     with pytest.raises(ValueError, match="unknown sampler 'euler'; available: ddim, lfdm, dpm, unipc"):

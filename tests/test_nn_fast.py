@@ -18,40 +18,43 @@ pytestmark = pytest.mark.skipif(not is_supported(), reason="this CPU has no bf16
 def answers(networks: nn.ModuleDict) -> torch.Tensor:
     """Of a guided step with everything that a U-Net can be told."""
     reference = networks["reference"](numbers("picture", 1, 4, 12, 8), TIME[:1], TEXT[:1])
-    past = [one[None].expand(2, 2, -1, -1) for one in (tokens[0] for tokens in reference)]
+    past = [tokens_of_frame[None].expand(2, 2, -1, -1) for tokens_of_frame in (tokens[0] for tokens in reference)]
     songs = {"music": numbers("song", 2, 7, 20)}
-    seen = networks["control"].embed(numbers("poses", 1, 5, 3, 96, 64).sigmoid())
+    pose_features = networks["control"].embed(numbers("poses", 1, 5, 3, 96, 64).sigmoid())
     control = networks["control"]
-    residuals = [one.expand(2, -1, -1, -1, -1) for one in control(X[:1], TIME[:1], control.prepare(TEXT[:1]), seen)]
+    residuals = [
+        tokens_of_frame.expand(2, -1, -1, -1, -1)
+        for tokens_of_frame in control(X[:1], TIME[:1], control.prepare(TEXT[:1]), pose_features)
+    ]
     request = networks["unet"].prepare(TEXT, reference, past, songs, numbers("face", 2, 3, 16))
     return networks["unet"](X, TIME, request, numbers("guidance", 2, 32, 5, 12, 8), residuals)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @torch.inference_mode()
-def test_what_is_prepared_answers_alike(precision):
+def test_packed_networks_give_the_outputs_of_plain_ones(precision):
     """All networks of a family, in the first step, which lays weights out, and in the next; then they are as before.
 
     In bf16 about as nearly as by autocast.
     """
     parts = {"reference": ReferenceNet(**SIZE), "control": ControlNet((8, 16, 16, 32), **SIZE)}
     parts["unet"] = VideoUNet(**SIZE, motion=True, motion_middle=True, songs={"music": 20}, face_dim=16)
-    networks = nn.ModuleDict({name: filled(one, name) for name, one in parts.items()})
+    networks = nn.ModuleDict({name: filled(output, name) for name, output in parts.items()})
     plain, weights = answers(networks), {name: value.clone() for name, value in networks.state_dict().items()}
     with fast_inference(networks, precision):
-        made = [answers(networks).float() for _ in range(2)]
+        outputs = [answers(networks).float() for _ in range(2)]
         assert networks.state_dict().keys() == weights.keys()
     with torch.autocast("cpu", torch.bfloat16):
-        usual = (answers(networks).float() - plain).square().mean()
-    allowed = 1e-4 * plain.abs().max() if precision == "fp32" else 1.5 * usual.sqrt()
-    for one in made:
-        assert 0 < (one - plain).square().mean().sqrt() < allowed
+        autocast_error = (answers(networks).float() - plain).square().mean()
+    allowed = 1e-4 * plain.abs().max() if precision == "fp32" else 1.5 * autocast_error.sqrt()
+    for output in outputs:
+        assert 0 < (output - plain).square().mean().sqrt() < allowed
     assert torch.equal(answers(networks), plain)
     assert all(torch.equal(value, weights[name]) for name, value in networks.state_dict().items())
 
 
 @torch.inference_mode()
-def test_float32_is_kept_where_products_are_split():
+def test_split_products_have_float32_accuracy():
     """Strides, no bias, a bias that is much larger than what it is added to, and both halves of a gated layer."""
     layers = [
         nn.Conv2d(64, 32, 3, padding=1),
@@ -68,9 +71,9 @@ def test_float32_is_kept_where_products_are_split():
         plain = layer.double()(x.double())
         layer.float()
         with fast_inference(layer, "fp32"):
-            made = layer(x)
-        assert made.dtype == torch.float32
-        assert (made - plain).abs().max() < 3e-5 * plain.abs().max()
+            output = layer(x)
+        assert output.dtype == torch.float32
+        assert (output - plain).abs().max() < 3e-5 * plain.abs().max()
 
 
 def test_another_precision_is_refused():

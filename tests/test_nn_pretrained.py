@@ -41,8 +41,8 @@ def edge_file(tmp_path, monkeypatch):
     modules = {"dataset": {}, "dataset.preprocess": {"Normalizer"}, "dataset.scaler": {"MinMaxScaler"}}
     for name, classes in modules.items():
         module = ModuleType(name)
-        for each in classes:
-            setattr(module, each, type(each, (), {"__module__": name}))
+        for class_name in classes:
+            setattr(module, class_name, type(class_name, (), {"__module__": name}))
         monkeypatch.setitem(sys.modules, name, module)
     normalizer = sys.modules["dataset.preprocess"].Normalizer()
     normalizer.scaler = scaler = sys.modules["dataset.scaler"].MinMaxScaler()
@@ -91,9 +91,9 @@ def test_bare_state_dict(edge_file, tmp_path, wrapped, suffix):
     assert torch.equal(family.decoder.final_layer.weight, edge_file[1]["ema_state_dict"]["final_layer.weight"])
 
 
-def test_what_does_not_fit_is_refused_whole(tmp_path):
+def test_a_file_that_does_not_fit_changes_nothing(tmp_path):
     layer = nn.Linear(2, 3)
-    before = layer.weight.clone()
+    initial = layer.weight.clone()
     for state, message in (
         ({"weight": torch.ones(3, 2)}, r"does not fit Linear: 1 missing \(bias\), 0 unexpected; nothing was loaded"),
         ({**layer.state_dict(), "other": torch.ones(1)}, r"0 missing, 1 unexpected \(other\)"),
@@ -104,10 +104,10 @@ def test_what_does_not_fit_is_refused_whole(tmp_path):
         ({"epoch": 3}, "holds no state dict"),
     ):
         torch.save(state, tmp_path / "x.pt")
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(ValueError, match=message) as error:
             load_strict(layer, tmp_path / "x.pt")
-        assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
-        assert torch.equal(layer.weight, before)
+        assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
+        assert torch.equal(layer.weight, initial)
     torch.save({"weight": torch.ones(3, 2)}, tmp_path / "x.pt")
     assert load_strict(layer, tmp_path / "x.pt", allowed_missing=("bias",)).missing == ("bias",)
 

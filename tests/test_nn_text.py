@@ -55,19 +55,19 @@ def test_clap_text_is_roberta_and_its_projection(roberta, tokenizer, tmp_path):
     torch.save({"epoch": 1, "state_dict": state}, tmp_path / "clap.pt")
     encoder = ClapTextEncoder(str(tmp_path / "clap.pt"), tokenizer)
     texts = ["house dance", "a", "b " * 60]
-    made = encoder.encode(texts)
+    vectors = encoder.encode(texts)
     rows = [[0, 35, 31, 8, 5, 18, 7, 9, 2], [0, 5, 2], [0, *[6, 31] * 60][:76] + [2]]
     tokens = torch.tensor([row + [1] * (77 - len(row)) for row in rows])
     with torch.inference_mode():
-        read = roberta.text_branch(input_ids=tokens, attention_mask=(tokens != 1).long()).pooler_output
-        wanted = torch.nn.functional.normalize(roberta.text_projection(read), dim=-1)
-    torch.testing.assert_close(made, wanted, atol=1e-5, rtol=0)
-    assert (made[0] - made[1]).abs().max() > 1e-3
-    assert torch.equal(encoder.encode([texts[1], texts[1]]), made[[1, 1]])
+        pooled = roberta.text_branch(input_ids=tokens, attention_mask=(tokens != 1).long()).pooler_output
+        expected = torch.nn.functional.normalize(roberta.text_projection(pooled), dim=-1)
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
+    assert (vectors[0] - vectors[1]).abs().max() > 1e-3
+    assert torch.equal(encoder.encode([texts[1], texts[1]]), vectors[[1, 1]])
     assert not encoder.state_dict()
 
 
-def test_clap_text_says_what_it_needs(tokenizer, tmp_path):
+def test_clap_text_names_missing_files(tokenizer, tmp_path):
     torch.save({"text_projection.0.weight": torch.ones(2)}, tmp_path / "x.pt")
     for weights, folder, message in (
         (None, tokenizer, "weights=FILE, LAION's music_audioset"),
@@ -79,15 +79,21 @@ def test_clap_text_says_what_it_needs(tokenizer, tmp_path):
             ClapTextEncoder(weights, folder).encode(["house"])
 
 
-def test_a_learned_word_has_its_place_and_no_more_are_read_than_fit():
-    words = HashedTokenEncoder(8, max_tokens=4)
-    few, many, again, none = words(["a dancer", "a dancer turns to the left", "A DANCER, turns to!", ""])
-    assert few.shape == (4, 8) and torch.equal(many, again) and torch.equal(few[:2], many[:2])
-    torch.testing.assert_close(none, words.table(torch.zeros(4, dtype=int)) + words.place)
-    assert words.truncated("a dancer turns to the left") == "the left" and words.truncated("a dancer turns to") == ""
+def test_hashed_tokens_have_positions_and_long_texts_are_truncated():
+    encoder = HashedTokenEncoder(8, max_tokens=4)
+    two_words, six_words, in_capitals, empty = encoder(
+        ["a dancer", "a dancer turns to the left", "A DANCER, turns to!", ""]
+    )
+    assert (
+        two_words.shape == (4, 8) and torch.equal(six_words, in_capitals) and torch.equal(two_words[:2], six_words[:2])
+    )
+    torch.testing.assert_close(empty, encoder.table(torch.zeros(4, dtype=int)) + encoder.place)
+    assert (
+        encoder.truncated("a dancer turns to the left") == "the left" and encoder.truncated("a dancer turns to") == ""
+    )
 
 
-def test_clips_words_are_its_last_hidden_states(tmp_path):
+def test_clip_tokens_are_the_last_hidden_states(tmp_path):
     """A folder of Stable Diffusion's layout, with few words; beyond 77 tokens, two of them its own, nothing is read."""
     letters = [f"{letter}{end}" for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
     vocabulary = [*letters, "da", "n" + "ce</w>", "<|startoftext|>", "<|endoftext|>"]
@@ -102,14 +108,14 @@ def test_clips_words_are_its_last_hidden_states(tmp_path):
     network = fill_by_name(CLIPTextModel(config))
     network.save_pretrained(tmp_path / "text_encoder")
     clip = ClipTokenEncoder(str(tmp_path))
-    found = clip(["da b", "", "b " * 100])
+    states = clip(["da b", "", "b " * 100])
     start, end = len(vocabulary) - 2, len(vocabulary) - 1
     b, da_open = vocabulary.index("b</w>"), [vocabulary.index("d"), vocabulary.index("a</w>")]
     tokens = [[start, *da_open, b], [start], [start, *[b] * 75]]
     rows = torch.tensor([row + [end] * (77 - len(row)) for row in tokens])
     with torch.no_grad():
-        torch.testing.assert_close(found, network(rows).last_hidden_state)
-    assert found.shape == (3, 77, 768) and not clip.state_dict()
+        torch.testing.assert_close(states, network(rows).last_hidden_state)
+    assert states.shape == (3, 77, 768) and not clip.state_dict()
     assert clip.truncated("b " * 75) == "" and clip.truncated("b " * 75 + "a b") == "a b"
     with pytest.raises(ValueError, match="a folder with its tokenizer/ and text_encoder/, not None"):
         ClipTokenEncoder()(["b"])

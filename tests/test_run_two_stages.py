@@ -17,7 +17,7 @@ SMALL = (
 ).split()
 
 
-def test_killed_in_the_second_stage_and_resumed_is_the_uninterrupted_run_and_dances(scripts):
+def test_a_run_killed_in_its_second_stage_resumes_bit_identically_and_samples(scripts):
     whole = scripts("train", *SMALL, "name=whole")
     assert whole.returncode == 0, whole.stderr
     run = scripts.folder / "two" / "dabfusion" / "whole"
@@ -34,25 +34,25 @@ def test_killed_in_the_second_stage_and_resumed_is_the_uninterrupted_run_and_dan
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    done = scripts("train", f"resume={killed}")
-    assert done.returncode == 0, done.stderr
-    again = read_checkpoint(killed / "diffusion" / "last.ckpt")["state_dict"]
-    assert again.keys() == last.keys() and all(torch.equal(again[name], last[name]) for name in last)
+    finished = scripts("train", f"resume={killed}")
+    assert finished.returncode == 0, finished.stderr
+    resumed = read_checkpoint(killed / "diffusion" / "last.ckpt")["state_dict"]
+    assert resumed.keys() == last.keys() and all(torch.equal(resumed[name], last[name]) for name in last)
 
     # the second stage alone, to other music: what the first one taught is taken, what hears the music starts anew
-    alone = [*SMALL, "stage=diffusion", f"ckpt={run / 'flow' / 'last.ckpt'}", "music=timbre", "fit.max_steps=1"]
-    done = scripts.inside("train", *alone, "name=timbre")
-    assert done.returncode == 0 and "music_embedding, music_scale: other shapes" in done.stdout, done.stderr
+    second_stage = [*SMALL, "stage=diffusion", f"ckpt={run / 'flow' / 'last.ckpt'}", "music=timbre", "fit.max_steps=1"]
+    finished = scripts.inside("train", *second_stage, "name=timbre")
+    assert finished.returncode == 0 and "music_embedding, music_scale: other shapes" in finished.stdout, finished.stderr
     timbre = read_checkpoint(run.with_name("timbre") / "diffusion" / "last.ckpt")["state_dict"]
     assert all(torch.equal(timbre[name], flow[name]) for name in autoencoder)
-    done = scripts.inside("train", *alone, "name=wide", "model.family.autoencoder.base_channels=12")
-    assert done.returncode == 2 and "does not fit DabFusion" in done.stderr
+    finished = scripts.inside("train", *second_stage, "name=wide", "model.family.autoencoder.base_channels=12")
+    assert finished.returncode == 2 and "does not fit DabFusion" in finished.stderr
 
     song, picture, out = (scripts.folder / name for name in ("two.wav", "two.png", "two.mp4"))
     write_sound(song, np.sin(np.arange(2 * 22050) / 20).astype(np.float32), 22050)
     cv2.imwrite(str(picture), (np.arange(80 * 60 * 3) % 251).reshape(80, 60, 3).astype(np.uint8))
-    what = f"ckpt={killed / 'diffusion' / 'last.ckpt'}", f"music={song}", f"image={picture}", f"out={out}"
-    done = scripts.inside("sample", *what, "seconds=2", "sampler.num_inference_steps=2")
-    assert done.returncode == 0, done.stderr
+    inputs = f"ckpt={killed / 'diffusion' / 'last.ckpt'}", f"music={song}", f"image={picture}", f"out={out}"
+    finished = scripts.inside("sample", *inputs, "seconds=2", "sampler.num_inference_steps=2")
+    assert finished.returncode == 0, finished.stderr
     frames, fps, sound = read_video(out)
     assert frames.shape[1:] == (64, 64, 3) and sound is not None and len(frames) == round(2 * fps)

@@ -17,32 +17,32 @@ class ReplaceKnownFrames:
 
     def __init__(
         self,
-        known: Tensor,
+        known_frames: Tensor,
         mask: Tensor,
         denoiser: Denoiser | ClassifierFreeGuidance,
         noise_fn: Callable[[], Tensor],
     ):
-        """known: true x0, like x (B, ...). mask: bool, broadcast over x, True where x0 is known.
+        """known_frames: true x0, like x (B, ...). mask: bool, broadcast over x, True where x0 is known.
 
         noise_fn: standard noise like x, called once a step.
         """
-        self.known, self.mask = known, mask
+        self.known_frames, self.mask = known_frames, mask
         self.denoiser, self.noise_fn = denoiser, noise_fn
 
     @classmethod
     def first_frames(
-        cls, known: Tensor, noise: Tensor, denoiser: Denoiser | ClassifierFreeGuidance
+        cls, known_frames: Tensor, noise: Tensor, denoiser: Denoiser | ClassifierFreeGuidance
     ) -> "ReplaceKnownFrames":
         """Return the constraint that keeps the first K frames of x (B, C, F, H, W).
 
-        known (B, C, K, H, W): their x0; noise (B, C, F, H, W): used at every step, as x begins with it.
+        known_frames (B, C, K, H, W): their x0; noise (B, C, F, H, W): used at every step, as x begins with it.
         """
-        num_known, num_frames = known.shape[2], noise.shape[2]
+        num_known, num_frames = known_frames.shape[2], noise.shape[2]
         mask = torch.arange(num_frames, device=noise.device)[:, None, None] < num_known
-        known = pad(known, (0, 0, 0, 0, 0, num_frames - num_known))
-        return cls(known, mask, denoiser, lambda: noise)
+        known_frames = pad(known_frames, (0, 0, 0, 0, 0, num_frames - num_known))
+        return cls(known_frames, mask, denoiser, lambda: noise)
 
     def __call__(self, x: Tensor, t: int, i: int) -> Tensor:
         """x (B, ...) at step t, the i-th of the run -> the same with the known part replaced."""
         steps = torch.full((len(x),), t, device=x.device)
-        return torch.where(self.mask, self.denoiser.add_noise(self.known, self.noise_fn(), steps), x)
+        return torch.where(self.mask, self.denoiser.add_noise(self.known_frames, self.noise_fn(), steps), x)

@@ -44,8 +44,8 @@ class ModulePrefixes:
     controlnet: str | None = None
 
 
-def find_converter(contents: Any, own: Mapping[str, Tensor], prefixes: ModulePrefixes) -> Converter | None:
-    """Return the reader for a file's contents, and the names of `own` that it lacks; None for an unknown layout.
+def find_converter(contents: Any, family_state: Mapping[str, Tensor], prefixes: ModulePrefixes) -> Converter | None:
+    """Return the reader for a file, and the names of `family_state` that it lacks; None for an unknown layout.
 
     A U-Net without motion modules initialises the ReferenceNet, the denoising U-Net and a ControlNet (MuseDance sec.
     4.2, Zhang et al. 2023); one without its last convolution the ReferenceNet alone; with motion modules the denoising
@@ -56,10 +56,10 @@ def find_converter(contents: Any, own: Mapping[str, Tensor], prefixes: ModulePre
     is_unet = any(name.startswith("down_blocks.") for name in state_dict)
 
     def all_but(*kept_prefixes: str) -> tuple[str, ...]:
-        return tuple(name for name in own if not name.startswith(kept_prefixes))
+        return tuple(name for name in family_state if not name.startswith(kept_prefixes))
 
     def of_modules(*modules: str) -> tuple[str, ...]:
-        unet_names = (name for name in own if name.startswith(prefixes.unet))
+        unet_names = (name for name in family_state if name.startswith(prefixes.unet))
         return tuple(name for name in unet_names if any(f".{module}." in name for module in modules))
 
     if any(name.startswith("encoder.") for name in state_dict):
@@ -71,7 +71,9 @@ def find_converter(contents: Any, own: Mapping[str, Tensor], prefixes: ModulePre
     if has_motion and "conv_in.weight" not in state_dict:
         has_middle = any(name.startswith("mid_block.") for name in state_dict)  # not in AnimateDiff's v1 and v3
         motion = set(of_modules("motion_modules"))
-        missing = tuple(name for name in own if name not in motion or (".mid_block." in name and not has_middle))
+        missing = tuple(
+            name for name in family_state if name not in motion or (".mid_block." in name and not has_middle)
+        )
         return lambda file: _with_prefix(prefixes.unet, convert_video_unet(_strip_wrappers(file))), missing
     if has_motion:
         missing = (*all_but(prefixes.unet), *of_modules("songs", "attn_face"))
@@ -81,7 +83,7 @@ def find_converter(contents: Any, own: Mapping[str, Tensor], prefixes: ModulePre
         zero_convs = ()
         if prefixes.controlnet is not None:
             targets = (*targets, prefixes.controlnet)
-            zero_convs = tuple(name for name in own if name.startswith(f"{prefixes.controlnet}controlnet_"))
+            zero_convs = tuple(name for name in family_state if name.startswith(f"{prefixes.controlnet}controlnet_"))
         missing = (*all_but(*targets), *of_modules(*NOT_IN_SD), *zero_convs)
         return lambda file: _sd_unet_to_all(_strip_wrappers(file), prefixes), missing
     if is_unet:

@@ -44,8 +44,8 @@ class LoadReport:
 
 
 def _count_names(names: tuple[str, ...], kind: str) -> str:
-    more = ", ..." if len(names) > 3 else ""
-    return f"{len(names)} {kind}" + (f" ({', '.join(names[:3])}{more})" if names else "")
+    ellipsis = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} {kind}" + (f" ({', '.join(names[:3])}{ellipsis})" if names else "")
 
 
 def read_weights(path: str | Path, classes: tuple[str, ...] = ()) -> Any:
@@ -117,21 +117,21 @@ def load_strict(
     except ValueError as error:
         message = str(error)
         raise ValueError(message if message.startswith(str(path)) else f"{path}: {message}") from None
-    own = module.state_dict()
-    missing = tuple(name for name in own if name not in state_dict)
+    module_state = module.state_dict()
+    missing = tuple(name for name in module_state if name not in state_dict)
     report = LoadReport(
         path=str(path),
-        loaded=tuple(name for name in own if name in state_dict),
+        loaded=tuple(name for name in module_state if name in state_dict),
         missing=missing,
-        unexpected=tuple(name for name in state_dict if name not in own),
+        unexpected=tuple(name for name in state_dict if name not in module_state),
     )
     forbidden = tuple(name for name in missing if not name.startswith(allowed_missing or ("\0",)))
     if forbidden or report.unexpected:
         names = f"{_count_names(forbidden, 'missing')}, {_count_names(report.unexpected, 'unexpected')}"
         raise ValueError(f"{path} does not fit {type(module).__name__}: {names}; nothing was loaded")
     for name in report.loaded:
-        if own[name].shape != state_dict[name].shape:
-            shapes = f"{tuple(state_dict[name].shape)} in the file and {tuple(own[name].shape)} in the model"
+        if module_state[name].shape != state_dict[name].shape:
+            shapes = f"{tuple(state_dict[name].shape)} in the file and {tuple(module_state[name].shape)} in the model"
             raise ValueError(f"{path} does not fit {type(module).__name__}: {name} is {shapes}; nothing was loaded")
     module.load_state_dict(state_dict, strict=False, assign=assign)
     print(report)
