@@ -137,7 +137,7 @@ def magic_animate() -> Case:
             sampler={"num_inference_steps": 25, "guidance_scale": 7.5},
         )
     animator.unet.load_state_dict(convert_video_unet(network.state_dict()), assign=True)
-    animator.appearance.load_state_dict(convert_reference_net(appearance.state_dict()), assign=True)
+    animator.appearance_encoder.load_state_dict(convert_reference_net(appearance.state_dict()), assign=True)
     animator.controlnet.load_state_dict(control.state_dict(), assign=True)
     picture, poses = torch.randn(1, 4, SIDE, SIDE), torch.rand(1, FRAMES, 3, 8 * SIDE, 8 * SIDE)
     latents, t = torch.randn(1, 4, FRAMES, SIDE, SIDE), torch.tensor([500, 500])

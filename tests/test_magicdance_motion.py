@@ -254,7 +254,7 @@ def test_stage_learns_one_clip_and_averages():
         totals.append(total.item())
     assert set(losses) == {"reconstruction", "velocity", "joints", "feet"}
     assert np.mean(totals[-10:]) < 0.4 * np.mean(totals[:10])
-    raw, mean = family.decoder.final_layer.weight, stage.ema.module["decoder"].final_layer.weight
+    raw, mean = family.motion_denoiser.final_layer.weight, stage.ema.module["motion_denoiser"].final_layer.weight
     assert 0 < (raw - mean).abs().max() < 0.05
 
 

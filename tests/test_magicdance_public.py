@@ -12,7 +12,7 @@ from weights import numbers, state_by_name
 
 from zoo.families.latent.stages import Pictured
 from zoo.families.magicdance.family import MagicDance
-from zoo.families.magicdance.renderers.animator import Animator, coloured
+from zoo.families.magicdance.renderers.animator import Animator, densepose_to_rgb
 from zoo.nn.cpu_inference import fast_inference
 from zoo.nn.temporal import positions
 from zoo.nn.text import HashedTokenEncoder
@@ -60,11 +60,11 @@ def animator(tmp_path_factory) -> Animator:
     loaded = {
         name for file in published(tmp_path_factory.mktemp("magic")) for name in family.load_pretrained(file).loaded
     }
-    parts = tuple(f"animator.{name}." for name in ("vae", "unet", "appearance", "controlnet"))
+    parts = tuple(f"animator.{name}." for name in ("vae", "unet", "appearance_encoder", "controlnet"))
     assert {name for name in family.state_dict() if name.startswith(parts)} == loaded
     with torch.no_grad():
-        animator.words.table.weight.zero_()
-        animator.words.place.copy_(numbers("empty prompt", 1, 5, 24)[0])
+        animator.text_encoder.table.weight.zero_()
+        animator.text_encoder.place.copy_(numbers("empty prompt", 1, 5, 24)[0])
     return animator.eval()
 
 
@@ -84,7 +84,7 @@ def test_both_answers_of_a_step_are_magic_animates(animator, reference):
     def answer(poses: torch.Tensor) -> torch.Tensor:
         return animator.predict(noise, t, reference, poses, None, text)
 
-    seen, text = animator.controlnet.embed(coloured(PARTS)[None]), animator.words(["", ""])
+    seen, text = animator.controlnet.embed(densepose_to_rgb(PARTS)[None]), animator.text_encoder(["", ""])
     answers = torch.from_numpy(REFERENCE["magic_answers"]).flip(0)  # ours come with the picture first
     assert answers.diff(dim=0).std() > 0.05
     for poses in (seen, seen.expand(2, -1, -1, -1, -1)):  # asked for once, or by each
@@ -104,6 +104,6 @@ def test_both_answers_of_a_step_are_magic_animates(animator, reference):
 def test_a_guided_window_is_magic_animates(animator, reference):
     """Its picture, poses and noise become its latents by two guided steps, at its noise schedule."""
     draw = torch.Generator().manual_seed(crc32(NOISE[0].encode()))  # gives the window NOISE
-    made = animator.window(reference, None, PARTS, None, draw)
+    made = animator.sample_window(reference, None, PARTS, None, draw)
     wanted = torch.from_numpy(REFERENCE["magic_made"])[0].movedim(1, 0)
     torch.testing.assert_close(made / wanted.std(), wanted / wanted.std(), atol=1e-4, rtol=0)

@@ -19,10 +19,17 @@ from zoo.body.render.mesh import load_body
 from zoo.body.render.rasterizer import render_parts
 from zoo.body.skeleton import STANDING, forward_kinematics, pack, unpack
 from zoo.families.magicdance.family import MagicDance
-from zoo.families.magicdance.renderers.animator import Animator, Faces, coloured, cut_squares, head_box, patches_of
+from zoo.families.magicdance.renderers.animator import (
+    Animator,
+    FaceFeatures,
+    crop_boxes,
+    crop_patches,
+    densepose_to_rgb,
+    head_boxes,
+)
 from zoo.families.magicdance.renderers.diffusion import DiffusionRenderer
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
-from zoo.families.magicdance.stages import ImageStage, VideoStage, as_found
+from zoo.families.magicdance.stages import ImageStage, VideoStage, jitter_boxes
 from zoo.media import read_video, write_sound
 from zoo.nn.square_image import pad_to_square
 from zoo.nn.text import HashedTokenEncoder
@@ -36,7 +43,7 @@ SIZES = {
     "norm_num_groups": 8,
 }
 VAE = {"block_out_channels": [8, 8, 8], "latent_channels": 4, "norm_num_groups": 4, "layers_per_block": 1}
-FACE = {"dim": 16, "side": 16, "patch": 2}
+FACE = {"dim": 16, "crop_size": 16, "patch_size": 2}
 
 
 def build_animator(**overrides) -> Animator:
@@ -57,13 +64,13 @@ def build_animator(**overrides) -> Animator:
     return Animator(**options | overrides)
 
 
-def made(**overrides) -> Animator:
+def random_animator(**overrides) -> Animator:
     return fill_by_name(build_animator(**overrides)).eval()
 
 
-def lent(count: int) -> Faces:
-    squares, there = numbers("squares", count, 3, 16, 16), torch.ones(count, dtype=torch.bool)
-    return Faces(numbers("tokens", count, 4, 16), numbers("looks", count, 4), squares, there)
+def face_features(count: int) -> FaceFeatures:
+    crops, is_valid = numbers("squares", count, 3, 16, 16), torch.ones(count, dtype=torch.bool)
+    return FaceFeatures(numbers("tokens", count, 4, 16), numbers("looks", count, 4), crops, is_valid)
 
 
 def family(**changes) -> MagicDance:
@@ -73,12 +80,12 @@ def family(**changes) -> MagicDance:
         beat_phase=False,
         mesh_resolution=128,
         sampler={"num_inference_steps": 50, "guidance_scale": 2.0, "eta": 1.0},
-        animator=made(**changes),
+        animator=random_animator(**changes),
     )
 
 
 @torch.no_grad()
-def test_the_controlnet_is_diffusers():
+def test_controlnet_equals_diffusers():
     """The same weights and inputs, the same residuals, for every frame by itself."""
     sizes = {"block_out_channels": (16, 32, 32), "layers_per_block": 2, "norm_num_groups": 8}
     down = ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D")
@@ -97,7 +104,7 @@ def test_the_controlnet_is_diffusers():
     )
     ours.eval().load_state_dict(theirs.state_dict())
     x, time, text = numbers("latents", 2, 4, 3, 8, 8), torch.tensor([3, 700]), numbers("text", 2, 5, 12)
-    parts = coloured((numbers("parts", 2, 3, 32, 32).abs() * 9).long() % 25)
+    parts = densepose_to_rgb((numbers("parts", 2, 3, 32, 32).abs() * 9).long() % 25)
     said = ours(x, time, ours.prepare(text), ours.embed(parts))
     frames = x.movedim(2, 1).flatten(0, 1)
     known = theirs(
@@ -108,40 +115,40 @@ def test_the_controlnet_is_diffusers():
         assert wanted.std() > 0.01
 
 
-def test_the_paper_size_has_the_published_parts():
+def test_the_paper_size_has_the_published_parameter_counts():
     """Parameters of MagicAnimate's files, part by part; the face's attention comes on top."""
     with torch.device("meta"):
         paper = {"text_encoder": HashedTokenEncoder(768), "unet": {}, "pose_encoder_channels": [16, 32, 96, 256]}
         paper["vae"] = {**VAE, "block_out_channels": [128, 256, 512, 512]}
         animator = build_animator(**paper, face=None)
     counted = {name: sum(one.numel() for one in part.parameters()) for name, part in animator.named_children()}
-    assert counted["appearance"] == 857_066_560
+    assert counted["appearance_encoder"] == 857_066_560
     assert counted["controlnet"] == 361_279_120
     assert counted["unet"] == 1_276_658_564
 
 
-def test_faces_are_where_the_heads_parts_are():
+def test_face_boxes_surround_the_head_parts():
     parts = torch.zeros(2, 20, 40, dtype=torch.uint8)
     parts[0, 4:9, 10:14], parts[0, 9:15, 8:20] = 23, 2
-    boxes = head_box(parts)
+    boxes = head_boxes(parts)
     half = 2.2 * 4 / 2
     wanted = [(12 - half) / 40, (6 - half) / 20, (12 + half) / 40, (6 + half) / 20]
     torch.testing.assert_close(boxes[0], torch.tensor(wanted))
     assert boxes[1].isnan().all()
     parts[0, :4, 12] = 24  # what stands up from it
-    torch.testing.assert_close(head_box(parts)[0], boxes[0])
+    torch.testing.assert_close(head_boxes(parts)[0], boxes[0])
     ramp = torch.arange(40.0).expand(1, 3, 20, 40) + 0.5
-    cut = cut_squares(ramp, torch.tensor([[0.25, 0.0, 0.75, 1.0]]), 10)
+    cut = crop_boxes(ramp, torch.tensor([[0.25, 0.0, 0.75, 1.0]]), 10)
     torch.testing.assert_close(cut[0, 0, 0], 10 + 2 * torch.arange(10.0) + 1)
-    animator = made()
-    faces = animator.faces(torch.rand(2, 3, 20, 40), boxes)
+    animator = random_animator()
+    faces = animator.encode_faces(torch.rand(2, 3, 20, 40), boxes)
     tokens = faces.tokens
     assert tokens.shape == (2, 4, 16) and tokens[0].abs().min() > 0 and (tokens[1] == 0).all()
-    assert faces.there.tolist() == [True, False] and faces.squares.shape == (2, 3, 16, 16)
+    assert faces.is_valid.tolist() == [True, False] and faces.crops.shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize("name", ["woman", "man", "robot", "doll"])
-def test_a_pictures_face_is_where_its_parts_would_have_it(name):
+def test_face_box_of_an_image_agrees_with_its_parts(name):
     """Joints and outline say what the parts say in training, up to where a figure's neck counts as head."""
     motion, shape, view = standing(1), load_body(name), camera("C01")
     _, root, rotations = unpack(motion)
@@ -150,59 +157,59 @@ def test_a_pictures_face_is_where_its_parts_would_have_it(name):
     places, _ = view.project(joints, 256, 256)
     found, wanted = (
         head_square(head_mask((parts[0] > 0).astype(float), places)),
-        head_box(torch.from_numpy(parts))[0].numpy(),
+        head_boxes(torch.from_numpy(parts))[0].numpy(),
     )
     side = wanted[2] - wanted[0]
     assert np.abs(found - wanted).max() < 0.3 * side and 10 / 256 < side < 60 / 256
 
 
-def test_training_is_shown_faces_as_a_detector_finds_them():
+def test_stages_jitter_face_boxes_as_a_detector_does():
     """About the exact squares, off by as much as measured; where there is none, there is none. In both stages."""
     parts = torch.zeros(2, 9, 64, 64, dtype=torch.uint8)
     parts[:, :, 16:24, 28:36] = 23
     for kind in (ImageStage, VideoStage):
         stage, shown = kind(family=family(), optimizer=None, seed=0), []
 
-        def seen(pictures, boxes, faces=stage.animator.faces, shown=shown):
+        def seen(pictures, boxes, encode_faces=stage.animator.encode_faces, shown=shown):
             shown.append(boxes)
-            return faces(pictures, boxes)
+            return encode_faces(pictures, boxes)
 
-        stage.animator.faces = seen
+        stage.animator.encode_faces = seen
         stage.loss({"key": ["a", "b"], "frames": numbers("frames", 2, 9, 3, 64, 64).clamp(-1, 1), "parts": parts})
-        off = (shown[0] - head_box(parts[:, 0])).abs()
+        off = (shown[0] - head_boxes(parts[:, 0])).abs()
         assert 0 < off.min() and off.max() < 0.2
     torch.manual_seed(0)
-    found = as_found(torch.tensor([[0.4, 0.1, 0.6, 0.3]]).repeat(20000, 1))
+    found = jitter_boxes(torch.tensor([[0.4, 0.1, 0.6, 0.3]]).repeat(20000, 1))
     middle, side = (found[:, :2] + found[:, 2:]) / 2, found[:, 2:] - found[:, :2]
     torch.testing.assert_close(side[:, 0], side[:, 1], atol=1e-6, rtol=0)
     torch.testing.assert_close(middle.mean(0), torch.tensor([0.5, 0.2]), atol=1e-3, rtol=0)
     torch.testing.assert_close(middle.std(0), torch.full((2,), 0.2 * 0.06), atol=3e-4, rtol=0)
     assert abs(float((side / 0.2).log().mean())) < 3e-3 and abs(float((side / 0.2).log().std()) - 0.1) < 3e-3
-    assert as_found(torch.full((1, 4), torch.nan)).isnan().all()
+    assert jitter_boxes(torch.full((1, 4), torch.nan)).isnan().all()
 
 
 @torch.no_grad()
-def test_faces_are_drawn_where_the_frames_heads_are():
+def test_faces_are_pasted_over_the_heads_of_frames():
     """As large as the heads, in place of what the head's region looks like on average; everything else stays."""
     ramp = torch.linspace(-1, 1, 17)[:-1] + 1 / 16  # of a square's pixels, from its left to its right
     boxes = torch.tensor([[0.25, 0.3, 0.75, 0.8], [0.9, 0.0, 1.1, 0.2]])
-    drawn, corners = patches_of(ramp.expand(2, 3, 16, 16), boxes, 5, (16, 16), 4)
+    drawn, corners = crop_patches(ramp.expand(2, 3, 16, 16), boxes, 5, (16, 16), 4)
     assert corners.tolist() == [[6, 6], [11, 0]] and drawn.shape == (2, 3, 20, 20)
     pixels = (24 + torch.arange(20) + 0.5) / 64
     torch.testing.assert_close(drawn[0, 0, 3], ((pixels - 0.25) / 0.5 * 2 - 1))
 
-    animator = made(background_residual=True)
+    animator = random_animator(background_residual=True)
     parts = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
     for frame in range(3):
         parts[:, frame, 16:24, 8 * frame + 8 : 8 * frame + 16] = 23
     reference = animator.driven(animator.pictured(numbers("reference", 2, 4, 16, 16), parts[:, 0]), parts)
     pictures, nobody = numbers("pictures", 2, 3, 64, 64), torch.full((4,), torch.nan)
-    own = head_box(parts[:, 0])
-    faces = animator.faces(pictures, torch.stack([own[0], nobody]))
-    found = animator.faced(reference, faces, parts)
+    own = head_boxes(parts[:, 0])
+    faces = animator.encode_faces(pictures, torch.stack([own[0], nobody]))
+    found = animator.paste_faces(reference, faces, parts)
     assert torch.equal(found.base[1], reference.base[1])
     for frame in range(3):
-        patch, ((left, top),) = patches_of(faces.squares[:1], head_box(parts[:1, frame]), 5, (16, 16), 4)
+        patch, ((left, top),) = crop_patches(faces.crops[:1], head_boxes(parts[:1, frame]), 5, (16, 16), 4)
         head = slice(4, 6), slice(2 * frame + 2, 2 * frame + 4)
         inside = slice(4 - int(top), 6 - int(top)), slice(2 * frame + 2 - int(left), 2 * frame + 4 - int(left))
         torch.testing.assert_close(found.base[0, :, frame][:, *head], animator.encode(patch)[0][:, *inside])
@@ -212,30 +219,32 @@ def test_faces_are_drawn_where_the_frames_heads_are():
 
 
 @torch.no_grad()
-def test_hidden_heads_are_the_faces():
+def test_masked_heads_take_their_mean_from_the_face():
     """What is hidden lies on the figure, within the head's box; the head's look is the face's, all else stays."""
-    animator, nowhere = made(background_residual=True, head_drop_prob=0.5), [torch.nan] * 4
+    animator, nowhere = random_animator(background_residual=True, head_drop_prob=0.5), [torch.nan] * 4
     torch.nn.init.zeros_(animator.finder.net.conv_out.weight)
     animator.finder.net.conv_out.bias.data = torch.tensor([9.0, 9.0, *[0.0] * 8])  # somebody, no head
     parts = torch.zeros(3, 64, 64, dtype=torch.uint8)
     parts[:, 16:24, 28:36], parts[:, 24:60, 20:44] = 23, 2
     reference = animator.pictured(numbers("reference", 3, 4, 16, 16), parts)
-    boxes = torch.cat([head_box(parts[:2]), torch.tensor([nowhere])])
-    faces = lent(3)
-    found = animator.without_head(reference, boxes, faces, torch.tensor([True, False, True]))
+    boxes = torch.cat([head_boxes(parts[:2]), torch.tensor([nowhere])])
+    faces = face_features(3)
+    found = animator.mask_heads(reference, boxes, faces, torch.tensor([True, False, True]))
     for row in (1, 2):  # not asked for, and without a head
         assert torch.equal(found.latents[row], reference.latents[row])
         assert torch.equal(found.looks[row], reference.looks[row])
     other = (found.latents[0] != reference.latents[0]).any(0)
     assert other[4:6, 7:9].all() and not other[:3].any() and not other[8:].any() and not other[:, 12:].any()
-    assert torch.equal(found.looks[0, 7], faces.look[0]) and torch.equal(found.looks[0, :7], reference.looks[0, :7])
+    assert torch.equal(found.looks[0, 7], faces.mean_latent[0]) and torch.equal(
+        found.looks[0, :7], reference.looks[0, :7]
+    )
     for name in ("figure", "ground", "base"):
         assert torch.equal(getattr(found, name), getattr(reference, name))
 
 
-def test_parts_have_densepose_videos_colours():
+def test_parts_have_the_colours_of_densepose_videos():
     """Viridis from 0, the background, to 24."""
-    colours = (coloured(torch.tensor([[0, 24, 12]])) * 255).round().byte()[:, 0]
+    colours = (densepose_to_rgb(torch.tensor([[0, 24, 12]])) * 255).round().byte()[:, 0]
     assert colours[:, 0].tolist() == [68, 1, 84] and colours[:, 1].tolist() == [253, 231, 37]
     assert colours.shape == (3, 3)
 
@@ -253,7 +262,7 @@ def picture():
     return MeshRenderer(128, 128).begin(None, Fraction(12), 1).draw(standing(1))[0]
 
 
-def test_a_body_grows_along_its_bones():
+def test_bone_lengths_move_the_body_below_them():
     """Shins half as long again: what is below the knees is lower by that, and what is above stays."""
     shape = load_body("woman")
     longer = torch.from_numpy(shape.offsets).clone()
@@ -268,7 +277,7 @@ def test_a_body_grows_along_its_bones():
     assert np.abs(same.vertices - shape.vertices).max() < 1e-4
 
 
-def test_the_dance_is_seen_where_the_figure_stands(picture):
+def test_aligned_motion_covers_the_figure_of_the_image(picture):
     """The parts of the pictured pose lie on the picture's figure: on its feet, as tall, around its face."""
     found = align(picture.permute(1, 2, 0).numpy(), SyntheticPoseDetector(), 128)
     parts = AlignedMotion(found).parts(standing(1))[0].numpy() > 0
@@ -279,7 +288,7 @@ def test_the_dance_is_seen_where_the_figure_stands(picture):
     assert both > 0.55
     figure = extract_figure(picture.permute(1, 2, 0).numpy(), SyntheticPoseDetector())
     np.testing.assert_array_equal(found.face, head_square(head_mask(figure.alpha, figure.joints)))
-    wanted = head_box(AlignedMotion(found).parts(standing(1)))[0].numpy()  # what training would have cut out
+    wanted = head_boxes(AlignedMotion(found).parts(standing(1)))[0].numpy()  # what training would have cut out
     side = wanted[2] - wanted[0]
     assert 0.8 < (found.face[2] - found.face[0]) / side < 1.25
     assert np.abs(found.face.reshape(2, 2).mean(0) - wanted.reshape(2, 2).mean(0)).max() < 0.4 * side
@@ -289,8 +298,8 @@ def test_the_dance_is_seen_where_the_figure_stands(picture):
 
 
 @pytest.mark.parametrize("splits", [(13,), (5, 8)])
-def test_frames_come_however_motion_comes(picture, splits):
-    renderer = DiffusionRenderer(made(), SyntheticPoseDetector())
+def test_frames_do_not_depend_on_the_blocks_of_motion(picture, splits):
+    renderer = DiffusionRenderer(random_animator(), SyntheticPoseDetector())
     session = renderer.begin(picture, Fraction(12), 0)
     blocks = [session.draw(block) for block in standing(13).split(splits)]
     assert [len(block) for block in blocks] == list(splits)
@@ -302,9 +311,9 @@ def test_frames_come_however_motion_comes(picture, splits):
 
 
 @torch.no_grad()
-def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
+def test_a_zero_residual_renders_the_composited_reference(picture):
     """Every window's parts, in the looks of the picture's, before the picture's own background."""
-    animator = made(background_residual=True)
+    animator = random_animator(background_residual=True)
     animator.change_scale.fill_(1e9)
     parts = torch.zeros(9, 64, 64, dtype=torch.uint8)  # two windows
     for index, one in enumerate(parts):
@@ -319,24 +328,24 @@ def test_a_network_that_changes_nothing_shows_the_painted_picture(picture):
 
 
 @pytest.mark.parametrize("headless", [0.0, 1.0])
-def test_hidden_heads_teach_nothing_but_by_their_faces(headless):
+def test_no_gradient_reaches_masked_heads(headless):
     """No gradient reaches a hidden head's latents."""
     whole = family(background_residual=True, head_drop_prob=headless)
     torch.nn.init.constant_(whole.animator.finder.net.conv_out.bias, 99.0)  # all of the picture is a figure
     own = ImageStage(whole, torch.optim.Adam, ema_decay=None, seed=0, train_spatial_layers=True)
     source = numbers("source", 2, 4, 16, 16).requires_grad_()
-    faces = lent(2)
+    faces = face_features(2)
     boxes, parts = torch.tensor([[0.25, 0.25, 0.75, 0.75]] * 2), torch.full((2, 1, 64, 64), 5, dtype=torch.uint8)
-    losses = own.of_noise(numbers("frames", 2, 4, 1, 16, 16), source, faces, boxes, parts, still=True)
+    losses = own.renderer_loss(numbers("frames", 2, 4, 1, 16, 16), source, faces, boxes, parts, independent_frames=True)
     sum(losses.values()).backward()
     assert (source.grad[:, :, 5:11, 5:11].abs().max() > 0) == (headless == 0) and source.grad[:, :, 0].abs().max() > 0
 
 
 @pytest.mark.parametrize("headless", [0.0, 0.5])
-def test_another_face_is_another_dancer(picture, headless):
+def test_another_face_changes_the_frames(picture, headless):
     """The face of a second picture changes the frames; the picture's own face changes nothing, if its head is shown."""
     other = MeshRenderer(128, 128).begin(None, Fraction(12), 12).draw(standing(1))[0]
-    animator = made(head_drop_prob=headless, background_residual=True)
+    animator = random_animator(head_drop_prob=headless, background_residual=True)
     drawn = {
         name: DiffusionRenderer(animator, SyntheticPoseDetector(), face=face)
         .begin(picture, Fraction(12), 0)
@@ -345,33 +354,37 @@ def test_another_face_is_another_dancer(picture, headless):
     }
     assert torch.equal(drawn["own"], drawn["same"]) == (headless == 0) and not torch.equal(drawn["own"], drawn["other"])
     with pytest.raises(ValueError, match="no face encoder"):
-        DiffusionRenderer(made(face=None), SyntheticPoseDetector(), face=other)
+        DiffusionRenderer(random_animator(face=None), SyntheticPoseDetector(), face=other)
 
 
 @pytest.mark.parametrize("changes", [False, True])
-def test_a_window_keeps_what_it_knows(changes):
-    animator, draw = made(background_residual=changes), torch.Generator().manual_seed(0)
+def test_a_window_preserves_its_context_latents(changes):
+    animator, draw = random_animator(background_residual=changes), torch.Generator().manual_seed(0)
     reference = animator.pictured(numbers("reference", 1, 4, 16, 16))
     parts = torch.zeros(5, 64, 64, dtype=torch.uint8)
     known = numbers("known", 2, 4, 16, 16)
-    latents = animator.window(reference, None, parts, known, draw)
+    latents = animator.sample_window(reference, None, parts, known, draw)
     assert latents.shape == (5, 4, 16, 16) and torch.equal(latents[:2], known)
-    free = animator.window(reference, None, parts, None, torch.Generator().manual_seed(0))
+    free = animator.sample_window(reference, None, parts, None, torch.Generator().manual_seed(0))
     assert not torch.allclose(free[2:], latents[2:], atol=1e-3)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @torch.no_grad()
-def test_guidance_is_away_from_no_picture_and_no_face(guidance):
+def test_guidance_scales_the_effect_of_reference_and_face(guidance):
     """One step: what two answers, with and without picture and face, say together (Ho and Salimans 2022)."""
-    animator = made(sampler={"num_inference_steps": 1, "guidance_scale": guidance})
+    animator = random_animator(sampler={"num_inference_steps": 1, "guidance_scale": guidance})
     reference = animator.pictured(numbers("reference", 1, 4, 16, 16))
     parts = torch.full((3, 64, 64), 5, dtype=torch.uint8)
-    faces = lent(1)
+    faces = face_features(1)
     face = faces.tokens
-    found = animator.window(reference, faces, parts, None, torch.Generator().manual_seed(4))
+    found = animator.sample_window(reference, faces, parts, None, torch.Generator().manual_seed(4))
     x = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(4))
-    t, seen, text = torch.tensor([999]), animator.controlnet.embed(coloured(parts)[None]), animator.words([""])
+    t, seen, text = (
+        torch.tensor([999]),
+        animator.controlnet.embed(densepose_to_rgb(parts)[None]),
+        animator.text_encoder([""]),
+    )
     with_, without = (
         animator.predict(x, t, one, seen, tokens, text)
         for one, tokens in ((reference, face), (reference.each(lambda each: each[:0]), torch.zeros_like(face)))
@@ -386,15 +399,15 @@ def test_guidance_is_away_from_no_picture_and_no_face(guidance):
 
 
 @torch.no_grad()
-def test_what_sees_the_picture():
+def test_middle_and_up_blocks_attend_to_the_reference():
     """The middle and the way up attend to it (MagicAnimate's default); a sample without one does not see it at all."""
-    animator, t = made(background_residual=True), torch.tensor([400, 400])
+    animator, t = random_animator(background_residual=True), torch.tensor([400, 400])
     x, reference = numbers("x", 2, 4, 3, 16, 16), animator.pictured(numbers("reference", 1, 4, 16, 16))
     parts = torch.full((2, 3, 64, 64), 5, dtype=torch.uint8)
-    reference, seen = animator.driven(reference, parts[:1]), animator.controlnet.embed(coloured(parts))
-    face, text = numbers("face", 2, 4, 16), animator.words(["", ""])
+    reference, seen = animator.driven(reference, parts[:1]), animator.controlnet.embed(densepose_to_rgb(parts))
+    face, text = numbers("face", 2, 4, 16), animator.text_encoder(["", ""])
     found = animator.predict(x, t, reference, seen, face, text)
-    features = animator.appearance(reference.latents, t[:1], text[:1])
+    features = animator.appearance_encoder(reference.latents, t[:1], text[:1])
     asked = animator.unet.prepare(text, [None, None, *features[2:]], face=face)  # two places on the way down
     aside = animator.controlnet(x, t, animator.controlnet.prepare(text), seen)
     torch.testing.assert_close(found, animator.unet(x, t, asked, animator.shown(reference, x), aside))
@@ -404,7 +417,7 @@ def test_what_sees_the_picture():
 
 @pytest.mark.parametrize("drop", [0.0, 1.0])
 @torch.no_grad()
-def test_a_dropped_picture_teaches_nothing_of_itself(drop):
+def test_a_dropped_reference_does_not_change_the_loss(drop):
     losses = []
     for source in (0.2, -0.6):
         stage = ImageStage(family=family(), optimizer=None, seed=0, cond_drop_prob=drop)
@@ -416,7 +429,7 @@ def test_a_dropped_picture_teaches_nothing_of_itself(drop):
     assert (losses[0] == pytest.approx(losses[1], rel=1e-5)) == bool(drop)
 
 
-def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves():
+def test_exactly_the_trainable_modules_get_a_gradient():
     for kind, frames, options in (
         (ImageStage, 2, {}),
         (VideoStage, 9, {}),
@@ -437,17 +450,17 @@ def test_what_a_stage_teaches_gets_a_gradient_and_nothing_else_moves():
         assert not silent, silent
 
 
-def test_magic_animates_files_start_their_parts(tmp_path):
+def test_magic_animates_files_initialise_their_modules(tmp_path):
     """In the layouts of its release: two folders of diffusers', a temporal attention saved by a wrapped trainer."""
     source = family()
     state = fill_by_name(source).state_dict()
-    parts = {name: {} for name in ("appearance", "controlnet", "unet")}
+    parts = {name: {} for name in ("appearance_encoder", "controlnet", "unet")}
     for name, value in state.items():
         for part, held in parts.items():
             if name.startswith(f"animator.{part}."):
                 held[name.removeprefix(f"animator.{part}.")] = value.clone()
     moving = {f"module.unet.{name}": value for name, value in parts["unet"].items() if ".motion_modules." in name}
-    files = {"appearance": parts["appearance"], "controlnet": parts["controlnet"]}
+    files = {"appearance": parts["appearance_encoder"], "controlnet": parts["controlnet"]}
     for name, held in files.items():
         save_file(held, tmp_path / f"{name}.safetensors")
     torch.save({"state_dict": moving}, tmp_path / "temporal.ckpt")
@@ -459,7 +472,7 @@ def test_magic_animates_files_start_their_parts(tmp_path):
         report = fresh.load_pretrained(str(tmp_path / name))
         assert not report.unexpected
     for name, value in fresh.state_dict().items():
-        if name.startswith(("animator.appearance.", "animator.controlnet.")) or ".motion_modules." in name:
+        if name.startswith(("animator.appearance_encoder.", "animator.controlnet.")) or ".motion_modules." in name:
             assert torch.equal(value, state[name]), name
     assert not fresh.animator.unet.conv_in.weight.any()
     broken = dict(parts["controlnet"])
@@ -479,7 +492,7 @@ SMALL = (
 ).split()
 
 
-def test_one_checkpoint_goes_from_song_and_picture_to_video(scripts, picture):
+def test_one_checkpoint_generates_video_from_song_and_image(scripts, picture):
     done = scripts("train", *SMALL, "name=whole")
     assert done.returncode == 0, done.stderr
     ckpt = scripts.folder / "magic" / "magicdance" / "whole" / "video" / "last.ckpt"

@@ -74,7 +74,7 @@ def test_edge_checkpoint_with_its_normaliser(edge_file, capsys):
     report = family.load_pretrained(path)
     assert report.unexpected == () and all(name.startswith("music_scale.") for name in report.missing)
     for name, value in contents["ema_state_dict"].items():
-        assert torch.equal(family.decoder.state_dict()[name], value)
+        assert torch.equal(family.motion_denoiser.state_dict()[name], value)
     scaler, x = contents["normalizer"].scaler, numbers("motion", 7, 151)
     torch.testing.assert_close(family.normalizer(x), (x * scaler.scale_ + scaler.min_).clamp(-1, 1))
     assert "tensors loaded, 4 missing (music_scale.mean" in capsys.readouterr().out
@@ -87,8 +87,8 @@ def test_bare_state_dict(edge_file, tmp_path, wrapped, suffix):
     path = tmp_path / f"bare{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)(state, path)
     family = MagicDance(**SIZE)
-    assert not [name for name in family.load_pretrained(path).missing if name.startswith("decoder.")]
-    assert torch.equal(family.decoder.final_layer.weight, edge_file[1]["ema_state_dict"]["final_layer.weight"])
+    assert not [name for name in family.load_pretrained(path).missing if name.startswith("motion_denoiser.")]
+    assert torch.equal(family.motion_denoiser.final_layer.weight, edge_file[1]["ema_state_dict"]["final_layer.weight"])
 
 
 def test_a_file_that_does_not_fit_changes_nothing(tmp_path):

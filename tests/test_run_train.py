@@ -45,9 +45,9 @@ def test_killed_twice_and_resumed_is_the_uninterrupted_run(scripts, small_run, s
     ours, wanted = state(run), state(small_run)
     assert ours.keys() == wanted.keys()
     assert all(torch.equal(ours[key], wanted[key]) for key in wanted)
-    assert not torch.equal(wanted["family.decoder.final_layer.weight"], wanted["ema.module.decoder.final_layer.weight"])
+    assert not torch.equal(wanted["family.motion_denoiser.final_layer.weight"], wanted["ema.module.motion_denoiser.final_layer.weight"])
     before = read_checkpoint(small_run / "motion" / "step_0000025.ckpt")["state_dict"]
-    assert not torch.equal(before["family.decoder.final_layer.weight"], wanted["family.decoder.final_layer.weight"])
+    assert not torch.equal(before["family.motion_denoiser.final_layer.weight"], wanted["family.motion_denoiser.final_layer.weight"])
     left = sorted(file.name for file in (run / "motion").iterdir())
     assert left == ["last.ckpt", "step_0000025.ckpt", "step_0000030.ckpt"]
 
@@ -92,7 +92,7 @@ def test_export_holds_the_average_and_nothing_else(scripts, small_run, tmp_path)
     with pytest.raises(ValueError, match="averaged weights only"):
         load_family(tmp_path / "whole", use_ema=False)
     raw, _ = load_family(checkpoint, use_ema=False)
-    weight = "decoder.final_layer.weight"
+    weight = "motion_denoiser.final_layer.weight"
     assert not torch.equal(raw.state_dict()[weight], averaged[weight])
     half = load_file(tmp_path / "half" / "model.safetensors")
     assert half[weight].dtype == torch.float16 and half["normalizer.low"].dtype == torch.float32
@@ -112,7 +112,7 @@ def test_training_starts_from_a_checkpoint(scripts, small_run, small_arguments):
     assert done.returncode == 0, done.stderr
     started = family_weights(read_checkpoint(checkpoint)["state_dict"], use_ema=True)
     ended = family_weights(state(small_run.with_name("onward")), use_ema=False)
-    assert all(torch.equal(started[key], ended[key]) for key in started if key.startswith("decoder."))
+    assert all(torch.equal(started[key], ended[key]) for key in started if key.startswith("motion_denoiser."))
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "motion/last.ckpt", "motion/step_0000030.ckpt"])

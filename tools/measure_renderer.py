@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.data.base import WindowSpec
-from zoo.families.magicdance.renderers.animator import head_box
+from zoo.families.magicdance.renderers.animator import head_boxes
 from zoo.families.magicdance.renderers.diffusion import DiffusionRenderer
 from zoo.files import conf_folder
 from zoo.metrics.identity import Signature, signature, signature_distance
@@ -53,7 +53,7 @@ def decibels(made: np.ndarray, true: np.ndarray, where: np.ndarray | None = None
 def heads(parts: torch.Tensor) -> np.ndarray:
     """(F, H, W) bool: squares about the heads of parts."""
     found = np.zeros(parts.shape, bool)
-    for one, box in zip(found, head_box(parts).numpy(), strict=True):
+    for one, box in zip(found, head_boxes(parts).numpy(), strict=True):
         if np.isfinite(box).all():
             left, top, right, bottom = (np.clip(box, 0, 1) * parts.shape[1]).round().astype(int)
             one[top:bottom, left:right] = True
@@ -98,7 +98,7 @@ def measured(ckpt: str, held: Clips, steps: int | None) -> tuple[list[dict[str, 
     judge = SyntheticPoseDetector()
     animator = load_family(ckpt)[0].eval().animator
     renderer = DiffusionRenderer(animator, judge)
-    animator.steps = steps or animator.steps
+    animator.num_inference_steps = steps or animator.num_inference_steps
     names, known = held.names, held.known
     said, strips = [], []
     for number, index in enumerate(tqdm(held.order, desc="clips", disable=None)):
@@ -132,7 +132,7 @@ def measured(ckpt: str, held: Clips, steps: int | None) -> tuple[list[dict[str, 
             "background of the truth": unsteady(true, free),
             "right": float(names[int(np.nanargmin(apart))] == clip["dancer"]),
         }
-        if animator.headless:
+        if animator.head_drop_prob:
             by_face = DiffusionRenderer(animator, judge, face=_picture(picture))
             faced = (
                 by_face.begin(_picture(picture), Fraction(FPS), number).render_parts(parts).permute(0, 2, 3, 1).numpy()

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 UNET_NAMES = {
     "attends": "attention_levels",
     "layers": "layers_per_block",
@@ -30,3 +32,15 @@ def upgrade_text_encoder(config: Mapping[str, Any]) -> dict[str, Any]:
     """The node of a text encoder of `zoo.nn.text`."""
     module, _, name = config["_target_"].rpartition(".")
     return {**config, "_target_": f"{module}.{TEXT_ENCODERS.get(name, name)}"}
+
+
+def rename_modules(state_dict: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The state dict with the modules (or tensors) at the paths `names` under their new paths."""
+    renamed = {}
+    for key, value in state_dict.items():
+        for path, new_path in names.items():
+            if key == path or key.startswith(f"{path}."):
+                key = f"{new_path}{key.removeprefix(path)}"
+                break
+        renamed[key] = value
+    return renamed

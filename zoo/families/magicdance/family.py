@@ -16,6 +16,7 @@ from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
 from zoo.diffusion.samplers import make_sampler
 from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.base import Family, FrameStream, GenerationRequest, MotionGenerator, SamplingParams
+from zoo.families.latent.upgrade import rename_modules
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.long_form import (
     HOP_FRAMES,
@@ -35,8 +36,14 @@ from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.weights.layouts import ModulePrefixes, find_converter
 from zoo.nn.weights.loading import LoadReport, load_strict, read_weights, unwrap_state_dict
 
-PREFIXES = ModulePrefixes("animator.vae.", "animator.unet.", "animator.appearance.", "animator.controlnet.")
+PREFIXES = ModulePrefixes("animator.vae.", "animator.unet.", "animator.appearance_encoder.", "animator.controlnet.")
 WINDOWS_PER_BATCH = 4  # denoised together
+MODULES_V1 = {  # path of a module in a state dict of config_version 1 -> today's
+    "decoder": "motion_denoiser",
+    "animator.words": "animator.text_encoder",
+    "animator.appearance": "animator.appearance_encoder",
+    "animator.face.ready": "animator.face.mlp",
+}
 EDGE_CLASSES = ("dataset.preprocess.Normalizer", "dataset.scaler.MinMaxScaler")  # pickled in its checkpoints
 
 
@@ -55,7 +62,7 @@ class MagicDance(Family, MotionGenerator):
     ):
         super().__init__()
         self.pulse = 2 if beat_phase else 0
-        self.decoder = DanceDecoder(music_dim + self.pulse, **dance_decoder, pulse=self.pulse)
+        self.motion_denoiser = DanceDecoder(music_dim + self.pulse, **dance_decoder, pulse=self.pulse)
         self.normalizer = Normalizer()
         self.music_scale = FeatureNormalizer(music_dim)
         self.mesh_height = self.mesh_width = mesh_resolution
@@ -71,7 +78,7 @@ class MagicDance(Family, MotionGenerator):
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
-        return self.decoder.final_layer.weight.device
+        return self.motion_denoiser.final_layer.weight.device
 
     def music_condition(
         self, features: Tensor, rate: float, beats: Sequence[np.ndarray], num_frames: int, start: int = 0
@@ -134,8 +141,8 @@ class MagicDance(Family, MotionGenerator):
                 self.music_condition(features, music.rate, beats, WINDOW_FRAMES, index * HOP_FRAMES)
                 for index in indices
             ]
-            conditioning = self.decoder.guided_condition(torch.cat(conditions))
-            denoiser = Denoiser(lambda x, t: self.decoder(x, conditioning, t).float(), self.schedule)
+            conditioning = self.motion_denoiser.guided_condition(torch.cat(conditions))
+            denoiser = Denoiser(lambda x, t: self.motion_denoiser(x, conditioning, t).float(), self.schedule)
             return ClassifierFreeGuidance(denoiser, guidance_ramp(guidance_scale, num_steps))
 
         make_sampler(self.schedule, num_steps)  # refuses an impossible number of steps before any work
@@ -171,12 +178,12 @@ class MagicDance(Family, MotionGenerator):
                 "eta": old["eta"],
             },
             "animator": None if animator is None else upgrade_animator(animator),
-        }, state_dict
+        }, rename_modules(state_dict, MODULES_V1)
 
     def denoisers(self) -> list[nn.Module]:
         """See `Family`: the renderer's networks. Motion takes little time beside them."""
         animator = self.animator
-        return [] if animator is None else [animator.unet, animator.controlnet, animator.appearance]
+        return [] if animator is None else [animator.unet, animator.controlnet, animator.appearance_encoder]
 
     def load_pretrained(self, path: str) -> LoadReport:
         """Load a public EDGE checkpoint, its bare `DanceDecoder` state dict, or a file of this family.
@@ -245,7 +252,7 @@ def from_edge(contents: Any) -> dict[str, Tensor]:
     state_dict = dict(unwrap_state_dict(checkpoint.get("ema_state_dict", contents)))
     if "null_cond_embed" not in state_dict:
         return state_dict
-    state_dict = {f"decoder.{name}": value for name, value in state_dict.items()}
+    state_dict = {f"motion_denoiser.{name}": value for name, value in state_dict.items()}
     if "normalizer" in checkpoint:
         scaler = getattr(checkpoint["normalizer"], "scaler", checkpoint["normalizer"])
         for name, public_name in (("low", "data_min_"), ("high", "data_max_")):

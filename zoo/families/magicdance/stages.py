@@ -1,7 +1,7 @@
-"""How MagicDance is trained: EDGE's diffuser of body motion from music alone, then the renderer of such motion.
+"""Training of MagicDance: EDGE's diffuser of body motion, then the renderer's networks.
 
-The renderer learns single frames first (`image`), then what looks along time (`video`), as MagicAnimate does (its
-sec. 3.3); before both, at tiny size, the autoencoder in whose latents it works.
+The renderer trains on single frames first (`image`), then its temporal layers on windows of video (`video`), as
+MagicAnimate does (its sec. 3.3). Before both, at size=tiny, the autoencoder is trained.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,20 +16,20 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import Stage
 from zoo.families.latent.stages import DenoisingStage, Kept, few
 from zoo.families.magicdance.family import MagicDance
-from zoo.families.magicdance.renderers.animator import Animator, Faces, coloured, head_box
+from zoo.families.magicdance.renderers.animator import Animator, FaceFeatures, densepose_to_rgb, head_boxes
 
-DROP_CONDITION = 0.25  # share of clips that hear nothing, for classifier-free guidance (EDGE's public code)
-MISPLACED, MISSIZED = 0.06, 0.1  # deviations of a detector's squares about faces: in sides, and of sides' logarithms
-STILL = 0.95  # a foot whose predicted contact is above this should not move
+COND_DROP_PROB = 0.25  # of the music, for classifier-free guidance (EDGE's public code)
+CENTER_JITTER, SCALE_JITTER = 0.06, 0.1  # standard deviations of face boxes: in sides, and of the log of the side
+CONTACT_THRESHOLD = 0.95  # a foot with a higher predicted contact should not move
 # EDGE eq. 6 and appendix C, as in its public code
-WEIGHTS = {"reconstruction": 0.636, "velocity": 2.964, "joints": 0.646, "feet": 10.942}
+LOSS_WEIGHTS = {"reconstruction": 0.636, "velocity": 2.964, "joints": 0.646, "feet": 10.942}
 
 
 class MotionStage(Stage):
-    """Denoise 5 s of motion while hearing its music: x0-prediction with EDGE's four losses (sec. 3, eq. 3-6).
+    """Denoise 5 s of motion, conditioned on its music: x0-prediction with EDGE's four losses (sec. 3, eq. 3-6).
 
-    The public code computes joints and feet from *normalised* values (its two lines that undo the scaling are commented
-    out), where neither is a length. Here both are in metres, of the un-normalised motion, as the paper means them.
+    The public code computes joints and feet from *normalised* values, which are no lengths: its two lines that undo the
+    scaling are commented out. Here both are in metres, of the un-normalised motion, as in the paper.
     """
 
     @classmethod
@@ -39,65 +39,66 @@ class MotionStage(Stage):
 
     @classmethod
     def trainable_paths(cls, family: MagicDance, **_: Any) -> list[str]:
-        """The denoising network. Normaliser and music scaling are fitted, not trained."""
-        return ["decoder"]
+        """The denoising network. Motion and music normalisers are fitted, not trained."""
+        return ["motion_denoiser"]
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Fit the motion normaliser and the music scaling in one pass.
+        """Fit the motion and music normalisers in one pass.
 
-        A family that came with its scaling (`init=` of a checkpoint that has one) keeps it, as its weights do.
+        A family that was initialised with a fitted motion normaliser keeps both, as it keeps its weights.
         """
         normalizer = self.family.normalizer
         if not (torch.equal(normalizer.low, -torch.ones(151)) and torch.equal(normalizer.high, torch.ones(151))):
             return
-        scaling = self.family.music_scale.running_moments()
+        moments = self.family.music_scale.running_moments()
 
         def motions() -> Iterator[Tensor]:
             for batch in batches():
-                scaling.add(batch["music"])
+                moments.add(batch["music"])
                 yield batch["motion"]
 
         normalizer.fit(motions())
-        scaling.finish()
+        moments.finish()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """EDGE's four losses of a random step of the schedule, weighted."""
+        """EDGE's four losses at a random timestep for each clip, weighted."""
         family = self.family
         x0 = family.normalizer(batch["motion"])
         beats = [row.nonzero()[:, 0].numpy() / float(batch["fps"]) for row in batch["beats"].cpu()]
         music = family.music_condition(batch["music"], batch["music_rate"], beats, x0.shape[1])
         t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
-        keep = torch.rand(len(x0), device=x0.device) >= DROP_CONDITION
-        denoiser = Denoiser(lambda x, t: family.decoder(x, music, t, keep).float(), family.schedule)
-        answer = denoiser(denoiser.add_noise(x0, torch.randn_like(x0), t), t)
+        keep = torch.rand(len(x0), device=x0.device) >= COND_DROP_PROB
+        denoiser = Denoiser(lambda x, t: family.motion_denoiser(x, music, t, keep).float(), family.schedule)
+        prediction = denoiser(denoiser.add_noise(x0, torch.randn_like(x0), t), t)
         with torch.autocast(x0.device.type, enabled=False):
-            losses = motion_losses(answer, x0, family.normalizer.inverse)
-        return {name: WEIGHTS[name] * value for name, value in losses.items()}
+            losses = motion_losses(prediction, x0, family.normalizer.inverse)
+        return {name: LOSS_WEIGHTS[name] * value for name, value in losses.items()}
 
 
-def motion_losses(answer: Tensor, x0: Tensor, metres: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """EDGE's losses, not weighted, of normalised motions (B, T, 151); `metres` undoes the scaling.
+def motion_losses(prediction: Tensor, x0: Tensor, denormalize: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """EDGE's losses, not weighted, of normalised motions (B, T, 151).
 
-    reconstruction: all values. velocity: differences between frames, contacts left out. joints: positions by forward
-    kinematics, m^2. feet: steps of the foot joints that the answer itself says are in contact, m^2 a frame.
+    reconstruction: of all values. velocity: of differences between frames, without contacts. joints: of positions by
+    forward kinematics, m^2. feet: squared steps of the foot joints that the prediction says are in contact, m^2 per
+    frame.
     """
-    reconstruction = (answer - x0).square().mean()
-    velocity = (answer[..., 4:].diff(dim=1) - x0[..., 4:].diff(dim=1)).square().mean()
-    contacts, root, rotations = unpack(metres(answer))
+    reconstruction = (prediction - x0).square().mean()
+    velocity = (prediction[..., 4:].diff(dim=1) - x0[..., 4:].diff(dim=1)).square().mean()
+    contacts, root, rotations = unpack(denormalize(prediction))
     joints = forward_kinematics(rotations, root)
     with torch.no_grad():
-        _, true_root, true_rotations = unpack(metres(x0))
-        true_joints = forward_kinematics(true_rotations, true_root)
+        _, target_root, target_rotations = unpack(denormalize(x0))
+        target_joints = forward_kinematics(target_rotations, target_root)
     steps = joints[:, :, FEET].diff(dim=1).square()
-    slips = torch.where(contacts[:, :-1, :, None] > STILL, steps, 0)
+    slips = torch.where(contacts[:, :-1, :, None] > CONTACT_THRESHOLD, steps, 0)
     # EDGE averages over all T frames, the last of which has no step
     feet = slips.sum(dim=1).mean() / joints.shape[1]
-    joint_error = (joints - true_joints).square().mean()
+    joint_error = (joints - target_joints).square().mean()
     return {"reconstruction": reconstruction, "velocity": velocity, "joints": joint_error, "feet": feet}
 
 
-class _Rendering(DenoisingStage):
-    """What both stages of the renderer share. cond_drop_prob: of samples without reference and face, for guidance."""
+class _RendererStage(DenoisingStage):
+    """Base of both stages of the renderer. cond_drop_prob: of reference and face, for classifier-free guidance."""
 
     def __init__(self, *args, cond_drop_prob: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
@@ -105,50 +106,55 @@ class _Rendering(DenoisingStage):
 
     @property
     def animator(self) -> Animator:
-        """The renderer."""
+        """The renderer's networks."""
         return self.family.animator
 
-    def of_noise(
-        self, latents: Tensor, source: Tensor, faces: Faces | None, boxes: Tensor, parts: Tensor, still: bool = False
+    def renderer_loss(
+        self,
+        latents: Tensor,
+        reference_latents: Tensor,
+        faces: FaceFeatures | None,
+        boxes: Tensor,
+        parts: Tensor,
+        independent_frames: bool = False,
     ) -> dict[str, Tensor]:
-        """The error for latents (B, C, F, h, w) of frames with `parts` (B, F, H, W), by the latents of pictures.
+        """Denoising loss of latents (B, C, F, h, w), whose frames have DensePose parts (B, F, H, W).
 
-        faces are in `boxes` (B, 4) of the pictures.
+        reference_latents (B, C, h, w): of the reference images, whose faces are in boxes (B, 4).
         """
-        animator, pictured = self.animator, self.animator.pictured(source)
-        if animator.headless and faces is not None:
-            hidden = torch.rand(len(source), device=source.device) < animator.headless
-            pictured = animator.without_head(pictured, boxes, faces, hidden)
-        pictured = animator.faced(animator.driven(pictured, parts), faces, parts)
-        x0 = animator.changed(latents, pictured)
-        text = animator.words([""]).to(x0.device).expand(len(x0), -1, -1)
-        seen = animator.controlnet.embed(coloured(parts))
-        shown = len(x0) - int(
-            (torch.rand(len(x0)) < self.cond_drop_prob).sum()
-        )  # the last ones of a batch, which is in no order
-        tokens = None
+        animator, reference = self.animator, self.animator.pictured(reference_latents)
+        if animator.head_drop_prob and faces is not None:
+            num_references = len(reference_latents)
+            is_masked = torch.rand(num_references, device=reference_latents.device) < animator.head_drop_prob
+            reference = animator.mask_heads(reference, boxes, faces, is_masked)
+        reference = animator.paste_faces(animator.driven(reference, parts), faces, parts)
+        x0 = animator.changed(latents, reference)
+        text = animator.text_encoder([""]).to(x0.device).expand(len(x0), -1, -1)
+        pose_features = animator.controlnet.embed(densepose_to_rgb(parts))
+        # the last samples of a batch, which is in random order, lose their condition
+        num_conditioned = len(x0) - int((torch.rand(len(x0)) < self.cond_drop_prob).sum())
+        face_tokens = None
         if faces is not None:
-            tokens = faces.tokens * (torch.arange(len(x0), device=x0.device) < shown)[:, None, None]
+            is_conditioned = torch.arange(len(x0), device=x0.device) < num_conditioned
+            face_tokens = faces.tokens * is_conditioned[:, None, None]
 
         def predict(x: Tensor, t: Tensor) -> Tensor:
-            return animator.predict(x, t, pictured.each(lambda one: one[:shown]), seen, tokens, text, still)
+            conditions = reference.each(lambda value: value[:num_conditioned])
+            return animator.predict(x, t, conditions, pose_features, face_tokens, text, independent_frames)
 
         return self.denoised(x0, animator.schedule, predict)
 
 
-def as_found(boxes: Tensor) -> Tensor:
-    """Exact squares (B, 4), as a picture's detector might have found them: what is drawn of a face lies as it falls.
-
-    As far off as most of 55 pictures' of the world were.
-    """
-    middle, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    middle = middle + MISPLACED * side * torch.randn_like(middle)
-    half = side / 2 * (MISSIZED * torch.randn_like(side[:, :1])).exp()
-    return torch.cat([middle - half, middle + half], 1)
+def jitter_boxes(boxes: Tensor) -> Tensor:
+    """Jitter exact boxes (B, 4) as a detector does. The deviations are those of most of 55 images of the world."""
+    center, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    center = center + CENTER_JITTER * side * torch.randn_like(center)
+    half = side / 2 * (SCALE_JITTER * torch.randn_like(side[:, :1])).exp()
+    return torch.cat([center - half, center + half], 1)
 
 
-class ImageStage(_Rendering):
-    """Frames of a clip from another one and their DensePose parts: a batch's clips are some frames in no order.
+class ImageStage(_RendererStage):
+    """Denoise frames of a clip, given another frame of it and their DensePose parts. Clips are frames in no order.
 
     estimate_latent_scale: estimate the latents' scale first, for an autoencoder that was just trained.
     train_spatial_layers: of the U-Net (MagicAnimate's is Stable Diffusion's, and stays). latent_cache_size: frames
@@ -164,7 +170,7 @@ class ImageStage(_Rendering):
         **kwargs,
     ):
         super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
-        self.estimate_latent_scale, self.kept = estimate_latent_scale, Kept(latent_cache_size)
+        self.estimate_latent_scale, self.latent_cache = estimate_latent_scale, Kept(latent_cache_size)
 
     @classmethod
     def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
@@ -175,7 +181,7 @@ class ImageStage(_Rendering):
     def trainable_paths(cls, family: MagicDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
         animator = family.animator
-        names = ["appearance", "controlnet", "face", "seen", "finder"]
+        names = ["appearance_encoder", "controlnet", "face", "seen", "finder"]
         paths = [name for name in names if getattr(animator, name) is not None]
         if train_spatial_layers:
             paths += [f"unet.{path}" for path in animator.unet.spatial()]
@@ -184,24 +190,26 @@ class ImageStage(_Rendering):
         return [f"animator.{path}" for path in paths]
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Make the latents about as large as the noise, by the first batches."""
+        """Estimate the scale of the latents on the first batches."""
         if self.estimate_latent_scale:
             self.animator.measure_scales(few(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The error of the other frames' noise, given the first."""
+        """Denoising loss of the other frames, given the first one; perhaps the figure segmenter's loss."""
         frames, parts = batch["frames"], batch["parts"]
-        latents = self.kept.frames(self.animator, batch)
-        boxes = as_found(head_box(parts[:, 0]))
-        faces = self.animator.faces(frames[:, 0], boxes)
-        losses = self.of_noise(latents[:, 1:].movedim(1, 2), latents[:, 0], faces, boxes, parts[:, 1:], still=True)
+        latents = self.latent_cache.frames(self.animator, batch)
+        boxes = jitter_boxes(head_boxes(parts[:, 0]))
+        faces = self.animator.encode_faces(frames[:, 0], boxes)
+        losses = self.renderer_loss(
+            latents[:, 1:].movedim(1, 2), latents[:, 0], faces, boxes, parts[:, 1:], independent_frames=True
+        )
         if self.animator.finder is not None:
             losses["figure"] = self.animator.finder.error(latents[:, 0], parts[:, 0])
         return losses
 
 
-class VideoStage(_Rendering):
-    """A window of a clip from one of the clip's frames, wherever it is, and the window's DensePose parts.
+class VideoStage(_RendererStage):
+    """Denoise a window of a clip, given any frame of the clip and the window's DensePose parts.
 
     latent_cache_size: clips whose latents stay in memory.
     """
@@ -209,7 +217,7 @@ class VideoStage(_Rendering):
     def __init__(self, *args, latent_cache_size: int = 0, train_spatial_layers: bool = False, **kwargs):
         """train_spatial_layers: train the layers of single frames too (MagicAnimate freezes them)."""
         super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
-        self.kept = Kept(latent_cache_size)
+        self.latent_cache = Kept(latent_cache_size)
 
     @classmethod
     def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
@@ -224,19 +232,19 @@ class VideoStage(_Rendering):
         return [f"animator.unet.{path}" for path in modules]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The error of the window's noise."""
-        frames, parts, count = batch["frames"], batch["parts"], self.animator.frames
-        if frames.shape[1] < count:
+        """Denoising loss of a random window of each clip, given a random frame."""
+        frames, parts, num_frames = batch["frames"], batch["parts"], self.animator.num_frames
+        if frames.shape[1] < num_frames:
             raise ValueError(
-                f"clips of {frames.shape[1]} frames are shorter than windows of {count}: set clip.num_frames"
+                f"clips of {frames.shape[1]} frames are shorter than windows of {num_frames}: set clip.num_frames"
             )
-        latents = self.kept.of(batch["key"], lambda i: self.animator.encode(frames[i])).to(frames.device)
+        latents = self.latent_cache.of(batch["key"], lambda i: self.animator.encode(frames[i])).to(frames.device)
         clip = torch.arange(len(frames), device=frames.device)
-        chosen = torch.randint(frames.shape[1], (len(frames),), device=frames.device)
-        start = torch.randint(frames.shape[1] - count + 1, (len(frames), 1), device=frames.device)
-        window = start + torch.arange(count, device=frames.device)
-        boxes = as_found(head_box(parts[clip, chosen]))
+        reference = torch.randint(frames.shape[1], (len(frames),), device=frames.device)
+        start = torch.randint(frames.shape[1] - num_frames + 1, (len(frames), 1), device=frames.device)
+        window = start + torch.arange(num_frames, device=frames.device)
+        boxes = jitter_boxes(head_boxes(parts[clip, reference]))
         with torch.no_grad():
-            faces = self.animator.faces(frames[clip, chosen], boxes)
+            faces = self.animator.encode_faces(frames[clip, reference], boxes)
         x0 = latents[clip[:, None], window].movedim(1, 2)
-        return self.of_noise(x0, latents[clip, chosen], faces, boxes, parts[clip[:, None], window])
+        return self.renderer_loss(x0, latents[clip, reference], faces, boxes, parts[clip[:, None], window])

@@ -1,7 +1,7 @@
-"""MagicDance's renderer (sec. 3.3): MagicAnimate's networks, and a face encoder beside them.
+"""Networks of MagicDance's renderer (sec. 3.3): MagicAnimate's, and a face encoder.
 
-An appearance encoder sees the picture, a ControlNet the DensePose parts of every frame, and a video U-Net, which also
-attends to the face, denoises the frames' latents.
+An appearance encoder encodes the reference image, and a ControlNet the DensePose parts of every frame. A video U-Net,
+which also attends to the face, denoises the latents of the frames.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,35 +30,41 @@ from zoo.nn.video_unet.unet import ControlNet, ReferenceNet, VideoUNet
 
 
 @dataclass(frozen=True)
-class Faces:
-    """What is known of faces."""
+class FaceFeatures:
+    """Faces of B images."""
 
-    tokens: Tensor  # (B, L, dim)
-    look: Tensor  # (B, C): the latents of each face's middle, on average
-    squares: Tensor  # (B, 3, S, S): the pictures of them, in [-1, 1]
-    there: Tensor  # (B,) bool: whether there is a face
+    tokens: Tensor  # (B, L, D) of `FaceEncoder`, 0 without a face
+    mean_latent: Tensor  # (B, C): mean of the latents in the middle half of the crop
+    crops: Tensor  # (B, 3, S, S) in [-1, 1]
+    is_valid: Tensor  # (B,) bool: the image has a face
 
 
 class FaceEncoder(nn.Module):
-    """The facial attention encoder: a face's latents become tokens to attend to.
+    """Facial attention encoder: the latents of a face become tokens for cross-attention.
 
-    The paper says "a VAE-head based on the face proposal" and no more. Here the autoencoder of the frames codes the
-    face's square, every patch of its latents is a token with the sines of its place, and two layers make it ready.
+    The paper says "a VAE-head based on the face proposal" and no more. Here the autoencoder of the frames encodes a
+    square crop of the face. Each patch of latents is a token with a sinusoidal position, followed by an MLP.
     """
 
-    def __init__(self, latent_channels: int, dim: int, side: int, patch: int = 2):
-        """dim: width of the tokens; side: pixels the face's square is brought to; patch: latents a token's side."""
+    def __init__(
+        self,
+        latent_channels: int,  # of the autoencoder
+        *,
+        dim: int,  # D, width of the tokens
+        crop_size: int,  # S, pixels per side of the crop
+        patch_size: int,  # latents per side of a token
+    ):
         super().__init__()
-        self.side, self.dim = side, dim
-        self.patches = nn.Conv2d(latent_channels, dim, patch, patch)
-        self.ready = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.crop_size, self.dim = crop_size, dim
+        self.patches = nn.Conv2d(latent_channels, dim, patch_size, patch_size)
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Latents of faces (B, C, h, w) -> tokens (B, L, dim)"""
+        """Latents of faces (B, C, h, w) -> tokens (B, L, D)"""
         tokens = rearrange(self.patches(latents), "b d h w -> b (h w) d")
         tokens = tokens + positions(torch.arange(tokens.shape[1], device=tokens.device), self.dim).to(tokens.dtype)
-        return self.norm(tokens + self.ready(tokens))
+        return self.norm(tokens + self.mlp(tokens))
 
 
 class Animator(LatentPictures, nn.Module):
@@ -89,143 +95,156 @@ class Animator(LatentPictures, nn.Module):
             raise ValueError(
                 f"num_context_frames={num_context_frames} for windows of {num_frames} frames; use 0 to {num_frames - 1}"
             )
-        self.words = text_encoder
+        self.text_encoder = text_encoder
         self.vae = picture_autoencoder(**vae)
         latent_channels = self.vae.config.latent_channels
         shared = dict(unet) | {"latent_channels": latent_channels, "text_dim": text_encoder.dim}
         self.face = None if face is None else FaceEncoder(latent_channels, **face)
-        self.appearance = ReferenceNet(**shared | {"dropout": 0.0})
+        self.appearance_encoder = ReferenceNet(**shared | {"dropout": 0.0})
         self.controlnet = ControlNet(pose_encoder_channels, **shared | {"dropout": 0.0})
         face_dim = None if self.face is None else self.face.dim
         self.unet = VideoUNet(**shared, motion=True, jointly=True, face_dim=face_dim)
         # the down blocks do not attend to the reference
-        self.blind = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
+        self.num_unconditioned_blocks = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
         schedule, shift = noise_schedule["name"], noise_schedule["shift"]
         self.begin_latents(
             self.unet, background_residual, schedule, shift, noise_schedule["prediction_type"], driven=True
         )
-        self.size, self.frames, self.overlap = resolution, num_frames, num_context_frames
-        self.steps, self.guidance = sampler["num_inference_steps"], sampler["guidance_scale"]
-        self.headless = head_drop_prob if self.face is not None else 0.0
+        self.resolution, self.num_frames, self.num_context_frames = resolution, num_frames, num_context_frames
+        self.num_inference_steps, self.guidance_scale = sampler["num_inference_steps"], sampler["guidance_scale"]
+        self.head_drop_prob = head_drop_prob if self.face is not None else 0.0
 
-    def faces(self, pictures: Tensor, boxes: Tensor) -> Faces | None:
-        """The faces in pictures (B, 3, H, W) in [-1, 1], in boxes (B, 4) of `head_box`; None without encoder.
+    def encode_faces(self, images: Tensor, boxes: Tensor) -> FaceFeatures | None:
+        """Encode the faces of images (B, 3, H, W) in [-1, 1], in boxes (B, 4) of `head_boxes`; None without encoder.
 
         A box that is not finite holds no face: its tokens are 0.
         """
         if self.face is None:
             return None
-        there = boxes.isfinite().all(1)
-        squares = cut_squares(pictures, boxes.nan_to_num(0.5), self.face.side)
-        latents = self.encode(squares)
+        is_valid = boxes.isfinite().all(1)
+        crops = crop_boxes(images, boxes.nan_to_num(0.5), self.face.crop_size)
+        latents = self.encode(crops)
         tokens = self.face(latents)
         rows, columns = (slice(side // 4, side - side // 4) for side in latents.shape[2:])
-        look = latents[:, :, rows, columns].mean((2, 3))
-        return Faces(tokens * there[:, None, None].to(tokens.dtype), look, squares, there)
+        mean_latent = latents[:, :, rows, columns].mean((2, 3))
+        return FaceFeatures(tokens * is_valid[:, None, None].to(tokens.dtype), mean_latent, crops, is_valid)
 
     @torch.no_grad()
-    def faced(self, reference: Pictured, faces: Faces | None, parts: Tensor) -> Pictured:
-        """References that are `driven` by parts (R, F, H, W), with their faces where the frames' heads are, as large.
+    def paste_faces(self, reference: Pictured, faces: FaceFeatures | None, parts: Tensor) -> Pictured:
+        """Paste the reference's face over the head region of each frame's base, scaled to the frame's head.
 
-        The face as the picture shows it takes the place of what the head's region looks like on average, and what is
-        left to diffuse is how it is turned. Not in the paper, whose tokens have long to learn what faces look like.
+        reference: `driven` by parts (R, F, H, W). The face replaces the mean latent of the head region. Only its turns
+        are left to diffuse. Not in the paper, whose face tokens are trained much longer.
         """
         if faces is None or reference.looks is None:
             return reference
-        flat, frames = parts.flatten(0, 1), parts.shape[1]
-        squares, there = (one.repeat_interleave(frames, 0) for one in (faces.squares, faces.there))
-        boxes, sides = head_box(flat), reference.latents.shape[2:]
-        # what lies around the head is enough to code: a third of the frame, on the latents' grid
-        side = min(sides) // 3
-        patches, corners = patches_of(squares, boxes.nan_to_num(0.5), side, sides, flat.shape[1] // sides[0])
-        share = regions_of(flat, sides)[:, HEAD_REGION] * (there & boxes.isfinite().all(1))[:, None, None]
+        frame_parts, num_frames = parts.flatten(0, 1), parts.shape[1]
+        crops, is_valid = (value.repeat_interleave(num_frames, 0) for value in (faces.crops, faces.is_valid))
+        boxes, latent_size = head_boxes(frame_parts), reference.latents.shape[2:]
+        # encoding the surroundings of the head is enough: a third of the frame, on the grid of latents
+        side = min(latent_size) // 3
+        scale = frame_parts.shape[1] // latent_size[0]
+        patches, corners = crop_patches(crops, boxes.nan_to_num(0.5), side, latent_size, scale)
+        masks = regions_of(frame_parts, latent_size)[:, HEAD_REGION]
+        masks = masks * (is_valid & boxes.isfinite().all(1))[:, None, None]
         base, latents = reference.base.clone(), self.encode(patches).to(reference.base)
         for index, (left, top) in enumerate(corners.tolist()):
-            row, frame = divmod(index, frames)
-            place = slice(top, top + side), slice(left, left + side)
-            look = reference.looks[row, HEAD_REGION, :, None, None]
-            base[row, :, frame][:, *place] += share[index][place] * (latents[index] - look)
+            row, frame = divmod(index, num_frames)
+            window = slice(top, top + side), slice(left, left + side)
+            head_mean = reference.looks[row, HEAD_REGION, :, None, None]
+            base[row, :, frame][:, *window] += masks[index][window] * (latents[index] - head_mean)
         return replace(reference, base=base)
 
-    def without_head(self, reference: Pictured, boxes: Tensor, faces: Faces, hidden: Tensor) -> Pictured:
-        """The same references, the heads of those that are `hidden` (R,) taken out of them.
+    def mask_heads(self, reference: Pictured, boxes: Tensor, faces: FaceFeatures, is_masked: Tensor) -> Pictured:
+        """Inpaint the heads of the references where is_masked (R,), and take their mean latents from `faces`.
 
-        boxes (R, 4) of `head_box`; of one that is not finite nothing is hidden. What a hidden head looks like on
-        average is taken from its face.
+        boxes: (R, 4) of `head_boxes`; one that is not finite masks nothing.
         """
-        there = within(boxes, reference.latents.shape[2:]).to(reference.latents)
+        mask = box_mask(boxes, reference.latents.shape[2:]).to(reference.latents)
         if reference.figure is not None:
-            head = self.finder(reference.latents)[1][:, HEAD_REGION, None]  # and what stands up from it
-            there = torch.maximum(there * reference.figure, max_pool2d((head > 0.2).to(there), 3, 1, 1))
-            there = there * boxes.isfinite().all(1)[:, None, None, None]
-        there = there * hidden[:, None, None, None].to(there)
-        latents, looks = without(reference.latents, there), reference.looks
-        if looks is not None:
-            hidden = hidden & boxes.isfinite().all(1)
-            head = torch.where(hidden[:, None], faces.look.to(looks), looks[:, HEAD_REGION])
-            looks = torch.cat([looks[:, :HEAD_REGION], head[:, None], looks[:, HEAD_REGION + 1 :]], 1)
-        return replace(reference, latents=latents, looks=looks)
+            head = self.finder(reference.latents)[1][:, HEAD_REGION, None]  # hair may stand up from the box
+            mask = torch.maximum(mask * reference.figure, max_pool2d((head > 0.2).to(mask), 3, 1, 1))
+            mask = mask * boxes.isfinite().all(1)[:, None, None, None]
+        mask = mask * is_masked[:, None, None, None].to(mask)
+        latents, region_means = without(reference.latents, mask), reference.looks
+        if region_means is not None:
+            is_masked = is_masked & boxes.isfinite().all(1)
+            head_mean = torch.where(
+                is_masked[:, None], faces.mean_latent.to(region_means), region_means[:, HEAD_REGION]
+            )
+            region_means = torch.cat(
+                [region_means[:, :HEAD_REGION], head_mean[:, None], region_means[:, HEAD_REGION + 1 :]], 1
+            )
+        return replace(reference, latents=latents, looks=region_means)
 
     def predict(
         self,
         x: Tensor,
         t: Tensor,
         reference: Pictured,
-        seen: Tensor,
-        face: Tensor | None,
+        pose_features: Tensor,
+        face_tokens: Tensor | None,
         text: Tensor,
-        still: bool = False,
+        independent_frames: bool = False,
     ) -> Tensor:
-        """The U-Net's answer to noisy latents x (B, C, F, h, w) at steps t (B,).
+        """Output of the U-Net for noisy latents x (B, C, F, h, w) at timesteps t (B,).
 
-        reference: the pictures of the first R <= B samples, `driven`, the others see none; seen: guidance as
-        `ControlNet.embed` has it, (B, ...), or that of the first half of guided pairs, who are else alike to the
-        ControlNet; face: tokens (B, L, D); text (B, L, D); still: see `VideoUNet.prepare`.
+        reference: of the first R <= B samples, `driven`; the others have none. pose_features: of `ControlNet.embed`,
+        (B, ...), or of the first half of a batch for classifier-free guidance, whose halves have the same poses.
+        face_tokens (B, L, D); text (B, L, D); independent_frames: see `VideoUNet.prepare`.
         """
-        pictured = len(reference.latents)
-        features = self.appearance(reference.latents, t[:pictured], text[:pictured])
-        features = [None] * self.blind + features[self.blind :]
-        posed = len(seen)
-        residuals = self.controlnet(x[:posed], t[:posed], self.controlnet.prepare(text[:posed]), seen)
-        shown = self.shown(reference, x)
-        # guided pairs differ by face and reference only, of which the way down sees the face
-        pairs = 2 * posed == len(x) and face is None and shown is None
-        if posed < len(x) and not pairs:  # as MagicAnimate's pipeline does, where it is asked once a frame
-            residuals = [one.repeat(len(x) // posed, 1, 1, 1, 1) for one in residuals]
-        request = self.unet.prepare(text, features, face=face, still=still)
-        return self.unet(x, t, request, shown, residuals, pairs)
+        num_references = len(reference.latents)
+        features = self.appearance_encoder(reference.latents, t[:num_references], text[:num_references])
+        features = [None] * self.num_unconditioned_blocks + features[self.num_unconditioned_blocks :]
+        num_poses = len(pose_features)
+        block_residuals = self.controlnet(
+            x[:num_poses], t[:num_poses], self.controlnet.prepare(text[:num_poses]), pose_features
+        )
+        cond_features = self.shown(reference, x)
+        # the halves of a guided batch differ by face and reference only; the down blocks attend to the face
+        share_cfg_encoder = 2 * num_poses == len(x) and face_tokens is None and cond_features is None
+        if num_poses < len(x) and not share_cfg_encoder:  # as MagicAnimate's pipeline, which asks once per frame
+            block_residuals = [residual.repeat(len(x) // num_poses, 1, 1, 1, 1) for residual in block_residuals]
+        conditioning = self.unet.prepare(text, features, face=face_tokens, still=independent_frames)
+        return self.unet(x, t, conditioning, cond_features, block_residuals, share_cfg_encoder)
 
     @torch.no_grad()
-    def window(
+    def sample_window(
         self,
         reference: Pictured,
-        faces: Faces | None,
+        faces: FaceFeatures | None,
         parts: Tensor,
-        known: Tensor | None,
-        draw: torch.Generator,
+        context_latents: Tensor | None,
+        generator: torch.Generator,
     ) -> Tensor:
-        """Latents (F, C, h, w) of one window. reference: one; faces: its one; parts (F, H, W) 0..24; known
-        (K, C, h, w): the first frames' latents, which are kept as they are.
+        """Sample latents (F, C, h, w) of one window.
+
+        reference, faces: of one image; parts (F, H, W) 0..24; context_latents (K, C, h, w): of the window's first
+        frames, which stay as they are.
         """
-        weight, rule = self.guidance, make_sampler(self.schedule, self.steps)
-        reference = self.faced(self.driven(reference, parts[None]), faces, parts[None])
-        face = None if faces is None else faces.tokens
-        text, seen = self.words([""]).to(self.device), self.controlnet.embed(coloured(parts)[None])
-        if weight != 1:
+        guidance_scale, sampler = self.guidance_scale, make_sampler(self.schedule, self.num_inference_steps)
+        reference = self.paste_faces(self.driven(reference, parts[None]), faces, parts[None])
+        face_tokens = None if faces is None else faces.tokens
+        text = self.text_encoder([""]).to(self.device)
+        pose_features = self.controlnet.embed(densepose_to_rgb(parts)[None])
+        if guidance_scale != 1:
             text = text.expand(2, -1, -1)
-            face = None if face is None else torch.cat([face, torch.zeros_like(face)])
-        denoiser = Denoiser(lambda x, t: self.predict(x, t, reference, seen, face, text).float(), self.schedule)
-        guided = denoiser if weight == 1 else ClassifierFreeGuidance(denoiser, weight)
-        channels, *size = reference.latents.shape[1:]
-        shape = 1, channels, len(parts), *size
-        fresh = torch.randn(shape, generator=draw).to(self.device)
+            face_tokens = None if face_tokens is None else torch.cat([face_tokens, torch.zeros_like(face_tokens)])
+
+        def predict(x: Tensor, t: Tensor) -> Tensor:
+            return self.predict(x, t, reference, pose_features, face_tokens, text).float()
+
+        denoiser = Denoiser(predict, self.schedule)
+        guided = denoiser if guidance_scale == 1 else ClassifierFreeGuidance(denoiser, guidance_scale)
+        channels, *latent_size = reference.latents.shape[1:]
+        noise = torch.randn((1, channels, len(parts), *latent_size), generator=generator).to(self.device)
         constraint = None
-        if known is not None:
-            kept = self.changed(known.movedim(0, 1)[None], reference)
-            constraint = ReplaceKnownFrames.first_frames(kept, fresh, denoiser)
-        made = self.whole(sample(guided, fresh, rule, None, 0.0, constraint, clamp=None), reference)
-        made = rearrange(made[0], "c f h w -> f c h w")
-        return made if known is None else torch.cat([known, made[len(known) :]])
+        if context_latents is not None:
+            context = self.changed(context_latents.movedim(0, 1)[None], reference)
+            constraint = ReplaceKnownFrames.first_frames(context, noise, denoiser)
+        output = self.whole(sample(guided, noise, sampler, None, 0.0, constraint, clamp=None), reference)
+        latents = rearrange(output[0], "c f h w -> f c h w")
+        return latents if context_latents is None else torch.cat([context_latents, latents[len(context_latents) :]])
 
 
 def upgrade_animator(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +258,7 @@ def upgrade_animator(config: Mapping[str, Any]) -> dict[str, Any]:
         "vae": old["vae"],
         "unet": upgrade_unet(old["unet"]),
         "pose_encoder_channels": old["guidance_channels"],
-        "face": old["face"],
+        "face": None if old["face"] is None else _upgrade_face(old["face"]),
         "head_drop_prob": old["headless"],
         "background_residual": old["changes"],
         "resolution": old["size"],
@@ -254,49 +273,55 @@ def upgrade_animator(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def coloured(parts: Tensor) -> Tensor:
-    """DensePose's parts (..., H, W) 0..24 as its videos colour them -> (..., 3, H, W) in [0, 1]"""
-    colours = torch.from_numpy(PART_COLORS.copy()).to(parts.device).float() / 255
-    return colours[parts.long()].movedim(-1, -3)
+def _upgrade_face(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"dim": config["dim"], "crop_size": config["side"], "patch_size": config.get("patch", 2)}
 
 
-def head_box(parts: Tensor) -> Tensor:
-    """Squares about the heads in parts (B, H, W), see `head_square`: (B, 4), on their device; or NaN."""
-    squares = [head_square(np.isin(one, HEAD_PARTS)) for one in parts.cpu().numpy()]
-    return torch.from_numpy(np.stack(squares)).to(parts.device)
+def densepose_to_rgb(parts: Tensor) -> Tensor:
+    """DensePose parts (..., H, W) 0..24 in the colours of DensePose videos: (..., 3, H, W) in [0, 1]"""
+    colors = torch.from_numpy(PART_COLORS.copy()).to(parts.device).float() / 255
+    return colors[parts.long()].movedim(-1, -3)
 
 
-def patches_of(squares: Tensor, boxes: Tensor, side: int, sides: tuple[int, int], scale: int) -> tuple[Tensor, Tensor]:
-    """What frames show around boxes (B, 4) of shares in which squares (B, 3, S, S) are drawn; they go on outside.
+def head_boxes(parts: Tensor) -> Tensor:
+    """Square boxes (B, 4) of the heads in DensePose parts (B, H, W), see `head_square`; NaN without a head."""
+    boxes = [head_square(np.isin(image_parts, HEAD_PARTS)) for image_parts in parts.cpu().numpy()]
+    return torch.from_numpy(np.stack(boxes)).to(parts.device)
 
-    Cut on a grid of `sides` cells of `scale` pixels, `side` cells wide: (B, 3, side scale, side scale), and the cells
-    at their left and top corners (B, 2).
+
+def crop_patches(
+    crops: Tensor, boxes: Tensor, side: int, grid_size: tuple[int, int], scale: int
+) -> tuple[Tensor, Tensor]:
+    """Patches around boxes (B, 4) of frames in which square crops (B, 3, S, S) fill the boxes; borders are repeated.
+
+    boxes: fractions of the frame. Patches are `side` cells wide, on a grid of grid_size cells of `scale` pixels.
+    Returns patches (B, 3, side scale, side scale), and their left and top cells (B, 2).
     """
-    cells = torch.tensor(sides[::-1], device=boxes.device)
-    corners = ((boxes[:, :2] + boxes[:, 2:]) / 2 * cells - side / 2).round()
-    corners = torch.minimum(corners.clamp(min=0), (cells - side).to(corners))
+    num_cells = torch.tensor(grid_size[::-1], device=boxes.device)
+    corners = ((boxes[:, :2] + boxes[:, 2:]) / 2 * num_cells - side / 2).round()
+    corners = torch.minimum(corners.clamp(min=0), (num_cells - side).to(corners))
     pixels = (torch.arange(side * scale, device=boxes.device) + 0.5) / scale
-    at = (corners[:, None] + pixels[:, None]) / cells  # (B, pixels, 2) in shares
-    inside = (at - boxes[:, None, :2]) / (boxes[:, None, 2:] - boxes[:, None, :2]).clamp(min=1e-6) * 2 - 1
-    x, y = (inside[..., axis] for axis in (0, 1))
+    position = (corners[:, None] + pixels[:, None]) / num_cells  # (B, pixels, 2), fractions of the frame
+    relative = (position - boxes[:, None, :2]) / (boxes[:, None, 2:] - boxes[:, None, :2]).clamp(min=1e-6) * 2 - 1
+    x, y = (relative[..., axis] for axis in (0, 1))
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
-    drawn = grid_sample(squares, grid.to(squares), mode="bilinear", padding_mode="border", align_corners=False)
-    return drawn, corners.long()
+    patches = grid_sample(crops, grid.to(crops), mode="bilinear", padding_mode="border", align_corners=False)
+    return patches, corners.long()
 
 
-def within(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """1 within boxes (B, 4), else 0: (B, 1, h, w); all 0 of one not finite."""
-    middle, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+def box_mask(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """1 within boxes (B, 4), else 0: (B, 1, h, w). 0 everywhere for a box that is not finite."""
+    center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     rows, columns = ((torch.arange(side, device=boxes.device) + 0.5) / side for side in size)
-    x = (columns - middle[:, None, 0]).abs() <= half[:, None, 0]
-    y = (rows - middle[:, None, 1]).abs() <= half[:, None, 1]
+    x = (columns - center[:, None, 0]).abs() <= half[:, None, 0]
+    y = (rows - center[:, None, 1]).abs() <= half[:, None, 1]
     return (y[:, None, :, None] & x[:, None, None]).float()
 
 
-def cut_squares(pictures: Tensor, boxes: Tensor, side: int) -> Tensor:
-    """Squares of pictures (B, 3, H, W), at boxes (B, 4) of shares -> (B, 3, side, side); borders go on outside."""
-    at = (torch.arange(side, device=boxes.device) + 0.5) / side
-    x = boxes[:, None, 0] + (boxes[:, None, 2] - boxes[:, None, 0]) * at
-    y = boxes[:, None, 1] + (boxes[:, None, 3] - boxes[:, None, 1]) * at
-    grid = torch.stack([x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], -1) * 2 - 1
-    return grid_sample(pictures, grid.to(pictures.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+def crop_boxes(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Crop images (B, 3, H, W) at boxes (B, 4), fractions of the image: (B, 3, size, size). Borders are repeated."""
+    position = (torch.arange(size, device=boxes.device) + 0.5) / size
+    x = boxes[:, None, 0] + (boxes[:, None, 2] - boxes[:, None, 0]) * position
+    y = boxes[:, None, 1] + (boxes[:, None, 3] - boxes[:, None, 1]) * position
+    grid = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1) * 2 - 1
+    return grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False)

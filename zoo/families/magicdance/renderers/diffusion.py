@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.body.detection.base import PoseDetector
 from zoo.body.image.alignment import AlignedMotion, Alignment, align
-from zoo.families.magicdance.renderers.animator import Animator, Faces
+from zoo.families.magicdance.renderers.animator import Animator, FaceFeatures
 from zoo.families.renderer import Renderer, RenderSession, check_options, check_quality
 from zoo.media import read_image
 from zoo.nn.square_image import pad_to_square
@@ -32,7 +32,7 @@ class DiffusionRenderer(Renderer):
         whose face the dancer gets (sec. 4). Raises ValueError where no face encoder was trained.
         """
         self.animator, self.detector, self.fallback = animator, detector, fallback
-        self.face: Faces | None = None
+        self.face: FaceFeatures | None = None
         if face is not None:
             if animator.face is None:
                 raise ValueError("this checkpoint has no face encoder")
@@ -75,15 +75,15 @@ class DiffusionRenderer(Renderer):
 
     def _aligned(self, image: Tensor) -> tuple[Tensor, Alignment]:
         """An image (3, H, W) uint8 as (1, 3, S, S) in [-1, 1], and where its figure is."""
-        resolution = self.animator.size
+        resolution = self.animator.resolution
         large = pad_to_square(image.cpu(), max(resolution, min(DETECTION_RESOLUTION, max(image.shape[1:]))))
         alignment = align(large.permute(1, 2, 0).numpy(), self.detector, resolution)
         check_quality(alignment.quality)
         return pad_to_square(large, resolution)[None].to(self.animator.device).float() / 127.5 - 1, alignment
 
     @torch.no_grad()
-    def _faces(self, image: Tensor, alignment: Alignment) -> Faces | None:
-        return self.animator.faces(image, torch.from_numpy(alignment.face)[None].to(image.device))
+    def _faces(self, image: Tensor, alignment: Alignment) -> FaceFeatures | None:
+        return self.animator.encode_faces(image, torch.from_numpy(alignment.face)[None].to(image.device))
 
 
 class DiffusionSession(RenderSession):
@@ -95,19 +95,19 @@ class DiffusionSession(RenderSession):
         animator: Animator,
         image: Tensor,
         alignment: Alignment,
-        face: Faces | None,
+        face: FaceFeatures | None,
         seed: int,
         face_swapped: bool = False,
     ):
-        """image (1, 3, S, S) in [-1, 1]; face: of `Animator.faces`; face_swapped: it is another figure's, and the
+        """image (1, 3, S, S) in [-1, 1]; face: of `Animator.encode_faces`; face_swapped: another figure's; the
         image's own head is masked for a network that was trained with masked heads."""
         self.animator, self.aligned_motion, self.face = animator, AlignedMotion(alignment), face
         self.quality = alignment.quality
         self.generator = torch.Generator("cpu").manual_seed(seed)
         reference = animator.detailed(animator.pictured(animator.encode(image)), image)
-        if face_swapped and animator.headless:
+        if face_swapped and animator.head_drop_prob:
             box = torch.from_numpy(alignment.face)[None].to(image.device)
-            reference = animator.without_head(reference, box, face, torch.ones(1, dtype=torch.bool, device=box.device))
+            reference = animator.mask_heads(reference, box, face, torch.ones(1, dtype=torch.bool, device=box.device))
         self.reference = reference
         self.context: tuple[Tensor, Tensor] | None = None  # parts and latents of the last frames
 
@@ -121,13 +121,13 @@ class DiffusionSession(RenderSession):
         pending = parts.to(animator.device)
         while len(pending):
             num_context = 0 if self.context is None else len(self.context[0])
-            parts, pending = pending[: animator.frames - num_context], pending[animator.frames - num_context :]
+            parts, pending = pending[: animator.num_frames - num_context], pending[animator.num_frames - num_context :]
             num_new = len(parts)
             context_latents = None
             if self.context is not None:
                 parts, context_latents = torch.cat([self.context[0], parts]), self.context[1]
-            latents = animator.window(self.reference, self.face, parts, context_latents, self.generator)
+            latents = animator.sample_window(self.reference, self.face, parts, context_latents, self.generator)
             frames.append(animator.decode(latents[-num_new:], self.reference).cpu())
-            if animator.overlap:
-                self.context = parts[-animator.overlap :], latents[-animator.overlap :]
+            if animator.num_context_frames:
+                self.context = parts[-animator.num_context_frames :], latents[-animator.num_context_frames :]
         return torch.cat(frames)

@@ -263,7 +263,7 @@ class WanSession(RenderSession):
             segment, motion = motion.tensor_split([self.animator.frames - len(context)])
             joints = self.aligned_motion.points(segment) - self.corner
             poses = [Image.fromarray(draw_pose(pose, self.image.height, self.image.width)) for pose in joints]
-            drawn = self.animator.segment(self.image, context + poses, self.face, last_frame, self.generator)
-            frames.append((drawn[len(context) :] * 255).round().byte())
-            self.context = poses[-1], drawn[-1].clone()
+            output = self.animator.segment(self.image, context + poses, self.face, last_frame, self.generator)
+            frames.append((output[len(context) :] * 255).round().byte())
+            self.context = poses[-1], output[-1].clone()
         return torch.cat(frames)
