@@ -136,12 +136,12 @@ class Stage(LightningModule, ABC):
         self,
         family: Family,
         optimizer: Callable[..., torch.optim.Optimizer],
-        scheduler: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
+        lr_schedule: Callable[..., torch.optim.lr_scheduler.LRScheduler] | None = None,
         ema_decay: float | None = None,
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
     ):
-        """optimizer, scheduler: factories (Hydra `_partial_`) that take parameters and an optimiser.
+        """optimizer, lr_schedule: factories (Hydra `_partial_`) that take parameters and an optimiser.
 
         ema_decay: of the trained modules' exponential moving average, 0..1; None keeps no average. options: the
         subclass's arguments that `trainable_paths` and `required_keys` depend on.
@@ -149,7 +149,7 @@ class Stage(LightningModule, ABC):
         super().__init__()
         self.family = family
         self.options = dict(options or {})
-        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.ema_decay, self.seed = ema_decay, seed
         self._paths = self.trainable_paths(family, **self.options)
         family.requires_grad_(False)
@@ -223,9 +223,9 @@ class Stage(LightningModule, ABC):
     def configure_optimizers(self):
         """The configured optimiser of the trained parameters, with its schedule stepped once a step."""
         optimizer = self.make_optimizer([p for p in self.family.parameters() if p.requires_grad])
-        if self.make_scheduler is None:
+        if self.make_lr_schedule is None:
             return optimizer
-        schedule = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        schedule = {"scheduler": self.make_lr_schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -57,9 +57,9 @@ def check_quality(quality: float) -> None:
         )
 
 
-def check_options(name: str, options: Mapping[str, Any], known: tuple[str, ...] = ()) -> None:
+def check_options(name: str, options: Mapping[str, Any], names: tuple[str, ...] = ()) -> None:
     """Raises ValueError for an option that a renderer does not have."""
     for option in options:
-        if option not in known:
-            choices = f"; it has {', '.join(known)}" if known else ""
+        if option not in names:
+            choices = f"; it has {', '.join(names)}" if names else ""
             raise ValueError(f"renderer={name} has no option {option}{choices}")

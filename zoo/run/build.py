@@ -68,7 +68,7 @@ def stage_node(config: DictConfig, name: str) -> DictConfig:
     stage = config.model.stages[name]
     values = OmegaConf.to_container(stage, resolve=True)
     return OmegaConf.create(
-        values["module"] | {"optimizer": values["optimizer"], "scheduler": values.get("lr_schedule")}
+        values["module"] | {"optimizer": values["optimizer"], "lr_schedule": values.get("lr_schedule")}
     )
 
 

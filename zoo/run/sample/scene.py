@@ -1,4 +1,4 @@
-"""A picture's figure, set into a scene like those of the training videos (DabFusion sec. 4.4): `sample.py scene=`."""
+"""Place the figure of an image in a scene like those of the training videos (DabFusion sec. 4.4)."""
 
 from pathlib import Path
 
@@ -12,58 +12,57 @@ from zoo.body.render.rasterizer import shade_floor
 from zoo.data.world.place import RandomPlace
 from zoo.media import read_rgba
 
-TRANSPARENT = 0.01  # of the picture: less is no cut-out, but rounded corners
-TALL = 1.7  # m, the world's grown-ups
-TOES = np.array([0, -0.15, 0])  # m: the nearest point of who stands at the origin
-HIPS = 0.55  # of the stature
+MIN_TRANSPARENCY = 0.01  # fraction of the image; less is no cutout, but rounded corners
+STATURE_METRES = 1.7  # of the world's adults
+TOES = np.array([0, -0.15, 0])  # metres: nearest point to the camera of a figure that stands at the origin
+HIP_HEIGHT = 0.55  # of the stature
 
 
-def read_cutout(path: Path, people: Path | None) -> Cutout:
+def read_cutout(path: Path, detector_path: Path | None) -> Cutout:
     """The figure of an image: its opaque pixels if it has transparency, else the person that a detector finds.
 
-    people: the detector's files (weights.pose_detector=). Raises ValueError unless there is one whole person.
+    detector_path: the detector's files (weights.pose_detector=). Raises ValueError unless there is one whole person.
     """
     rgba = read_rgba(path)
-    transparent = (rgba[..., 3] < 128).mean() > TRANSPARENT
-    if not transparent and people is None:
+    is_cutout = (rgba[..., 3] < 128).mean() > MIN_TRANSPARENCY
+    if not is_cutout and detector_path is None:
         files = f"the mediapipe 0.10.21 wheel or its .tflite files ({DOWNLOAD_HINT}), or DWPose's .onnx"
         raise ValueError(
             f"scene= finds the person of image={path} with weights.pose_detector=FILE, {files}; "
             "a transparent png needs none"
         )
     try:
-        if transparent or people is None:
+        if is_cutout or detector_path is None:
             return from_alpha(rgba)
-        return extract_cutout(rgba[..., :3], load_detector(people))
+        return extract_cutout(rgba[..., :3], load_detector(detector_path))
     except ValueError as error:
         raise ValueError(f"image={path}: {error}") from None
 
 
 def set_scene(cutout: Cutout, backdrop: np.ndarray | None, seed: int, side: int) -> np.ndarray:
-    """The figure where the world's dancers stand, as tall as they are, in a picture (side, side, 3) uint8.
+    """An image (side, side, 3) uint8 of the figure at the position and stature of the world's dancers.
 
-    backdrop: any picture (H, W, 3) uint8, of which the middle square is used; None is a place of the world, drawn by
-    `seed`.
+    backdrop: an image (H, W, 3) uint8, of which the middle square is used; None: a place of the world, drawn by `seed`.
     """
     random_place = RandomPlace(seed)
-    view = random_place.camera
-    picture = random_place.draw_backdrop(side) if backdrop is None else _middle_square(backdrop, side)
-    (toes, feet, top), _ = view.project(np.array([TOES, [0, 0, 0], [0, 0, TALL]]), side, side)
+    camera = random_place.camera
+    image = random_place.draw_backdrop(side) if backdrop is None else _middle_square(backdrop, side)
+    (toes, feet, top), _ = camera.project(np.array([TOES, [0, 0, 0], [0, 0, STATURE_METRES]]), side, side)
     stature = feet[1] - top[1]
     rgb, alpha = paste_cutout(cutout, side, toes, stature)
-    metres = TALL / stature
-    standing = [
-        [(x - feet[0]) * metres, depth, lift]
+    metres_per_pixel = STATURE_METRES / stature
+    contacts = [
+        [(x - feet[0]) * metres_per_pixel, depth, lift]
         for x in ground_contacts(alpha, stature)
         for depth, lift in ((-0.1, 0), (0, 0.08))
     ]
-    shade_floor(picture, np.array([[0, 0, HIPS * TALL], *standing]), view)
-    return np.round(picture * (1 - alpha[..., None]) + rgb).clip(0, 255).astype(np.uint8)
+    shade_floor(image, np.array([[0, 0, HIP_HEIGHT * STATURE_METRES], *contacts]), camera)
+    return np.round(image * (1 - alpha[..., None]) + rgb).clip(0, 255).astype(np.uint8)
 
 
 def _middle_square(image: np.ndarray, side: int) -> np.ndarray:
     height, width = image.shape[:2]
-    least = min(height, width)
-    top, left = (height - least) // 2, (width - least) // 2
-    shrinks = cv2.INTER_AREA if least > side else cv2.INTER_LINEAR
-    return cv2.resize(image[top : top + least, left : left + least], (side, side), interpolation=shrinks)
+    crop_size = min(height, width)
+    top, left = (height - crop_size) // 2, (width - crop_size) // 2
+    interpolation = cv2.INTER_AREA if crop_size > side else cv2.INTER_LINEAR
+    return cv2.resize(image[top : top + crop_size, left : left + crop_size], (side, side), interpolation=interpolation)
