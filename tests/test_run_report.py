@@ -10,9 +10,9 @@ from report_results import COLUMNS, HOSTILE, REASON, make_results
 from rich.console import Console
 
 from zoo.run.report import html as report_html
-from zoo.run.report.html import pick_clips
+from zoo.run.report.html import select_clips
 from zoo.run.report.report import write_report
-from zoo.run.report.table import Sheet, number, to_latex, to_markdown, to_terminal
+from zoo.run.report.table import Sheet, format_number, to_latex, to_markdown, to_terminal
 
 
 class Page(HTMLParser):
@@ -55,8 +55,8 @@ def cell(results: dict, title: str, row: str):
 
 def test_numbers_for_reading():
     known = [(0.12349, 3, "0.123"), ("inf", 2, "∞"), ("-inf", 2, "-∞"), (0.00002, 3, "2.0e-05"), (0.0, 3, "0.000")]
-    assert [number(value, digits) for value, digits, _ in known] == [text for *_, text in known]
-    assert number(None, 3) == "–" and number(-3.0, 0) == "-3"
+    assert [format_number(value, digits) for value, digits, _ in known] == [text for *_, text in known]
+    assert format_number(None, 3) == "–" and format_number(-3.0, 0) == "-3"
 
 
 def test_the_best_is_marked_among_what_was_made(tmp_path):
@@ -172,14 +172,14 @@ def test_clips_that_are_shown(tmp_path, monkeypatch):
     results = make_results(tmp_path, clips=9, models=("a", "b"), frames=6, size=32)
     for row, worst in zip(results["rows"][3:], ("song0007-C02-d1", "song0004-C02-d0"), strict=True):
         row["per_clip"]["psnr"][worst] = -5.0
-    chosen = pick_clips(results, 4)
+    chosen = select_clips(results, 4)
     assert chosen[:2] == ["song0007-C02-d1", "song0004-C02-d0"] and len(set(chosen)) == 4
     labels = [results["clips"][clip]["labels"] for clip in chosen]
     assert {each["camera"] for each in labels} == {"C01", "C02", "C03"} and len({each["style"] for each in labels}) >= 2
-    assert pick_clips(json.loads(json.dumps(results)), 4) == chosen
+    assert select_clips(json.loads(json.dumps(results)), 4) == chosen
     results["columns"]["psnr"]["better"] = "lower"  # the worst is now the largest
-    assert not {"song0007-C02-d1", "song0004-C02-d0"} & set(pick_clips(results, 2))
-    monkeypatch.setattr(report_html, "PAGE", 0)
+    assert not {"song0007-C02-d1", "song0004-C02-d0"} & set(select_clips(results, 2))
+    monkeypatch.setattr(report_html, "MAX_PAGE_BYTES", 0)
     write_report(results, tmp_path)
     assert "1 of 9 clips are in this page" in Page((tmp_path / "report.html").read_text()).text
 

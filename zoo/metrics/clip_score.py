@@ -1,4 +1,4 @@
-"""CLIPScore: does the video look as the music sounds?"""
+"""CLIPScore: similarity of video and music in the space of CLIP."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from zoo.metrics.base import OTHER_SONG, TIME_SUFFIX, ClipMetric, Column, Measur
 from zoo.metrics.wav2clip import DIM, SAMPLE_RATE, Wav2Clip, convert_wav2clip
 from zoo.nn.weights.loading import load_strict, unwrap_state_dict
 
-PATCH = 32  # pixels: Wav2CLIP was trained to meet the pictures of CLIP ViT-B/32, and of no other
+PATCH = 32  # pixels: Wav2CLIP was trained with the images of CLIP ViT-B/32
 BATCH = 16  # frames
 WEIGHTS_HINTS = {
     "clip": "weights.clip=FOLDER, CLIP ViT-B/32 as transformers saves it (config.json and model.safetensors)",
@@ -27,15 +27,15 @@ WEIGHTS_HINTS = {
 class ClipScore(ClipMetric):
     """Cosine between the CLIP embeddings of frames and the Wav2CLIP embedding of the music (DabFusion sec. 4.2).
 
-    The mean over frames of cos(CLIP(frame), Wav2CLIP(sound)), in [-1, 1]; the sound is the whole clip's, as one. The
-    paper does not say how frames become one number. Frames go into CLIP as its own pictures do: the shorter side to
-    224 pixels, bicubic, the middle square.
+    The mean over frames of cos(CLIP(frame), Wav2CLIP(sound)), in [-1, 1], with one embedding of the whole clip's sound.
+    The paper does not say how frames are averaged. Frames are preprocessed as for CLIP: the shorter side to 224 pixels,
+    bicubic, centre crop.
     """
 
     columns = {"clip_score": Column("CLIPScore", "higher", digits=4, must_beat=frozenset({OTHER_SONG}))}
 
     def __init__(self, clip: str | Path | None = None, wav2clip: str | Path | None = None):
-        """clip: a folder; wav2clip: a file. Raises ValueError where they hold something else."""
+        """clip: a folder; wav2clip: a file. Raises ValueError for other contents."""
         self.missing_files = [
             how for key, how in WEIGHTS_HINTS.items() if {"clip": clip, "wav2clip": wav2clip}[key] is None
         ]
@@ -47,17 +47,17 @@ class ClipScore(ClipMetric):
 
     @property
     def unavailable_reason(self) -> str | None:
-        """Which files it needs."""
+        """The missing files."""
         return f"needs {' and '.join(self.missing_files)}" if self.missing_files else None
 
     @property
     def weights_hash(self) -> str | None:
-        """Of both networks' files."""
+        """Hash of both networks' files."""
         return None if self.missing_files else file_hash(*self.files)
 
     @torch.inference_mode()
     def measure(self, clip: MetricInput) -> Measurement:
-        """clip_score: in [-1, 1]; clip_score@time: (F,)."""
+        """Return clip_score, in [-1, 1], and clip_score@time, (F,)."""
         waveform = librosa.resample(clip.waveform, orig_sr=clip.sample_rate, target_sr=SAMPLE_RATE)
         music_embedding = self.audio_tower(torch.from_numpy(waveform))
         blocks = np.split(clip.frames, range(BATCH, len(clip.frames), BATCH))
@@ -69,21 +69,21 @@ class ClipScore(ClipMetric):
 
 
 def _find_clip_files(folder: Path) -> tuple[Path, Path]:
-    """config.json and the weights in a folder as transformers writes it."""
+    """Find config.json and the weights in a folder of transformers."""
     config = folder / "config.json"
     weights = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     if not config.is_file() or not weights:
         raise ValueError(
-            f"{folder} is no CLIP folder: config.json and model.safetensors (or pytorch_model.bin) belong there"
+            f"{folder} is no CLIP folder: it lacks config.json, or model.safetensors (or pytorch_model.bin)"
         )
     return config, weights[0]
 
 
 def _load_clip(config: Path, weights: Path) -> tuple[nn.Module, Any]:
-    """CLIP's picture tower in evaluation mode, and what makes its input of frames.
+    """Load CLIP's image tower, in evaluation mode, and its image processor.
 
-    It is filled here and not by transformers' own loader, which asks the network for a folder that is not there, and
-    fills what is missing with random numbers.
+    transformers' own loader is not used: it looks for missing folders on the network, and initialises missing weights
+    at random.
     """
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection  # takes seconds
 
@@ -106,7 +106,7 @@ def _load_clip(config: Path, weights: Path) -> tuple[nn.Module, Any]:
 
 
 def _image_tower_weights(content: Any) -> Mapping[str, Tensor]:
-    """The picture's part of CLIP; older files also hold the numbers 0, 1, 2... of its patches."""
+    """Select the image tower's weights; older files also contain the indices of the patches."""
     other_prefixes = ("text_model.", "text_projection.", "logit_scale")
     state_dict = unwrap_state_dict(content).items()
     return {

@@ -1,7 +1,7 @@
-"""What a dance is like in numbers: the kinetic and geometric features that AIST++, Bailando and EDGE compare dances by.
+"""Kinetic and geometric features of dances, as AIST++, Bailando and EDGE use them.
 
 Definitions as in fairmotion (kinetic: Onuma et al. 2008; geometric: Mueller et al. 2005), for SMPL's 24 joints in world
-coordinates, metres, Z up. Where the public code measures other than its definition says, the definition holds here.
+coordinates, metres, Z up. Where the public code deviates from its definition, the definition is used here.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from zoo.body.skeleton import JOINTS
 
 WINDOW = 2  # frames either side over which velocity and acceleration are averaged
-UPPER_ARM, SHOULDERS, HIPS = 0.257, 0.391, 0.119  # metres: lengths of SMPL's mean body, the units of the questions
+UPPER_ARM, SHOULDERS, HIPS = 0.257, 0.391, 0.119  # metres: lengths of SMPL's mean body, units of the geometric features
 UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -17,7 +17,7 @@ def kinetic_features(joints: np.ndarray, fps: float) -> np.ndarray:
     """Energies of every joint: mean squared speed across and up, mean acceleration. (T, J, 3) -> (3 J,)
 
     Joint by joint, in m^2/s^2, m^2/s^2 and m/s^2; T at least 3. Velocity and acceleration are first averaged over
-    `WINDOW` frames either side, near the ends over as many as there are.
+    `WINDOW` frames either side, near the ends over the available ones.
     """
     velocity = np.diff(joints.astype(np.float64), axis=0) * fps  # (T - 1, J, 3)
     steps = len(velocity)
@@ -28,7 +28,7 @@ def kinetic_features(joints: np.ndarray, fps: float) -> np.ndarray:
 
 
 def _average(values: np.ndarray, count: int) -> np.ndarray:
-    """Mean of values k - WINDOW .. k + WINDOW, of those there are, for k in 0..count - 1. (N, ...) -> (count, ...)"""
+    """Mean of the available values k - WINDOW .. k + WINDOW, for k in 0..count - 1. (N, ...) -> (count, ...)"""
     total = np.concatenate([np.zeros_like(values[:1]), np.cumsum(values, axis=0)])
     centre = np.arange(count)
     first, last = np.maximum(centre - WINDOW, 0), np.minimum(centre + WINDOW + 1, len(values))
@@ -36,11 +36,11 @@ def _average(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def geometric_features(joints: np.ndarray, fps: float) -> np.ndarray:
-    """Share of frames in which each of 32 statements about the pose is true. (T, 24, 3) -> (32,), T at least 2
+    """Fraction of frames in which each of 32 statements about the pose holds. (T, 24, 3) -> (32,), T at least 2
 
-    Pairs are right, left. The public code counts a second as half (its frames last 1/120 s whatever they are), compares
-    other joints than Mueller's table in 'moves up' and 'moves away', and takes front for back on one side of the body;
-    here a mirrored dance gives the same numbers with each pair exchanged.
+    Pairs are right, left. The public code assumes frames of 1/120 s, compares other joints than Mueller's table in
+    'moves up' and 'moves away', and confuses front and back on one side of the body. Here a mirrored dance gives the
+    same values with each pair exchanged.
     """
     position = {name: joints[1:, index].astype(np.float64) for index, name in enumerate(JOINTS)}
     speed = np.diff(joints.astype(np.float64), axis=0) * fps
@@ -51,7 +51,7 @@ def geometric_features(joints: np.ndarray, fps: float) -> np.ndarray:
     front = _unit(np.cross(position["right_hip"] - neck, position["left_hip"] - neck))
 
     def pair(statement) -> list[np.ndarray]:
-        """The statement about the right side, then about the left: it is given this side's joints and the other's."""
+        """Evaluate a statement of (this side, other side) for the right and for the left side."""
         return [statement(side, opposite) for side, opposite in (("right_", "left_"), ("left_", "right_"))]
 
     def is_ahead(side: str, opposite: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""FID-VID: the Frechet distance of a 3D ResNet's features, as DisCo and those who compare with it report it."""
+"""FID-VID: the Frechet distance of a 3D ResNet's features, as DisCo and its successors report it."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,15 +17,15 @@ from zoo.metrics.fvd import VideoFrechet
 from zoo.nn.weights.loading import load_strict, unwrap_state_dict
 
 INPUT_SIZE = 112  # pixels
-KINETICS_MEAN = (114.7748, 107.7354, 99.4750)  # of Kinetics' red, green and blue, which the network was trained without
-MIN_FRAMES = 2  # frames
+KINETICS_MEAN = (114.7748, 107.7354, 99.4750)  # red, green, blue, subtracted in training
+MIN_FRAMES = 2  # of a window
 
 
 class FIDVID(VideoFrechet):
-    """FID-VID (DisCo's public scorer, tool/metrics/metric_center.py): a 3D ResNet-50's 2048 values before its classes.
+    """FID-VID (DisCo's public scorer, tool/metrics/metric_center.py): 2048 features of a 3D ResNet-50.
 
     weights: resnet-50-kinetics.pth of 3D-ResNets-PyTorch (Hara et al. 2018). Windows of 16 frames, stretched to 112x112
-    pixels (bicubic), less the mean colour of Kinetics. DisCo takes a window at every frame: stride=1.
+    pixels (bicubic), minus the mean colour of Kinetics. DisCo uses a window at every frame: stride=1.
     """
 
     columns = {"fid_vid": Column("FID-VID", "lower", digits=2, must_beat=frozenset({STILL_IMAGE}))}
@@ -33,7 +33,7 @@ class FIDVID(VideoFrechet):
     def __init__(
         self, weights: str | Path | None = None, frames: int | None = 16, stride: int | None = 16, step: int = 1
     ):
-        """Raises ValueError where the file does not fit the network exactly."""
+        """Raises ValueError for a file that does not fit the network exactly."""
         super().__init__(frames, stride, step, MIN_FRAMES)
         self.file = weights
         if weights is not None:
@@ -41,18 +41,18 @@ class FIDVID(VideoFrechet):
 
     @property
     def unavailable_reason(self) -> str | None:
-        """Which file it needs."""
+        """The missing file."""
         return (
             "needs weights.resnet3d=FILE, resnet-50-kinetics.pth of 3D-ResNets-PyTorch" if self.file is None else None
         )
 
     @property
     def weights_hash(self) -> str | None:
-        """Of the network's file."""
+        """Hash of the network's file."""
         return None if self.file is None else file_hash(self.file)
 
     def features(self, window: np.ndarray) -> Tensor:
-        """(2048,), all at least 0."""
+        """Features (2048,), all at least 0."""
         images = torch.tensor(window).permute(0, 3, 1, 2).float()
         images = F.interpolate(
             images, size=(INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True
@@ -62,7 +62,7 @@ class FIDVID(VideoFrechet):
 
 
 class Stem(nn.Sequential):
-    """The first layers of 3D-ResNets-PyTorch: 7x7x7, and a pooling that torchvision's networks do not have."""
+    """The first layers of 3D-ResNets-PyTorch: 7x7x7, and a pooling that torchvision's networks lack."""
 
     def __init__(self):
         super().__init__(
@@ -89,7 +89,7 @@ def convert_public_weights(content: Any) -> Mapping[str, Tensor]:
         else:
             block.append(layer)
         state_dict[".".join([*block, kind])] = value
-        if kind == "running_var":  # the file is older than this counter, which evaluation does not use
+        if kind == "running_var":  # the file lacks this counter, which evaluation does not use
             state_dict.setdefault(".".join([*block, "num_batches_tracked"]), torch.tensor(0))
     return state_dict
 

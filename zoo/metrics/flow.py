@@ -1,4 +1,4 @@
-"""Optical flow: how much moves in the picture, and whether it moves when something sounds (AV-Align)."""
+"""Optical flow: amount of motion in frames, and its alignment with onsets of the sound (AV-Align)."""
 
 from typing import ClassVar
 
@@ -10,14 +10,15 @@ from zoo.metrics.base import STILL_IMAGE, ClipMetric, Column, Measurement, Metri
 
 FLOW_METHODS = ("dis", "farneback")
 DIS_SIZE = 64  # pixels of the shorter side on which 'dis' works
-ONSET_RATE = 22050  # Hz; librosa's own, at which the public code hears
+ONSET_RATE = 22050  # Hz; librosa's default, which the public code uses
 
 
 def flow_magnitude(frames: np.ndarray, flow: str = "dis") -> np.ndarray:
     """Mean length of the optical flow vectors between successive frames, pixels of `frames`. -> (F - 1,) float64
 
-    frames (F, H, W, 3) uint8. flow: 'dis' (Kroeger et al. 2016, on frames shrunk to `SIDE`), which takes a thirtieth of
-    the time of 'farneback' (at full size, with the public AV-Align code's settings). Raises ValueError for another one.
+    frames (F, H, W, 3) uint8. flow: 'dis' (Kroeger et al. 2016, on frames resized to `DIS_SIZE`), which takes a
+    thirtieth of the time of 'farneback' (at full size, with the public AV-Align code's settings). Raises ValueError for
+    others.
     """
     if flow not in FLOW_METHODS:
         raise ValueError(f"flow={flow}: use {' or '.join(FLOW_METHODS)}")
@@ -40,14 +41,16 @@ def flow_magnitude(frames: np.ndarray, flow: str = "dis") -> np.ndarray:
 
 
 def flow_peaks(magnitude: np.ndarray, fps: float) -> np.ndarray:
-    """Times, seconds, of the local maxima of flow (F - 1,): the flow into frame i counts at i / fps, as published."""
-    curve = np.concatenate([magnitude[:1], magnitude])  # the first frame has no flow of its own
+    """Find times, seconds, of local maxima of the flow (F - 1,); the flow into frame i counts at i / fps, as
+    published.
+    """
+    curve = np.concatenate([magnitude[:1], magnitude])  # the first frame has no flow
     interior = curve[1:-1]
     return (np.flatnonzero((interior > curve[:-2]) & (interior > curve[2:])) + 1) / fps
 
 
 def detect_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Times, seconds, of the onsets that librosa hears in a waveform (S,) float32."""
+    """Detect onset times, seconds, of a waveform (S,) float32 by librosa."""
     resampled = waveform
     if sample_rate != ONSET_RATE:
         resampled = librosa.resample(waveform, orig_sr=sample_rate, target_sr=ONSET_RATE)
@@ -57,8 +60,8 @@ def detect_onsets(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 def av_align(audio: np.ndarray, video: np.ndarray, fps: float) -> float:
     """Intersection over union of two sets of peaks, seconds (Yariv et al. 2024, sec. 4.2, as their code computes it).
 
-    The intersection I are the audio peaks with a video peak less than a frame away (three frames in all); the score is
-    I / (audio + video - I), in [0, 1]. `nan` where there are no peaks at all.
+    The intersection I is the number of audio peaks with a video peak less than a frame away (three frames in all); the
+    score is I / (audio + video - I), in [0, 1]. `nan` where there are no peaks at all.
     """
     if len(audio) + len(video) == 0:
         return float("nan")
@@ -70,21 +73,21 @@ def av_align(audio: np.ndarray, video: np.ndarray, fps: float) -> float:
 class AVAlign(ClipMetric):
     """AV-Align (Yariv et al. 2024): peaks of optical flow against onsets of sound, intersection over union.
 
-    Two peaks meet in a window of three frames. Flow is DIS by default, Farneback as in the public code where a protocol
-    asks for it. A dance that stops on the beat moves most between the beats: the score is not made for dance, and is
-    here because papers report it.
+    Two peaks match in a window of three frames. Flow is DIS by default, or Farneback as in the public code. A dance
+    that stops on the beat moves most between beats, so the score does not suit dance. It is here because papers report
+    it.
     """
 
     columns: ClassVar = {"av_align": Column("AV-Align", "higher", must_beat=frozenset({STILL_IMAGE}))}
 
     def __init__(self, flow: str = "dis"):
-        """flow: 'dis' or 'farneback'. Raises ValueError for another one."""
+        """flow: 'dis' or 'farneback'. Raises ValueError for others."""
         if flow not in FLOW_METHODS:
             raise ValueError(f"metrics.av_align.flow={flow}: use {' or '.join(FLOW_METHODS)}")
         self.flow = flow
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """See Metric."""
+        """Measure one clip."""
         onset_times = clip.cached("onsets", lambda: detect_onsets(clip.waveform, clip.sample_rate))
         magnitude = clip.cached(("flow", self.flow), lambda: flow_magnitude(clip.frames, self.flow))
         fps = float(clip.fps)

@@ -1,4 +1,4 @@
-"""Frame by frame: how near is a video to the ground truth's frames?
+"""Frame metrics: similarity of a video to the ground truth, frame by frame.
 
 Each is the mean over the frames of a clip; frames are (F, H, W, 3) uint8, of one size in both videos.
 """
@@ -24,7 +24,7 @@ BOTH_BASELINES = frozenset({STILL_IMAGE, OTHER_SONG})
 WINDOW_RADIUS, SIGMA = 5, 1.5  # SSIM's window: 11 pixels wide
 C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 LPIPS_BATCH = 16  # frames
-# by the width of the first filters: torchmetrics' name, ours, and where in torchvision's `features` its slices begin
+# width of the first filters -> torchmetrics' name, display name, starts of the slices of torchvision's `features`
 LPIPS_NETS = {11: ("alex", "AlexNet", (0, 2, 5, 8, 10)), 3: ("vgg", "VGG16", (0, 4, 9, 16, 23))}
 
 
@@ -37,13 +37,13 @@ class Psnr(ClipMetric):
 
     MSE is over all pixels and channels of a frame. A frame equal to the ground truth's has none (inf on the curve): it
     is left out of the mean, and a clip of such frames only is inf. OpenCV sums the squares of bytes exactly, in a
-    hundredth of the time that torchmetrics takes in float64; the two agree.
+    hundredth of the time of torchmetrics in float64; both agree.
     """
 
     columns = {"psnr": Column("PSNR", "higher", digits=2, unit="dB", must_beat=BOTH_BASELINES)}
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """psnr: dB; psnr@time: (F,) dB."""
+        """Return psnr, dB, and psnr@time, (F,) dB."""
         squared_errors = [cv2.norm(frame, true, cv2.NORM_L2SQR) for frame, true in zip(*_frame_pair(clip), strict=True)]
         with np.errstate(divide="ignore"):
             values = 10 * np.log10(PEAK**2 * clip.frames[0].size / np.array(squared_errors, dtype=np.float64))
@@ -52,11 +52,11 @@ class Psnr(ClipMetric):
 
 
 class PsnrDisco(ClipMetric):
-    """The PSNR of DisCo's public scorer, overflow and all: NOT a PSNR; for reading tables that it was used in.
+    """The PSNR of DisCo's public scorer, with its overflow: NOT a PSNR. For comparison with published tables.
 
     The scorer (tool/metrics/ssim_l1_lpips_psnr.py, copied by MagicAnimate and Champ: DisCo issue 86, magic-animate
     146, champ 8) subtracts and squares bytes, so both wrap around at 256: MSE = mean(d^2 mod 256); 100 dB where that
-    is 0. No error can pass 255 there: large differences of any size give 28 to 31 dB.
+    is 0. No error exceeds 255, so that large differences of any size give 28 to 31 dB.
     """
 
     columns = {
@@ -64,7 +64,7 @@ class PsnrDisco(ClipMetric):
     }
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """psnr_disco: its dB; psnr_disco@time: (F,)."""
+        """Return psnr_disco and psnr_disco@time, (F,)."""
         frames, true = _frame_pair(clip)
         error = frames - true
         error *= error
@@ -76,29 +76,29 @@ class PsnrDisco(ClipMetric):
 class Ssim(ClipMetric):
     """Structural similarity (Wang et al. 2004, eq. 13), the mean over frames, colour channels and places.
 
-    Gaussian window of 11 pixels, sigma 1.5, K1 = .01, K2 = .03, population variances, and only the places where the
-    window lies wholly inside the picture: as scikit-image has it. torchmetrics counts the border too, over mirrored
-    pixels; inside the two agree. Both filter plainly in two dimensions or in float64, at 6 to 15 times the cost.
+    Gaussian window of 11 pixels, sigma 1.5, K1 = .01, K2 = .03, population variances, and only positions with the
+    whole window inside the image, as in scikit-image. torchmetrics also uses the border, with mirrored pixels; inside
+    both agree. Both filter in two dimensions or in float64, at 6 to 15 times the cost.
     """
 
     columns = {"ssim": Column("SSIM", "higher", digits=4, must_beat=BOTH_BASELINES)}
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """ssim: in [-1, 1]; ssim@time: (F,)."""
+        """Return ssim, in [-1, 1], and ssim@time, (F,)."""
         count = min(os.cpu_count() or 1, len(clip.frames))
         parts = [np.array_split(frames, count) for frames in _frame_pair(clip)]
-        # OpenCV and numpy let go of the interpreter; a frame's number is the same on any thread
+        # OpenCV and numpy release the GIL; a frame's value does not depend on its thread
         with ThreadPoolExecutor(count) as threads:
             return _mean_over_frames("ssim", np.concatenate(list(threads.map(structural_similarity, *parts))))
 
 
 def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """SSIM of each of F pictures with its true one, as `Ssim` says. Both (F, H, W, 3) uint8 -> (F,) float64.
+    """SSIM (F,) float64 of images and their ground truth, both (F, H, W, 3) uint8; see `Ssim`.
 
     With d = x - y the two factors are A / (A + mean(d)^2) and B / (B + var(d)), where A = 2 mean(x) mean(y) + C1 and
-    B = 2 cov(x, y) + C2: so float32 will do, and equal pictures get exactly 1. Products are taken about the middle of
-    the range, as exact 16-bit integers. Every step writes where an earlier one wrote: asking the system for new memory
-    would take three quarters of the time.
+    B = 2 cov(x, y) + C2. So float32 is enough, and equal images get exactly 1. Products are relative to the middle of
+    the range, as exact 16-bit integers. Every step reuses buffers: allocating memory would take three quarters of the
+    time.
     """
     half = (PEAK + 1) // 2
     kernel = cv2.getGaussianKernel(2 * WINDOW_RADIUS + 1, SIGMA, cv2.CV_32F)
@@ -148,14 +148,14 @@ def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
 class Lpips(ClipMetric):
     """Learned perceptual distance (Zhang et al. 2018, eq. 1), the mean over frames: torchmetrics' LPIPS v0.1.
 
-    weights: torchvision's AlexNet or VGG16 as a file of weights (which of them, its tensors say); torchmetrics brings
-    the trained heads. The two nets' numbers do not compare: the heading names the net.
+    weights: a weights file of torchvision's AlexNet or VGG16, told apart by its tensors. torchmetrics contains the
+    trained heads. Values of the two networks are not comparable, so the heading names the network.
     """
 
     columns = {"lpips": Column("LPIPS", "lower", digits=4, must_beat=BOTH_BASELINES)}
 
     def __init__(self, weights: str | Path | None = None):
-        """Raises ValueError where the file holds something else."""
+        """Raises ValueError for another file."""
         self.file = weights
         if weights is not None:
             self.net, name = _load_lpips_net(weights)
@@ -163,19 +163,19 @@ class Lpips(ClipMetric):
 
     @property
     def unavailable_reason(self) -> str | None:
-        """Which file it needs."""
+        """The missing file."""
         if self.file is None:
             return "needs weights.lpips=FILE, AlexNet or VGG16 as torchvision publishes them (alexnet-owt-7be5be79.pth)"
         return None
 
     @property
     def weights_hash(self) -> str | None:
-        """Of the backbone's file."""
+        """Hash of the backbone's file."""
         return None if self.file is None else file_hash(self.file)
 
     @torch.inference_mode()
     def measure(self, clip: MetricInput) -> Measurement:
-        """lpips: at least 0; lpips@time: (F,)."""
+        """Return lpips, at least 0, and lpips@time, (F,)."""
         values = []
         for start in range(0, len(clip.frames), LPIPS_BATCH):
             pair = [_to_unit_range(frames[start : start + LPIPS_BATCH]) for frames in _frame_pair(clip)]
@@ -184,7 +184,7 @@ class Lpips(ClipMetric):
 
 
 def _load_lpips_net(path: str | Path) -> tuple[nn.Module, str]:
-    """torchmetrics' LPIPS with the backbone in a file, and the name of the backbone."""
+    """Load torchmetrics' LPIPS with the backbone of a file. Returns it and the backbone's name."""
     from torchmetrics.functional.image.lpips import _NoTrainLpips  # its public class downloads the backbone
 
     filter_width = (
@@ -209,11 +209,11 @@ def _load_lpips_net(path: str | Path) -> tuple[nn.Module, str]:
 
 
 def _to_unit_range(frames: np.ndarray) -> Tensor:
-    """(F, H, W, 3) bytes -> (F, 3, H, W) float32 in [0, 1]."""
+    """Convert (F, H, W, 3) uint8 to (F, 3, H, W) float32 in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames.transpose(0, 3, 1, 2))).float() / PEAK
 
 
 def _frame_pair(clip: MetricInput) -> tuple[np.ndarray, np.ndarray]:
-    """The clip's frames and the ground truth's."""
-    assert clip.frames.shape == clip.true_frames.shape, "clips of another size are excluded before"
+    """Frames of the clip and of the ground truth."""
+    assert clip.frames.shape == clip.true_frames.shape, "clips of another size are excluded earlier"
     return clip.frames, clip.true_frames

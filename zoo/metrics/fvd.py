@@ -1,4 +1,4 @@
-"""The Frechet distance between sets of videos, of features of short windows of frames; and FVD, by I3D's features."""
+"""Frechet distances between sets of videos, by features of windows of frames; FVD uses I3D's features."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ from zoo.files import file_hash
 from zoo.metrics.base import STILL_IMAGE, Column, Measurement, MetricInput, SetMetric
 from zoo.metrics.frechet import frechet_distance
 
-PUBLIC_I3D = "bec6519f66ea"  # how the sha256 of the public i3d_torchscript.pt begins
-MIN_FRAMES = 10  # what I3D needs to leave one moment after its pooling
+PUBLIC_I3D = "bec6519f66ea"  # first digits of the sha256 of the public i3d_torchscript.pt
+MIN_FRAMES = 10  # of I3D, for one step after its pooling
 I3D_FEATURES = 400
 
 
 class VideoFrechet(SetMetric):
-    """The Frechet distance between the windows of a row's clips and those of the ground truth's.
+    """The Frechet distance between windows of a system's clips and of the ground truth.
 
     frames: in a window, None for the whole clip; stride: frames between the starts of windows, None for one window at
-    the clip's start; step: every so-manieth frame is looked at. A subclass names one column and the features.
+    the clip's start; step: only every step-th frame is used. A subclass defines one column and the features.
     """
 
     def __init__(self, frames: int | None, stride: int | None, step: int, min_frames: int):
-        """fewest: frames that the features need. Raises ValueError for anything below that or below 1."""
+        """min_frames: of the features. Raises ValueError for smaller windows, and for values below 1."""
         (self._column,) = self.columns
         for name, value, min_value in (("frames", frames, min_frames), ("stride", stride, 1), ("step", step, 1)):
             if value is not None and value < min_value:
@@ -35,7 +35,7 @@ class VideoFrechet(SetMetric):
         self.frames, self.stride, self.step, self.min_frames = frames, stride, step, min_frames
 
     def windows(self, frames: np.ndarray) -> list[np.ndarray]:
-        """A clip's windows (`frames`, H, W, 3). Raises ValueError when the clip is too short for one."""
+        """Cut a clip into windows (`frames`, H, W, 3). Raises ValueError for a clip that is too short."""
         sampled = frames[:: self.step]
         length = self.frames or len(sampled)
         if len(sampled) < max(length, self.min_frames):
@@ -48,15 +48,17 @@ class VideoFrechet(SetMetric):
 
     @abstractmethod
     def features(self, window: np.ndarray) -> Tensor:
-        """(D,) of a window (`frames`, H, W, 3) uint8."""
+        """Features (D,) of a window (`frames`, H, W, 3) uint8."""
 
     @torch.inference_mode()
     def measure(self, clip: MetricInput) -> Measurement:
-        """features: (windows, D) float32. One at a time, so that a window's bits do not hang on its neighbours."""
+        """Return features, (windows, D) float32. One window at a time: in a batch the last bits depend on the
+        others.
+        """
         return {"features": np.stack([self.features(window).numpy() for window in self.windows(clip.frames)])}
 
     def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
-        """The squared distance; NaN with fewer than two windows on either side."""
+        """Squared distance; NaN for fewer than two windows on either side."""
         features, true_features = (np.concatenate([clip["features"] for clip in clips]) for clips in (measured, true))
         return {self._column: frechet_distance(features, true_features)}
 
@@ -64,9 +66,9 @@ class VideoFrechet(SetMetric):
 class FVD(VideoFrechet):
     """Frechet video distance (Unterthiner et al. 2019): I3D's 400 logits on Kinetics-400, by StyleGAN-V's port.
 
-    weights: the TorchScript file i3d_torchscript.pt, which does its own scaling to [-1, 1] and to 224x224 pixels. It is
-    the only file whose code is run. Papers differ in what they feed it: frames and stride say which windows of a clip,
-    step which of the frames, square whether other shapes are stretched (StyleGAN-V) or cropped (VideoGPT).
+    weights: the TorchScript file i3d_torchscript.pt, which scales to [-1, 1] and to 224x224 pixels itself. It is the
+    only file whose code is run. Papers differ in its inputs: frames and stride choose windows of a clip, step chooses
+    frames, square whether other shapes are stretched (StyleGAN-V) or cropped (VideoGPT).
     """
 
     columns = {"fvd": Column("FVD", "lower", digits=1, must_beat=frozenset({STILL_IMAGE}))}
@@ -79,7 +81,7 @@ class FVD(VideoFrechet):
         step: int = 1,
         square: Literal["stretch", "crop"] = "stretch",
     ):
-        """Raises ValueError for fewer than 10 frames and where the file is no such network."""
+        """Raises ValueError for fewer than 10 frames and for another file."""
         super().__init__(frames, stride, step, MIN_FRAMES)
         if square not in ("stretch", "crop"):
             raise ValueError(f"fvd.square={square}: use stretch or crop")
@@ -91,30 +93,30 @@ class FVD(VideoFrechet):
 
     @property
     def unavailable_reason(self) -> str | None:
-        """Which file it needs."""
+        """The missing file."""
         return "needs weights.i3d=FILE, StyleGAN-V's i3d_torchscript.pt" if self.file is None else None
 
     @property
     def weights_hash(self) -> str | None:
-        """Of the TorchScript file."""
+        """Hash of the TorchScript file."""
         return None if self.file is None else file_hash(self.file)
 
     def features(self, window: np.ndarray) -> Tensor:
-        """(400,) logits."""
+        """Logits (400,)."""
         if self.square == "crop":
             height, width = window.shape[1:3]
             side = min(height, width)
             top, left = (height - side) // 2, (width - side) // 2
             window = window[:, top : top + side, left : left + side]
         video = torch.tensor(window).permute(3, 0, 1, 2)[None].float()  # (1, 3, F, H, W) in [0, 255]
-        # without the optimiser, which would rewrite the network after its first calls and change the last bits
+        # not optimised: rewriting the network after its first calls would change the last bits
         with torch.jit.optimized_execution(False):
             return _load_i3d(self.file)(video, rescale=True, resize=True, return_features=True)[0]
 
 
 @lru_cache(maxsize=1)
 def _load_i3d(path: str | Path) -> torch.jit.ScriptModule:
-    """The network in a TorchScript file; ValueError in one line when it is none. Kept here: it cannot be pickled."""
+    """Load a TorchScript file. Raises ValueError for another file. Cached here, because it cannot be pickled."""
     if not Path(path).is_file():
         raise ValueError(f"weights.i3d={path} is not there")
     try:
@@ -125,5 +127,5 @@ def _load_i3d(path: str | Path) -> torch.jit.ScriptModule:
         ) from None
     argument_names = {argument.name for argument in network.forward.schema.arguments}
     if not {"rescale", "resize", "return_features"} <= argument_names:
-        raise ValueError(f"weights.i3d={path} is another network than StyleGAN-V's i3d_torchscript.pt")
+        raise ValueError(f"weights.i3d={path} is not StyleGAN-V's i3d_torchscript.pt")
     return network

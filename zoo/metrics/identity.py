@@ -1,8 +1,7 @@
-"""Identity: is it still the figure of the reference picture, and does it drift away from it over time?
+"""Identity metrics: similarity to the figure of the reference image, and its drift over time.
 
-A figure is known by its colours: for each region of the body, how the lightness and the two colour values (CIELAB) of
-its pixels are distributed. Two figures are as far apart as their distributions have to be moved, in CIELAB units: 2.3
-is a difference that a person just sees.
+A figure is described by its colours: the distributions of the three CIELAB values for each region of the body. The
+distance of two figures is the earth mover's distance of these distributions, in CIELAB units; 2.3 is just noticeable.
 """
 
 from dataclasses import dataclass
@@ -18,20 +17,20 @@ from zoo.metrics.base import OTHER_SONG, TIME_SUFFIX, ClipMetric, Column, Measur
 
 COLOR_REGIONS = ("head", "torso", "upper arms", "forearms", "thighs", "shins", "feet")
 _REGION_OF = {HEAD: 0, TORSO: 1, UPPER_ARM: 2, FOREARM: 3, HAND: 3, THIGH: 4, SHIN: 5, FOOT: 6}
-_PARENT = np.array(PARENTS[1:])  # of joints 1..23: a bone leads to each, and moves with the joint it comes from
+_PARENT = np.array(PARENTS[1:])  # of joints 1..23: a bone leads to each, and moves with its parent joint
 _BONE_FRACTIONS = (0.25, 0.5, 0.75)
 _END_JOINTS = np.setdiff1d(np.arange(len(PARENTS)), PARENTS)
 _JOINT_REGION = np.array([_REGION_OF[limb] for limb in JOINT_LIMB])
 _POINT_REGION = np.concatenate([np.tile(_JOINT_REGION[_PARENT], len(_BONE_FRACTIONS)), _JOINT_REGION[_END_JOINTS]])
-SAMPLES_PER_SIDE = 64  # samples along the picture's shorter side
+SAMPLES_PER_SIDE = 64  # along the image's shorter side
 BIN_WIDTH, MIN_VALUE, NUM_BINS = 2.0, -128.0, 128  # of every colour value: CIELAB units
-MIN_SAMPLES = 4.0  # samples that a region must have to be compared
-MASK_THRESHOLD = 0.5  # of the mask: above it a pixel is the figure's
+MIN_SAMPLES = 4.0  # of a region, to be compared
+MASK_THRESHOLD = 0.5  # above it a pixel belongs to the figure
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The colours of figures. counts (..., regions, 3, BINS) float32: samples by region, CIELAB value and bin."""
+    """The colours of figures. counts (..., regions, 3, NUM_BINS) float32: samples by region, CIELAB value and bin."""
 
     counts: np.ndarray
 
@@ -39,20 +38,20 @@ class Signature:
         return Signature(self.counts[index])
 
     def pooled(self) -> "Signature":
-        """That of all together, (F, ...) -> (...)."""
+        """Sum over the first dimension, (F, ...) -> (...)."""
         return Signature(self.counts.sum(0))
 
     @property
     def has_figure(self) -> np.ndarray:
-        """bool (...): whether there is anything of a figure."""
+        """bool (...): whether the figure has enough samples."""
         return (self.counts[..., 0, :].sum(-1) >= MIN_SAMPLES).any(-1)
 
 
 def signature(frames: np.ndarray, poses: Poses) -> Signature:
     """The signature of the figure in each frame, with counts (F, regions, 3, BINS).
 
-    frames (F, H, W, 3) uint8. The figure is where `poses.mask` is sure; a pixel belongs to the region of the nearest
-    joint or middle of a bone. A frame without a figure has no counts.
+    frames (F, H, W, 3) uint8. The figure is where `poses.mask` is above its threshold; a pixel belongs to the region of
+    the nearest joint or middle of a bone. A frame without a figure has no counts.
     """
     stride, frame_index, rows, columns = _figure_samples(frames, poses)
     colors = frames[frame_index, rows * stride, columns * stride]  # (N, 3)
@@ -67,10 +66,10 @@ def signature(frames: np.ndarray, poses: Poses) -> Signature:
 
 
 def signature_distance(a: Signature, b: Signature) -> np.ndarray:
-    """CIELAB units between the figures of `a` and `b`, mean over the regions that both show; NaN where none is. (...)
+    """CIELAB units between the figures of `a` and `b`, mean over common regions; NaN without any. (...)
 
     Of a region: the root of the summed squares of the earth mover's distances of its three colour values; the distance
-    of plain colours is then CIE76's. Leading dimensions broadcast: give (N, 1, ...) and (M, ...) for all pairs.
+    of plain colours is then CIE76's. Leading dimensions broadcast: pass (N, 1, ...) and (M, ...) for all pairs.
     """
     sizes = [s.counts.sum(-1, keepdims=True) for s in (a, b)]
     cumulative = [np.cumsum(s.counts, -1) / np.maximum(size, 1) for s, size in zip((a, b), sizes, strict=True)]
@@ -84,7 +83,7 @@ def signature_distance(a: Signature, b: Signature) -> np.ndarray:
 
 
 def _figure_samples(frames: np.ndarray, poses: Poses) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-    """Step of the grid of samples, and frame, row and column on the grid of the samples that are a figure's."""
+    """Return the stride of the grid, and frame, row and column on it of the samples of figures."""
     stride = max(1, round(min(frames.shape[1:3]) / SAMPLES_PER_SIDE))
     is_figure = poses.mask[:, ::stride, ::stride] > MASK_THRESHOLD
     is_figure &= np.isfinite(poses.joints).all((1, 2))[:, None, None]
@@ -92,7 +91,7 @@ def _figure_samples(frames: np.ndarray, poses: Poses) -> tuple[int, np.ndarray, 
 
 
 def _nearest_region(joints: np.ndarray, frame_index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The region of the point of the skeleton that is nearest to each sample. -> (N,) int64
+    """Find the region of the skeleton's point nearest to each sample: (N,) int64.
 
     The points are a quarter, half and three quarters of the way along every bone, and the ends of the limbs.
     """
@@ -102,7 +101,7 @@ def _nearest_region(joints: np.ndarray, frame_index: np.ndarray, x: np.ndarray, 
     )
     region = np.empty(len(frame_index), np.int64)
     positions = np.stack([x, y], 1).astype(np.float32)
-    bounds = np.searchsorted(frame_index, np.arange(len(joints) + 1))  # samples come frame by frame
+    bounds = np.searchsorted(frame_index, np.arange(len(joints) + 1))  # samples are sorted by frame
     for frame, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
         if first < last:
             point = points[frame].astype(np.float32)
@@ -112,12 +111,12 @@ def _nearest_region(joints: np.ndarray, frame_index: np.ndarray, x: np.ndarray, 
 
 
 class Identity(ClipMetric):
-    """How far the figure's colours, region by region, are from the reference picture's, and whether they drift.
+    """Distance of the figure's colours, region by region, to the reference image, and its drift.
 
-    The detector cuts the figure out of every frame and of the reference. Distance: the mean over frames of the
-    earth mover's distance in CIELAB (see `signature_distance`), of the frames with a figure; how many those are is a
-    column of its own. Drift: the last quarter's distance less the first's. Background: mean CIE76 difference of the
-    pixels that are no figure's in the frame or the reference, whose camera stands still.
+    The detector segments the figure in every frame and in the reference. Distance: the mean over frames of the earth
+    mover's distance in CIELAB (see `signature_distance`), of the frames with a figure; their fraction is a column of
+    its own. Drift: the last quarter's distance less the first's. Background: mean CIE76 difference of the pixels
+    outside the figures of frame and reference; the camera must not move.
     """
 
     columns: ClassVar = {
@@ -129,7 +128,7 @@ class Identity(ClipMetric):
     required_inputs: ClassVar = frozenset({"detector"})
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """See Metric."""
+        """Measure one clip."""
         reference_poses = clip.cached("reference poses", lambda: clip.detector.detect(clip.reference[None]))
         reference_signature = signature(clip.reference[None], reference_poses)[0]
         signatures = signature(clip.frames, clip.poses)
@@ -147,7 +146,7 @@ class Identity(ClipMetric):
 
 
 def _mean(values: np.ndarray) -> np.float64:
-    """Of what is not NaN; NaN where nothing is."""
+    """Mean of the finite values; NaN without any."""
     values = values[np.isfinite(values)]
     return np.float64(values.mean()) if len(values) else np.float64("nan")
 
@@ -155,7 +154,7 @@ def _mean(values: np.ndarray) -> np.float64:
 def background_difference(
     frames: np.ndarray, mask: np.ndarray, reference: np.ndarray, reference_mask: np.ndarray
 ) -> np.ndarray:
-    """CIE76 difference to the reference of each frame's samples outside both figures. -> (F,), NaN where none is"""
+    """CIE76 difference to the reference of the samples outside both figures: (F,), NaN without samples."""
     stride = max(1, round(2 * min(frames.shape[1:3]) / SAMPLES_PER_SIDE))
     sampled = np.concatenate([reference[None], frames])[:, ::stride, ::stride]
     lab_colors = cv2.cvtColor(sampled.reshape(len(sampled), -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

@@ -1,4 +1,4 @@
-"""Motion: is the dance physically plausible, and does it differ from the next one?
+"""Motion metrics: physical plausibility and diversity of the exact body motion.
 
 Joints are (T, 24, 3) metres in world coordinates (Z up), SMPL's order, at `fps` (see zoo.body.skeleton).
 """
@@ -15,8 +15,8 @@ from zoo.metrics.base import ClipMetric, Column, Measurement, MetricInput, SetMe
 from zoo.metrics.dance_features import geometric_features, kinetic_features
 from zoo.metrics.frechet import frechet_distance
 
-NUM_POSES = 8  # of a clip that are compared with those of every other clip
-MIN_STD = 1e-6  # a feature that varies less than this over the ground truth keeps its own unit
+NUM_POSES = 8  # per clip, that are compared with those of all other clips
+MIN_STD = 1e-6  # a feature with a smaller deviation over the ground truth is not scaled
 LEFT_FOOT, RIGHT_FOOT = (7, 10), (8, 11)  # ankle and toe joint
 
 
@@ -50,16 +50,16 @@ def jitter(joints: np.ndarray, fps: float = 30) -> float:
 
 
 def motion_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """How far apart two dances of one length are: mean distance of joints about the pelvis, in metres.
+    """Distance of two dances of the same length: mean distance of joints relative to the pelvis, in metres.
 
-    The pelvis is taken out so that standing elsewhere does not count as dancing otherwise.
+    Positions are relative to the pelvis, so that the place on the floor does not count.
     """
     relative = [joints - joints[:, :1] for joints in (first, second)]
     return float(np.linalg.norm(relative[0] - relative[1], axis=-1).mean())
 
 
 def diversity(dances: Sequence[np.ndarray]) -> float:
-    """Mean `dance_distance` over all pairs: of seeds on one song, its multimodality; of songs, the diversity."""
+    """Mean `dance_distance` over all pairs: for seeds of one song, its multimodality; for songs, the diversity."""
     pairs = [motion_distance(a, b) for a, b in combinations(dances, 2)]
     if not pairs:
         raise ValueError("diversity needs at least two dances")
@@ -67,19 +67,19 @@ def diversity(dances: Sequence[np.ndarray]) -> float:
 
 
 class _MotionMetric(ClipMetric):
-    """A number from the clip's exact joints."""
+    """A metric of the clip's exact joints."""
 
     required_inputs: ClassVar = frozenset({"joints"})
     compute: ClassVar[Callable[[np.ndarray, float], float]]
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """See Metric."""
+        """Measure one clip."""
         (name,) = self.columns
         return {name: np.float64(self.compute(clip.joints, MOTION_FPS))}
 
 
 class PFC(_MotionMetric):
-    """Physical foot contact (EDGE sec. 5.1, eq. 8-9): root acceleration that no standing foot explains, x 1e4."""
+    """Physical foot contact (EDGE sec. 5.1, eq. 8-9): root acceleration without a standing foot, x 1e4."""
 
     columns: ClassVar = {"pfc": Column("PFC", "lower")}
     compute: ClassVar = staticmethod(physical_foot_contact)
@@ -93,23 +93,24 @@ class FootSliding(_MotionMetric):
 
 
 class Jitter(_MotionMetric):
-    """Mean size of the third derivative of joint positions. Lower is smoother; a dance without any force is still."""
+    """Mean size of the third derivative of joint positions. Lower is smoother; a motionless dance has 0."""
 
     columns: ClassVar = {"jitter": Column("jitter", None, digits=2, unit="1e3 m/s³")}
     compute: ClassVar = staticmethod(jitter)
 
 
 class Multimodality(ClipMetric):
-    """How far apart two dances to the same music are: mean distance of joints about the pelvis (`dance_distance`).
+    """Mean distance of two dances to the same music, of joints relative to the pelvis (`dance_distance`).
 
-    Neither way is good by itself: noise is diverse. The ground truth's value, two dancers to one song, is the measure.
+    There is no good direction: noise is diverse, too. The ground truth's value, two dancers to one song, is the
+    measure.
     """
 
     columns: ClassVar = {"multimodality": Column("multimodality", None, unit="m")}
     required_inputs: ClassVar = frozenset({"joints", "second_joints"})
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """See Metric."""
+        """Measure one clip."""
         length = min(len(clip.joints), len(clip.second_joints))
         distance = motion_distance(clip.joints[:length], clip.second_joints[:length])
         return {"multimodality": np.float64(distance)}
@@ -118,21 +119,21 @@ class Multimodality(ClipMetric):
 class Diversity(SetMetric):
     """How far apart dances to different songs are: mean `dance_distance` over all pairs, at 8 moments of the clip.
 
-    Neither way is good by itself: noise is diverse. The ground truth's value is the measure.
+    There is no good direction: noise is diverse, too. Compare with the ground truth.
     """
 
     columns: ClassVar = {"diversity": Column("diversity", None, unit="m")}
     required_inputs: ClassVar = frozenset({"joints"})
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """See Metric."""
+        """Measure one clip."""
         moments = np.linspace(0, len(clip.joints) - 1, NUM_POSES).round().astype(int)
         song = hashlib.sha256(clip.labels.get("song", clip.key).encode()).digest()[:8]
         poses = clip.joints[moments] - clip.joints[moments, :1]
         return {"poses": poses.astype(np.float32), "song": np.frombuffer(song, np.int64)}
 
     def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
-        """See SetMetric. Pairs of one song are left out: so is a clip that was drawn twice."""
+        """See SetMetric. Pairs of the same song are excluded, and so are copies of a clip in a bootstrap sample."""
         songs = np.array([clip["song"][0] for clip in measured])
         points = np.stack([clip["poses"].reshape(-1, 3) for clip in measured], 1)  # (POSES * 24, N, 3)
         square = (points**2).sum(-1)
@@ -143,17 +144,17 @@ class Diversity(SetMetric):
 
 
 class _FeatureDistance(SetMetric):
-    """A Frechet distance between features of dances, each in units of its spread over the ground truth."""
+    """A Frechet distance of features, each divided by its standard deviation over the ground truth."""
 
     required_inputs: ClassVar = frozenset({"joints"})
     features: ClassVar[Callable[[np.ndarray, float], np.ndarray]]
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """See Metric."""
+        """Measure one clip."""
         return {"features": self.features(clip.joints, MOTION_FPS).astype(np.float32)}
 
     def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
-        """See SetMetric."""
+        """Compare the sets."""
         (name,) = self.columns
         x, y = (np.stack([clip["features"] for clip in clips]).astype(np.float64) for clips in (measured, true))
         std = y.std(0)
@@ -162,9 +163,9 @@ class _FeatureDistance(SetMetric):
 
 
 class FrechetKinetic(_FeatureDistance):
-    """FID_k (AIST++ sec. 5.2.1): Frechet distance of 72 kinetic features, each divided by its spread over the truth.
+    """FID_k (AIST++ sec. 5.2.1): Frechet distance of 72 kinetic features, each divided by its deviation over the truth.
 
-    72 features want several hundred clips: with fewer it is biased upwards, so compare only rows of equally many clips.
+    72 features need several hundred clips. With fewer it is biased upwards: compare only equal numbers of clips.
     """
 
     columns: ClassVar = {"fid_k": Column("FID_k", "lower", digits=2)}
@@ -172,11 +173,12 @@ class FrechetKinetic(_FeatureDistance):
 
 
 class FrechetGeometric(_FeatureDistance):
-    """FID_g (AIST++ sec. 5.2.1): Frechet distance of 32 geometric features, each divided by its spread over the truth.
+    """FID_g (AIST++ sec. 5.2.1): Frechet distance of 32 geometric features, each divided by its deviation over the
+    truth.
 
-    32 features want a hundred clips or more: with fewer it is biased upwards, so compare only rows of equally many.
-    The features are Mueller's, without the public code's slips (see zoo.metrics.dance_features): published values
-    are on another scale.
+    32 features need a hundred clips or more. With fewer it is biased upwards: compare only equal numbers of clips.
+    The features are Mueller's, without the public code's errors (see zoo.metrics.dance_features): published values
+    have another scale.
     """
 
     columns: ClassVar = {"fid_g": Column("FID_g", "lower", digits=2)}

@@ -1,9 +1,9 @@
-"""Rhythm: does the dance keep the beat?
+"""Rhythm metrics: alignment of kinematic beats with music beats.
 
-Frame counts of the published code are given here in seconds, so that every frame rate is measured alike: AIST++ (Li et
-al. 2021) works at 60 fps with sigma = 3 frames, and the public scorers smooth the joint speed by 5 frames first.
+Frame counts of the published code are given here in seconds, so that values do not depend on the frame rate: AIST++ (Li
+et al. 2021) works at 60 fps with sigma = 3 frames, and the public scorers smooth the joint speed by 5 frames first.
 
-A clip has ends. A kinematic beat counts only where its nearest music beat is sure to lie in the clip (`in_reach`), and
+Clips have ends. A kinematic beat counts only where its nearest music beat is sure to lie in the clip (`in_reach`), and
 a music beat counts as missed only where a kinematic beat could have been found.
 """
 
@@ -20,8 +20,8 @@ from zoo.metrics.base import OTHER_SONG, STILL_IMAGE, ClipMetric, Column, Measur
 
 SIGMA = 3 / 60  # seconds
 SMOOTHING_SIGMA = 5 / 60  # seconds
-HIT_TOLERANCE = 0.07  # seconds either side: the window in which beats count as the same in music research (mir_eval)
-MIN_DIP_DEPTH = 0.03  # figure heights a second: a shallower dip in the speed of found joints is the detector's noise
+HIT_TOLERANCE = 0.07  # seconds either side: the window of equal beats in music research (mir_eval)
+MIN_DIP_DEPTH = 0.03  # figure heights a second: a shallower dip in the speed of detected joints is noise
 
 
 def kinematic_beats(joints: np.ndarray, fps: float, smooth: float = SMOOTHING_SIGMA, depth: float = 0.0) -> np.ndarray:
@@ -44,8 +44,8 @@ def kinematic_beats(joints: np.ndarray, fps: float, smooth: float = SMOOTHING_SI
 def matchable_beats(kinematic: np.ndarray, music: np.ndarray) -> np.ndarray:
     """The kinematic beats from half a gap before the first to half a gap after the last of the music's beats.
 
-    Beyond that the nearest music beat may be one outside the clip, which nobody knows: to count the distance to the
-    wrong one would punish a dance for where the clip was cut. A gap is that of the two music beats at that end.
+    Beyond that the nearest music beat may lie outside the clip. The distance to a wrong beat would make the score
+    depend on the cut. A gap is that of the two music beats at the same end.
     """
     if len(music) < 2:
         return kinematic
@@ -69,7 +69,7 @@ def beat_alignment(kinematic: np.ndarray, music: np.ndarray, sigma: float = SIGM
 def beat_hits(
     kinematic: np.ndarray, music: np.ndarray, seconds: float, edge: float = 0.0, tolerance: float = HIT_TOLERANCE
 ) -> tuple[float, float, float]:
-    """Beat coverage and beat hit rate (Lee et al. 2019, "Dancing to Music", sec. 4.2), and the share of beats met.
+    """Beat coverage and beat hit rate (Lee et al. 2019, "Dancing to Music", sec. 4.2), and the fraction of beats met.
 
     With B_m music beats, B_k kinematic beats and B_a kinematic beats within `tolerance` seconds of a music beat:
     coverage B_k / B_m, hit rate B_a / B_k. Met: music beats with a kinematic beat within `tolerance`, of those at least
@@ -86,10 +86,10 @@ def beat_hits(
 
 
 def detected_beats(poses: Poses, fps: float) -> np.ndarray:
-    """Kinematic beats, seconds, of joints that a detector found in frames.
+    """Kinematic beats, seconds, of joints that a detector found in the frames.
 
-    Frames without a figure are bridged in a straight line at an even speed, which makes no minima; with fewer than
-    three frames of a figure there are no beats. Dips below `DEPTH` are left out.
+    Frames without a figure are interpolated linearly, which adds no minima. Without three frames of a figure there are
+    no beats. Dips below `MIN_DIP_DEPTH` are ignored.
     """
     valid_frames = np.flatnonzero(np.isfinite(poses.joints).all((1, 2)))
     if len(valid_frames) < 3:
@@ -104,18 +104,18 @@ def detected_beats(poses: Poses, fps: float) -> np.ndarray:
 
 
 def _nearest_distance(times: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """From each of these times to the nearest of those, seconds."""
+    """Distance of each time to the nearest reference, seconds."""
     return np.abs(np.asarray(times)[:, None] - np.asarray(references)[None]).min(1)
 
 
 def _exact_beats(clip: MetricInput) -> tuple[np.ndarray, float]:
-    """Kinematic beats of the clip's exact joints, and how far from its ends there can be none, seconds."""
+    """Kinematic beats of the exact joints, and the margin at the clip's ends without beats, seconds."""
     beats = clip.cached("kinematic beats", lambda: kinematic_beats(clip.joints, MOTION_FPS))
     return matchable_beats(beats, clip.beats), SMOOTHING_SIGMA + 1.5 / MOTION_FPS
 
 
 def _detected_beats(clip: MetricInput) -> tuple[np.ndarray, float]:
-    """The same of the joints that the detector finds in its frames."""
+    """The same of detected joints."""
     fps = float(clip.fps)
     beats = clip.cached("kinematic beats 2d", lambda: detected_beats(clip.poses, fps))
     return matchable_beats(beats, clip.beats), SMOOTHING_SIGMA + 1.5 / fps
@@ -124,8 +124,8 @@ def _detected_beats(clip: MetricInput) -> tuple[np.ndarray, float]:
 class BeatAlignment(ClipMetric):
     """Beat alignment score of the exact motion: mean over kinematic beats of exp(-d^2 / 2 sigma^2) (AIST++, EDGE).
 
-    d is the time to the nearest music beat, sigma 50 ms (3 frames at AIST++'s 60 fps). 1 is a dance whose every stop
-    falls on a beat; 0 one that never stops.
+    d is the time to the nearest music beat, sigma 50 ms (3 frames at AIST++'s 60 fps). 1: every stop falls
+    on a beat; 0: the dance never stops.
     """
 
     columns: ClassVar = {"beat_align": Column("beat align", "higher", must_beat=frozenset({OTHER_SONG}))}
@@ -133,16 +133,16 @@ class BeatAlignment(ClipMetric):
     beats_of: ClassVar[Callable[[MetricInput], tuple[np.ndarray, float]]] = staticmethod(_exact_beats)
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """See Metric."""
+        """Measure one clip."""
         (name,) = self.columns
         return {name: np.float64(beat_alignment(self.beats_of(clip)[0], clip.beats))}
 
 
 class BeatAlignment2D(BeatAlignment):
-    """2D-MM Align (DabFusion sec. 4.2) = 1/n sum_i exp(-min_j ||f_i^x - f_j^y||^2 / 2 sigma^2), of found joints.
+    """2D-MM Align (DabFusion sec. 4.2) = 1/n sum_i exp(-min_j ||f_i^x - f_j^y||^2 / 2 sigma^2), of detected joints.
 
-    f^x are the n kinematic beats, f^y the music beats. The paper counts in frames and leaves sigma open: here they are
-    times, and sigma is AIST++'s 50 ms, so that clips of every frame rate are measured alike.
+    f^x are the n kinematic beats, f^y the music beats. The paper counts in frames and does not give sigma. Here they
+    are times, and sigma is AIST++'s 50 ms, so that values do not depend on the frame rate.
     """
 
     columns: ClassVar = {
@@ -153,10 +153,10 @@ class BeatAlignment2D(BeatAlignment):
 
 
 class BeatHitRate(ClipMetric):
-    """Beat coverage B_k / B_m and beat hit rate B_a / B_k (Lee et al. 2019), and the share of music beats met.
+    """Beat coverage B_k / B_m and beat hit rate B_a / B_k (Lee et al. 2019), and the fraction of music beats met.
 
     B_m music beats, B_k kinematic beats, B_a of them within 70 ms of a music beat. Of the exact motion. Coverage has no
-    good direction: below 1 the dance leaves beats out, above it also moves between them.
+    good direction: below 1 beats are left out, above 1 the dance also stops between them.
     """
 
     columns: ClassVar = {
@@ -168,7 +168,7 @@ class BeatHitRate(ClipMetric):
     beats_of: ClassVar[Callable[[MetricInput], tuple[np.ndarray, float]]] = staticmethod(_exact_beats)
 
     def measure(self, clip: MetricInput) -> Measurement:
-        """See Metric."""
+        """Measure one clip."""
         kinematic, edge = self.beats_of(clip)
         seconds = len(clip.frames) / float(clip.fps)
         hits = beat_hits(kinematic, clip.beats, seconds, edge)
@@ -176,9 +176,9 @@ class BeatHitRate(ClipMetric):
 
 
 class BeatHitRate2D(BeatHitRate):
-    """Beat coverage, beat hit rate (Lee et al. 2019) and the share of music beats met, of joints found in the frames.
+    """Beat coverage, beat hit rate (Lee et al. 2019) and the fraction of music beats met, of detected joints.
 
-    As BeatHitRate, for videos whose exact motion is not known.
+    As BeatHitRate, for videos without exact motion.
     """
 
     columns: ClassVar = {

@@ -1,6 +1,6 @@
-"""How sure a number is: bootstrap intervals, paired tests, and the correction for testing many columns.
+"""Uncertainty of values: bootstrap intervals, paired tests, and the correction for multiple tests.
 
-Every function is a function of its arguments alone: seeds are fixed, so that the same values give the same intervals.
+All functions are deterministic: seeds are fixed, so that equal values give equal intervals.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +11,11 @@ from scipy import stats
 
 LEVEL = 0.95
 NUM_RESAMPLES = 10_000  # of a mean of clips' values
-NUM_SET_RESAMPLES = 200  # of a set's value, which is dearer
+NUM_SET_RESAMPLES = 200  # of a set's value, which is more expensive
 
 
 class Interval(NamedTuple):
-    """A value, its 95% bootstrap interval, and the number of clips it rests on; inf where a clip's value is."""
+    """A mean, its 95% bootstrap interval, and the number of clips; inf where a clip's value is infinite."""
 
     mean: float
     low: float
@@ -33,13 +33,13 @@ def bootstrap_interval(
 ) -> Interval:
     """The mean of `values` (N,) and its percentile bootstrap interval; NaN values are left out.
 
-    Give differences of paired values for a paired comparison. Raises ValueError where nothing is left.
+    For a paired comparison, pass differences of paired values. Raises ValueError where all values are NaN.
     """
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
     if len(values) == 0:
         raise ValueError("no values to average")
-    if not np.isfinite(values).all():  # a resample holds it or not: there is no width to speak of
+    if not np.isfinite(values).all():  # a resample contains it or not: the width is undefined
         mean = float(values.mean()) if len(set(values[np.isinf(values)])) == 1 else float("nan")
         return Interval(mean, mean, mean, len(values))
     low, high = np.quantile(
@@ -62,9 +62,9 @@ def bootstrap_sets(
 def set_interval(value: float, resampled: np.ndarray, count: int, level: float = LEVEL) -> Interval:
     """A set's value with the interval that its resampled values span around it.
 
-    A resampled set holds some clips twice, so distances between distributions come out too large in all of them
-    alike. The interval is the percentile interval moved by that bias: centred where the value is, as wide as the draws
-    are. What cannot be negative in any draw does not get a negative bound.
+    A resampled set contains some clips twice, which biases distances between distributions upwards. The interval is
+    the percentile interval without that bias: centred on the value, as wide as the resampled values. Where no resampled
+    value is negative, the lower bound is not negative.
     """
     resampled = resampled[np.isfinite(resampled)]
     if not np.isfinite(value) or len(resampled) == 0:
@@ -76,7 +76,7 @@ def set_interval(value: float, resampled: np.ndarray, count: int, level: float =
 
 
 def paired_p_value(differences: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p of the mean of paired differences (N,) under sign flips: how often chance does as much.
+    """Two-sided p value of the mean of paired differences (N,), by a permutation test with sign flips.
 
     Exact up to 13 clips, else of 9,999 random flips (scipy.stats.permutation_test). NaN differences are left out; NaN
     where fewer than two are left or one is infinite.
@@ -96,8 +96,8 @@ def paired_p_value(differences: np.ndarray, seed: int = 0) -> float:
 def bootstrap_p_value(difference: float, resampled: np.ndarray) -> float:
     """Two-sided p of a difference between two sets' values, from its paired resampled values (draws,).
 
-    Wald's test with the bootstrap's standard deviation: a set has one value, so there is nothing to flip clip by clip.
-    NaN where fewer than ten draws have a value.
+    Wald's test with the bootstrap's standard deviation: a set has one value, so clips cannot be flipped one by one. NaN
+    for fewer than ten finite resampled values.
     """
     resampled = resampled[np.isfinite(resampled)]
     if not np.isfinite(difference) or len(resampled) < 10:
@@ -109,7 +109,7 @@ def bootstrap_p_value(difference: float, resampled: np.ndarray) -> float:
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's (1979) step-down correction of p values tested together; NaN stays NaN and counts for none.
+    """Holm's (1979) step-down correction of p values tested together; NaN stays NaN and does not count as a test.
 
     The k-th smallest of m is multiplied by m - k + 1, never below the one before it, at most 1.
     """

@@ -1,4 +1,4 @@
-"""Wav2CLIP's sound encoder (Wu et al. 2022): a sound -> a point in CLIP's space."""
+"""Wav2CLIP's audio encoder (Wu et al. 2022): waveform -> embedding in CLIP's space."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ DIM = 512
 class Wav2Clip(nn.Module):
     """The public encoder: ResNet-18 over a log spectrogram, then two linear layers. 11.7 M parameters.
 
-    Its names are the public file's (Wav2CLIP.pt, release v0.1.0-alpha of descriptinc/lyrebird-wav2clip).
+    Parameter names are those of the public file (Wav2CLIP.pt, release v0.1.0-alpha of descriptinc/lyrebird-wav2clip).
     """
 
     def __init__(self):
@@ -27,12 +27,12 @@ class Wav2Clip(nn.Module):
         self.audio_transform = nn.ModuleDict({"sequential": layers})
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """One sound (S,) at 16 kHz, S > 256, in [-1, 1] -> (512,), not normalised."""
+        """Encode one waveform (S,) at 16 kHz, S > 256, in [-1, 1] to (512,), not normalised."""
         return self.audio_transform["sequential"](self.audio_encoder(waveform[None]))[0]
 
 
 class _AudioEncoder(ResNet):
-    """torchvision's ResNet-18 with one channel in and no classes out."""
+    """torchvision's ResNet-18 with one input channel and no classifier."""
 
     def __init__(self):
         super().__init__(BasicBlock, [2, 2, 2, 2])
@@ -48,7 +48,7 @@ class _AudioEncoder(ResNet):
 
 
 class _Spectrogram(nn.Module):
-    """Power under a Hann window, the sound mirrored at its ends; the window is in the public file."""
+    """Power spectrogram with a Hann window and reflected ends; the public file contains the window."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class _Spectrogram(nn.Module):
 
 
 def convert_wav2clip(content: Any) -> Mapping[str, Tensor]:
-    """The sound's part of the public file; the picture's own layers, which only training used, are left out."""
+    """Select the audio encoder's weights of the public file; image layers served training only."""
     return {
         name: value for name, value in unwrap_state_dict(content).items() if not name.startswith("image_transform.")
     }

@@ -1,4 +1,4 @@
-"""The Audio Spectrogram Transformer's view of a song (MuseDance sec. 3.3): what sounds, ten times a second."""
+"""Music features of the Audio Spectrogram Transformer (MuseDance sec. 3.3), ten tokens a second."""
 
 import sys
 from fractions import Fraction
@@ -16,32 +16,32 @@ from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.nn.weights.lazy import LazyWeights
 
 RATE = 16000  # Hz; MuseDance sec. 4.2
-FRAMES, HOP, FRAME = 1024, 160, 400  # of the spectrogram; samples
-WINDOW = FRAME + (FRAMES - 1) * HOP  # samples, 10.26 s
-FIRST, STEP = 0.08, 0.1  # s: middle of the first column of patches, and from column to column
+NUM_FRAMES, HOP, FRAME_LENGTH = 1024, 160, 400  # of the spectrogram; samples
+WINDOW = FRAME_LENGTH + (NUM_FRAMES - 1) * HOP  # samples, 10.26 s
+FIRST_COLUMN, COLUMN_STEP = 0.08, 0.1  # s: middle of the first column of patches; distance of columns
 FILES = ("config.json", "model.safetensors")
 
 
 class Ast(LazyWeights, MusicEncoder):
-    """The last hidden states of AST, the mean over frequencies of each column of patches: 768 values at 10 Hz.
+    """The last hidden states of AST, averaged over the frequencies of each column of patches: 768 values at 10 Hz.
 
-    Each second of a sound is heard in the middle of a window of ten, moved inwards at the sound's ends; so a token is
-    the same wherever a sound is cut, if the cut is at a whole second and leaves five on either side of it.
+    Each second lies in the middle of a window of ten seconds, which is moved inwards at the ends of the sound. So a
+    token does not depend on a cut at a whole second that leaves five seconds on either side of it.
     """
 
-    dim, rate, sample_rate = 768, 1 / STEP, RATE
+    dim, rate, sample_rate = 768, 1 / COLUMN_STEP, RATE
     context_seconds, needs_weights_file = 6.0, True
 
     def __init__(self, weights: str | None = None):
         """weights: a folder with the config.json and model.safetensors of MIT/ast-finetuned-audioset-10-10-0.4593, or
-        another AST of this width and patches of 16x16 every 10; read when the first sound is encoded.
+        another AST of this width with patches of 16x16 every 10. It is read for the first encoded sound.
         """
         super().__init__()
         self.weights = weights
 
     @cached_property
     def cache_key(self) -> str:  # type: ignore[override]
-        """Raises ValueError where there are no weights, as `encode` does."""
+        """Hash of weights and code. Raises ValueError without weights, as `encode` does."""
         return f"ast-{file_hash(*(self._folder() / name for name in FILES))}-{source_hash(sys.modules[__name__])}"
 
     def load(self) -> tuple:
@@ -51,38 +51,42 @@ class Ast(LazyWeights, MusicEncoder):
         folder = self._folder()
         options = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
         try:
-            network, told = ASTModel.from_pretrained(folder, **options)
+            network, report = ASTModel.from_pretrained(folder, **options)
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"{folder} holds no AST: {str(error).splitlines()[0]}") from None
-        sizes = network.config
-        shape = sizes.hidden_size, sizes.patch_size, sizes.time_stride, sizes.frequency_stride, sizes.max_length
-        if told["missing_keys"] or shape != (self.dim, 16, 10, 10, FRAMES):
-            raise ValueError(f"{folder} holds another AST: {len(told['missing_keys'])} weights missing, sizes {shape}")
+        config = network.config
+        shape = config.hidden_size, config.patch_size, config.time_stride, config.frequency_stride, config.max_length
+        if report["missing_keys"] or shape != (self.dim, 16, 10, 10, NUM_FRAMES):
+            raise ValueError(
+                f"{folder} holds another AST: {len(report['missing_keys'])} weights missing, sizes {shape}"
+            )
         return ASTFeatureExtractor(), network.eval()
 
     def encode(self, waveform: Tensor, sample_rate: int, beats: list[Beats] | None = None) -> Tensor:
-        """(B, S) float32 -> (B, L, 768) float32, L = ceil(10 S / sample_rate), on the waveform's device."""
+        """Encode (B, S) float32 to (B, L, 768) float32, L = ceil(10 S / sample_rate), on the waveform's device."""
         extractor, network = self.loaded
         network = network.to(waveform.device)
         count = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
         wave = waveform.cpu().numpy()
         if sample_rate != RATE:
             wave = librosa.resample(wave, orig_sr=sample_rate, target_sr=RATE)
-        found = []
+        features = []
         for row in wave:
-            tokens, last = [], max(0, len(row) - WINDOW)
+            tokens, last_start = [], max(0, len(row) - WINDOW)
             for second in range(-(-count // round(self.rate))):
-                # whole tenths of a second, so that a column's place in time is the same in every window
-                start = min(max(round((second + 0.5) / STEP) * RATE // 10 - WINDOW // 2 // 1600 * 1600, 0), last)
-                heard = extractor(row[start : start + WINDOW], sampling_rate=RATE, return_tensors="pt")
-                with torch.no_grad():  # one by one: in a batch the last bit of a window depends on its neighbours
-                    states = network(heard["input_values"].to(waveform.device)).last_hidden_state[0]
+                # whole tenths of a second, so that columns of all windows have common times
+                start = min(
+                    max(round((second + 0.5) / COLUMN_STEP) * RATE // 10 - WINDOW // 2 // 1600 * 1600, 0), last_start
+                )
+                inputs = extractor(row[start : start + WINDOW], sampling_rate=RATE, return_tensors="pt")
+                with torch.no_grad():  # one by one: in a batch the last bit of a window depends on the others
+                    states = network(inputs["input_values"].to(waveform.device)).last_hidden_state[0]
                 columns = states[2:].unflatten(0, (12, -1)).mean(0)  # behind the class and distillation tokens
-                moments = np.arange(second * 10, min(second * 10 + 10, count)) * STEP
-                places = np.round((moments - start / RATE - FIRST) / STEP).astype(int)
-                tokens.append(columns[np.clip(places, 0, len(columns) - 1)])
-            found.append(torch.cat(tokens))
-        return torch.stack(found).float()
+                times = np.arange(second * 10, min(second * 10 + 10, count)) * COLUMN_STEP
+                indices = np.round((times - start / RATE - FIRST_COLUMN) / COLUMN_STEP).astype(int)
+                tokens.append(columns[np.clip(indices, 0, len(columns) - 1)])
+            features.append(torch.cat(tokens))
+        return torch.stack(features).float()
 
     def _folder(self) -> Path:
         folder = Path(self.weights or "")

@@ -1,4 +1,4 @@
-"""CLAP's view of a song: what it is like, second by second, in LAION's checkpoint for music (DabFusion sec. 3.3)."""
+"""Music features of CLAP, one token a second, by LAION's checkpoint for music (DabFusion sec. 3.3)."""
 
 import sys
 from fractions import Fraction
@@ -22,26 +22,25 @@ WINDOW = SECONDS * RATE  # samples
 
 
 class Clap(LazyWeights, MusicEncoder):
-    """One embedding a second, of the ten seconds around it; its length is 1.
+    """One embedding a second, of length 1, of the ten seconds around it.
 
-    A window near an end of the sound is moved inwards until it lies within it, so that no silence is heard that is not
-    in the music: a song's first five seconds have one embedding, and its last. A sound of less than ten seconds is
-    repeated as often as it fits in whole, and then silence, as in the public code. So a token is the same wherever a
-    sound is cut, if the cut leaves five seconds on either side of it, and the same sound always gives the same tokens
-    (the public code draws its window at random).
+    A window near an end of the sound is moved inwards until it lies within the sound. So the first five seconds of a
+    song share one embedding, and so do the last. A sound of less than ten seconds is repeated as often as it fits as a
+    whole and then padded with silence, as in the public code. A token does not depend on a cut that leaves five seconds
+    on either side of it. The public code draws its window at random; here the same sound gives the same tokens.
     """
 
     dim, rate, sample_rate = EMBED_DIM, 1.0, RATE
     context_seconds, needs_weights_file = SECONDS / 2, True
 
     def __init__(self, weights: str | None = None):
-        """weights: LAION's file, read when the first sound is encoded."""
+        """weights: LAION's file. It is read for the first encoded sound."""
         super().__init__()
         self.weights = weights
 
     @cached_property
     def cache_key(self) -> str:  # type: ignore[override]
-        """Raises ValueError where there are no weights, as `encode` does."""
+        """Hash of weights and code. Raises ValueError without weights, as `encode` does."""
         return f"clap-{file_hash(self._file())}-{source_hash(sys.modules[__name__], laion_module)}"
 
     def load(self) -> AudioTower:
@@ -49,19 +48,19 @@ class Clap(LazyWeights, MusicEncoder):
         return AudioTower(self._file())
 
     def encode(self, waveform: Tensor, sample_rate: int, beats: list[Beats] | None = None) -> Tensor:
-        """(B, S) float32 -> (B, L, 512) float32, L = ceil(S / sample_rate), on the waveform's device."""
+        """Encode (B, S) float32 to (B, L, 512) float32, L = ceil(S / sample_rate), on the waveform's device."""
         tower = self.loaded.to(waveform.device)
         count = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
         if sample_rate != RATE:
             wave = librosa.resample(waveform.cpu().numpy(), orig_sr=sample_rate, target_sr=RATE)
             waveform = torch.from_numpy(wave).to(waveform.device)
-        waveform = _filled(waveform)
-        last = waveform.shape[1] - WINDOW
-        starts = [min(max(index * RATE - WINDOW // 2, 0), last) for index in range(count)]
-        places, which = np.unique(starts, return_inverse=True)
-        with torch.no_grad():  # one by one: in a batch the last bit of a window depends on its neighbours
-            heard = torch.stack([tower(waveform[:, place : place + WINDOW]) for place in places])
-        return heard[which].movedim(0, 1)
+        waveform = _repeat_and_pad(waveform)
+        last_start = waveform.shape[1] - WINDOW
+        starts = [min(max(index * RATE - WINDOW // 2, 0), last_start) for index in range(count)]
+        unique_starts, inverse = np.unique(starts, return_inverse=True)
+        with torch.no_grad():  # one by one: in a batch the last bit of a window depends on the others
+            embeddings = torch.stack([tower(waveform[:, start : start + WINDOW]) for start in unique_starts])
+        return embeddings[inverse].movedim(0, 1)
 
     def _file(self) -> Path:
         if self.weights is None:
@@ -71,8 +70,8 @@ class Clap(LazyWeights, MusicEncoder):
         return Path(self.weights)
 
 
-def _filled(waveform: Tensor) -> Tensor:
-    """(B, S) -> (B, at least WINDOW)"""
+def _repeat_and_pad(waveform: Tensor) -> Tensor:
+    """Repeat and zero-pad (B, S) to (B, at least WINDOW)."""
     count = waveform.shape[1]
     if count >= WINDOW:
         return waveform

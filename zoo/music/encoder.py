@@ -1,4 +1,4 @@
-"""What a music encoder is, and how a song is listened to: features and beats, cached on disk."""
+"""The interface of music encoders, and the features and beats of a song, cached on disk."""
 
 import hashlib
 import zipfile
@@ -19,12 +19,12 @@ from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
 from zoo.music.beats import RATE, Beats, find_beats
 
-MARGIN = 3.0  # s heard on either side of what is asked for, so that its edges sound as they do in the whole song
+DEFAULT_CONTEXT_SECONDS = 3.0  # encoded on either side of a section, so that its edges equal those of the whole song
 
 
 @dataclass(frozen=True)
 class MusicFeatures:
-    """A song as the models hear it.
+    """The features and beats of a song, or of a section of it.
 
     features (L, D) float32, token i at time i / rate; rate in Hz; beats of the same span, on the same clock.
     """
@@ -39,9 +39,9 @@ class MusicFeatures:
         return len(self.features) / self.rate
 
     def slice(self, start: float | Fraction, stop: float | Fraction) -> "MusicFeatures":
-        """The part [start, stop) in seconds, on its own clock: tokens from the one nearest to `start` on, beats moved.
+        """Cut the section [start, stop), in seconds. Its times count from the token nearest to `start`.
 
-        It has token_count(stop - start) tokens. Asserts that it lies within the music.
+        It has token_count(stop - start, rate) tokens. Asserts that it lies within the music.
         """
         first, count = round(start * self.rate), token_count(stop - start, self.rate)
         assert 0 <= first < first + count <= len(self.features), (float(start), float(stop), self.seconds)
@@ -51,26 +51,26 @@ class MusicFeatures:
 
 
 def token_count(seconds: Fraction | float, rate: float) -> int:
-    """L of so many seconds: tokens at 0, 1 / rate, ... before the end, so 5 s at 30 Hz are 150."""
+    """L of `seconds`: tokens at 0, 1 / rate, ... before the end. 5 s at 30 Hz are 150 tokens."""
     exact = Fraction(seconds).limit_denominator(1 << 24) * Fraction(rate).limit_denominator(1 << 16)
     return -(-exact.numerator // exact.denominator)
 
 
 class MusicEncoder(nn.Module, ABC):
-    """Waveform -> features at a fixed rate; the same sound gives the same features wherever it is cut."""
+    """Waveform -> features at a fixed rate. Deterministic, and independent of where a song is cut."""
 
     dim: int  # D, values of one token
     rate: float  # Hz, tokens a second
-    sample_rate: int  # Hz, what `encode` wants best; it resamples anything else
-    context_seconds: float = MARGIN  # s on either side of a token that it is made of, or nearly so
-    needs_weights_file: bool = False  # then one process encodes a whole corpus: they are held once
-    cache_key: str  # names the encoder, its settings, code and weights: what is cached under it never changes
+    sample_rate: int  # Hz, that `encode` works at; it resamples other waveforms
+    context_seconds: float = DEFAULT_CONTEXT_SECONDS  # on either side of a token that its values depend on
+    needs_weights_file: bool = False  # if so, one process encodes a whole corpus, with one copy of the weights
+    cache_key: str  # of encoder, settings, code and weights: features with the same key are equal
 
     @abstractmethod
     def encode(self, waveform: Tensor, sample_rate: int, beats: list[Beats] | None = None) -> Tensor:
-        """(B, S) float32 -> (B, L, D) float32, L = token_count(S / sample_rate, rate), token i at i / rate.
+        """Encode (B, S) float32 to (B, L, D) float32, L = token_count(S / sample_rate, rate), token i at i / rate.
 
-        beats: of each waveform where they are known already; an encoder that has no use for them ignores them.
+        beats: of each waveform, if they are already computed. Encoders that do not use beats ignore them.
         """
 
 
@@ -81,12 +81,11 @@ def encode_song(
     start: float | Fraction = 0,
     sample_rate: int | None = None,
 ) -> MusicFeatures:
-    """Features and beats of `seconds` of a sound from `start` on (None: to its end), or of what there is of them.
+    """Compute features and beats of `seconds` of a sound from `start` on (None: to its end), or of the available part.
 
-    sound: a file, or a mono waveform (S,) float32 at `sample_rate`. Only the part asked for and the encoder's context
-    around it is decoded and analysed. Results are kept under $DANCEZOO_CACHE (~/.cache/dancezoo), found by the samples
-    themselves, the encoder's `cache_key` and the code that finds beats. Raises ValueError where the sound ended before
-    `start`.
+    sound: a file, or a mono waveform (S,) float32 at `sample_rate`. Only this section and the encoder's context around
+    it are decoded and analysed. Results are cached in $DANCEZOO_CACHE (~/.cache/dancezoo), by a hash of the samples,
+    the encoder's `cache_key` and the beat tracker's code. Raises ValueError where the sound ends before `start`.
     """
     begin = Fraction(start).limit_denominator(1 << 24)
     if isinstance(sound, Sound):
@@ -96,36 +95,35 @@ def encode_song(
         length = Fraction(len(sound), sample_rate)
     end = length if seconds is None else min(length, begin + Fraction(seconds).limit_denominator(1 << 24))
     if end <= begin:
-        raise ValueError(f"no sound to listen to from {float(begin):.2f} s on: it lasts {float(length):.2f} s")
+        raise ValueError(f"the sound lasts {float(length):.2f} s, so it has no section from {float(begin):.2f} s on")
 
     step = 1 / Fraction(encoder.rate).limit_denominator(1 << 16)
-    before = (
-        min(begin, Fraction(encoder.context_seconds)) // step
-    )  # tokens of margin: whole ones, so that the first one asked for is at 0
-    first, last = begin - before * step, min(length, end + Fraction(encoder.context_seconds))
+    context = Fraction(encoder.context_seconds)
+    context_tokens = min(begin, context) // step  # whole tokens, so that the section's first token is at time 0
+    first, last = begin - context_tokens * step, min(length, end + context)
     if isinstance(sound, Sound):
         wave, rate = sound.mono(encoder.sample_rate, first, last), encoder.sample_rate
-        rhythm, rhythm_rate = (wave if rate == RATE else sound.mono(RATE, first, last)), RATE
+        beat_wave, beat_rate = (wave if rate == RATE else sound.mono(RATE, first, last)), RATE
     else:
         assert sample_rate is not None, "a waveform needs its sample rate"
         wave, rate = np.ascontiguousarray(sound[round(first * sample_rate) : round(last * sample_rate)]), sample_rate
-        rhythm, rhythm_rate = wave, rate
+        beat_wave, beat_rate = wave, rate
 
     name = hashlib.sha256(f"{encoder.cache_key} {BEAT_TRACKER_HASH} {rate}".encode() + wave.tobytes()).hexdigest()
     path = cache_root() / "music" / f"{name}.npz"
-    heard = _load(path, encoder)
-    if heard is None:
-        beats = find_beats(rhythm, rhythm_rate)
+    music = _load_cached(path, encoder)
+    if music is None:
+        beats = find_beats(beat_wave, beat_rate)
         with torch.inference_mode():
             features = encoder.encode(torch.from_numpy(wave)[None], rate, [beats])[0].float().cpu()
-        heard = MusicFeatures(features.clone(), encoder.rate, beats)
-        _keep(path, heard)
-    stop = min(end - first, Fraction(len(wave), rate))  # a cut-off file may hold less than its packets promise
-    return heard.slice(before * step, stop)
+        music = MusicFeatures(features.clone(), encoder.rate, beats)
+        _save(path, music)
+    stop = min(end - first, Fraction(len(wave), rate))  # a truncated file may hold less than its packets promise
+    return music.slice(context_tokens * step, stop)
 
 
 def source_hash(*modules: ModuleType) -> str:
-    """Changes whenever the code of these modules does: for the cache_key of what they compute."""
+    """Hash the source code of modules, for the cache key of their results."""
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
     return hashlib.sha256(sources).hexdigest()[:12]
 
@@ -133,20 +131,20 @@ def source_hash(*modules: ModuleType) -> str:
 BEAT_TRACKER_HASH = source_hash(beats_module, mel_module)
 
 
-def _load(path: Path, encoder: MusicEncoder) -> MusicFeatures | None:
-    """What was kept, or None where there is nothing, or nothing whole."""
+def _load_cached(path: Path, encoder: MusicEncoder) -> MusicFeatures | None:
+    """Read cached features; None where there is no complete file."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            features, times = kept["features"], kept["times"]
-            beats = Beats(times, float(kept["tempo"]), int(kept["downbeat"]))
+        with np.load(path, allow_pickle=False) as arrays:
+            features, times = arrays["features"], arrays["times"]
+            beats = Beats(times, float(arrays["tempo"]), int(arrays["downbeat"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    whole = features.ndim == 2 and features.shape[1] == encoder.dim and features.dtype == np.float32 and times.ndim == 1
-    return MusicFeatures(torch.from_numpy(features), encoder.rate, beats) if whole else None
+    is_valid = features.ndim == 2 and features.shape[1] == encoder.dim and features.dtype == np.float32
+    return MusicFeatures(torch.from_numpy(features), encoder.rate, beats) if is_valid and times.ndim == 1 else None
 
 
-def _keep(path: Path, music: MusicFeatures) -> None:
-    """Write through a temporary name; a cache that cannot be written is no reason to stop."""
+def _save(path: Path, music: MusicFeatures) -> None:
+    """Write atomically. A cache that cannot be written is skipped."""
     beats = music.beats
     fields: dict[str, Any] = {"times": beats.times, "tempo": beats.tempo, "downbeat": beats.downbeat}
     try:

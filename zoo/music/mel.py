@@ -1,26 +1,26 @@
-"""Mel spectrogram of a sound of any length, in blocks, so that only a block's spectra are in memory at once."""
+"""Mel spectrogram of a sound of any length, in blocks of constant memory."""
 
 from collections.abc import Iterator
 
 import librosa
 import numpy as np
 
-BLOCK = 1024  # frames
+BLOCK_FRAMES = 1024
 
 
 def mel_blocks(
     wave: np.ndarray, sample_rate: int, window: int, hop: int, mels: int, frames: int
 ) -> Iterator[np.ndarray]:
-    """Yield the mel power (mels, n) of `frames` frames in order, n <= BLOCK; frame i is centred on sample i * hop.
+    """Yield the mel power (mels, n) of `frames` frames, n <= BLOCK_FRAMES; frame i is centred on sample i * hop.
 
-    wave (S,) float32. Equal to librosa.feature.melspectrogram (Hann window, zeros beyond the ends) of the whole.
+    wave (S,) float32. Equal to librosa.feature.melspectrogram (Hann window, zero padding) of the whole sound.
     """
-    for first in range(0, frames, BLOCK):
-        count = min(BLOCK, frames - first)
+    for first in range(0, frames, BLOCK_FRAMES):
+        count = min(BLOCK_FRAMES, frames - first)
         start, stop = first * hop - window // 2, (first + count - 1) * hop + window // 2
-        piece = wave[max(start, 0) : max(stop, 0)]
-        before = max(-start, 0)
-        piece = np.pad(piece, (before, stop - start - before - len(piece)))
+        section = wave[max(start, 0) : max(stop, 0)]
+        num_left = max(-start, 0)
+        section = np.pad(section, (num_left, stop - start - num_left - len(section)))
         yield librosa.feature.melspectrogram(
-            y=piece, sr=sample_rate, n_fft=window, hop_length=hop, n_mels=mels, center=False
+            y=section, sr=sample_rate, n_fft=window, hop_length=hop, n_mels=mels, center=False
         )

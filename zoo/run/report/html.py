@@ -1,6 +1,6 @@
-"""report.html: one file that holds everything, styles, script, scores, videos and songs, and needs no network.
+"""report.html: one self-contained file with styles, scripts, scores, videos and songs. It needs no network.
 
-What a reader sees without JavaScript is made here; the scripts in zoo/run/report/assets draw plots and play the videos.
+Tables and text are rendered here. The scripts in zoo/run/report/assets draw plots and play the videos.
 """
 
 import base64
@@ -8,7 +8,6 @@ import hashlib
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,98 +20,107 @@ from rich.console import Console
 from rich.progress import track
 
 from zoo.media import Sound, VideoWriter, read_video, write_sound
-from zoo.run.report.table import LEGEND, MADE, Sheet, grouped, plain
+from zoo.run.report.table import COMPETING_KINDS, LEGEND, Sheet, grouped, plain_text
 
 ASSETS = Path(__file__).with_name("assets")
 SCRIPTS = ("tools.js", "plots.js", "tables.js", "player.js")
-CLIPS = 12  # at most, in the page
-PAGE = 15_000_000  # bytes, about; at least one clip is always shown
-LONG_SIDE = 320  # px: larger videos are shown smaller
-BLOCK = 8  # columns side by side
+MAX_CLIPS = 12  # in the page
+MAX_PAGE_BYTES = 15_000_000  # about; at least one clip is always included
+MAX_VIDEO_SIDE = 320  # pixels: larger videos are resized
+MAX_BLOCK_COLUMNS = 8  # side by side
 
 
 def to_html(results: dict[str, Any], sheet: Sheet, out: Path) -> str:
-    """The page of `results`; videos and sounds are read from the folder `out`."""
+    """Render the page of `results`. Videos and sounds are read from the folder `out`."""
     data = _data(results)
-    budget = PAGE - len(str(data))
-    data["media"], shown, left_out = _media(results, out, pick_clips(results, CLIPS), budget)
+    budget = MAX_PAGE_BYTES - len(str(data))
+    data["media"], num_shown, omitted = _media(results, out, select_clips(results, MAX_CLIPS), budget)
     style = (ASSETS / "report.css").read_text()
     script = "".join((ASSETS / name).read_text() for name in SCRIPTS)
-    world = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    world.filters |= {"plain": plain, "breaks": _breaks}
-    return world.get_template("report.html.jinja").render(
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"plain": plain_text, "breaks": _with_line_breaks}
+    return environment.get_template("report.html.jinja").render(
         results=results,
         sheet=sheet,
-        blocks=sheet.blocks(BLOCK),
+        blocks=sheet.blocks(MAX_BLOCK_COLUMNS),
         legend=LEGEND,
         columns=[column for _, column in grouped(results["columns"]).values()],
         data=data,
-        shown=len(shown),
-        left_out=left_out,
-        in_all=len(results["clips"]),
+        num_shown=num_shown,
+        omitted=omitted,
+        num_clips=len(results["clips"]),
         main=main_column(results),
-        style=Markup(style),  # ours, and so is the script
+        style=Markup(style),  # trusted, as the script is
         script=Markup(script),
         policy=f"default-src 'none'; img-src data:; media-src data: blob:; "
-        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'",
+        f"style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'",
     )
 
 
-def _breaks(path: str) -> Markup:
-    """A name that may go on in a new line after a slash."""
+def _with_line_breaks(path: str) -> Markup:
+    """Allow line breaks after slashes."""
     return Markup("/<wbr>").join(path.split("/"))
 
 
-def _digest(text: str) -> str:
+def _csp_hash(text: str) -> str:
+    """The hash of an inline style or script for the content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def main_column(results: dict[str, Any]) -> str | None:
-    """The first column with a direction that has a value for clips of every row that was made."""
-    rows = [row for row in results["rows"] if row["kind"] in MADE]
+    """The first column with a direction and with values for clips of every competing row."""
+    rows = [row for row in results["rows"] if row["kind"] in COMPETING_KINDS]
     for key, (_, column) in grouped(results["columns"]).items():
-        if column["better"] and rows and all(_values(row, key) for row in rows):
+        if column["better"] and rows and all(_finite_values(row, key) for row in rows):
             return key
     return None
 
 
-def _values(row: dict[str, Any], column: str) -> dict[str, float]:
+def _finite_values(row: dict[str, Any], column: str) -> dict[str, float]:
     """Clip -> finite value."""
     values = {clip: float("nan" if value is None else value) for clip, value in row["per_clip"].get(column, {}).items()}
     return {clip: value for clip, value in values.items() if np.isfinite(value)}
 
 
-def pick_clips(results: dict[str, Any], most: int) -> list[str]:
-    """At most `most` clips to show: the worst of each made row by `main_column`, then many cameras and styles.
+def select_clips(results: dict[str, Any], max_clips: int) -> list[str]:
+    """Select clips to show: the worst of each competing row by `main_column`, then various cameras and styles.
 
-    The same results give the same clips. Of each some row has a video; clips that made rows lack come last.
+    Deterministic. At least one row has a video of each; clips that competing rows lack come last.
     """
-    rows, labels = [row for row in results["rows"] if row["kind"] in MADE], results["clips"]
-    filmed = {clip for row in results["rows"] for clip in row["videos"]}
-    lacking = {clip: sum(clip not in row["videos"] for row in rows) for clip in labels if clip in filmed}
-    column, chosen = main_column(results), []
-    used: Counter = Counter()
+    rows, labels = [row for row in results["rows"] if row["kind"] in COMPETING_KINDS], results["clips"]
+    available = {clip for row in results["rows"] for clip in row["videos"]}
+    num_missing = {clip: sum(clip not in row["videos"] for row in rows) for clip in labels if clip in available}
+    column, selected = main_column(results), []
+    label_counts: Counter = Counter()
 
-    def names(clip: str) -> list[tuple[str, str]]:
+    def varied_labels(clip: str) -> list[tuple[str, str]]:
         return [item for item in labels[clip]["labels"].items() if item[0] in ("camera", "style", "song")]
 
-    def choose(clip: str) -> None:
-        chosen.append(clip)
-        used.update(names(clip))
+    def select(clip: str) -> None:
+        selected.append(clip)
+        label_counts.update(varied_labels(clip))
 
     for row in rows:
-        values = {clip: value for clip, value in _values(row, column).items() if clip in lacking} if column else {}
+        values = (
+            {clip: value for clip, value in _finite_values(row, column).items() if clip in num_missing}
+            if column
+            else {}
+        )
         sign = 1 if column and results["columns"][column]["better"] == "higher" else -1
         worst = min(((sign * value, clip) for clip, value in values.items()), default=(0, None))[1]
-        if worst is not None and worst not in chosen and len(chosen) < most:
-            choose(worst)
-    while len(chosen) < most and (rest := [clip for clip in lacking if clip not in chosen]):
-        choose(min(rest, key=lambda clip: (lacking[clip], sum(used[name] for name in names(clip)))))
-    return chosen
+        if worst is not None and worst not in selected and len(selected) < max_clips:
+            select(worst)
+    while len(selected) < max_clips and (rest := [clip for clip in num_missing if clip not in selected]):
+        select(
+            min(rest, key=lambda clip: (num_missing[clip], sum(label_counts[label] for label in varied_labels(clip))))
+        )
+    return selected
 
 
 def _data(results: dict[str, Any]) -> dict[str, Any]:
-    """What the script draws: the scores, as short as can be."""
+    """The data of the scripts: scores with few digits."""
     clips, protocol = list(results["clips"]), results["protocol"]
     names = [row["name"] for row in results["rows"]]
     columns = [
@@ -121,13 +129,13 @@ def _data(results: dict[str, Any]) -> dict[str, Any]:
     ]
     rows = [
         {
-            "name": plain(row["name"]),
+            "name": plain_text(row["name"]),
             "kind": row["kind"],
             "scores": row["scores"],
             "clips": {
-                key: [_short(values.get(clip)) for clip in clips] for key, values in row["per_clip"].items() if values
+                key: [_rounded(values.get(clip)) for clip in clips] for key, values in row["per_clip"].items() if values
             },
-            "time": {key: [_short(value) for value in curve] for key, curve in row["over_time"].items() if curve},
+            "time": {key: [_rounded(value) for value in curve] for key, curve in row["over_time"].items() if curve},
             "by": row["by"],
             "cost": (row.get("cost") or {}).get("seconds_per_second"),
         }
@@ -139,7 +147,10 @@ def _data(results: dict[str, Any]) -> dict[str, Any]:
         "columns": columns,
         "rows": rows,
         "clips": [
-            {"key": plain(clip), "labels": {plain(k): plain(v) for k, v in results["clips"][clip]["labels"].items()}}
+            {
+                "key": plain_text(clip),
+                "labels": {plain_text(k): plain_text(v) for k, v in results["clips"][clip]["labels"].items()},
+            }
             for clip in clips
         ],
         "comparisons": [
@@ -149,51 +160,49 @@ def _data(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _short(value: float | str | None) -> float | str | None:
-    """Five digits are more than a plot shows; "inf" stays a word."""
+def _rounded(value: float | str | None) -> float | str | None:
+    """Round to five digits, more than a plot shows; "inf" stays text."""
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def _media(
-    results: dict[str, Any], out: Path, chosen: list[str], budget: int
-) -> tuple[dict[int, dict[str, Any]], list[str], list[str]]:
-    """Clip's number -> its sound and its videos by row, as base64; the clips shown; what could not be shown and why."""
-    clips, media, left_out, used = list(results["clips"]), {}, [], 0
-    shown: list[str] = []
-    progress = track(chosen, "report: videos", console=Console(stderr=True), disable=not sys.stderr.isatty())
+    results: dict[str, Any], out: Path, selected: list[str], budget: int
+) -> tuple[dict[int, dict[str, Any]], int, list[str]]:
+    """Encode sound and videos of clips in base64, at most `budget` characters.
+
+    Returns index of the clip -> sound, and videos by row; the number of clips; files that are omitted, with reasons.
+    """
+    clips, omitted, total = list(results["clips"]), [], 0
+    media: dict[int, dict[str, Any]] = {}
+    progress = track(selected, "report: videos", console=Console(stderr=True), disable=not sys.stderr.isatty())
     with tempfile.TemporaryDirectory() as folder:
         for clip in progress:
             videos, sound = {}, None
-            for number, row in enumerate(results["rows"]):
+            for index, row in enumerate(results["rows"]):
                 if clip not in row["videos"]:
                     continue
                 try:
-                    videos[number] = _small_video(out / row["videos"][clip], Path(folder))
+                    videos[index] = _encode_video(out / row["videos"][clip], Path(folder))
                 except ValueError as error:
-                    left_out.append(plain(f"{row['name']}, {clip}: {error}"))
+                    omitted.append(plain_text(f"{row['name']}, {clip}: {error}"))
             if results["clips"][clip].get("sound"):
                 try:
-                    sound = _small_sound(out / results["clips"][clip]["sound"], Path(folder))
+                    sound = _encode_sound(out / results["clips"][clip]["sound"], Path(folder))
                 except ValueError as error:
-                    left_out.append(plain(f"sound of {clip}: {error}"))
-            size = sum(map(len, _strings([*videos.values(), sound])))
-            if not videos or (shown and used + size > budget):
+                    omitted.append(plain_text(f"sound of {clip}: {error}"))
+            size = sum(len(text) for text in [*videos.values(), sound] if text)
+            if not videos or (media and total + size > budget):
                 continue
-            used += size
-            shown.append(clip)
+            total += size
             media[clips.index(clip)] = {"sound": sound, "videos": videos}
-    return media, shown, left_out
+    return media, len(media), omitted
 
 
-def _strings(texts: Iterable[str | None]) -> list[str]:
-    return [text for text in texts if text]
-
-
-def _small_video(path: Path, folder: Path) -> str:
-    """A file's pictures as an mp4 that browsers play, in base64."""
+def _encode_video(path: Path, folder: Path) -> str:
+    """Convert a video file to an mp4 for browsers, in base64."""
     frames, fps, _ = read_video(path)
     height, width = frames.shape[1:3]
-    if (scale := LONG_SIDE / max(height, width)) < 1:
+    if (scale := MAX_VIDEO_SIDE / max(height, width)) < 1:
         size = (round(width * scale), round(height * scale))
         frames = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
     with VideoWriter(folder / "video.mp4", fps) as video:
@@ -201,7 +210,8 @@ def _small_video(path: Path, folder: Path) -> str:
     return base64.b64encode((folder / "video.mp4").read_bytes()).decode()
 
 
-def _small_sound(path: Path, folder: Path) -> str:
+def _encode_sound(path: Path, folder: Path) -> str:
+    """Convert a sound file to AAC, in base64."""
     sound = Sound(path)
     write_sound(folder / "sound.m4a", sound.mono(sound.sample_rate), sound.sample_rate)
     return base64.b64encode((folder / "sound.m4a").read_bytes()).decode()

@@ -1,4 +1,4 @@
-"""What an evaluation writes for people: a table in the terminal, table.md, table.tex and report.html."""
+"""The report of an evaluation: a table in the terminal, table.md, table.tex and report.html."""
 
 import sys
 from pathlib import Path
@@ -8,24 +8,26 @@ from rich.console import Console
 
 from zoo.files import write_atomic
 from zoo.run.report.html import to_html
-from zoo.run.report.table import Sheet, plain, to_latex, to_markdown, to_terminal
+from zoo.run.report.table import Sheet, plain_text, to_latex, to_markdown, to_terminal
 
-WIDTH = 120  # characters, where the output is no terminal that has a width of its own
+DEFAULT_WIDTH = 120  # characters, where the output is no terminal
 
 
 def write_report(results: dict[str, Any], out: Path) -> None:
     """Print the table of `results` and write table.md, table.tex and report.html to the folder `out`.
 
-    results: what metrics.json holds, see zoo/run/evaluate/benchmark.py; its videos and sounds are files in `out`. One
-    that is missing or does not decode is left out of the page. Each file appears under its name when it is whole.
+    results: the content of metrics.json (zoo/run/evaluate/benchmark.py). Videos and sounds are files in `out`; those
+    that are missing or cannot be decoded are omitted from the page. Each file is written atomically.
     """
     sheet = Sheet(results)
-    protocol, origin = results["protocol"], results["provenance"]
-    facts = {"protocol": f"{protocol['id']} ({protocol['hash']})"}
-    facts |= {key: plain(protocol[key]) for key in ("split", "clips", "frames", "fps", "height", "width", "seed")}
-    facts |= {key: plain(value) for key, value in origin.items()}
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    protocol, provenance = results["protocol"], results["provenance"]
+    metadata = {"protocol": f"{protocol['id']} ({protocol['hash']})"}
+    metadata |= {
+        key: plain_text(protocol[key]) for key in ("split", "clips", "frames", "fps", "height", "width", "seed")
+    }
+    metadata |= {key: plain_text(value) for key, value in provenance.items()}
+    console = Console() if sys.stdout.isatty() else Console(width=DEFAULT_WIDTH)
     console.print(to_terminal(sheet, console.width))
-    tables = {"table.md": to_markdown(sheet, facts), "table.tex": to_latex(sheet, facts)}
+    tables = {"table.md": to_markdown(sheet, metadata), "table.tex": to_latex(sheet, metadata)}
     for name, text in (tables | {"report.html": to_html(results, sheet, out)}).items():
         write_atomic(out / name, text.encode(errors="replace"))

@@ -19,7 +19,7 @@ NAMED = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the firs
 LAST_COMMIT_OF = {1: "af8ef85"}  # config_version -> the last commit that resumes its runs
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
 MAY_CHANGE = {  # what an explicit override may change in a run that is resumed: nothing that a step computes with
-    "resume", "trainer", "export", "export_dtype", "plan",
+    "resume", "trainer", "export", "export_dtype", "plan", "trusted_modules",
     "fit.max_steps", "fit.max_minutes", "fit.num_workers", "fit.log_every_n_steps", "fit.val_check_interval",
     "fit.limit_val_batches", "fit.save_every_n_steps", "fit.keep_last",
 }  # fmt: skip

@@ -15,7 +15,7 @@ function address(content, type) {
 
 const lastTime = (media) => Math.max(0, (Number.isFinite(media.duration) ? media.duration : 0) - frameTime / 2);
 const media = () => [...new Set([player.clock, ...player.videos])].filter(Boolean);
-// the middle of a frame, so that rounding never shows the one before
+// the middle of a frame, so that rounding never shows the previous frame
 const middle = (frame) => (frame + 0.5) * frameTime;
 const frameNow = () => Math.min(player.frames - 1, Math.max(0, Math.floor(player.clock.currentTime * data.fps + 1e-3)));
 
@@ -62,8 +62,8 @@ async function choose(clip) {
     if (!(await loaded)) song = null;
   }
   await Promise.all(loads);
-  if (player.clip !== clip) return; // another one was chosen meanwhile
-  const longest = player.videos.reduce((one, other) => (other.duration > one.duration ? other : one));
+  if (player.clip !== clip) return; // another clip was selected meanwhile
+  const longest = player.videos.reduce((a, b) => (b.duration > a.duration ? b : a));
   player.clock = song || longest;
   player.frames = Math.max(1, Math.round((longest.duration || 0) * data.fps));
   $("#seek").max = player.frames - 1;
@@ -72,11 +72,11 @@ async function choose(clip) {
 }
 
 function scores(row, clip) {
-  const rows = data.columns.filter((one) => data.rows.some((other) => other.clips[one.key])).map((one) => {
-    const value = make("td", {}, show(row.clips[one.key]?.[clip], one.digits));
-    const score = make("tr", {}, make("th", { scope: "row" }, one.heading), value);
-    score.dataset.column = one.key;
-    score.classList.toggle("sorted", one.key === $("#sort-column").value);
+  const rows = data.columns.filter((metric) => data.rows.some((other) => other.clips[metric.key])).map((metric) => {
+    const value = make("td", {}, show(row.clips[metric.key]?.[clip], metric.digits));
+    const score = make("tr", {}, make("th", { scope: "row" }, metric.heading), value);
+    score.dataset.column = metric.key;
+    score.classList.toggle("sorted", metric.key === $("#sort-column").value);
     return score;
   });
   return make("table", {}, make("tbody", {}, ...rows));
@@ -141,13 +141,13 @@ function follow() {
 // Clips ---------------------------------------------------------------------------------------------------------------
 
 function list() {
-  const one = column($("#sort-column").value), row = data.rows[$("#sort-row").value];
-  const value = (clip) => (one && row.clips[one.key] ? number(row.clips[one.key][clip]) : NaN);
-  const sign = one && one.better === "higher" ? 1 : -1; // the worst first; the largest where neither is better
+  const metric = column($("#sort-column").value), row = data.rows[$("#sort-row").value];
+  const value = (clip) => (metric && row.clips[metric.key] ? number(row.clips[metric.key][clip]) : NaN);
+  const sign = metric && metric.better === "higher" ? 1 : -1; // the worst first; the largest where neither is better
   const worst = (a, b) => Number.isNaN(value(a)) - Number.isNaN(value(b)) || sign * (value(a) - value(b)) || a - b;
   $("#clips").replaceChildren(...[...shownClips].sort(worst).map((clip) => {
     const { key, labels } = data.clips[clip];
-    const figure = make("span", {}, one ? show(value(clip), one.digits) : "");
+    const figure = make("span", {}, metric ? show(value(clip), metric.digits) : "");
     const parts = [make("span", {}, key), figure, make("small", {}, labelled(labels))];
     const button = make("button", { type: "button" }, ...parts);
     button.dataset.clip = clip;
@@ -175,8 +175,8 @@ const KEYS = {
 };
 
 if (shownClips.length) {
-  const columns = data.columns.filter((one) => data.rows.some((row) => row.clips[one.key]));
-  const row = String(Math.max(0, data.rows.findIndex(made)));
+  const columns = data.columns.filter((metric) => data.rows.some((row) => row.clips[metric.key]));
+  const row = String(Math.max(0, data.rows.findIndex(competes)));
   menu($("#sort-row"), data.rows.map(({ name }, index) => [String(index), name]), row, () => {});
   menu($("#sort-column"), headings(columns), data.main, list);
   $("#sort-row").addEventListener("change", list);
@@ -197,10 +197,10 @@ if (shownClips.length) {
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey || !player.clock) return;
-    // what has a use for the key itself keeps it
-    const own = event.key === " " ? "input, select, button, summary, a" : "input, select, .wide";
+    // elements that use the key themselves keep it
+    const interactive = event.key === " " ? "input, select, button, summary, a" : "input, select, .wide";
     const move = KEYS[event.key];
-    if (!move || event.target.closest(own)) return;
+    if (!move || event.target.closest(interactive)) return;
     event.preventDefault();
     move();
   });

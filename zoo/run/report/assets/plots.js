@@ -18,7 +18,7 @@ function span(values, around = 0.06) {
 
 function ticks(low, high, count = 5) {
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((one) => one * power >= rough) * power;
+  const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power;
   const all = [];
   for (let at = Math.ceil(low / step); at * step <= high; at++) all.push(at * step);
   return { all, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
@@ -57,17 +57,17 @@ function axisY(area, range, y) {
 }
 
 // The end of a long name says more than its beginning.
-const shorten = (name, most) => (name.length > most ? `…${[...name].slice(1 - Math.floor(most)).join("")}` : name);
+const shorten = (name, maxLength) => (name.length > maxLength ? `…${[...name].slice(1 - Math.floor(maxLength)).join("")}` : name);
 
 // Shows lines of [bold, text] near a point of the box, in pixels; null hides.
 function tip(box, lines, x = 0, y = 0) {
   box.querySelector(".tip")?.remove();
   if (!lines) return;
   const rows = lines.map(([bold, text]) => make("div", {}, make("b", {}, bold), ` ${text}`));
-  const shown = make("div", { className: "tip" }, ...rows);
-  box.append(shown);
-  shown.style.left = `${Math.max(0, Math.min(box.clientWidth - shown.offsetWidth, x + 12))}px`;
-  shown.style.top = `${y + 12}px`;
+  const tooltip = make("div", { className: "tip" }, ...rows);
+  box.append(tooltip);
+  tooltip.style.left = `${Math.max(0, Math.min(box.clientWidth - tooltip.offsetWidth, x + 12))}px`;
+  tooltip.style.top = `${y + 12}px`;
 }
 
 function pointer(event, box) {
@@ -83,11 +83,11 @@ function put(box, area, missing) {
 }
 
 function plotTime(key) {
-  const box = $("#time > div"), one = column(key), wide = widthOf(box);
+  const box = $("#time > div"), metric = column(key), wide = widthOf(box);
   const curves = data.rows.map((row) => (row.time[key] || []).map(number));
   const range = span(curves.flat());
   if (!range) return box.replaceChildren(note("No row has finite values."));
-  const area = frame(`${one.title} over time`, wide, HIGH, 52);
+  const area = frame(`${metric.title} over time`, wide, HIGH, 52);
   const last = Math.max(1, ...curves.map((curve) => curve.length - 1));
   const x = scale(0, last, area.left, area.right), y = scale(...range, area.bottom, area.top);
   axisX(area, [0, last / data.fps], (seconds) => x(seconds * data.fps), "seconds");
@@ -114,22 +114,22 @@ function plotTime(key) {
     const index = Math.max(0, Math.min(last, Math.round(part * last)));
     for (const name of ["x1", "x2"]) cursor.setAttribute(name, x(index));
     cursor.setAttribute("visibility", "visible");
-    const known = data.rows.map((row, at) => [show(curves[at][index], one.digits), row.name]);
-    const values = known.filter(([value]) => value !== "–");
+    const entries = data.rows.map((row, at) => [show(curves[at][index], metric.digits), row.name]);
+    const values = entries.filter(([value]) => value !== "–");
     tip(box, [[`${(index / data.fps).toFixed(2)} s`, ""], ...values], x(index), 8);
   });
 }
 
 function plotCost(key) {
-  const box = $("#cost > div"), one = column(key), wide = widthOf(box);
+  const box = $("#cost > div"), metric = column(key), wide = widthOf(box);
   const scores = data.rows.map((row) => row.scores[key] || {});
   const has = scores.map((score) => finite(score.mean));
   const priced = data.rows.map((row, index) => has[index] && row.cost > 0);
-  const seen = scores.filter((_, index) => has[index]);
-  const range = span(seen.flatMap(({ mean, low, high }) => [mean, low, high].map(number)), 0.1);
+  const visible = scores.filter((_, index) => has[index]);
+  const range = span(visible.flatMap(({ mean, low, high }) => [mean, low, high].map(number)), 0.1);
   const costs = data.rows.filter((_, index) => priced[index]).map((row) => Math.log10(row.cost));
   const [low, high] = [Math.min(...costs) - 0.25, Math.max(...costs) + 0.45];
-  const area = frame(`${one.title} against seconds a video second`, wide, HIGH, 52);
+  const area = frame(`${metric.title} against seconds a video second`, wide, HIGH, 52);
   const x = scale(low, high, area.left, area.right), y = scale(...range, area.bottom, area.top);
   axisY(area, range, y);
   for (let power = Math.floor(low); power <= high; power++) {
@@ -158,12 +158,12 @@ function plotCost(key) {
 }
 
 function plotStrip(key) {
-  const box = $("#strip > div"), one = column(key), wide = widthOf(box), step = 40, letters = wide > 700 ? 27 : 13;
+  const box = $("#strip > div"), metric = column(key), wide = widthOf(box), step = 40, letters = wide > 700 ? 27 : 13;
   const all = data.rows.map((row) => (row.clips[key] || []).map(number));
   const rows = data.rows.flatMap((row, index) => (all[index].some(finite) ? [index] : []));
-  const area = frame(`${one.title} of every clip`, wide, rows.length * step + 54, letters * 7.2);
+  const area = frame(`${metric.title} of every clip`, wide, rows.length * step + 54, letters * 7.2);
   const range = span(all.flat(), 0.03), x = scale(...range, area.left, area.right);
-  axisX(area, range, x, one.title);
+  axisX(area, range, x, metric.title);
   const dots = [], many = data.clips.length > 300;
   rows.forEach((index, place) => {
     const middle = area.top + (place + 0.5) * step, row = data.rows[index];
@@ -204,7 +204,7 @@ function plotStrip(key) {
     rings.replaceChildren(...same.map((other) => draw("circle", { cx: other.x, cy: other.y, ...ring })));
     area.svg.classList.toggle("clip-dot", Boolean(data.media[dot?.clip]));
     if (!dot) return tip(box, null);
-    const values = same.map((other) => [show(other.value, one.digits), data.rows[other.index].name]);
+    const values = same.map((other) => [show(other.value, metric.digits), data.rows[other.index].name]);
     const hint = data.media[dot.clip] ? "click to see it" : "not in this page";
     tip(box, [[data.clips[dot.clip].key, ""], ...values, ["", hint]], dot.x, dot.y);
   });

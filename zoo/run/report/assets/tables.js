@@ -20,41 +20,41 @@ function table(head, rows) {
 }
 
 function breakdown(key) {
-  const one = column(key);
+  const metric = column(key);
   const parts = ["camera", "style", "figure"].map((label) => {
-    const known = data.rows.flatMap((row) => Object.entries(row.by[label] || {}));
-    const names = [...new Set(known.filter(([, scores]) => scores[key]).map(([name]) => name))].sort();
+    const entries = data.rows.flatMap((row) => Object.entries(row.by[label] || {}));
+    const names = [...new Set(entries.filter(([, scores]) => scores[key]).map(([name]) => name))].sort();
     if (!names.length) return "";
     const scores = data.rows.map((row) => names.map((name) => row.by[label]?.[name]?.[key] || {}));
     const best = names.map((_, at) => {
-      const means = data.rows.flatMap((row, index) => (made(row) ? [number(scores[index][at].mean)] : []));
+      const means = data.rows.flatMap((row, index) => (competes(row) ? [number(scores[index][at].mean)] : []));
       const values = means.filter((value) => !Number.isNaN(value));
-      return one.better && values.length > 1 ? Math[one.better === "higher" ? "max" : "min"](...values) : NaN;
+      return metric.better && values.length > 1 ? Math[metric.better === "higher" ? "max" : "min"](...values) : NaN;
     });
     const rows = data.rows.map((row, index) => {
       const cells = scores[index].map((score, at) => {
-        const text = show(score.mean, one.digits), small = interval(score, one.digits);
-        return { text, small, best: made(row) && number(score.mean) === best[at] };
+        const text = show(score.mean, metric.digits), small = interval(score, metric.digits);
+        return { text, small, best: competes(row) && number(score.mean) === best[at] };
       });
       return { kind: row.kind, cells: [row.name, ...cells] };
     });
     const clips = names.map((_, at) => Math.max(0, ...scores.map((row) => row[at].n || 0)));
     const head = ["row", ...names.map((name, at) => `${name} (${clips[at]})`)];
-    return make("div", {}, make("h3", {}, `${one.title} by ${label} (clips)`), table(head, rows));
+    return make("div", {}, make("h3", {}, `${metric.title} by ${label} (clips)`), table(head, rows));
   });
   $("#breakdown-tables").replaceChildren(...parts);
 }
 
 function compare(pair) {
   const [a, b] = JSON.parse(pair);
-  const own = data.comparisons.filter((one) => one.a === a && one.b === b);
-  const lines = data.columns.flatMap(({ key }) => own.filter((one) => one.column === key));
-  const rows = lines.map((one) => {
-    const { title, digits, better } = column(one.column);
-    const good = number(one.difference) > 0 === (better === "higher");
-    const verdict = better && number(one.p_holm) < 0.05 ? (good ? "first is better" : "second is better") : "";
-    const figures = [show(one.difference, digits), interval(one, digits) || "–", chance(one.p), chance(one.p_holm)];
-    return { cells: [title, ...figures, String(one.n), verdict] };
+  const comparisons = data.comparisons.filter((line) => line.a === a && line.b === b);
+  const lines = data.columns.flatMap(({ key }) => comparisons.filter((line) => line.column === key));
+  const rows = lines.map((line) => {
+    const { title, digits, better } = column(line.column);
+    const good = number(line.difference) > 0 === (better === "higher");
+    const verdict = better && number(line.p_holm) < 0.05 ? (good ? "first is better" : "second is better") : "";
+    const figures = [show(line.difference, digits), interval(line, digits) || "–", chance(line.p), chance(line.p_holm)];
+    return { cells: [title, ...figures, String(line.n), verdict] };
   });
   const head = ["column", "difference", "95% interval", "p", "Holm p", "clips", "at Holm p < 0.05"];
   $("#pair-table").replaceChildren(table(head, rows));
@@ -73,8 +73,8 @@ if (!broken.length) $("#breakdown-tables").replaceChildren(note("The clips have 
 
 const pairs = [...new Set(data.comparisons.map(({ a, b }) => JSON.stringify([a, b])))];
 const named = (pair) => JSON.parse(pair).map((row) => data.rows[row].name).join(" − ");
-// two rows that were made are most worth a look
-const worth = pairs.map((pair) => JSON.parse(pair).filter((row) => made(data.rows[row])).length);
+// two competing rows are the most informative pair
+const worth = pairs.map((pair) => JSON.parse(pair).filter((row) => competes(data.rows[row])).length);
 const first = pairs[worth.indexOf(Math.max(...worth))];
 menu($("#pair"), pairs.map((pair) => [pair, named(pair)]), first, compare);
 $("#pairs .controls").hidden = !pairs.length;

@@ -3,9 +3,9 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (selector) => document.querySelector(selector);
-const made = (row) => row.kind === "checkpoint" || row.kind === "videos";
-const column = (key) => data.columns.find((one) => one.key === key);
-const headings = (columns) => columns.map((one) => [one.key, one.heading]);
+const competes = (row) => row.kind === "checkpoint" || row.kind === "videos";
+const column = (key) => data.columns.find((metric) => metric.key === key);
+const headings = (columns) => columns.map((metric) => [metric.key, metric.heading]);
 const WORDS = { inf: Infinity, "-inf": -Infinity };
 const number = (value) => WORDS[value] ?? value ?? NaN;
 const finite = (value) => Number.isFinite(number(value));
@@ -50,7 +50,7 @@ function menu(select, options, chosen, change) {
   if (options.length) change(select.value);
 }
 
-// Rows that were made have a colour each; the truth is ink, baselines are grey and dashed.
+// Competing rows have a colour each; the truth is ink, baselines are grey and dashed.
 const looks = (() => {
   let next = 0, baseline = 0;
   return data.rows.map((row) => {
