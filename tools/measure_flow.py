@@ -20,7 +20,7 @@ from zoo.data.base import WindowSpec
 from zoo.metrics.statistics import bootstrap_interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.run.evaluate.protocol import CONF
+from zoo.files import conf_folder
 
 EVERY, MOVED = 4, 4.0  # frames; pixels
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("ckpt")
     parser.add_argument("sheet", nargs="?")
     options = parser.parse_args()
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(conf_folder()), version_base=None):
         config = compose("train", overrides=["model=dabfusion"])
     world, needs = instantiate(config.data), ("frames", "joints2d", "parts")
     encoder = build_encoder(config)
