@@ -167,7 +167,7 @@ stages: { motion: { fit: { max_steps: 2, batch_size: 2 } } }
 WORLD = "data.songs={train:4,val:2,test:2} data.seconds=6 data.dances_per_song=2 data.workers=1".split()
 SMALL_EVALUATION = (
     "data.rendering.seconds=1 data.rendering.height=64 data.rendering.width=64 protocol.frames=12 protocol.height=64 "
-    "protocol.width=64 protocol.clips=2 protocol.repeats=0"
+    "protocol.width=64 protocol.num_clips=2 protocol.repeats=0"
 ).split()
 
 
