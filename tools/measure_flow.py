@@ -17,10 +17,10 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from zoo.data.base import WindowSpec
+from zoo.files import conf_folder
 from zoo.metrics.statistics import bootstrap_interval
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.files import conf_folder
 
 EVERY, MOVED = 4, 4.0  # frames; pixels
 
