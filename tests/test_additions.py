@@ -142,7 +142,8 @@ FILES = {
     f"{PACKAGE}/metric.py": METRIC,
     "conf/music/loudness.yaml": f"_target_: {PACKAGE}.music.Loudness\n",
     "conf/metric/brightness.yaml": f"_target_: {PACKAGE}.metric.Brightness\nmaximum: 255.0\n",
-    "conf/renderer/disc.yaml": f"name: disc\n_target_: {PACKAGE}.family.DiscRenderer\nneeds_detector: false\nradius: 8\n",
+    "conf/renderer/disc.yaml": f"name: disc\n_target_: {PACKAGE}.family.DiscRenderer\n"
+    "needs_detector: false\nradius: 8\n",
     "conf/model/sway.yaml": "defaults:\n  - sway/base\n  - sway: ${size}\n",
     "conf/model/sway/base.yaml": f"""# @package model
 name: sway
