@@ -81,7 +81,7 @@ def moore() -> Case:
     parts = [*network.down_blocks, network.mid_block, *network.up_blocks]
     blocks = [one for part in parts for one in part.modules() if isinstance(one, TemporalBasicTransformerBlock)]
     with torch.device("meta"):
-        unet = VideoUNet(motion=True, motion_middle=True)
+        unet = VideoUNet(use_motion_modules=True, motion_in_middle=True)
     unet.load_state_dict(convert_video_unet(network.state_dict()), assign=True)  # one copy of 5 GB serves both
     latents, text = torch.randn(1, 4, FRAMES, SIDE, SIDE).expand(2, -1, -1, -1, -1), torch.randn(1, 1, 768)
     guidance, t = torch.randn(1, 320, FRAMES, SIDE, SIDE), torch.tensor([500, 500])
@@ -98,7 +98,7 @@ def moore() -> Case:
         return network(latents, t[0], encoder_hidden_states=words, pose_cond_fea=guidance, return_dict=False)[0]
 
     def begin() -> Callable[[], Tensor]:
-        request = unet.prepare(torch.cat([text, torch.zeros_like(text)]), features)
+        request = unet.precompute_conditioning(torch.cat([text, torch.zeros_like(text)]), features)
         shown = guidance.expand(2, -1, -1, -1, -1)
         return lambda: unet(latents, t, request, shown)
 
@@ -169,7 +169,7 @@ def magic_animate() -> Case:
         return answers
 
     def begin() -> Callable[[], Tensor]:
-        seen, both = animator.controlnet.embed(poses), latents.expand(2, -1, -1, -1, -1)
+        seen, both = animator.controlnet.encode_condition(poses), latents.expand(2, -1, -1, -1, -1)
         return lambda: animator.predict(both, t, Pictured(picture), seen, None, words)
 
     return Case(theirs, animator.eval(), begin)

@@ -14,7 +14,7 @@ from zoo.families.latent.stages import Pictured
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.animator import Animator, densepose_to_rgb
 from zoo.nn.cpu_inference import fast_inference
-from zoo.nn.temporal import positions
+from zoo.nn.temporal import sinusoidal_positions
 from zoo.nn.text import HashedTokenEncoder
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "video_unet_reference.npz")
@@ -30,7 +30,7 @@ def published(folder: Path) -> list[Path]:
     shapes = {f"magic {name}": tuple(map(int, shape)) for name, *shape in rows}
     tables = {name: shape for name, shape in shapes.items() if name.endswith("pos_encoder.pe")}
     state = state_by_name({name: shape for name, shape in shapes.items() if name not in tables})
-    state |= {name: positions(torch.arange(length), dim)[None] for name, (_, length, dim) in tables.items()}
+    state |= {name: sinusoidal_positions(torch.arange(length), dim)[None] for name, (_, length, dim) in tables.items()}
 
     def part(name: str, moves: bool = False) -> dict[str, torch.Tensor]:
         start = f"magic {name}."
@@ -84,7 +84,7 @@ def test_both_answers_of_a_step_are_magic_animates(animator, reference):
     def answer(poses: torch.Tensor) -> torch.Tensor:
         return animator.predict(noise, t, reference, poses, None, text)
 
-    seen, text = animator.controlnet.embed(densepose_to_rgb(PARTS)[None]), animator.text_encoder(["", ""])
+    seen, text = animator.controlnet.encode_condition(densepose_to_rgb(PARTS)[None]), animator.text_encoder(["", ""])
     answers = torch.from_numpy(REFERENCE["magic_answers"]).flip(0)  # ours come with the picture first
     assert answers.diff(dim=0).std() > 0.05
     for poses in (seen, seen.expand(2, -1, -1, -1, -1)):  # asked for once, or by each

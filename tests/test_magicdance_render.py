@@ -33,7 +33,7 @@ from zoo.families.magicdance.stages import ImageStage, VideoStage, jitter_boxes
 from zoo.media import read_video, write_sound
 from zoo.nn.square_image import pad_to_square
 from zoo.nn.text import HashedTokenEncoder
-from zoo.nn.video_unet.unet import ControlNet
+from zoo.nn.video_unet.controlnet import ControlNet
 
 SIZES = {
     "channels": [16, 32],
@@ -105,7 +105,7 @@ def test_controlnet_equals_diffusers():
     ours.eval().load_state_dict(theirs.state_dict())
     x, time, text = numbers("latents", 2, 4, 3, 8, 8), torch.tensor([3, 700]), numbers("text", 2, 5, 12)
     parts = densepose_to_rgb((numbers("parts", 2, 3, 32, 32).abs() * 9).long() % 25)
-    said = ours(x, time, ours.prepare(text), ours.embed(parts))
+    said = ours(x, time, ours.precompute_conditioning(text), ours.encode_condition(parts))
     frames = x.movedim(2, 1).flatten(0, 1)
     known = theirs(
         frames, time.repeat_interleave(3), text.repeat_interleave(3, 0), parts.flatten(0, 1), return_dict=False
@@ -382,7 +382,7 @@ def test_guidance_scales_the_effect_of_reference_and_face(guidance):
     x = torch.randn(1, 4, 3, 16, 16, generator=torch.Generator().manual_seed(4))
     t, seen, text = (
         torch.tensor([999]),
-        animator.controlnet.embed(densepose_to_rgb(parts)[None]),
+        animator.controlnet.encode_condition(densepose_to_rgb(parts)[None]),
         animator.text_encoder([""]),
     )
     with_, without = (
@@ -404,12 +404,17 @@ def test_middle_and_up_blocks_attend_to_the_reference():
     animator, t = random_animator(background_residual=True), torch.tensor([400, 400])
     x, reference = numbers("x", 2, 4, 3, 16, 16), animator.pictured(numbers("reference", 1, 4, 16, 16))
     parts = torch.full((2, 3, 64, 64), 5, dtype=torch.uint8)
-    reference, seen = animator.driven(reference, parts[:1]), animator.controlnet.embed(densepose_to_rgb(parts))
+    reference, seen = (
+        animator.driven(reference, parts[:1]),
+        animator.controlnet.encode_condition(densepose_to_rgb(parts)),
+    )
     face, text = numbers("face", 2, 4, 16), animator.text_encoder(["", ""])
     found = animator.predict(x, t, reference, seen, face, text)
     features = animator.appearance_encoder(reference.latents, t[:1], text[:1])
-    asked = animator.unet.prepare(text, [None, None, *features[2:]], face=face)  # two places on the way down
-    aside = animator.controlnet(x, t, animator.controlnet.prepare(text), seen)
+    asked = animator.unet.precompute_conditioning(
+        text, [None, None, *features[2:]], face=face
+    )  # two places on the way down
+    aside = animator.controlnet(x, t, animator.controlnet.precompute_conditioning(text), seen)
     torch.testing.assert_close(found, animator.unet(x, t, asked, animator.shown(reference, x), aside))
     alone = animator.predict(x[1:], t[1:], reference.each(lambda one: one[:0]), seen[1:], face[1:], text[1:])
     torch.testing.assert_close(found[1:], alone, atol=1e-3, rtol=1e-3)

@@ -18,8 +18,8 @@ from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
 from zoo.files import conf_folder
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
-from zoo.nn.figure_segmentation import REGIONS, regions_of
-from zoo.nn.temporal import apart, positions
+from zoo.nn.figure_segmentation import BODY_REGIONS, region_masks
+from zoo.nn.temporal import position_directions, sinusoidal_positions
 from zoo.nn.text import HashedTokenEncoder
 from zoo.run.build import build_family
 from zoo.run.checkpoint import load_for_stage
@@ -133,8 +133,8 @@ def test_what_sounds_is_no_place():
     fresh = SongTokens(5, 16, ["music", "beats"], True)
     heard = fresh(numbers("music", 1, 6, 5), at, torch.tensor([[0, 1, 0, 0, 1, 0]]), numbers("pulse", 1, 6, 2))
     for name, offset in (("music", fresh.music.bias), ("beats", 0)):
-        said = heard[name][0] - positions(at, 16) - offset
-        assert said.std() > 0.1 and (said @ apart(16).mT).abs().max() < 1e-4
+        said = heard[name][0] - sinusoidal_positions(at, 16) - offset
+        assert said.std() > 0.1 and (said @ position_directions(16).mT).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_what_sounds_is_no_place():
 def test_modules_that_are_switched_off_are_not_there(changes, heard):
     family = made(**changes)
     assert set(family._song(song(2), 0)) == heard
-    names = " ".join(family.unet.temporal())
+    names = " ".join(family.unet.temporal_modules())
     assert {name for name in ("music", "beats") if f"songs.{name}" in names} == heard
     assert ("motion_modules" in names) == changes.get("use_motion_modules", True)
     assert sum(map(len, dance(family, 8))) == 8
@@ -277,7 +277,7 @@ def test_the_papers_size_has_the_papers_numbers():
         family = build_family(config)
         counted = {name: sum(p.numel() for p in part.parameters()) for name, part in family.named_children()}
         assert counted["vae"] == 83_653_863 and counted["reference_net"] == 857_066_560
-        songs = sum(p.numel() for name, p in family.unet.named_parameters() if ".songs." in name)
+        songs = sum(p.numel() for name, p in family.unet.named_parameters() if ".music_modules." in name)
         assert counted["unet"] - songs == 1_312_730_244  # Moore's: Stable Diffusion's and AnimateDiff's
         latents = family.vae.encode(torch.empty(1, 3, 640, 640)).latent_dist.mode()
         assert (
@@ -293,7 +293,7 @@ def test_the_papers_size_has_the_papers_numbers():
         }
         past = [one[:, None].expand(2, 2, -1, -1) for one in reference]
         heard = family.tokens(torch.empty(2, 40, 768), 10.0, torch.zeros(2, 48), torch.empty(2, 48, 2))
-        request = family.unet.prepare(text, reference, past, heard)
+        request = family.unet.precompute_conditioning(text, reference, past, heard)
         x = torch.empty(2, 4, 48, 80, 80)
         assert family.unet(x, torch.zeros(2), request).shape == x.shape
     recipes = {name: stage_training(config, name) for name in stages(config)}
@@ -328,7 +328,7 @@ def test_changes_are_of_the_references_ground():
     torch.testing.assert_close(changes[:, :, 1], 2.5 * (latents[:, :, 1] - pictured.ground))
     torch.testing.assert_close(family.whole(changes, pictured), latents)
     with torch.no_grad():
-        time, request = torch.tensor([500]), family.unet.prepare(family.words([""]))
+        time, request = torch.tensor([500]), family.unet.precompute_conditioning(family.words([""]))
         other = {name: replace(pictured, **{name: 0 * getattr(pictured, name)}) for name in ("latents", "figure")}
         seeing = family.predict(latents, time, request, pictured)
         for name, one in other.items():
@@ -350,7 +350,7 @@ def test_what_a_network_imagines_has_the_pictures_looks(prediction):
     family.change_scale.fill_(2.5)
     parts = (torch.arange(2 * 64 * 64) // 130 % 25).view(2, 64, 64).byte()
     pictured = family.pictured(numbers("pictures", 2, 4, 8, 8), parts)
-    answer = torch.zeros(2, 4 + 1 + len(REGIONS), 3, 8, 8)
+    answer = torch.zeros(2, 4 + 1 + len(BODY_REGIONS), 3, 8, 8)
     answer[:, 4] = 50
     answer[:, 4 + 1 + 6, 1, 2:5, 3:5] = 100
     noise, last = numbers("noise", 2, 4, 3, 8, 8), torch.tensor([999, 999])
@@ -370,10 +370,10 @@ def test_guidance_is_of_what_is_imagined():
     family = made(background_residual=True, predict_regions=True)
     parts = (torch.arange(64 * 64) // 130 % 25).view(1, 64, 64).byte()
     pictured = family.pictured(numbers("picture", 1, 4, 8, 8), parts)
-    answers = torch.zeros(2, 4 + 1 + len(REGIONS), 6, 8, 8)
+    answers = torch.zeros(2, 4 + 1 + len(BODY_REGIONS), 6, 8, 8)
     answers[0, 4 + 1 + 6], answers[1, 4 + 1 + 2] = 4, 4  # who reads sees one region, who does not another one
     family.unet.forward = lambda x, *_: answers
-    request = family.unet.prepare(family.words(["", ""]))
+    request = family.unet.precompute_conditioning(family.words(["", ""]))
     made_of = family._window(request, 5.0, pictured, torch.Generator().manual_seed(0), SamplingParams(1, None, 0.0))
     wanted = pictured.looks[0, 6, None, :, None, None].expand_as(made_of)
     assert (made_of - wanted).abs().mean() < 0.1 < (pictured.looks[0, 6] - pictured.looks[0, 2]).abs().mean()
@@ -388,7 +388,7 @@ def test_regions_are_told_of_the_frames_that_are_made(kind):
     own, imagine = kind(family, torch.optim.Adam, ema_decay=None, seed=0), family.imagine
 
     def error(parts: torch.Tensor) -> float:
-        shares = regions_of(parts.flatten(0, 1), (8, 8)).unflatten(0, parts.shape[:2])
+        shares = region_masks(parts.flatten(0, 1), (8, 8)).unflatten(0, parts.shape[:2])
         logits = torch.cat([1 - shares.sum(2, keepdim=True), shares], 2).clamp(min=1e-6).log()
         logits = logits.flatten(0, 1)[:, :, None] if kind is AppearanceStage else logits.movedim(1, 2)
         family.imagine = lambda *asked: (imagine(*asked)[0], logits)

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from test_musedance_family import UNET, VAE, made
 from weights import filled
 
-from zoo.nn.vae import picture_autoencoder
+from zoo.nn.vae import build_vae
 from zoo.nn.weights.layouts import convert_reference_net
 
 SIZES = {
@@ -22,7 +22,7 @@ def files(tmp_path_factory):
     """Small networks in the layouts of the published files."""
     folder = tmp_path_factory.mktemp("published")
     unet = filled(UNet2DConditionModel(**SIZES), "sd").state_dict()
-    vae = filled(picture_autoencoder(**VAE), "vae").state_dict()
+    vae = filled(build_vae(**VAE), "vae").state_dict()
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     renamed = {}
     for name, value in vae.items():  # as Stable Diffusion 1.5's folder has them
@@ -35,7 +35,7 @@ def files(tmp_path_factory):
     )  # fmt: skip
     adapter = filled(adapter, "animate").state_dict()
     video = {**made().unet.state_dict()}
-    video = {name: value for name, value in video.items() if ".songs." not in name}
+    video = {name: value for name, value in video.items() if ".music_modules." not in name}
     written = {"unet": unet, "vae": renamed, "motion": adapter, "video": video}
     written["reference"] = {
         name: value for name, value in unet.items() if not name.startswith(("conv_norm_out", "conv_out"))

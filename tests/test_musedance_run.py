@@ -37,7 +37,7 @@ def test_each_stage_goes_on_from_the_one_before(run):
     assert second["latent_scale"] == third["latent_scale"]
     still = [name for name in second if name.startswith("reference_net.")]
     assert still and all(torch.equal(second[name], third[name]) for name in still)
-    assert any(not torch.equal(second[n], third[n]) for n in third if ".songs." in n or ".motion_modules." in n)
+    assert any(not torch.equal(second[n], third[n]) for n in third if ".music_modules." in n or ".motion_modules." in n)
 
 
 def test_modules_can_be_switched_off_from_one_appearance(run, scripts):
@@ -53,7 +53,7 @@ def test_modules_can_be_switched_off_from_one_appearance(run, scripts):
         assert done.returncode == 0, done.stderr
         family, _ = load_family(run.with_name(name) / "dynamics" / "last.ckpt")
         assert (family.song_tokens.music is None) and (family.song_tokens.beats is None) == (name == "none")
-        assert any("motion_modules" in path for path in family.unet.temporal()) == (name != "none")
+        assert any("motion_modules" in path for path in family.unet.temporal_modules()) == (name != "none")
 
 
 def test_two_processes_train_alike_whole_and_sharded(run, scripts):

@@ -6,7 +6,7 @@ from torch.nn.functional import interpolate
 
 from zoo.families.latent.stages import AutoencoderStage
 from zoo.nn.perceptual_loss import PerceptualLoss
-from zoo.nn.vae import picture_autoencoder
+from zoo.nn.vae import build_vae
 
 
 def patches(count: int) -> Tensor:
@@ -22,7 +22,7 @@ def chroma(pictures: Tensor) -> Tensor:
 def test_colours_are_learned_within_sixty_steps():
     """Correlation of what is not grey: .70 and .86 with two seeds; diffusers' own start had .00 after 250."""
     torch.manual_seed(0)
-    vae = picture_autoencoder([16, 16, 32], latent_channels=4, norm_num_groups=4, layers_per_block=1)
+    vae = build_vae([16, 16, 32], latent_channels=4, norm_num_groups=4, layers_per_block=1)
     likeness, optimizer = PerceptualLoss(), torch.optim.Adam(vae.parameters(), 1e-3)
     for _ in range(60):
         true = patches(8)
@@ -39,7 +39,7 @@ def test_colours_are_learned_within_sixty_steps():
 def test_crops_are_squares_of_the_pictures():
     torch.manual_seed(0)
     family = nn.Module()
-    family.vae = picture_autoencoder([8, 8], latent_channels=4, norm_num_groups=4, layers_per_block=1)
+    family.vae = build_vae([8, 8], latent_channels=4, norm_num_groups=4, layers_per_block=1)
     shown = []
     family.vae.encoder.register_forward_pre_hook(lambda module, given: shown.append(given[0]))
     stage = AutoencoderStage(family=family, seed=0, optimizer=None, lr_schedule=None, crop_size=16)

@@ -7,7 +7,9 @@ from torch import nn
 from weights import filled, numbers
 
 from zoo.nn.cpu_inference import fast_inference, is_supported
-from zoo.nn.video_unet.unet import ControlNet, ReferenceNet, VideoUNet
+from zoo.nn.video_unet.controlnet import ControlNet
+from zoo.nn.video_unet.reference_net import ReferenceNet
+from zoo.nn.video_unet.unet import VideoUNet
 
 SIZE = {"channels": (32, 64, 64, 64), "text_dim": 24}
 X, TIME, TEXT = numbers("latents", 2, 4, 5, 12, 8), torch.tensor([321, 321]), numbers("text", 2, 5, 24)
@@ -20,13 +22,13 @@ def answers(networks: nn.ModuleDict) -> torch.Tensor:
     reference = networks["reference"](numbers("picture", 1, 4, 12, 8), TIME[:1], TEXT[:1])
     past = [tokens_of_frame[None].expand(2, 2, -1, -1) for tokens_of_frame in (tokens[0] for tokens in reference)]
     songs = {"music": numbers("song", 2, 7, 20)}
-    pose_features = networks["control"].embed(numbers("poses", 1, 5, 3, 96, 64).sigmoid())
+    pose_features = networks["control"].encode_condition(numbers("poses", 1, 5, 3, 96, 64).sigmoid())
     control = networks["control"]
     residuals = [
         tokens_of_frame.expand(2, -1, -1, -1, -1)
-        for tokens_of_frame in control(X[:1], TIME[:1], control.prepare(TEXT[:1]), pose_features)
+        for tokens_of_frame in control(X[:1], TIME[:1], control.precompute_conditioning(TEXT[:1]), pose_features)
     ]
-    request = networks["unet"].prepare(TEXT, reference, past, songs, numbers("face", 2, 3, 16))
+    request = networks["unet"].precompute_conditioning(TEXT, reference, past, songs, numbers("face", 2, 3, 16))
     return networks["unet"](X, TIME, request, numbers("guidance", 2, 32, 5, 12, 8), residuals)
 
 
@@ -38,7 +40,9 @@ def test_packed_networks_give_the_outputs_of_plain_ones(precision):
     In bf16 about as nearly as by autocast.
     """
     parts = {"reference": ReferenceNet(**SIZE), "control": ControlNet((8, 16, 16, 32), **SIZE)}
-    parts["unet"] = VideoUNet(**SIZE, motion=True, motion_middle=True, songs={"music": 20}, face_dim=16)
+    parts["unet"] = VideoUNet(
+        **SIZE, use_motion_modules=True, motion_in_middle=True, music_token_dims={"music": 20}, face_dim=16
+    )
     networks = nn.ModuleDict({name: filled(output, name) for name, output in parts.items()})
     plain, weights = answers(networks), {name: value.clone() for name, value in networks.state_dict().items()}
     with fast_inference(networks, precision):

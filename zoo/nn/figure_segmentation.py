@@ -1,108 +1,116 @@
-"""Where the figure of a picture is, and what the picture would be without it, in the latents of an autoencoder."""
+"""Segmentation of the figure and its body regions in latents, and compositing of regions over a background.
+
+Shape letters: N images, C latent channels, h x w latent pixels, H x W image pixels, F frames.
+"""
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor, nn
 
-# DensePose's parts by the looks they share: trunk, hands, feet, upper and lower legs, upper and lower arms, head
-REGIONS = ((1, 2), (3, 4), (5, 6), (7, 8, 9, 10), (11, 12, 13, 14), (15, 16, 17, 18), (19, 20, 21, 22), (23, 24))
-HEAD = 7  # the head's among them
+# DensePose parts by body region: trunk, hands, feet, upper legs, lower legs, upper arms, lower arms, head
+BODY_REGIONS = (
+    (1, 2), (3, 4), (5, 6), (7, 8, 9, 10), (11, 12, 13, 14), (15, 16, 17, 18), (19, 20, 21, 22), (23, 24),
+)  # fmt: skip
+HEAD_REGION = 7  # index in BODY_REGIONS
+NUM_PARTS = 24  # of DensePose; 0 is the background
 
 
-class FigureFinder(nn.Module):
-    """A small U-Net, diffusers', from a picture's latents to where its figure is, and maybe which region of it."""
+class FigureSegmenter(nn.Module):
+    """A small U-Net (diffusers) that segments the figure, and optionally its body regions, in latents of an image."""
 
-    fsdp_forward_methods = ("error",)  # from outside, beside forward
+    fsdp_forward_methods = ("loss",)
 
-    def __init__(self, latent_channels: int, regions: bool = False, channels: tuple[int, ...] = (32, 64, 96)):
+    def __init__(self, latent_channels: int, predict_regions: bool = False, channels: tuple[int, ...] = (32, 64, 96)):
         super().__init__()
-        depth = len(channels)
-        self.regions, self.step = regions, 1 << (depth - 1)
+        num_levels = len(channels)
+        self.predict_regions, self.size_divisor = predict_regions, 1 << (num_levels - 1)
         self.net = UNet2DModel(
             in_channels=latent_channels,
-            out_channels=1 + regions * (1 + len(REGIONS)),
+            out_channels=1 + predict_regions * (1 + len(BODY_REGIONS)),
             layers_per_block=1,
             block_out_channels=channels,
-            down_block_types=("DownBlock2D",) * depth,
-            up_block_types=("UpBlock2D",) * depth,
+            down_block_types=("DownBlock2D",) * num_levels,
+            up_block_types=("UpBlock2D",) * num_levels,
             attention_head_dim=32,
             norm_num_groups=8,
         )
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(N, C, h, w) -> where the figure is (N, 1, h, w), see `figure_of`; and shares of the regions (N, 8, h, w),
-        if it is to find them. All in 0..1."""
-        found = self._logits(latents)
-        return found[:, :1].sigmoid(), found[:, 1:].softmax(1)[:, 1:] if self.regions else None
+        """Latents (N, C, h, w) -> foreground mask (N, 1, h, w), region masks (N, 8, h, w) or None; all in [0, 1]."""
+        logits = self._logits(latents)
+        return logits[:, :1].sigmoid(), logits[:, 1:].softmax(1)[:, 1:] if self.predict_regions else None
 
-    def error(self, latents: Tensor, parts: Tensor) -> Tensor:
-        """Of finding the figures of latents (N, C, h, w), whose body parts are (N, H, W), 0 where there is no body."""
-        found, size = self._logits(latents), latents.shape[2:]
-        error = F.binary_cross_entropy_with_logits(found[:, :1], figure_of(parts, size))
-        if self.regions:
-            error = error + regions_error(found[:, 1:], parts)
-        return error
+    def loss(self, latents: Tensor, parts: Tensor) -> Tensor:
+        """Cross entropy for latents (N, C, h, w) and their DensePose parts (N, H, W), 0 in the background."""
+        logits, size = self._logits(latents), latents.shape[2:]
+        loss = F.binary_cross_entropy_with_logits(logits[:, :1], foreground_mask(parts, size))
+        if self.predict_regions:
+            loss = loss + region_loss(logits[:, 1:], parts)
+        return loss
 
     def _logits(self, latents: Tensor) -> Tensor:
         height, width = latents.shape[2:]
-        whole = F.pad(latents, (0, -width % self.step, 0, -height % self.step), mode="replicate")
-        return self.net(whole, 0).sample.float()[..., :height, :width]
+        padded = F.pad(latents, (0, -width % self.size_divisor, 0, -height % self.size_divisor), mode="replicate")
+        return self.net(padded, 0).sample.float()[..., :height, :width]
 
 
-def figure_of(parts: Tensor, size: tuple[int, int]) -> Tensor:
-    """Parts (N, H, W) -> (N, 1, h, w): 1 where there is a body, or beside one, whose latents know of it; else 0."""
-    there = F.adaptive_max_pool2d((parts > 0).float()[:, None], size)
-    return F.max_pool2d(there, 3, 1, 1)
+def foreground_mask(parts: Tensor, size: tuple[int, int]) -> Tensor:
+    """DensePose parts (N, H, W) -> (N, 1, h, w): 1 at the body and one latent pixel around it, otherwise 0.
+
+    The margin is there because the latents next to a body contain some of it.
+    """
+    body = F.adaptive_max_pool2d((parts > 0).float()[:, None], size)
+    return F.max_pool2d(body, 3, 1, 1)
 
 
-def regions_of(parts: Tensor, size: tuple[int, int]) -> Tensor:
-    """Parts (N, H, W) 0..24 -> the share (N, 8, h, w) that each of `REGIONS` has of a place."""
-    region = torch.zeros(25, dtype=torch.long, device=parts.device)
-    for index, members in enumerate(REGIONS):
-        region[list(members)] = index + 1
-    one_hot = F.one_hot(region[parts.long()], 1 + len(REGIONS))[..., 1:].movedim(-1, 1)
+def region_masks(parts: Tensor, size: tuple[int, int]) -> Tensor:
+    """DensePose parts (N, H, W) 0..24 -> soft masks (N, 8, h, w): fraction of each latent pixel in each region."""
+    region_of_part = torch.zeros(1 + NUM_PARTS, dtype=torch.long, device=parts.device)
+    for index, region_parts in enumerate(BODY_REGIONS):
+        region_of_part[list(region_parts)] = index + 1
+    one_hot = F.one_hot(region_of_part[parts.long()], 1 + len(BODY_REGIONS))[..., 1:].movedim(-1, 1)
     return F.adaptive_avg_pool2d(one_hot.float(), size)
 
 
-def regions_error(logits: Tensor, parts: Tensor) -> Tensor:
-    """Of telling the regions of parts (N, H, W) by logits (N, 9, h, w), the ground's first: their cross entropy."""
-    shares = regions_of(parts, logits.shape[2:])
-    return F.cross_entropy(logits.float(), torch.cat([1 - shares.sum(1, keepdim=True), shares], 1))
+def region_loss(logits: Tensor, parts: Tensor) -> Tensor:
+    """Cross entropy of logits (N, 9, h, w), the background first, with the regions of parts (N, H, W)."""
+    masks = region_masks(parts, logits.shape[2:])
+    return F.cross_entropy(logits.float(), torch.cat([1 - masks.sum(1, keepdim=True), masks], 1))
 
 
-def looks(latents: Tensor, shares: Tensor) -> Tensor:
-    """What the regions look like on average, (N, 8, C): of latents (N, C, h, w) by shares (N, 8, h, w).
+def region_means(latents: Tensor, masks: Tensor) -> Tensor:
+    """Masked average pooling: mean latents (N, 8, C) of the regions, for latents (N, C, h, w) and masks (N, 8, h, w).
 
-    A region of which little is to be seen takes after the rest of the figure.
+    The mean of the whole figure counts as one more pixel of each region, for regions that are hardly visible.
     """
-    flat, weights = latents.flatten(2), shares.flatten(2)
-    total = weights.sum(2)[..., None]
-    sums = weights @ flat.mT
-    figure = sums.sum(1, keepdim=True) / total.sum(1, keepdim=True).clamp(min=1e-3)
-    return (sums + figure) / (total + 1)
+    pixels, weights = latents.flatten(2), masks.flatten(2)
+    total_weight = weights.sum(2)[..., None]
+    sums = weights @ pixels.mT
+    figure_mean = sums.sum(1, keepdim=True) / total_weight.sum(1, keepdim=True).clamp(min=1e-3)
+    return (sums + figure_mean) / (total_weight + 1)
 
 
-def painted(ground: Tensor, known: Tensor, shares: Tensor) -> Tensor:
-    """A ground (N, C, h, w) with the regions' shares (N, F, 8, h, w) of frames in their `looks` -> (N, C, F, h, w)."""
-    free = (1 - shares.sum(2))[:, None]
-    return ground[:, :, None] * free + torch.einsum("nrc,nfrhw->ncfhw", known.to(ground), shares.to(ground))
+def composite_regions(background: Tensor, region_means: Tensor, masks: Tensor) -> Tensor:
+    """Fill masks (N, F, 8, h, w) with region means (N, 8, C) over a background (N, C, h, w) -> (N, C, F, h, w)."""
+    background_mask = (1 - masks.sum(2))[:, None]
+    regions = torch.einsum("nrc,nfrhw->ncfhw", region_means.to(background), masks.to(background))
+    return background[:, :, None] * background_mask + regions
 
 
-def without(latents: Tensor, figure: Tensor) -> Tensor:
-    """Latents (N, C, h, w) with what is around it in place of the figure (N, 1, h, w) in 0..1.
+def inpaint_background(latents: Tensor, foreground_mask: Tensor) -> Tensor:
+    """Replace the figure (mask (N, 1, h, w) in [0, 1]) in latents (N, C, h, w) by its surroundings, by push-pull."""
+    return _push_pull(latents, 1 - foreground_mask)
 
-    Where there is nothing to be seen of the ground, its average over a square of two by two is taken, or over squares
-    of such squares.
+
+def _push_pull(x: Tensor, weights: Tensor) -> Tensor:
+    """Interpolate x (N, C, h, w) where weights (N, 1, h, w) are low (Gortler et al. 1996, "The Lumigraph").
+
+    Each level averages 2x2 pixels of the finer one.
     """
-    return _filled(latents, 1 - figure)
-
-
-def _filled(seen: Tensor, share: Tensor) -> Tensor:
-    """seen (N, C, h, w), of which `share` (N, 1, h, w) is known."""
-    if max(seen.shape[2:]) == 1:
-        return seen
-    coarse_share = F.avg_pool2d(share, 2, ceil_mode=True)
-    coarse = F.avg_pool2d(seen * share, 2, ceil_mode=True) / coarse_share.clamp(min=1e-4)
-    around = F.interpolate(_filled(coarse, (2 * coarse_share).clamp(max=1)), seen.shape[2:], mode="bilinear")
-    return seen * share + around * (1 - share)
+    if max(x.shape[2:]) == 1:
+        return x
+    coarse_weights = F.avg_pool2d(weights, 2, ceil_mode=True)
+    coarse = F.avg_pool2d(x * weights, 2, ceil_mode=True) / coarse_weights.clamp(min=1e-4)
+    filled = F.interpolate(_push_pull(coarse, (2 * coarse_weights).clamp(max=1)), x.shape[2:], mode="bilinear")
+    return x * weights + filled * (1 - weights)

@@ -1,7 +1,7 @@
-"""What looks along time in a video U-Net: AnimateDiff's motion module, and modules that listen to a song.
+"""Temporal modules of a video U-Net: AnimateDiff's motion module, and attention to the tokens of a song.
 
-Video is (N, C, H, W) with N = B F, frames innermost. Every pixel attends along its own time. Positions are sines of the
-frame's number, which any number of frames has; public files list them as `pos_encoder.pe`, see `without_positions`.
+Videos are (N, C, H, W) with N = B F, frames innermost. Every pixel attends along its own time. Positions are sinusoids
+of the frame index, defined for any number of frames; published files store them as tables, see `drop_position_tables`.
 """
 
 import math
@@ -14,154 +14,166 @@ from torch import Tensor, nn
 
 from zoo.nn.attention import CrossAttention, KeysValues
 
-SHARP = 8.0  # how well a fresh module tells one moment from the next: most of what it hears is within a frame
-REACH, DIRECTIONS = 24, 10  # frames that it tells apart, and directions in which their positions differ
+INIT_LOGIT_SCALE = 8.0  # sharpness of the initial attention to the same time: most of it within one frame
+NUM_POSITIONS = 24  # frames that the initial attention tells apart
+NUM_DIRECTIONS = 10  # directions in which the encodings of these positions vary
 
 
-def positions(at: Tensor, dim: int) -> Tensor:
-    """Sines and cosines, interleaved, of places `at` (T,), in frames -> (T, dim)"""
-    rates = torch.exp(torch.arange(0, dim, 2, device=at.device) * (-math.log(10_000) / dim))
-    angles = at[:, None].float() * rates
+def sinusoidal_positions(positions: Tensor, dim: int) -> Tensor:
+    """Encode positions (T,), in frames, by interleaved sines and cosines -> (T, dim)."""
+    rates = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-math.log(10_000) / dim))
+    angles = positions[:, None].float() * rates
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim]
 
 
-def apart(dim: int) -> Tensor:
-    """The directions (DIRECTIONS, dim), of length 1, in which `positions` of REACH frames differ most."""
-    at = torch.arange(REACH, device="cpu")  # a network may be planned on the meta device
-    return torch.linalg.svd(_centred(positions(at, dim)), full_matrices=False).Vh[:DIRECTIONS]
+def position_directions(dim: int) -> Tensor:
+    """Unit vectors (NUM_DIRECTIONS, dim) along which `sinusoidal_positions` of NUM_POSITIONS frames vary most."""
+    positions = torch.arange(NUM_POSITIONS, device="cpu")  # a network may be built on the meta device
+    encodings = sinusoidal_positions(positions, dim)
+    return torch.linalg.svd(_subtract_mean(encodings), full_matrices=False).Vh[:NUM_DIRECTIONS]
 
 
-def _centred(x: Tensor) -> Tensor:
+def _subtract_mean(x: Tensor) -> Tensor:
     return x - x.mean(0)
 
 
-def without_positions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A public state dict without its tables of positions. Raises ValueError when one of them is not ours."""
-    found = {}
-    for name, value in state.items():
+def drop_position_tables(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a published state dict without `pos_encoder.pe`. Raises ValueError if one holds other values than ours."""
+    remaining = {}
+    for name, value in state_dict.items():
         if not name.endswith("pos_encoder.pe"):
-            found[name] = value
-        elif (positions(torch.arange(value.shape[1]), value.shape[2]) - value[0].float()).abs().max() > 1e-2:
-            raise ValueError(f"{name} holds other positions than sines of the frame's number")
-    return found
+            remaining[name] = value
+            continue
+        encodings = sinusoidal_positions(torch.arange(value.shape[1]), value.shape[2])
+        if (encodings - value[0].float()).abs().max() > 1e-2:
+            raise ValueError(f"{name} is not a table of sinusoidal positions")
+    return remaining
 
 
 class TemporalAttention(CrossAttention):
-    """Attention of (B, T, dim) to itself, in time."""
+    """Self-attention along time, with sinusoidal positions."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> the same"""
-        x = x + positions(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
+        """(B, T, dim) -> (B, T, dim)"""
+        x = x + sinusoidal_positions(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
         return super().forward(x, self.keys_values(x))
 
 
 class TemporalBlock(nn.Module):
-    """Twice attention along time, then a feed-forward layer, each beside the identity."""
+    """Two temporal attentions and a feed-forward layer, each with a residual connection."""
 
-    def __init__(self, dim: int, heads: int, dropout: float):
+    def __init__(self, dim: int, num_heads: int, dropout: float):
         super().__init__()
-        self.attention_blocks = nn.ModuleList(TemporalAttention(dim, heads, dropout=dropout) for _ in range(2))
+        self.attention_blocks = nn.ModuleList(TemporalAttention(dim, num_heads, dropout=dropout) for _ in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.ff = FeedForward(dim, dropout=dropout)
         self.ff_norm = nn.LayerNorm(dim)
 
-    def forward(self, y: Tensor) -> Tensor:
-        """(B, T, dim) -> the same"""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, dim) -> (B, T, dim)"""
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
-            y = y + attention(norm(y))
-        return y + self.ff(self.ff_norm(y))
+            x = x + attention(norm(x))
+        return x + self.ff(self.ff_norm(x))
 
 
 class TemporalTransformer(nn.Module):
-    """Norm and projections about a block; the last one begins at 0, so that a new module changes nothing."""
+    """Norm, projections and a temporal block. The output projection is 0 at first: a new module changes nothing."""
 
-    def __init__(self, dim: int, heads: int, groups: int, dropout: float):
+    def __init__(self, dim: int, num_heads: int, num_groups: int, dropout: float):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
+        self.norm = nn.GroupNorm(num_groups, dim, eps=1e-6)
         self.proj_in = nn.Linear(dim, dim)
-        self.transformer_blocks = nn.ModuleList([TemporalBlock(dim, heads, dropout)])
+        self.transformer_blocks = nn.ModuleList([TemporalBlock(dim, num_heads, dropout)])
         self.proj_out = nn.Linear(dim, dim)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
-    def forward(self, x: Tensor, frames: int, past: Tensor | None) -> Tensor:
-        """See `MotionModule`."""
+    def forward(self, x: Tensor, num_frames: int, context: Tensor | None) -> Tensor:
+        """See `MotionModule.forward`."""
         height, width = x.shape[2:]
-        y = self.proj_in(rearrange(self.norm(x), "(b f) c h w -> (b h w) f c", f=frames))
-        if past is not None:
-            # a reference's features are normalised already
-            before = self.proj_in(rearrange(past.to(y.dtype), "b m p c -> (b p) m c"))
-            y = torch.cat([before, y], 1)
-        y = self.proj_out(self.transformer_blocks[0](y)[:, -frames:])
+        y = self.proj_in(rearrange(self.norm(x), "(b f) c h w -> (b h w) f c", f=num_frames))
+        if context is not None:
+            # context features come from a ReferenceNet, which has normalised them
+            projected_context = self.proj_in(rearrange(context.to(y.dtype), "b m p c -> (b p) m c"))
+            y = torch.cat([projected_context, y], 1)
+        y = self.proj_out(self.transformer_blocks[0](y)[:, -num_frames:])
         return x + rearrange(y, "(b h w) f c -> (b f) c h w", h=height, w=width)
 
 
 class MotionModule(nn.Module):
-    """AnimateDiff's motion module, v1 to v3; MuseDance's motion alignment module when it is given a past (sec. 3.3)."""
+    """AnimateDiff's motion module (v1 to v3); with context frames MuseDance's motion alignment module (sec. 3.3)."""
 
-    def __init__(self, dim: int, heads: int = 8, groups: int = 32, dropout: float = 0.0):
+    def __init__(self, dim: int, num_heads: int = 8, num_groups: int = 32, dropout: float = 0.0):
         super().__init__()
-        self.temporal_transformer = TemporalTransformer(dim, heads, groups, dropout)
+        self.temporal_transformer = TemporalTransformer(dim, num_heads, num_groups, dropout)
 
-    def forward(self, x: Tensor, frames: int, past: Tensor | None = None) -> Tensor:
-        """x (B F, C, H, W); past (B, M, H W, C): hidden states of the frames before, joined in time -> like x"""
-        return self.temporal_transformer(x, frames, past)
+    def forward(self, x: Tensor, num_frames: int, context: Tensor | None = None) -> Tensor:
+        """x (B F, C, H, W) -> the same shape. context (B, M, H W, C): features of the M frames before, prepended."""
+        return self.temporal_transformer(x, num_frames, context)
 
 
-class SongModule(nn.Module):
-    """MuseDance's music and beat modules (sec. 3.3): frames listen to tokens of a song, then look at one another.
+class MusicAttentionModule(nn.Module):
+    """MuseDance's music understanding and beat alignment modules (sec. 3.3).
 
-    The paper gives no layers. Here both attentions and a feed-forward layer stand between a norm and a projection that
-    begins at 0, as in AnimateDiff; frames carry their positions to the tokens, which carry theirs.
+    Frames attend to the tokens of a song, then to one another. The paper gives no layers. Here a norm and a projection
+    come first, then both attentions and a feed-forward layer, then a projection that is 0 at first, as in AnimateDiff.
+    Queries and tokens carry their positions in time.
     """
 
-    fsdp_forward_methods = ("prepare",)  # from outside, beside forward
+    fsdp_forward_methods = ("precompute_kv",)
 
-    def __init__(self, dim: int, heads: int, groups: int, token_dim: int, dropout: float = 0.0):
+    def __init__(self, dim: int, num_heads: int, num_groups: int, token_dim: int, dropout: float = 0.0):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, dim, eps=1e-6)
+        self.norm = nn.GroupNorm(num_groups, dim, eps=1e-6)
         self.proj_in = nn.Linear(dim, dim)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.listen = CrossAttention(dim, heads, token_dim, dropout)
-        self.look = TemporalAttention(dim, heads, dropout=dropout)
+        self.cross_attention = CrossAttention(dim, num_heads, token_dim, dropout)
+        self.temporal_attention = TemporalAttention(dim, num_heads, dropout=dropout)
         self.ff = FeedForward(dim, dropout=dropout)
         self.proj_out = nn.Linear(dim, dim)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
 
     @torch.no_grad()
-    def begin(self) -> None:
-        """Begin by listening to each frame's own moment, which would else have to be found out first.
+    def init_to_identity(self) -> None:
+        """Initialise the cross-attention so that each frame attends to the tokens of its own time.
 
-        Queries and keys keep the few directions in which positions differ most, in the same way, and nothing else; what
-        is heard there is passed on as it is.
+        Queries and keys keep only the directions in which positions vary most, rotated alike; values and output are
+        orthogonal.
         """
-        listen = self.listen
-        keys, queries = listen.to_k.weight, listen.to_q.weight
-        kept = apart(keys.shape[1])
-        at = torch.arange(REACH, device="cpu")
-        own, heard = (_centred(positions(at, width)) for width in (queries.shape[1], keys.shape[1]))
-        turned = torch.linalg.lstsq(own, heard @ kept.mT, driver="gelsd").solution.mT  # the same of frames' positions
-        size = len(keys) // listen.heads
-        for head in range(listen.heads):
-            rows, mixed = slice(head * size, (head + 1) * size), torch.empty(size, len(kept), device="cpu")
-            nn.init.orthogonal_(mixed)
-            keys[rows], queries[rows] = (mixed @ kept).to(keys), (SHARP * mixed @ turned).to(queries)
-        nn.init.orthogonal_(listen.to_v.weight)
-        nn.init.orthogonal_(listen.to_out[0].weight)
+        attention = self.cross_attention
+        key_weight, query_weight = attention.to_k.weight, attention.to_q.weight
+        directions = position_directions(key_weight.shape[1])
+        positions = torch.arange(NUM_POSITIONS, device="cpu")
+        frame_encodings, token_encodings = (
+            _subtract_mean(sinusoidal_positions(positions, dim)) for dim in (query_weight.shape[1], key_weight.shape[1])
+        )
+        # maps the encodings of frames to the token encodings' coordinates along `directions`
+        frame_directions = torch.linalg.lstsq(
+            frame_encodings, token_encodings @ directions.mT, driver="gelsd"
+        ).solution.mT
+        head_dim = len(key_weight) // attention.heads
+        for head in range(attention.heads):
+            rows = slice(head * head_dim, (head + 1) * head_dim)
+            rotation = torch.empty(head_dim, len(directions), device="cpu")
+            nn.init.orthogonal_(rotation)
+            key_weight[rows] = (rotation @ directions).to(key_weight)
+            query_weight[rows] = (INIT_LOGIT_SCALE * rotation @ frame_directions).to(query_weight)
+        nn.init.orthogonal_(attention.to_v.weight)
+        nn.init.orthogonal_(attention.to_out[0].weight)
 
-    def prepare(self, tokens: Tensor) -> KeysValues:
-        """What is heard of tokens (B, L, token_dim), which carry their positions, once a request."""
-        return self.listen.keys_values(tokens)
+    def precompute_kv(self, tokens: Tensor) -> KeysValues:
+        """Keys and values of tokens (B, L, token_dim), which carry their positions; once per request."""
+        return self.cross_attention.keys_values(tokens)
 
-    def forward(self, x: Tensor, frames: int, song: KeysValues) -> Tensor:
-        """x (B F, C, H, W); song: of `prepare` -> like x"""
-        batch, height = len(x) // frames, x.shape[2]
-        y = self.proj_in(rearrange(self.norm(x), "(b f) c h w -> b f (h w) c", f=frames))
-        at = positions(torch.arange(frames, device=x.device), y.shape[3]).to(y.dtype)
-        asked = (self.norms[0](y) + at[:, None]).flatten(1, 2)  # (B, F H W, C): a song is of no pixel
-        y = y + self.listen(asked, song).unflatten(1, (frames, -1))
+    def forward(self, x: Tensor, num_frames: int, music_kv: KeysValues) -> Tensor:
+        """x (B F, C, H, W) -> the same shape. music_kv: result of `precompute_kv`."""
+        batch_size, height = len(x) // num_frames, x.shape[2]
+        y = self.proj_in(rearrange(self.norm(x), "(b f) c h w -> b f (h w) c", f=num_frames))
+        positions = sinusoidal_positions(torch.arange(num_frames, device=x.device), y.shape[3]).to(y.dtype)
+        queries = (self.norms[0](y) + positions[:, None]).flatten(1, 2)  # (B, F H W, C): all pixels share the tokens
+        y = y + self.cross_attention(queries, music_kv).unflatten(1, (num_frames, -1))
         y = rearrange(y, "b f p c -> (b p) f c")
-        y = y + self.look(self.norms[1](y))
+        y = y + self.temporal_attention(self.norms[1](y))
         y = self.proj_out(y + self.ff(self.norms[2](y)))
-        return x + rearrange(y, "(b h w) f c -> (b f) c h w", b=batch, h=height)
+        return x + rearrange(y, "(b h w) f c -> (b f) c h w", b=batch_size, h=height)

@@ -13,7 +13,15 @@ from zoo.batch import Batch
 from zoo.diffusion.denoiser import Denoiser, prior_mean_offset
 from zoo.diffusion.schedules import cosine_schedule, stable_diffusion_schedule
 from zoo.families.base import Family, Stage
-from zoo.nn.figure_segmentation import REGIONS, FigureFinder, figure_of, looks, painted, regions_of, without
+from zoo.nn.figure_segmentation import (
+    BODY_REGIONS,
+    FigureSegmenter,
+    composite_regions,
+    foreground_mask,
+    inpaint_background,
+    region_masks,
+    region_means,
+)
 from zoo.nn.perceptual_loss import PerceptualLoss
 from zoo.nn.video_unet.unet import VideoUNet
 
@@ -47,7 +55,7 @@ class LatentPictures:
     """
 
     vae: nn.Module
-    finder: FigureFinder | None
+    finder: FigureSegmenter | None
     seen: nn.Module | None
     latent_scale: Tensor
     change_scale: Tensor
@@ -77,7 +85,7 @@ class LatentPictures:
         self.drives, self.imagines = driven, changes and imagines
         if changes:
             latent = self.vae.config.latent_channels
-            self.finder = FigureFinder(latent, regions=driven or imagines)
+            self.finder = FigureSegmenter(latent, predict_regions=driven or imagines)
             self.past_channels = past * latent
             self.seen = nn.Conv2d((2 + driven + past) * latent + 1, unet.conv_in.out_channels, 3, padding=1)
             self.register_buffer("change_scale", torch.tensor(1.0))
@@ -127,10 +135,10 @@ class LatentPictures:
         if parts is None:
             figure, shares = self.finder(latents)
         else:
-            figure, shares = figure_of(parts, latents.shape[2:]), regions_of(parts, latents.shape[2:])
+            figure, shares = foreground_mask(parts, latents.shape[2:]), region_masks(parts, latents.shape[2:])
         figure = figure.to(latents.dtype)
-        ground = without(latents, figure)
-        known = looks(latents.float(), shares) if self.finder.regions else None
+        ground = inpaint_background(latents, figure)
+        known = region_means(latents.float(), shares) if self.finder.predict_regions else None
         return Pictured(latents, figure, ground, known, ground[:, :, None])
 
     def driven(self, pictured: Pictured, parts: Tensor) -> Pictured:
@@ -138,8 +146,8 @@ class LatentPictures:
         the looks that the picture's have on average. What is left to diffuse is how they differ from that."""
         if pictured.looks is None or not self.drives:
             return pictured
-        shares = regions_of(parts.flatten(0, 1), pictured.latents.shape[2:]).unflatten(0, parts.shape[:2])
-        return replace(pictured, base=painted(pictured.ground, pictured.looks, shares))
+        shares = region_masks(parts.flatten(0, 1), pictured.latents.shape[2:]).unflatten(0, parts.shape[:2])
+        return replace(pictured, base=composite_regions(pictured.ground, pictured.looks, shares))
 
     def following(self, reference: Pictured, before: Tensor) -> Pictured:
         """The same pictures for frames that follow others, of latents (R, C, P, h, w).
@@ -191,9 +199,9 @@ class LatentPictures:
         """
         if not self.imagines:
             return answer, None
-        answer, logits = answer.float().split([answer.shape[1] - len(REGIONS) - 1, len(REGIONS) + 1], 1)
+        answer, logits = answer.float().split([answer.shape[1] - len(BODY_REGIONS) - 1, len(BODY_REGIONS) + 1], 1)
         shares = logits.softmax(1)[:, 1:].movedim(2, 1)
-        expected = painted(reference.ground, reference.looks, shares)
+        expected = composite_regions(reference.ground, reference.looks, shares)
         return answer + prior_mean_offset(self.changed(expected, reference), t, self.schedule), logits
 
     @torch.no_grad()

@@ -44,3 +44,14 @@ def rename_modules(state_dict: Mapping[str, Tensor], names: Mapping[str, str]) -
                 break
         renamed[key] = value
     return renamed
+
+
+def upgrade_music_modules(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the music modules of a video U-Net, and their attention layers, in a state dict of config_version 1."""
+    renamed = {}
+    for name, value in state_dict.items():
+        if ".songs." in name:
+            name = name.replace(".songs.", ".music_modules.")
+            name = name.replace(".listen.", ".cross_attention.").replace(".look.", ".temporal_attention.")
+        renamed[name] = value
+    return renamed

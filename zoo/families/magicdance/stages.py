@@ -130,7 +130,7 @@ class _RendererStage(DenoisingStage):
         reference = animator.paste_faces(animator.driven(reference, parts), faces, parts)
         x0 = animator.changed(latents, reference)
         text = animator.text_encoder([""]).to(x0.device).expand(len(x0), -1, -1)
-        pose_features = animator.controlnet.embed(densepose_to_rgb(parts))
+        pose_features = animator.controlnet.encode_condition(densepose_to_rgb(parts))
         # the last samples of a batch, which is in random order, lose their condition
         num_conditioned = len(x0) - int((torch.rand(len(x0)) < self.cond_drop_prob).sum())
         face_tokens = None
@@ -184,7 +184,7 @@ class ImageStage(_RendererStage):
         names = ["appearance_encoder", "controlnet", "face", "seen", "finder"]
         paths = [name for name in names if getattr(animator, name) is not None]
         if train_spatial_layers:
-            paths += [f"unet.{path}" for path in animator.unet.spatial()]
+            paths += [f"unet.{path}" for path in animator.unet.spatial_modules()]
         else:
             paths += [f"unet.{path}" for path, _ in animator.unet.named_modules() if path.endswith(".attn_face")]
         return [f"animator.{path}" for path in paths]
@@ -204,7 +204,7 @@ class ImageStage(_RendererStage):
             latents[:, 1:].movedim(1, 2), latents[:, 0], faces, boxes, parts[:, 1:], independent_frames=True
         )
         if self.animator.finder is not None:
-            losses["figure"] = self.animator.finder.error(latents[:, 0], parts[:, 0])
+            losses["figure"] = self.animator.finder.loss(latents[:, 0], parts[:, 0])
         return losses
 
 
@@ -228,7 +228,7 @@ class VideoStage(_RendererStage):
     def trainable_paths(cls, family: MagicDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """The motion modules, and perhaps the rest of the U-Net."""
         unet = family.animator.unet
-        modules = unet.temporal() | (unet.spatial() if train_spatial_layers else {})
+        modules = unet.temporal_modules() | (unet.spatial_modules() if train_spatial_layers else {})
         return [f"animator.unet.{path}" for path in modules]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

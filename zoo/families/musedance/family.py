@@ -15,16 +15,18 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.families.base import Family, GenerationRequest, SamplingParams
 from zoo.families.latent.stages import DECODED, LatentPictures, Pictured
-from zoo.families.latent.upgrade import upgrade_text_encoder, upgrade_unet
+from zoo.families.latent.upgrade import upgrade_music_modules, upgrade_text_encoder, upgrade_unet
 from zoo.music.beats import beat_phase, beats_to_frames
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
-from zoo.nn.figure_segmentation import REGIONS
+from zoo.nn.figure_segmentation import BODY_REGIONS
 from zoo.nn.square_image import pad_to_square
-from zoo.nn.temporal import apart, positions
+from zoo.nn.temporal import position_directions, sinusoidal_positions
 from zoo.nn.text import TokenTextEncoder
-from zoo.nn.vae import picture_autoencoder
-from zoo.nn.video_unet.unet import ReferenceNet, Request, VideoUNet
+from zoo.nn.vae import build_vae
+from zoo.nn.video_unet.conditioning import Conditioning
+from zoo.nn.video_unet.reference_net import ReferenceNet
+from zoo.nn.video_unet.unet import VideoUNet
 from zoo.nn.weights.layouts import ModulePrefixes, find_converter
 from zoo.nn.weights.loading import LoadReport, load_strict, read_weights
 
@@ -47,7 +49,7 @@ class SongTokens(nn.Module):
         self.music = nn.Linear(music_dim, dim) if "music" in listens else None
         self.beats = nn.Embedding(2, dim) if "beats" in listens else None
         self.pulse = nn.Linear(2, dim, bias=False) if pulse and "beats" in listens else None
-        free = apart(dim)
+        free = position_directions(dim)
         with torch.no_grad():  # what sounds is not taken for a place, by which it is found
             for one in (self.music, self.beats, self.pulse):
                 if one is not None:
@@ -69,7 +71,7 @@ class SongTokens(nn.Module):
 
 def _placed(tokens: Tensor, places: Tensor) -> Tensor:
     """Tokens (B, L, dim) with the sines of their places (L,)."""
-    return tokens + positions(places, tokens.shape[2]).to(tokens.dtype)
+    return tokens + sinusoidal_positions(places, tokens.shape[2]).to(tokens.dtype)
 
 
 class MuseDance(LatentPictures, Family):
@@ -103,13 +105,19 @@ class MuseDance(LatentPictures, Family):
             if name not in ("music", "beats"):
                 raise ValueError(f"music_conditions={list(music_conditions)}: use music, beats, both or none")
         self.words = text_encoder
-        self.vae = picture_autoencoder(**vae)
+        self.vae = build_vae(**vae)
         latent = self.vae.config.latent_channels
         shared = dict(unet) | {"latent_channels": latent, "text_dim": text_encoder.dim}
         self.reference_net = ReferenceNet(**shared | {"dropout": 0.0})
-        extra = 1 + len(REGIONS) if background_residual and predict_regions else 0
+        extra = 1 + len(BODY_REGIONS) if background_residual and predict_regions else 0
         songs = {name: music_token_dim for name in ("music", "beats") if name in music_conditions}
-        self.unet = VideoUNet(**shared, motion=use_motion_modules, motion_middle=True, songs=songs, extra=extra)
+        self.unet = VideoUNet(
+            **shared,
+            use_motion_modules=use_motion_modules,
+            motion_in_middle=True,
+            music_token_dims=songs,
+            extra_out_channels=extra,
+        )
         self.mask_encoder = ControlNetConditioningEmbedding(latent, 2, tuple(mask_encoder_channels))
         self.music_scale = FeatureNormalizer(music_dim)
         self.song_tokens = SongTokens(music_dim, music_token_dim, music_conditions, beat_phase)
@@ -157,7 +165,7 @@ class MuseDance(LatentPictures, Family):
             "guidance_scale": node.pop("guidance"),
             "eta": node.pop("eta"),
         }
-        return node, state_dict
+        return node, upgrade_music_modules(state_dict)
 
     def load_pretrained(self, path: str) -> LoadReport:
         """Start from Stable Diffusion's U-Net or autoencoder, AnimateDiff's motion module, Moore's or Champ's nets.
@@ -170,11 +178,11 @@ class MuseDance(LatentPictures, Family):
             return load_strict(self, path)
         return load_strict(self, path, known[0], allowed_missing=known[1])
 
-    def predict(self, x: Tensor, t: Tensor, request: Request, reference: Pictured) -> Tensor:
+    def predict(self, x: Tensor, t: Tensor, request: Conditioning, reference: Pictured) -> Tensor:
         """The U-Net's answer to noisy x (B, C, F, h, w) of `changed`, with its references."""
         return self.imagine(x, t, request, reference)[0]
 
-    def imagine(self, x: Tensor, t: Tensor, request: Request, reference: Pictured) -> tuple[Tensor, Tensor | None]:
+    def imagine(self, x: Tensor, t: Tensor, request: Conditioning, reference: Pictured) -> tuple[Tensor, Tensor | None]:
         """The same, and where the U-Net says that the figure's regions are, see `imagined`."""
         return self.imagined(self.unet(x, t, request, self.shown(reference, x)), t, reference)
 
@@ -267,7 +275,7 @@ class MuseDance(LatentPictures, Family):
         before: Tensor | None,
         heard: Mapping[str, Tensor],
         sampling: SamplingParams,
-    ) -> tuple[Request, float]:
+    ) -> tuple[Conditioning, float]:
         """What the U-Net needs, and the guidance weight; guided, the second sample reads and hears nothing."""
         weight = sampling.guidance_scale
         past: list[Tensor] = []
@@ -277,10 +285,10 @@ class MuseDance(LatentPictures, Family):
             text = torch.cat([text, self.words([""]).to(text)])
             heard = {name: torch.cat([tokens, torch.zeros_like(tokens)]) for name, tokens in heard.items()}
             reference, past = ([one.expand(2, *one.shape[1:]) for one in known] for known in (reference, past))
-        return self.unet.prepare(text, reference, past, heard), weight
+        return self.unet.precompute_conditioning(text, reference, past, heard), weight
 
     def _window(
-        self, request: Request, weight: float, reference: Pictured, draw: torch.Generator, sampling: SamplingParams
+        self, request: Conditioning, weight: float, reference: Pictured, draw: torch.Generator, sampling: SamplingParams
     ) -> Tensor:
         """Latents (K, C, h, w) of one window. reference: one"""
         steps, eta = sampling.num_inference_steps, sampling.eta

@@ -13,8 +13,8 @@ from torch import Tensor
 from zoo.batch import Batch
 from zoo.families.latent.stages import DenoisingStage, Kept, Pictured, few
 from zoo.families.musedance.family import MuseDance
-from zoo.nn.figure_segmentation import regions_error
-from zoo.nn.video_unet.unet import Request
+from zoo.nn.figure_segmentation import region_loss
+from zoo.nn.video_unet.conditioning import Conditioning
 
 DROP = 0.1  # share of samples that read and hear nothing, for classifier-free guidance (the paper gives none)
 
@@ -28,7 +28,7 @@ class _Dancing(DenoisingStage):
         return self.family.words(kept).to(self.device)
 
     def of_noise(
-        self, latents: Tensor, reference: Pictured, request: Request, parts: Tensor | None
+        self, latents: Tensor, reference: Pictured, request: Conditioning, parts: Tensor | None
     ) -> dict[str, Tensor]:
         """The U-Net's error. latents (B, C, F, h, w) of dances from B references, whose parts are (B, F, H, W)"""
         family, said = self.family, []
@@ -40,7 +40,7 @@ class _Dancing(DenoisingStage):
 
         losses = self.denoised(family.changed(latents, reference), family.schedule, predict)
         if family.imagines:
-            losses["regions"] = regions_error(said[0].movedim(2, 1).flatten(0, 1), parts.flatten(0, 1))
+            losses["regions"] = region_loss(said[0].movedim(2, 1).flatten(0, 1), parts.flatten(0, 1))
         return losses
 
 
@@ -72,7 +72,7 @@ class AppearanceStage(_Dancing):
             paths.append("words")
         if family.seen is not None:
             paths += ["seen", "finder"]
-        return paths + [f"unet.{path}" for path in family.unet.spatial()]
+        return paths + [f"unet.{path}" for path in family.unet.spatial_modules()]
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
@@ -93,9 +93,11 @@ class AppearanceStage(_Dancing):
         pictured = family.pictured(before).each(lambda one: one.repeat_interleave(others, 0))
         alone = latents[:, 1:].flatten(0, 1)[:, :, None]  # each with a step of its own
         parts = batch["parts"][:, 1:].flatten(0, 1)[:, None]
-        losses = self.of_noise(alone, pictured, family.unet.prepare(text, reference, still=True), parts)
+        losses = self.of_noise(
+            alone, pictured, family.unet.precompute_conditioning(text, reference, use_motion_modules=False), parts
+        )
         if family.finder is not None:
-            losses["figure"] = family.finder.error(before, batch["parts"][:, 0])
+            losses["figure"] = family.finder.loss(before, batch["parts"][:, 0])
         return losses
 
 
@@ -127,7 +129,7 @@ class DynamicsStage(_Dancing):
     @classmethod
     def trainable_paths(cls, family: MuseDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """The temporal modules and the music tokens."""
-        modules = family.unet.temporal() | (family.unet.spatial() if train_spatial_layers else {})
+        modules = family.unet.temporal_modules() | (family.unet.spatial_modules() if train_spatial_layers else {})
         paths = [f"unet.{path}" for path in modules]
         if any(True for _ in family.song_tokens.parameters()):
             paths.append("song_tokens")
@@ -176,7 +178,7 @@ class DynamicsStage(_Dancing):
         else:
             seen = []
         parts = batch["parts"][:, count:] if family.imagines else None
-        return self.of_noise(x0, pictured, family.unet.prepare(text, reference, seen, heard), parts)
+        return self.of_noise(x0, pictured, family.unet.precompute_conditioning(text, reference, seen, heard), parts)
 
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w)."""

@@ -12,13 +12,17 @@ from typing import Any
 
 from torch import Tensor
 
-from zoo.nn.temporal import without_positions
+from zoo.nn.temporal import drop_position_tables
 from zoo.nn.weights.loading import unwrap_state_dict
 
 Converter = tuple[Callable[[Any], Mapping[str, Tensor]], tuple[str, ...]]  # reader, names that the file lacks
 # old names of the attention layers in Stable Diffusion's VAE -> diffusers' names
 OLD_VAE_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-NOT_IN_SD = ("motion_modules", "songs", "attn_face")  # modules of a video U-Net that an image U-Net does not have
+NOT_IN_SD = (
+    "motion_modules",
+    "music_modules",
+    "attn_face",
+)  # modules of a video U-Net that an image U-Net does not have
 WRAPPER_PREFIXES = ("module.", "unet.")  # added to all names by training programs
 TRANSFORMER = re.compile(r"up_blocks\.(\d+)\.attentions\.(\d+)\.(.*)")
 # of a ReferenceNet's last transformer: layers after the last feature, which are never used
@@ -76,7 +80,7 @@ def find_converter(contents: Any, family_state: Mapping[str, Tensor], prefixes: 
         )
         return lambda file: _with_prefix(prefixes.unet, convert_video_unet(_strip_wrappers(file))), missing
     if has_motion:
-        missing = (*all_but(prefixes.unet), *of_modules("songs", "attn_face"))
+        missing = (*all_but(prefixes.unet), *of_modules("music_modules", "attn_face"))
         return lambda file: _with_prefix(prefixes.unet, convert_video_unet(_strip_wrappers(file))), missing
     if is_unet and "conv_out.weight" in state_dict:
         targets = (prefixes.unet, prefixes.reference)
@@ -147,7 +151,7 @@ def convert_video_unet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises ValueError for other positions than sines.
     """
     state_dict = {name.replace("pos_embed.pe", "attn1.pos_encoder.pe"): value for name, value in state_dict.items()}
-    return {_animatediff_name(name): value for name, value in without_positions(state_dict).items()}
+    return {_animatediff_name(name): value for name, value in drop_position_tables(state_dict).items()}
 
 
 def _animatediff_name(name: str) -> str:

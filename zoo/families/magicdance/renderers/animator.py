@@ -21,12 +21,13 @@ from zoo.diffusion.guidance import ClassifierFreeGuidance
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.families.latent.stages import LatentPictures, Pictured
 from zoo.families.latent.upgrade import upgrade_text_encoder, upgrade_unet
-from zoo.nn.figure_segmentation import HEAD as HEAD_REGION
-from zoo.nn.figure_segmentation import regions_of, without
-from zoo.nn.temporal import positions
+from zoo.nn.figure_segmentation import HEAD_REGION, inpaint_background, region_masks
+from zoo.nn.temporal import sinusoidal_positions
 from zoo.nn.text import TokenTextEncoder
-from zoo.nn.vae import picture_autoencoder
-from zoo.nn.video_unet.unet import ControlNet, ReferenceNet, VideoUNet
+from zoo.nn.vae import build_vae
+from zoo.nn.video_unet.controlnet import ControlNet
+from zoo.nn.video_unet.reference_net import ReferenceNet
+from zoo.nn.video_unet.unet import VideoUNet
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,9 @@ class FaceEncoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Latents of faces (B, C, h, w) -> tokens (B, L, D)"""
         tokens = rearrange(self.patches(latents), "b d h w -> b (h w) d")
-        tokens = tokens + positions(torch.arange(tokens.shape[1], device=tokens.device), self.dim).to(tokens.dtype)
+        tokens = tokens + sinusoidal_positions(torch.arange(tokens.shape[1], device=tokens.device), self.dim).to(
+            tokens.dtype
+        )
         return self.norm(tokens + self.mlp(tokens))
 
 
@@ -96,14 +99,14 @@ class Animator(LatentPictures, nn.Module):
                 f"num_context_frames={num_context_frames} for windows of {num_frames} frames; use 0 to {num_frames - 1}"
             )
         self.text_encoder = text_encoder
-        self.vae = picture_autoencoder(**vae)
+        self.vae = build_vae(**vae)
         latent_channels = self.vae.config.latent_channels
         shared = dict(unet) | {"latent_channels": latent_channels, "text_dim": text_encoder.dim}
         self.face = None if face is None else FaceEncoder(latent_channels, **face)
         self.appearance_encoder = ReferenceNet(**shared | {"dropout": 0.0})
         self.controlnet = ControlNet(pose_encoder_channels, **shared | {"dropout": 0.0})
         face_dim = None if self.face is None else self.face.dim
-        self.unet = VideoUNet(**shared, motion=True, jointly=True, face_dim=face_dim)
+        self.unet = VideoUNet(**shared, use_motion_modules=True, norm_across_frames=True, face_dim=face_dim)
         # the down blocks do not attend to the reference
         self.num_unconditioned_blocks = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
         schedule, shift = noise_schedule["name"], noise_schedule["shift"]
@@ -145,7 +148,7 @@ class Animator(LatentPictures, nn.Module):
         side = min(latent_size) // 3
         scale = frame_parts.shape[1] // latent_size[0]
         patches, corners = crop_patches(crops, boxes.nan_to_num(0.5), side, latent_size, scale)
-        masks = regions_of(frame_parts, latent_size)[:, HEAD_REGION]
+        masks = region_masks(frame_parts, latent_size)[:, HEAD_REGION]
         masks = masks * (is_valid & boxes.isfinite().all(1))[:, None, None]
         base, latents = reference.base.clone(), self.encode(patches).to(reference.base)
         for index, (left, top) in enumerate(corners.tolist()):
@@ -166,7 +169,7 @@ class Animator(LatentPictures, nn.Module):
             mask = torch.maximum(mask * reference.figure, max_pool2d((head > 0.2).to(mask), 3, 1, 1))
             mask = mask * boxes.isfinite().all(1)[:, None, None, None]
         mask = mask * is_masked[:, None, None, None].to(mask)
-        latents, region_means = without(reference.latents, mask), reference.looks
+        latents, region_means = inpaint_background(reference.latents, mask), reference.looks
         if region_means is not None:
             is_masked = is_masked & boxes.isfinite().all(1)
             head_mean = torch.where(
@@ -191,21 +194,23 @@ class Animator(LatentPictures, nn.Module):
 
         reference: of the first R <= B samples, `driven`; the others have none. pose_features: of `ControlNet.embed`,
         (B, ...), or of the first half of a batch for classifier-free guidance, whose halves have the same poses.
-        face_tokens (B, L, D); text (B, L, D); independent_frames: see `VideoUNet.prepare`.
+        face_tokens (B, L, D); text (B, L, D); independent_frames: see `VideoUNet.precompute_conditioning`.
         """
         num_references = len(reference.latents)
         features = self.appearance_encoder(reference.latents, t[:num_references], text[:num_references])
         features = [None] * self.num_unconditioned_blocks + features[self.num_unconditioned_blocks :]
         num_poses = len(pose_features)
         block_residuals = self.controlnet(
-            x[:num_poses], t[:num_poses], self.controlnet.prepare(text[:num_poses]), pose_features
+            x[:num_poses], t[:num_poses], self.controlnet.precompute_conditioning(text[:num_poses]), pose_features
         )
         cond_features = self.shown(reference, x)
         # the halves of a guided batch differ by face and reference only; the down blocks attend to the face
         share_cfg_encoder = 2 * num_poses == len(x) and face_tokens is None and cond_features is None
         if num_poses < len(x) and not share_cfg_encoder:  # as MagicAnimate's pipeline, which asks once per frame
             block_residuals = [residual.repeat(len(x) // num_poses, 1, 1, 1, 1) for residual in block_residuals]
-        conditioning = self.unet.prepare(text, features, face=face_tokens, still=independent_frames)
+        conditioning = self.unet.precompute_conditioning(
+            text, features, face=face_tokens, use_motion_modules=not independent_frames
+        )
         return self.unet(x, t, conditioning, cond_features, block_residuals, share_cfg_encoder)
 
     @torch.no_grad()
@@ -226,7 +231,7 @@ class Animator(LatentPictures, nn.Module):
         reference = self.paste_faces(self.driven(reference, parts[None]), faces, parts[None])
         face_tokens = None if faces is None else faces.tokens
         text = self.text_encoder([""]).to(self.device)
-        pose_features = self.controlnet.embed(densepose_to_rgb(parts)[None])
+        pose_features = self.controlnet.encode_condition(densepose_to_rgb(parts)[None])
         if guidance_scale != 1:
             text = text.expand(2, -1, -1)
             face_tokens = None if face_tokens is None else torch.cat([face_tokens, torch.zeros_like(face_tokens)])
