@@ -57,7 +57,9 @@ def test_without_rhythm(wave, features):
     piece = torch.from_numpy(wave[None, : 6 * RATE])
     assert timbre.encode(piece, RATE).shape == (1, 180, timbre.dim) == (1, 180, 32)
     heard = timbre.encode(piece, RATE, [find_beats(wave, RATE)])[0].numpy()
-    np.testing.assert_allclose(heard[:100], features[:100, 1:33], rtol=1e-4, atol=1e-4)  # another length, other FFT kernels
+    np.testing.assert_allclose(
+        heard[:100], features[:100, 1:33], rtol=1e-4, atol=1e-4
+    )  # another length, other FFT kernels
     assert timbre.cache_key != Spectral().cache_key == Spectral(rhythm=True).cache_key
 
 

@@ -45,9 +45,13 @@ def test_killed_twice_and_resumed_is_the_uninterrupted_run(scripts, small_run, s
     ours, wanted = state(run), state(small_run)
     assert ours.keys() == wanted.keys()
     assert all(torch.equal(ours[key], wanted[key]) for key in wanted)
-    assert not torch.equal(wanted["family.motion_denoiser.final_layer.weight"], wanted["ema.module.motion_denoiser.final_layer.weight"])
+    assert not torch.equal(
+        wanted["family.motion_denoiser.final_layer.weight"], wanted["ema.module.motion_denoiser.final_layer.weight"]
+    )
     before = read_checkpoint(small_run / "motion" / "step_0000025.ckpt")["state_dict"]
-    assert not torch.equal(before["family.motion_denoiser.final_layer.weight"], wanted["family.motion_denoiser.final_layer.weight"])
+    assert not torch.equal(
+        before["family.motion_denoiser.final_layer.weight"], wanted["family.motion_denoiser.final_layer.weight"]
+    )
     left = sorted(file.name for file in (run / "motion").iterdir())
     assert left == ["last.ckpt", "step_0000025.ckpt", "step_0000030.ckpt"]
 
