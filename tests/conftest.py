@@ -20,6 +20,13 @@ SMALL = (
 ).split()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that runs a command as slow."""
+    for item in items:
+        if "scripts" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 class Scripts:
     """Runs train.py, sample.py and evaluate.py in a folder, with a cache of their own."""
 
@@ -44,7 +51,7 @@ class Scripts:
 
     def inside(self, script: str, *arguments: str) -> subprocess.CompletedProcess:
         """A script run in this process, as `python script.py` would be: quick, since torch is imported already."""
-        kept, here = (dict(os.environ), sys.argv), os.getcwd()
+        environment, argv, folder = dict(os.environ), sys.argv, os.getcwd()
         out, err, code = io.StringIO(), io.StringIO(), 0
         os.environ.update(self.environment)
         sys.argv = [str(ROOT / f"{script}.py"), *map(str, arguments)]
@@ -55,10 +62,10 @@ class Scripts:
         except SystemExit as end:
             code = end.code
         finally:
-            os.chdir(here)
+            os.chdir(folder)
             os.environ.clear()
-            os.environ.update(kept[0])
-            sys.argv = kept[1]
+            os.environ.update(environment)
+            sys.argv = argv
         return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 

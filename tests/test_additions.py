@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import zoo
 from zoo.media import read_frames
 from zoo.run.checkpoint import load_family
 from zoo.run.trust import trust_modules
@@ -240,3 +241,6 @@ def test_a_checkpoint_cannot_name_untrusted_classes(addition, checkpoint, monkey
         load_family(checkpoint)
     with pytest.raises(ValueError, match="names of Python packages"):
         trust_modules(["os; import x"])
+    monkeypatch.setattr("zoo.run.trust._packages", set())
+    monkeypatch.syspath_prepend(scripts.folder / "source")
+    assert zoo.load(checkpoint, trusted_modules=[PACKAGE]).family == "sway"

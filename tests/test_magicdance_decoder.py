@@ -76,7 +76,7 @@ def test_learns_through_both_branches():
 
 def test_the_pulse_reaches_its_own_frame_only_where_it_is_heard():
     """Turning the pulse by half a turn changes the answer of rows that hear music, and nothing of the others."""
-    network = DanceDecoder(37, dim=64, ff_dim=64, layers=1, heads=2, dropout=0.0, pulse=2).eval()
+    network = DanceDecoder(37, dim=64, ff_dim=64, layers=1, heads=2, dropout=0.0, beat_phase_dim=2).eval()
     x, music, t = torch.randn(2, 20, 151), torch.randn(2, 20, 37), torch.tensor([500, 500])
     other = torch.cat([music[..., :35], -music[..., 35:]], -1)
     keep = torch.tensor([True, False])

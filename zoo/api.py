@@ -8,7 +8,7 @@ video.save("dance.mp4")
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +29,18 @@ def models() -> list[ShippedModel]:
     return shipped_models()
 
 
-def load(name: str | Path, use_ema: bool = True) -> Model:
+def load(name: str | Path, use_ema: bool = True, trusted_modules: Sequence[str] = ()) -> Model:
     """Find a model and check that it loads.
 
     name: a shipped model ('magicdance-tiny'; 'magicdance' means its tiny one), an exported folder, a .ckpt file, or
     'hf://OWNER/NAME', which is the only one that uses the network. use_ema: a .ckpt's averaged weights, not its raw
-    ones. Raises ValueError for anything else; nothing in a file is ever run.
+    ones. trusted_modules: packages outside the zoo whose classes the model's configuration may name. Raises ValueError
+    for anything else; nothing in a file is ever run.
     """
     from zoo.run.checkpoint import load_family
+    from zoo.run.trust import trust_modules
 
+    trust_modules(list(trusted_modules))
     path = _download(str(name)) if str(name).startswith(HUB_PREFIX) else _checkpoint_path(name)
     _, config = load_family(path, use_ema)
     return Model(path, config, use_ema)

@@ -211,8 +211,8 @@ class Stage(LightningModule, ABC):
         mesh = getattr(self, "_device_mesh", None)
         if mesh is None or getattr(self, "_sharded", False):
             return
-        averaged = self.ema.module.values() if self.ema is not None else []
-        for root in [*self.trainable_modules().values(), *averaged]:
+        ema_modules = self.ema.module.values() if self.ema is not None else []
+        for root in [*self.trainable_modules().values(), *ema_modules]:
             for module in reversed(list(root.modules())):  # inner lists first: `fully_shard` skips sharded modules
                 if isinstance(module, nn.ModuleList):
                     for block in module:
@@ -268,7 +268,7 @@ def _shard(module: nn.Module, mesh) -> None:
 def ema_with_warmup(decay: float) -> Callable[..., None]:
     """Exponential moving average whose decay after n steps is at most (1 + n) / (10 + n): the start is forgotten."""
 
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + float(count)) / (10 + float(count))))(averaged, current, count)
+    def update(ema_values: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + float(count)) / (10 + float(count))))(ema_values, current, count)
 
     return update

@@ -154,14 +154,14 @@ class DanceDecoder(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         max_frames: int = MAX_FRAMES,
-        pulse: int = 0,
+        beat_phase_dim: int = 0,
     ):
         """music_dim: D; values: of a motion frame; dim: C; heads: CPUs are fast at 32 values per head and more.
 
-        pulse: number of the music's last values that are also added to the motion token of the same time (not in EDGE).
+        beat_phase_dim: number of the music's last values, also added to the motion token of the same time (not in EDGE).
         """
         super().__init__()
-        self.pulse = pulse
+        self.beat_phase_dim = beat_phase_dim
         # names and order of the attributes are the public checkpoint's
         self.null_cond_embed = nn.Parameter(torch.randn(1, max_frames, dim))
         self.null_cond_hidden = nn.Parameter(torch.randn(1, dim))
@@ -179,8 +179,8 @@ class DanceDecoder(nn.Module):
         stack = nn.ModuleList(DecoderLayer(dim, heads, ff_dim, dropout) for _ in range(layers))
         self.seqTransDecoder = nn.ModuleDict({"stack": stack})
         self.final_layer = nn.Linear(dim, values)
-        if pulse:
-            self.pulse_projection = nn.Linear(pulse, dim, bias=False)
+        if beat_phase_dim:
+            self.pulse_projection = nn.Linear(beat_phase_dim, dim, bias=False)
 
     def condition(self, music: Tensor, keep: Tensor | None = None, precompute_kv: bool = False) -> MusicConditioning:
         """Encode music (B, L, D). The result depends on neither timestep nor motion.
@@ -201,7 +201,7 @@ class DanceDecoder(nn.Module):
         if keep is not None:
             tokens = torch.where(keep[:, None, None], tokens, self.null_cond_embed[:, :length].to(tokens.dtype))
             hidden = torch.where(keep[:, None], hidden, self.null_cond_hidden.to(hidden.dtype))
-        beat_phase = self.pulse_projection(music[..., -self.pulse :]) if self.pulse else None
+        beat_phase = self.pulse_projection(music[..., -self.beat_phase_dim :]) if self.beat_phase_dim else None
         if keep is not None and beat_phase is not None:
             beat_phase = beat_phase * keep[:, None, None]
         tokens = self.norm_cond(tokens)

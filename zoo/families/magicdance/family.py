@@ -61,8 +61,10 @@ class MagicDance(Family, MotionGenerator):
         animator: Animator | None,  # networks of renderer=diffusion
     ):
         super().__init__()
-        self.pulse = 2 if beat_phase else 0
-        self.motion_denoiser = DanceDecoder(music_dim + self.pulse, **dance_decoder, pulse=self.pulse)
+        self.beat_phase_dim = 2 if beat_phase else 0
+        self.motion_denoiser = DanceDecoder(
+            music_dim + self.beat_phase_dim, **dance_decoder, beat_phase_dim=self.beat_phase_dim
+        )
         self.normalizer = Normalizer()
         self.music_scale = FeatureNormalizer(music_dim)
         self.mesh_height = self.mesh_width = mesh_resolution
@@ -88,7 +90,7 @@ class MagicDance(Family, MotionGenerator):
         features: (B, L, D) at `rate` Hz; beats: the beat times of each of the B songs, in seconds.
         """
         condition = self.music_scale(resample_music(features, rate, start, num_frames))
-        if not self.pulse:
+        if not self.beat_phase_dim:
             return condition
         frame_times = np.arange(start, start + num_frames) / MOTION_FPS
         phases = torch.from_numpy(np.stack([beat_phase(beat_times, frame_times) for beat_times in beats]))
