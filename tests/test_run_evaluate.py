@@ -18,16 +18,18 @@ from zoo.files import conf_folder
 from zoo.media import decode_frames, encode_frames, read_frames, read_image
 from zoo.music.spectral import Spectral
 from zoo.run.checkpoint import load_family
+from zoo.run.evaluate.benchmark import _named_paths
 from zoo.run.evaluate.protocol import protocol_hash, read_metrics, read_protocol
 from zoo.run.evaluate.records import FOLDER_MARKER
 from zoo.run.evaluate.systems import pair_clips
+from zoo.run.models import shipped_models
 
 SHIPPED = "magicdance-tiny"
 # eight clips of two seconds: four songs, two dancers to each
 TINY = (
     "data.songs={train:1,val:1,test:4} data.seconds=6 data.dances_per_song=2 data.workers=1 data.rendering.seconds=2 "
     "data.rendering.height=64 data.rendering.width=64 protocol.frames=24 protocol.height=64 protocol.width=64 "
-    "protocol.num_clips=8 protocol.repeats=2 sampler.num_inference_steps=2 workers=0"
+    "protocol=world-v1 protocol.num_clips=8 protocol.repeats=2 sampler.num_inference_steps=2 workers=0"
 ).split()
 HOSTILE = {  # what is wrong with the clip at this place -> what the report says of it
     0: "cannot be read", 1: "6 frames a second, not 12", 2: "23 frames", 3: "more than 24 frames",
@@ -214,6 +216,7 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("protocol.num_clips=1", "protocol.num_clips"),
         ("protocol.pose_detector=jury", "synthetic real"),
         ("+protocol.metrics.beauty.a=1", "no metric beauty"),
+        ("ckpt=[all,magicdance-tiny]", "twice"),
         ("protocol.frames=0", "protocol.frames"),
         ("protocol=aist-dabfusion", "defined on data=videos"),
         ("sampler.eta=2", "sampler.eta"),
@@ -291,7 +294,24 @@ def test_the_hash_names_what_is_compared():
         "+protocol.metrics.av_align.flow=farneback",
     )
     assert len({plain, *(hash_of(composed(change)) for change in changes)}) == 6
-    assert read_protocol(composed()).id == "world-v1"
+    assert read_protocol(composed()).id == "world-quick-v1"
+
+
+def test_the_default_command_compares_all_shipped_models_on_the_first_clips_of_world_v1():
+    """world-quick-v1 differs from world-v1 in its number of clips and songs alone; ckpt=all is every shipped model."""
+    quick, full = composed(), composed("protocol=world-v1")
+    assert _named_paths(quick.ckpt, "ckpt") == {model.name: model.folder for model in shipped_models()}
+    assert _named_paths(composed("ckpt=[all,evaluate.py]").ckpt, "ckpt").keys() == {
+        *(model.name for model in shipped_models()),
+        "evaluate.py",
+    }
+    values = read_protocol(quick).values(), read_protocol(full).values()
+    differing = {key for key in values[0] if values[0][key] != values[1][key]}
+    assert differing == {"id", "description", "clips", "repeats"} and values[0]["clips"] == 16
+    worlds = [instantiate(config.data) for config in (quick, full)]
+    assert worlds[0].dance_spec == worlds[1].dance_spec
+    assert worlds[0].rendering.content_settings() == worlds[1].rendering.content_settings()
+    assert worlds[0].songs["test"] * worlds[0].dance_spec.dances_per_song == 16
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_folder() / "protocol").glob("*.yaml")))

@@ -51,11 +51,13 @@ from zoo.run.evaluate.systems import (
     still_image_system,
     videos_system,
 )
-from zoo.run.models import checkpoint_path
+from zoo.run.models import checkpoint_path, shipped_models
 from zoo.run.report.report import write_report
 from zoo.run.sample.generate import pick_device
 from zoo.run.sample.request import read_sampler
 from zoo.run.validate import existing_path, int_at_least, read_precision
+
+ALL_MODELS = "all"  # ckpt=all: every shipped model
 
 
 def evaluate(config: DictConfig) -> Path:
@@ -112,6 +114,9 @@ def evaluate(config: DictConfig) -> Path:
 def _named_paths(value: str | ListConfig | None, option: str) -> dict[str, Path]:
     """Name of a system -> existing path. Raises ValueError for a missing path and for duplicates."""
     values = [] if value is None else list(value) if isinstance(value, ListConfig) else [value]
+    if option == "ckpt" and ALL_MODELS in values:
+        position = values.index(ALL_MODELS)
+        values[position : position + 1] = [model.name for model in shipped_models()]
     names = [str(entry) for entry in values]
     for name in names:
         if names.count(name) > 1 or name in (GROUND_TRUTH, STILL_IMAGE, OTHER_SONG):
