@@ -83,7 +83,7 @@ def test_imports_go_down_the_floors():
         ("zoo.families.magicdance.stages", "from . import family", False),
         ("zoo.families.magicdance.stages", "from ..dabfusion import family", True),
         ("zoo.families.magicdance.stages", "from zoo.families.base import Stage", False),
-        ("zoo.families.magicdance.stages", "from zoo.families.latent.stages import Kept", False),
+        ("zoo.families.magicdance.stages", "from zoo.families.latent.cache import LatentCache", False),
         ("train", "from zoo.families.base import Stage", True),
         ("zoo.run.train.fit", "from zoo.data.base import WindowSpec", False),
     ],

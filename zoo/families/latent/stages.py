@@ -1,16 +1,17 @@
 """What families that work in the latents of a picture autoencoder share: coding, its stage, and the loss of noise."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from diffusers import SchedulerMixin
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from zoo.batch import Batch
-from zoo.diffusion.denoiser import Denoiser, prior_mean_offset
+from zoo.diffusion.denoiser import prior_mean_offset
+from zoo.diffusion.losses import NoisySample, add_training_noise, denoising_loss, sample_timesteps
 from zoo.diffusion.schedules import cosine_schedule, stable_diffusion_schedule
 from zoo.families.base import Family, Stage
 from zoo.nn.figure_segmentation import (
@@ -91,7 +92,7 @@ class LatentPictures:
             self.register_buffer("change_scale", torch.tensor(1.0))
 
     @property
-    def schedule(self) -> SchedulerMixin:
+    def schedule(self) -> DDPMScheduler:
         """The noise schedule of what is diffused."""
         if self.kind == "cosine":
             return cosine_schedule(self.prediction, shift=self.noisier)
@@ -283,66 +284,25 @@ class AutoencoderStage(Stage):
 
 
 class DenoisingStage(Stage):
-    """A stage that predicts noise.
+    """Base of stages that train a denoiser of latents.
 
-    velocity_weight: of the error of differences between frames. timestep_bias: steps of the schedule are drawn as
-    u^(1 / (1 + timestep_bias)), u uniform in 0..1: above 0, noisier steps are drawn more often.
+    velocity_weight: weight of the loss on differences between consecutive frames (EDGE eq. 4). timestep_bias: above 0,
+    noisier steps are drawn more often, see `sample_timesteps`.
     """
 
     def __init__(self, *args, velocity_weight: float = 0.0, timestep_bias: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)
         self.velocity_weight, self.timestep_bias = velocity_weight, timestep_bias
 
-    def denoised(
-        self, x0: Tensor, schedule: SchedulerMixin, predict: Callable[[Tensor, Tensor], Tensor]
-    ) -> dict[str, Tensor]:
-        """The error of `predict(x, t)`, a network, at a random step of the schedule for each x0 (B, C, F, h, w)."""
-        even = torch.rand(len(x0), device=x0.device)
-        t = (even ** (1 / (1 + self.timestep_bias)) * schedule.config.num_train_timesteps).long()
-        t = t.clamp(max=schedule.config.num_train_timesteps - 1)  # a float just below 1 may be rounded up
-        noise = torch.randn_like(x0)
-        denoiser = Denoiser(lambda x, t: answer, schedule)
-        x = denoiser.add_noise(x0, noise, t)
-        answer = predict(x, t).float()
-        losses = {"noise": (answer - denoiser.target(x0, noise, t)).square().mean()}
-        if self.velocity_weight:
-            losses["velocity"] = self.velocity_weight * (denoiser(x, t) - x0).diff(dim=2).square().mean()
-        return losses
+    def add_noise(self, x0: Tensor, schedule: DDPMScheduler) -> NoisySample:
+        """Add noise to x0 (B, C, F, h, w) at a random step of the schedule for each sample."""
+        return add_training_noise(x0, sample_timesteps(len(x0), schedule, x0.device, self.timestep_bias), schedule)
+
+    def denoising_loss(self, model_output: Tensor, sample: NoisySample) -> dict[str, Tensor]:
+        """Return the errors 'noise' and, with velocity_weight, 'velocity' of the network output for `sample.x`."""
+        return denoising_loss(model_output, sample, self.velocity_weight)
 
 
-class Kept:
-    """Latents of clips, or of their frames, kept in memory as half numbers once they were made, at most `most`."""
-
-    def __init__(self, most: int):
-        self.most, self.known = most, {}
-
-    def frames(self, pictures: LatentPictures, batch: Batch) -> Tensor:
-        """Latents (B, F, C, h, w) of a batch's `frames`, kept frame by frame by its `key` and `frame_indices`."""
-        frames, shape = batch["frames"].flatten(0, 1), batch["frames"].shape[:2]
-        if not self.most:
-            with torch.no_grad():
-                return pictures.encode(frames).float().unflatten(0, shape)
-        keys = [
-            (key, row) for key, rows in zip(batch["key"], batch["frame_indices"].tolist(), strict=True) for row in rows
-        ]
-        # one by one: what is not known yet, and so would be encoded together, is not the same in a resumed run
-        return self.of(keys, lambda i: pictures.encode(frames[i, None])[0]).to(frames.device).unflatten(0, shape)
-
-    @torch.no_grad()
-    def of(self, keys: Sequence[Hashable], make: Callable[[int], Tensor]) -> Tensor:
-        """One a key, stacked, float32; `make(index)` makes what is not known."""
-        found = []
-        for index, key in enumerate(keys):
-            made = self.known.get(key)
-            if made is None:
-                # rounded whether they are kept or not, so that a resumed run computes with the same ones
-                made = make(index).half().cpu()
-                if len(self.known) < self.most:
-                    self.known[key] = made
-            found.append(made.float())  # autocast of a CPU refuses to stack half numbers
-        return torch.stack(found)
-
-
-def few(batches: Callable[[], Iterator[Batch]], count: int = 8) -> Iterator[Batch]:
-    """The first batches of a pass."""
-    return (batch for _, batch in zip(range(count), batches(), strict=False))
+def take_batches(batches: Callable[[], Iterator[Batch]], max_batches: int = 8) -> Iterator[Batch]:
+    """Yield the first batches of a pass."""
+    return (batch for _, batch in zip(range(max_batches), batches(), strict=False))

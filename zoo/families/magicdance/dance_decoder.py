@@ -158,7 +158,8 @@ class DanceDecoder(nn.Module):
     ):
         """music_dim: D; values: of a motion frame; dim: C; heads: CPUs are fast at 32 values per head and more.
 
-        beat_phase_dim: number of the music's last values, also added to the motion token of the same time (not in EDGE).
+        beat_phase_dim: number of the music's last values that are also added to the motion token of the same time (not
+        in EDGE).
         """
         super().__init__()
         self.beat_phase_dim = beat_phase_dim

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from zoo.batch import Batch
 from zoo.body.skeleton import FEET, forward_kinematics, unpack
-from zoo.diffusion.denoiser import Denoiser
+from zoo.diffusion.losses import add_training_noise
 from zoo.families.base import Stage
-from zoo.families.latent.stages import DenoisingStage, Kept, few
+from zoo.families.latent.cache import LatentCache
+from zoo.families.latent.stages import DenoisingStage, take_batches
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.animator import Animator, FaceFeatures, densepose_to_rgb, head_boxes
 
@@ -68,8 +69,8 @@ class MotionStage(Stage):
         music = family.music_condition(batch["music"], batch["music_rate"], beats, x0.shape[1])
         t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         keep = torch.rand(len(x0), device=x0.device) >= COND_DROP_PROB
-        denoiser = Denoiser(lambda x, t: family.motion_denoiser(x, music, t, keep).float(), family.schedule)
-        prediction = denoiser(denoiser.add_noise(x0, torch.randn_like(x0), t), t)
+        noisy = add_training_noise(x0, t, family.schedule)
+        prediction = family.motion_denoiser(noisy.x, music, t, keep).float()  # x0
         with torch.autocast(x0.device.type, enabled=False):
             losses = motion_losses(prediction, x0, family.normalizer.inverse)
         return {name: LOSS_WEIGHTS[name] * value for name, value in losses.items()}
@@ -137,12 +138,12 @@ class _RendererStage(DenoisingStage):
         if faces is not None:
             is_conditioned = torch.arange(len(x0), device=x0.device) < num_conditioned
             face_tokens = faces.tokens * is_conditioned[:, None, None]
-
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            conditions = reference.each(lambda value: value[:num_conditioned])
-            return animator.predict(x, t, conditions, pose_features, face_tokens, text, independent_frames)
-
-        return self.denoised(x0, animator.schedule, predict)
+        noisy = self.add_noise(x0, animator.schedule)
+        conditions = reference.each(lambda value: value[:num_conditioned])
+        model_output = animator.predict(
+            noisy.x, noisy.t, conditions, pose_features, face_tokens, text, independent_frames
+        )
+        return self.denoising_loss(model_output, noisy)
 
 
 def jitter_boxes(boxes: Tensor) -> Tensor:
@@ -170,7 +171,7 @@ class ImageStage(_RendererStage):
         **kwargs,
     ):
         super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
-        self.estimate_latent_scale, self.latent_cache = estimate_latent_scale, Kept(latent_cache_size)
+        self.estimate_latent_scale, self.latent_cache = estimate_latent_scale, LatentCache(latent_cache_size)
 
     @classmethod
     def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
@@ -192,12 +193,12 @@ class ImageStage(_RendererStage):
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Estimate the scale of the latents on the first batches."""
         if self.estimate_latent_scale:
-            self.animator.measure_scales(few(batches))
+            self.animator.measure_scales(take_batches(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss of the other frames, given the first one; perhaps the figure segmenter's loss."""
         frames, parts = batch["frames"], batch["parts"]
-        latents = self.latent_cache.frames(self.animator, batch)
+        latents = self.latent_cache.encode_frames(self.animator.encode, frames, batch["key"], batch["frame_indices"])
         boxes = jitter_boxes(head_boxes(parts[:, 0]))
         faces = self.animator.encode_faces(frames[:, 0], boxes)
         losses = self.renderer_loss(
@@ -217,7 +218,7 @@ class VideoStage(_RendererStage):
     def __init__(self, *args, latent_cache_size: int = 0, train_spatial_layers: bool = False, **kwargs):
         """train_spatial_layers: train the layers of single frames too (MagicAnimate freezes them)."""
         super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
-        self.latent_cache = Kept(latent_cache_size)
+        self.latent_cache = LatentCache(latent_cache_size)
 
     @classmethod
     def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
@@ -238,7 +239,10 @@ class VideoStage(_RendererStage):
             raise ValueError(
                 f"clips of {frames.shape[1]} frames are shorter than windows of {num_frames}: set clip.num_frames"
             )
-        latents = self.latent_cache.of(batch["key"], lambda i: self.animator.encode(frames[i])).to(frames.device)
+        (latents,) = self.latent_cache.get_or_compute(
+            batch["key"], lambda index: (self.animator.encode(frames[index]),)
+        )
+        latents = latents.to(frames.device)
         clip = torch.arange(len(frames), device=frames.device)
         reference = torch.randint(frames.shape[1], (len(frames),), device=frames.device)
         start = torch.randint(frames.shape[1] - num_frames + 1, (len(frames), 1), device=frames.device)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from zoo.batch import Batch
-from zoo.families.latent.stages import DenoisingStage, Kept, Pictured, few
+from zoo.families.latent.cache import LatentCache
+from zoo.families.latent.stages import DenoisingStage, Pictured, take_batches
 from zoo.families.musedance.family import MuseDance
 from zoo.nn.figure_segmentation import region_loss
 from zoo.nn.video_unet.conditioning import Conditioning
@@ -31,16 +32,12 @@ class _Dancing(DenoisingStage):
         self, latents: Tensor, reference: Pictured, request: Conditioning, parts: Tensor | None
     ) -> dict[str, Tensor]:
         """The U-Net's error. latents (B, C, F, h, w) of dances from B references, whose parts are (B, F, H, W)"""
-        family, said = self.family, []
-
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            answer, regions = family.imagine(x, t, request, reference)
-            said.append(regions)
-            return answer
-
-        losses = self.denoised(family.changed(latents, reference), family.schedule, predict)
-        if family.imagines:
-            losses["regions"] = region_loss(said[0].movedim(2, 1).flatten(0, 1), parts.flatten(0, 1))
+        family = self.family
+        noisy = self.add_noise(family.changed(latents, reference), family.schedule)
+        model_output, region_logits = family.imagine(noisy.x, noisy.t, request, reference)
+        losses = self.denoising_loss(model_output, noisy)
+        if region_logits is not None:
+            losses["regions"] = region_loss(region_logits.movedim(2, 1).flatten(0, 1), parts.flatten(0, 1))
         return losses
 
 
@@ -57,7 +54,7 @@ class AppearanceStage(_Dancing):
 
     def __init__(self, *args, estimate_latent_scale: bool = False, latent_cache_size: int = 0, **kwargs):
         super().__init__(*args, **kwargs)
-        self.estimate_latent_scale, self.kept = estimate_latent_scale, Kept(latent_cache_size)
+        self.estimate_latent_scale, self.latent_cache = estimate_latent_scale, LatentCache(latent_cache_size)
 
     @classmethod
     def required_keys(cls, family: MuseDance, **_: Any) -> tuple[str, ...]:
@@ -77,13 +74,13 @@ class AppearanceStage(_Dancing):
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Make the latents about as large as the noise, by the first batches."""
         if self.estimate_latent_scale:
-            self.family.measure_scales(few(batches))
+            self.family.measure_scales(take_batches(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The error of the other frames' noise, given the first."""
         family, frames = self.family, batch["frames"]
         chance = torch.rand(len(frames), 2, device=frames.device)
-        latents = self.kept.frames(family, batch)
+        latents = self.latent_cache.encode_frames(family.encode, frames, batch["key"], batch["frame_indices"])
         before, others = latents[:, 0], latents.shape[1] - 1
         shown = (chance[:, 0] < 0.5).view(-1, 1, 1, 1)
         seen = torch.where(shown, family.masked(before, batch["parts"][:, 0]), before)
@@ -118,7 +115,7 @@ class DynamicsStage(_Dancing):
     ):
         """spatial: the layers that look at single frames go on learning too (the paper freezes their attention)."""
         super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
-        self.kept, self.no_context_prob = Kept(latent_cache_size), no_context_prob
+        self.latent_cache, self.no_context_prob = LatentCache(latent_cache_size), no_context_prob
 
     @classmethod
     def required_keys(cls, family: MuseDance, **_: Any) -> tuple[str, ...]:
@@ -183,6 +180,10 @@ class DynamicsStage(_Dancing):
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w)."""
         frames, references = batch["frames"], batch["reference"]
-        latents = self.kept.of(batch["key"], lambda i: self.family.encode(torch.cat([frames[i], references[i, None]])))
+
+        def encode_clip(index: int) -> tuple[Tensor]:
+            return (self.family.encode(torch.cat([frames[index], references[index, None]])),)
+
+        (latents,) = self.latent_cache.get_or_compute(batch["key"], encode_clip)
         latents = latents.to(frames.device)
         return latents[:, :-1].movedim(1, 2), latents[:, -1]
