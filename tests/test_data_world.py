@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from zoo.body.skeleton import joints_of
+from zoo.choreography.moves import MOVES
 from zoo.data.base import SPLITS, WindowSpec
 from zoo.data.module import DanceData
 from zoo.data.shard_builder.move_captions import caption
 from zoo.data.windows import make_dataset
-from zoo.data.world.moves import MOVES
 from zoo.data.world.recipe import seed_of
 from zoo.data.world.source import World
 from zoo.music.encoder import MusicEncoder, token_count

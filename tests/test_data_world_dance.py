@@ -7,11 +7,11 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.signal import argrelmin
 
 from zoo.body import skeleton
-from zoo.data.world import ik
+from zoo.choreography import ik
+from zoo.choreography.dancer import SOLE
+from zoo.choreography.moves import MOVES
+from zoo.choreography.poses import mirror
 from zoo.data.world.choreography import choreograph
-from zoo.data.world.dancer import SOLE
-from zoo.data.world.moves import MOVES
-from zoo.data.world.poses import mirror
 from zoo.data.world.song import STYLES, make_song
 
 

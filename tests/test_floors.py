@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "zoo.batch": 0, "zoo.files": 0, "zoo.media": 0,
     "zoo.nn": 1, "zoo.diffusion": 1, "zoo.music": 1, "zoo.body": 1,
+    "zoo.choreography": 1,
     "zoo.data": 2, "zoo.metrics": 2,
     "zoo.families": 3, "zoo.run": 4,
     "zoo.api": 5, "zoo.cli": 5, "train": 5, "sample": 5, "evaluate": 5,

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from zoo.body.camera import camera
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.skeleton import JOINTS
+from zoo.choreography.moves import MOVES
 from zoo.data.base import EvalSpec, WindowSpec
-from zoo.data.world.moves import MOVES
 from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.files import conf_folder
 from zoo.metrics.statistics import bootstrap_interval

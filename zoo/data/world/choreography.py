@@ -1,87 +1,32 @@
-"""The choreographer: chooses moves that suit a song's style and sections, and places their poses on its beats."""
+"""The world's choreographer: draws moves that suit a song's style and sections, and places their poses on its beats."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import torch
 
-from zoo.data.world.dancer import Poses, Traits, crouch, flight, perform
-from zoo.data.world.moves import MOVES
-from zoo.data.world.poses import (
-    ARM_PATTERNS,
-    ARMS,
-    HOME,
-    PIVOT,
-    SCALARS,
-    STANCE,
-    STAY,
-    ArmPattern,
-    Foot,
-    KeyPose,
-    mirror,
-)
+from zoo.choreography.dancer import perform
+from zoo.choreography.floor import FAST_BPM, PHRASE_COUNTS, Dance, FloorState, MoveChoice, draw_traits
+from zoo.choreography.moves import MOVES
+from zoo.choreography.poses import ARM_PATTERNS
 from zoo.data.world.song import Song
 
 FPS = 30
-FAST_BPM = 138.0  # from this tempo on, a count lasts two beats
-LENGTHS = {"shift", "fore", "drop"}  # the rest of SCALARS are angles
-PHRASE_COUNTS = 4
-BALL_OFFSET = 0.07  # m that the ball of a foot at home lies ahead of the pelvis, as in SMPL's rest pose
-MIN_STEP = 0.012  # m; a smaller displacement of a foot is no step
-MIN_LIFT = 0.02  # m above the floor; a lower foot stands on it
-
-
-@dataclass(frozen=True)
-class Dance:
-    """A motion and its moves.
-
-    motion float32 torch (T, 151) at 30 Hz, as long as the song; moves [(start_s, stop_s, name, side, energy, words)] in
-    order, from the first beat to the end: side "left" or "right", energy 0..1, words that describe the motion.
-    """
-
-    motion: torch.Tensor
-    moves: list[tuple[float, float, str, str, float, str]]
-
-
-@dataclass(frozen=True)
-class _MoveChoice:
-    """One move with its variations, for one or two phrases (the second one mirrored or repeated)."""
-
-    name: str
-    side: str
-    phrases: int
-    mirrored: bool
-    arms: ArmPattern | None  # None where the move has its own arm shapes
-    size: float
-    quick: bool
-    drift: float  # heading, degrees
-
-    def words(self, side: str) -> str:
-        """Describe the move to one side, as the end of a sentence about the dancer."""
-        opposite = "right" if side == "left" else "left"
-        words = MOVES[self.name].words.format(side=side, other=opposite)
-        if self.arms is not None:
-            words += f" and {self.arms.words}"
-        if self.size > 1.12:
-            words += ", with big movements"
-        elif self.size < 0.82:
-            words += ", with small movements"
-        return words
 
 
 def choreograph(song: Song, seed: int) -> Dance:
     """Make a dance to a song; each seed gives another dance."""
     rng = np.random.default_rng([seed, 0xDA2CE])
-    floor = _FloorState(rng, 60.0 / song.bpm, float(song.beats[0]) if len(song.beats) else 0.0)
-    num_beats = int(np.ceil((song.seconds - floor.first) / floor.beat_seconds))
+    floor = FloorState(rng, 60.0 / song.bpm)
+    first = float(song.beats[0]) if len(song.beats) else 0.0
+    num_beats = int(np.ceil((song.seconds - first) / floor.beat_seconds))
     preferences = {name: float(np.exp(0.5 * rng.standard_normal())) for name in MOVES}
     base_size = rng.uniform(0.8, 1.2)
-    repertoire: dict[str, list[_MoveChoice]] = {}  # a section that is repeated may have the same moves
+    repertoire: dict[str, list[MoveChoice]] = {}  # a section that is repeated may have the same moves
     recent: list[str] = []
     moves = []
     for index, (_, stop, name, energy) in enumerate(song.sections):
         is_last_section = index == len(song.sections) - 1
-        end = num_beats if is_last_section else int(round((stop - floor.first) / floor.beat_seconds))
+        end = num_beats if is_last_section else int(round((stop - first) / floor.beat_seconds))
         choices = repertoire.setdefault(name, []) if rng.random() < 0.6 else []
         position = 0
         while floor.current_beat < end:
@@ -99,12 +44,13 @@ def choreograph(song: Song, seed: int) -> Dance:
             recent = [*recent[-5:], choice.name]
             limit = num_beats + 1000 if is_last_section else end
             for start, stop, side in floor.add_move(choice, count, limit, energy):
-                begin, finish = (floor.first + beat * floor.beat_seconds for beat in (start, stop))
+                begin, finish = (first + beat * floor.beat_seconds for beat in (start, stop))
                 if begin < song.seconds:
                     strength = float(MOVES[choice.name].energy)
                     moves.append((begin, min(finish, song.seconds), choice.name, side, strength, choice.words(side)))
     frames = int(np.floor(song.seconds * FPS + 1e-9))
-    motion = perform(floor.poses(), _traits(rng), floor.first, song.bpm, frames, FPS)
+    beats = (np.arange(frames) / FPS - first) / floor.beat_seconds
+    motion = perform(floor.poses(), draw_traits(rng), beats, floor.beat_seconds, FPS)
     return Dance(motion, moves)
 
 
@@ -115,7 +61,7 @@ def _choose(
     preferences: dict[str, float],
     base_size: float,
     recent: list[str],
-) -> _MoveChoice:
+) -> MoveChoice:
     """Draw a move by style, energy, the dancer's preferences, and the recent moves."""
     weights = []
     count = 60 / song.bpm * (2 if song.bpm >= FAST_BPM else 1)
@@ -133,7 +79,7 @@ def _choose(
     if not move.sets_arms:
         arm_weights = np.array([np.exp(-(((arm.energy - energy) / 0.3) ** 2)) + 0.05 for arm in ARM_PATTERNS])
         arms = ARM_PATTERNS[rng.choice(len(ARM_PATTERNS), p=arm_weights / arm_weights.sum())]
-    return _MoveChoice(
+    return MoveChoice(
         name,
         "left" if rng.random() < 0.8 else "right",  # most dancers begin with the left foot
         2 if rng.random() < 0.85 else 1,
@@ -143,193 +89,3 @@ def _choose(
         bool(move.quick and rng.random() < 0.3 + 0.5 * (energy > 0.6)),
         float(rng.normal(0, 16)),
     )
-
-
-def _traits(rng: np.random.Generator) -> Traits:
-    amplitude = np.where([name in LENGTHS for name in SCALARS], 0.006, 1.5)
-    return Traits(
-        bounce=rng.uniform(0.03, 0.06),
-        sway=rng.uniform(0.012, 0.035),
-        lean=rng.uniform(-2, 8),
-        knees=rng.uniform(0.015, 0.05),
-        lag=rng.uniform(0.0, 0.035),
-        nod=rng.uniform(3, 11),
-        phase=int(rng.choice([-1, 1])),
-        wobble=np.stack([rng.uniform(0.05, 0.25, 12), rng.random(12), amplitude * rng.uniform(0.3, 1.0, 12)]),
-    )
-
-
-class _FloorState:
-    """The dancer's home point, heading and feet on the floor at the current beat, and all poses up to it."""
-
-    def __init__(self, rng: np.random.Generator, beat_seconds: float, first: float):
-        self.rng, self.beat_seconds, self.first = rng, beat_seconds, first
-        self.stance = rng.uniform(0.10, 0.15)
-        self.home = rng.uniform(-0.2, 0.2, 2)
-        self.heading = float(rng.normal(0, 12))
-        self.current_beat = 0
-        self.rows: list[dict] = []
-        feet = [self._foot(side, HOME, self.home, self.heading, None, 1.0) for side in (0, 1)]
-        for beat in (-4.0, 0.0):
-            self._add(beat, {}, self.home, self.heading, feet, ((0, 1), (0, 1)), 0, 0, 0.3, ("down", "down"), 1.0, 0.0)
-
-    def add_move(self, choice: _MoveChoice, count: int, end: int, energy: float) -> list[tuple[int, int, str]]:
-        """Add the poses of a choice from the current beat on, `count` beats a count, never past beat `end`.
-
-        Returns [(first beat, last beat, side)] of its phrases.
-        """
-        move, phrases = MOVES[choice.name], []
-        jitter = self.rng.normal(0, 0.07, (2, 2, 3))
-        for phrase in range(choice.phrases):
-            if self.current_beat >= end:
-                break
-            left = (choice.side == "left") != (phrase % 2 == 1 and choice.mirrored)
-            counts = min(PHRASE_COUNTS, (end - self.current_beat) / count)
-            poses = [pose for pose in move.poses if pose.count <= counts]
-            if not poses:  # less than one count is left: only a return home
-                counts = (end - self.current_beat) / count
-                poses = [replace(move.poses[-1], count=counts)]
-            lat = poses[-1].lat if left else -poses[-1].lat
-            if abs(lat) > 0.2 and abs((self.home + _turn(self.heading, (lat, 0)))[0]) > 0.85:
-                left = not left  # to the side with more room
-            poses = [pose if left else mirror(pose) for pose in poses]
-            self._phrase(choice, poses, counts, count, energy, jitter, left)
-            first_beat, self.current_beat = self.current_beat, int(round(self.current_beat + counts * count))
-            phrases.append((first_beat, self.current_beat, "left" if left else "right"))
-        return phrases
-
-    def _phrase(
-        self,
-        choice: _MoveChoice,
-        poses: list[KeyPose],
-        counts: float,
-        count: int,
-        energy: float,
-        jitter: np.ndarray,
-        left: bool,
-    ) -> None:
-        start_home, start_heading = self.home, self.heading
-        turns = any(pose.turn for pose in poses)
-        size = choice.size
-        # The home point moves back to the centre under the steps of the phrase, and the heading back to the front.
-        return_path = -0.5 * start_home if np.linalg.norm(start_home) > 0.3 else np.zeros(2)
-        facing = choice.drift - (start_heading - 360 * round(start_heading / 360))
-        for pose in poses:
-            part = pose.count / counts
-            stretch = 1.0 if turns else size
-            home = start_home + part * return_path + _turn(start_heading, (pose.lat * stretch, pose.ahead * stretch))
-            heading = start_heading + pose.turn + part * facing
-            is_last = pose is poses[-1]
-            feet = [
-                self._foot(side, HOME if is_last else foot, home, heading, self.feet[side], size)
-                for side, foot in enumerate((pose.left_foot, pose.right_foot))
-            ]
-            body = {name: value * (size if name != "drop" else 0.5 + 0.5 * size) for name, value in pose.body.items()}
-            if choice.arms is not None:
-                index = int(np.ceil(pose.count)) - 1
-                arms = choice.arms.counts[index % len(choice.arms.counts)]
-                arms = arms if left else (arms[1], arms[0])
-            else:
-                assert pose.left_arm is not None and pose.right_arm is not None, choice.name
-                arms = pose.left_arm, pose.right_arm
-            beat = self.current_beat + pose.count * count
-            hop = pose.hop * min(size, 1.0)
-            if hop:
-                depth = crouch(hop, (beat - self.rows[-1]["beat"]) * self.beat_seconds)
-                drop = SCALARS.index("drop")
-                self.rows[-1]["body"][drop] = max(self.rows[-1]["body"][drop], depth)
-                body["drop"] = max(body.get("drop", 0.0), depth)
-            span = self._spans(feet, bool(hop), (beat - self.rows[-1]["beat"]) * self.beat_seconds, hop)
-            self._add(beat, body, home, heading, feet, span, hop, pose.flow, 0.35 + 0.7 * energy, arms, size, jitter)
-        self.home, self.heading = home, heading
-
-    def _foot(
-        self,
-        side: int,
-        foot: Foot | str,
-        home: np.ndarray,
-        heading: float,
-        previous: np.ndarray | None,
-        size: float,
-    ) -> np.ndarray:
-        """World state (x, z, yaw, height, heel) of a pose's foot. previous: its state before; None at the start."""
-        sign = 1.0 if side == 0 else -1.0
-        if foot == STAY:
-            assert previous is not None, "the first pose names both feet"
-            if previous[3] > MIN_LIFT or abs(previous[2] - heading) < 55:
-                return previous
-            foot = HOME
-        if foot == PIVOT:
-            assert previous is not None, "the first pose names both feet"
-            return np.array([previous[0], previous[1], heading + sign * 6, 0.0, 16.0])
-        if foot == HOME:
-            foot = Foot(sign * self.stance, 0.0, sign * 10)
-            size = 1.0
-        assert isinstance(foot, Foot)
-        x = sign * STANCE + (foot.x - sign * STANCE) * size if size != 1.0 else foot.x
-        ground = home + _turn(heading, (x, BALL_OFFSET + foot.z * size))
-        return np.array([*ground, heading + foot.yaw, foot.height * min(size, 1.1), foot.heel])
-
-    def _spans(
-        self, feet: list[np.ndarray], hopping: bool, seconds: float, hop: float
-    ) -> tuple[tuple[float, float], ...]:
-        """Part of the way from the previous pose in which each foot moves: both at once only in a hop."""
-        if hopping:
-            air, _ = flight(hop, seconds)
-            margin = float((1 - air / seconds) / 2)
-            return ((margin, 1 - margin),) * 2
-        distances = [np.hypot(*(new[:2] - old[:2])) for new, old in zip(feet, self.feet, strict=True)]
-        if min(distances) < MIN_STEP:
-            return ((0.0, 1.0),) * 2
-        heights = [old[3] for old in self.feet]
-        first = int(np.argmax(heights)) if max(heights) > MIN_LIFT else int(np.argmax(distances))
-        return ((0.0, 0.52), (0.48, 1.0)) if first == 0 else ((0.48, 1.0), (0.0, 0.52))
-
-    def _add(
-        self,
-        beat: float,
-        body: dict[str, float],
-        home: np.ndarray,
-        heading: float,
-        feet: list[np.ndarray],
-        span: tuple[tuple[float, float], ...],
-        hop: float,
-        flow: float,
-        groove: float,
-        arms: tuple[str, str],
-        size: float,
-        jitter: np.ndarray | float,
-    ) -> None:
-        """Add the pose at `beat`."""
-        values = np.array([body.get(name, 0.0) for name in SCALARS])
-        shapes = np.array([ARMS[shape] for shape in arms])  # (2 arms, upper and fore, 3)
-        shapes /= np.linalg.norm(shapes, axis=-1, keepdims=True)
-        relaxed = np.array(ARMS["low"])
-        relaxed = relaxed / np.linalg.norm(relaxed, axis=-1, keepdims=True)
-        shapes = relaxed + (shapes - relaxed) * np.clip(0.55 + 0.5 * size, 0.8, 1.0) + jitter
-        self.feet = feet
-        self.rows.append(
-            dict(
-                beat=float(beat),
-                body=values,
-                home=np.array(home),
-                heading=heading,
-                feet=np.array(feet),
-                span=np.array(span),
-                hop=float(hop),
-                flow=float(flow),
-                groove=groove,
-                upper=shapes[:, 0],
-                fore=shapes[:, 1],
-            )
-        )
-
-    def poses(self) -> Poses:
-        """All poses as arrays."""
-        return Poses(**{name: np.array([row[name] for row in self.rows], float) for name in self.rows[0]})
-
-
-def _turn(heading: float, ground: tuple[float, float]) -> np.ndarray:
-    """Rotate a vector (x, z) of the body frame into the world; heading: degrees to the left."""
-    c, s = np.cos(np.radians(heading)), np.sin(np.radians(heading))
-    return np.array([c * ground[0] + s * ground[1], -s * ground[0] + c * ground[1]])

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from zoo.body import skeleton
-from zoo.data.world import ik
-from zoo.data.world.poses import SCALARS
+from zoo.choreography import ik
+from zoo.choreography.poses import SCALARS
 
 OFFSETS = np.asarray(skeleton.OFFSETS, dtype=np.float64)
 SOLE = skeleton.FOOT_HEIGHTS[2]  # height of the ball of a flat foot above the floor, m
@@ -94,14 +94,15 @@ class _Track:
         return a + (b - a) * _ease(u) + self.length * (slopes[self.left] * start + slopes[self.right] * stop)
 
 
-def perform(poses: Poses, traits: Traits, first: float, bpm: float, frames: int, fps: int = 30) -> torch.Tensor:
-    """Motion of the poses at a constant tempo: float32 (frames, 151), see `zoo.body.skeleton.pack`.
+def perform(
+    poses: Poses, traits: Traits, beats: np.ndarray, beat_seconds: float | np.ndarray, fps: int = 30
+) -> torch.Tensor:
+    """Motion of the poses: float32 (T, 151), see `zoo.body.skeleton.pack`.
 
-    first: seconds of beat 0; bpm: beats a minute.
+    beats: (T,) the position in the song at each frame, in beats; beat_seconds: length of a beat, one or (T,).
     """
-    beat_seconds = 60.0 / bpm
+    frames = len(beats)
     seconds = np.arange(frames) / fps
-    beats = (seconds - first) / beat_seconds
     track = _Track(poses.beat, poses.flow, beats)
     delayed_track = _Track(poses.beat, poses.flow, beats - traits.lag / beat_seconds)
     groove = track(poses.groove[:, None])[:, 0]
@@ -158,7 +159,7 @@ def _with_groove(
     return body
 
 
-def _hops(poses: Poses, track: _Track, beat_seconds: float) -> tuple[np.ndarray, np.ndarray]:
+def _hops(poses: Poses, track: _Track, beat_seconds: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Extra height of the pelvis (T,) m and height of the feet (T,) m in every hop."""
     hop = poses.hop[track.right]
     interval = track.length[:, 0] * beat_seconds

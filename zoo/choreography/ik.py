@@ -1,4 +1,4 @@
-"""Rotations in numpy, the two-bone leg solver and the arm solver of the world's choreography.
+"""Rotations in numpy, the two-bone leg solver and the arm solver of the choreography.
 
 Everything is in SMPL's rest frame, Y up: +x the body's left, +z ahead. Leading dimensions are free; angles in radians.
 """

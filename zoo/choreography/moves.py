@@ -1,10 +1,10 @@
-"""The moves of the world's dancers: each a phrase of four counts, written for the left side.
+"""The moves of the dancers: each a phrase of four counts, written for the left side.
 
 `dancer.py` computes the motion between the poses (easing, steps, jumps, groove).
 """
 
-from zoo.data.world.poses import HOME, PIVOT, STANCE, STAY, Foot, key_pose
-from zoo.data.world.poses import make_move as move
+from zoo.choreography.poses import HOME, PIVOT, STANCE, STAY, Foot, key_pose
+from zoo.choreography.poses import make_move as move
 
 K, F, S = key_pose, Foot, STANCE  # short aliases for the table below
 MOVES = {
