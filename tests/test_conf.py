@@ -17,7 +17,7 @@ from zoo.run.build import build_encoder, build_family, build_stage, required_key
 from zoo.run.config import resolve_config
 from zoo.run.train.fit import stage_training
 from zoo.run.train.plan import plan
-from zoo.run.train.runs import stages
+from zoo.run.train.runs import stage_names
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -41,7 +41,7 @@ def test_every_model_builds_in_every_size(model, size):
 
     with torch.device("meta"):
         family = build_family(config)
-        for name in stages(config):
+        for name in stage_names(config):
             build_stage(config, name, family)
             assert stage_training(config, name).max_steps > 0
             learning = [p for p in family.parameters() if p.requires_grad]

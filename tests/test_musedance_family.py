@@ -24,7 +24,7 @@ from zoo.nn.text import HashedTokenEncoder
 from zoo.run.build import build_family
 from zoo.run.checkpoint import load_for_stage
 from zoo.run.train.fit import stage_training
-from zoo.run.train.runs import stages
+from zoo.run.train.runs import stage_names
 
 VAE = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
 UNET = {
@@ -297,7 +297,7 @@ def test_the_papers_size_has_the_papers_numbers():
         request = family.unet.precompute_conditioning(text, reference, past, heard)
         x = torch.empty(2, 4, 48, 80, 80)
         assert family.unet(x, torch.zeros(2), request).shape == x.shape
-    recipes = {name: stage_training(config, name) for name in stages(config)}
+    recipes = {name: stage_training(config, name) for name in stage_names(config)}
     assert {name: (each.max_steps, each.batch_size) for name, each in recipes.items()} == {
         "appearance": (30_000, 12), "dynamics": (30_000, 2),
     }  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 
 from zoo.run.checkpoint import AtomicCheckpoint, read_checkpoint
-from zoo.run.train.callbacks import Deadline, Saver
+from zoo.run.train.callbacks import CheckpointSaver, WallClockLimit
 
 
 class Line(LightningModule):
@@ -31,7 +31,10 @@ def fit(folder, steps, ckpt_path=None, ends=None):
         accelerator="cpu", max_steps=steps, max_epochs=-1, accumulate_grad_batches=2, plugins=[AtomicCheckpoint()],
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.callbacks += [*([Deadline(ends)] if ends is not None else []), Saver(folder, 2, 9, "", "line")]
+    trainer.callbacks += [
+        *([WallClockLimit(ends)] if ends is not None else []),
+        CheckpointSaver(folder, 2, 9, "", "line"),
+    ]
     trainer.fit(model, batches, ckpt_path=ckpt_path, weights_only=True)
     return model.weight.item(), sorted(file.name for file in folder.glob("step_*"))
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 
 from zoo.files import replacing
 
-SHORTEST = Fraction(1, 2)  # s; no beat, and hardly a feature window, fits into less
+MIN_SECONDS = Fraction(1, 2)  # s; no beat, and hardly a feature window, fits into less
 SOUND_CODECS = {
     ".wav": "pcm_s16le",
     ".flac": "flac",
@@ -47,14 +47,14 @@ def _replacing(path: Path) -> Iterator[Path]:
         yield temporary
 
 
-def _existing(path: str | os.PathLike, what: str) -> Path:
+def _existing(path: str | os.PathLike, kind: str) -> Path:
     path = Path(path)
     if path.is_dir():
-        raise ValueError(f"{what} {path} is a directory; name one file in it")
+        raise ValueError(f"{kind} {path} is a directory; name one file in it")
     if not path.exists():
-        raise ValueError(f"{what} {path} does not exist; check the name")
+        raise ValueError(f"{kind} {path} does not exist; check the name")
     if path.stat().st_size == 0:
-        raise ValueError(f"{what} {path} is empty (0 bytes); copy it again")
+        raise ValueError(f"{kind} {path} is empty (0 bytes); copy it again")
     return path
 
 
@@ -84,9 +84,9 @@ class Sound:
             raise ValueError(f"{self.path} cannot be read as sound ({error.strerror}); {TRY_SOUND}") from None
         self._lead = start - origin  # s of silence before the first sample; < 0 where sound begins before the video
         self.duration = end - origin
-        if self.duration < SHORTEST:
+        if self.duration < MIN_SECONDS:
             raise ValueError(
-                f"{self.path} lasts {float(self.duration):.3f} s, too short to dance to; give {float(SHORTEST)} s"
+                f"{self.path} lasts {float(self.duration):.3f} s, too short to dance to; give {float(MIN_SECONDS)} s"
             )
 
     def mono(self, sample_rate: int, start: Fraction = Fraction(0), stop: Fraction | None = None) -> np.ndarray:
@@ -121,22 +121,23 @@ class Sound:
                 block = np.nan_to_num(block, nan=0, posinf=0, neginf=0)
             if layout == "mono":  # by hand: ffmpeg's own mix of stereo is 3 dB louder than the mean
                 block = block.mean(axis=0, keepdims=True)
-            wanted = block[:, max(first - position, 0) : max(last - position, 0)]
+            selected = block[:, max(first - position, 0) : max(last - position, 0)]
             position += block.shape[1]
-            if wanted.shape[1]:
-                yield wanted
+            if selected.shape[1]:
+                yield selected
             if position >= last:
                 return
 
     def _decode(self, sample_rate: int, layout: str) -> Iterator[np.ndarray]:
-        resampler, shape = None, None
+        resampler, input_format = None, None
         with av.open(str(self.path), metadata_errors="ignore") as container:
-            for frame in decodable(container, container.streams.audio[0]):
-                now = (frame.format.name, frame.layout.name, frame.sample_rate)
-                if shape != now:  # chained streams may differ
+            for frame in decodable_frames(container, container.streams.audio[0]):
+                frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
+                if input_format != frame_format:  # chained streams may differ
                     yield from _resampled(resampler, None)
-                    kept = frame.layout.name if layout == "mono" else layout
-                    resampler, shape = av.AudioResampler(format="fltp", layout=kept, rate=sample_rate), now
+                    target = frame.layout.name if layout == "mono" else layout
+                    resampler = av.AudioResampler(format="fltp", layout=target, rate=sample_rate)
+                    input_format = frame_format
                 yield from _resampled(resampler, frame)
         yield from _resampled(resampler, None)
 
@@ -146,7 +147,7 @@ def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None)
     return (out.to_ndarray() for out in (resampler.resample(frame) if resampler else []) if out.samples)
 
 
-def decodable(container, stream) -> Iterator:
+def decodable_frames(container, stream) -> Iterator:
     """Every frame of a stream that decodes: damaged packets are passed over, a cut-off end is the end."""
     try:
         for packet in container.demux(stream):
@@ -165,22 +166,22 @@ def _start(stream) -> Fraction:
 
 def _extent(container, stream) -> tuple[Fraction, Fraction]:
     """First and last second of a sound stream on the container's clock, from its packets, decoding only the first."""
-    start, end, decoded = _start(stream), _start(stream), False
+    start, end, is_decodable = _start(stream), _start(stream), False
     last = Fraction(0)
     try:
         for packet in container.demux(stream):
             if not packet.size:
                 continue
-            if not decoded:
+            if not is_decodable:
                 try:
-                    decoded = bool(packet.decode())
+                    is_decodable = bool(packet.decode())
                 except av.error.InvalidDataError:
                     continue
             last = (packet.duration or 0) * packet.time_base
             end = end + last if packet.pts is None else max(end, packet.pts * packet.time_base + last)
     except av.error.InvalidDataError:
         pass  # a cut-off file: what was there counts
-    if not decoded:
+    if not is_decodable:
         raise ValueError(f"{container.name} cannot be read as sound (nothing in it decodes); {TRY_SOUND}")
     # the last packet of an mp3 is padded, and its header knows by how much
     if stream.duration and 0 < end - start - stream.duration * stream.time_base < last:
@@ -199,8 +200,8 @@ def write_sound(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int)
     with _replacing(path) as temporary, av.open(str(temporary), "w") as container:
         track = _SoundTrack(container, SOUND_CODECS[path.suffix.lower()], sample_rate, len(waveform))
         resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=track.rate)
-        for at in range(0, waveform.shape[1], 1 << 16):
-            frame = _sound_frame(waveform[:, at : at + (1 << 16)], track.layout, sample_rate)
+        for start in range(0, waveform.shape[1], 1 << 16):
+            frame = _sound_frame(waveform[:, start : start + (1 << 16)], track.layout, sample_rate)
             for block in _resampled(resampler, frame):
                 track.write(block)
         for block in _resampled(resampler, None):
@@ -241,8 +242,10 @@ class _SoundTrack:
     def _encode(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
             if self.stream.codec_context.format.name != "fltp":
-                wanted = av.AudioResampler(format=self.stream.codec_context.format, layout=self.layout, rate=self.rate)
-                (frame,) = wanted.resample(frame)
+                converter = av.AudioResampler(
+                    format=self.stream.codec_context.format, layout=self.layout, rate=self.rate
+                )
+                (frame,) = converter.resample(frame)
             self.container.mux(self.stream.encode(frame))
 
 
@@ -349,8 +352,8 @@ class VideoWriter:
 
     def _write_sound(self) -> None:
         """Bring the sound up to the end of the last frame."""
-        wanted = round(self.frames / self.fps * self._track.rate)
-        while (missing := wanted - self._track.written) > 0:
+        num_samples = round(self.frames / self.fps * self._track.rate)
+        while (missing := num_samples - self._track.written) > 0:
             if not self._rest.shape[1]:
                 silence = np.zeros((1 if self._track.layout == "mono" else 2, missing), np.float32)
                 self._rest = next(self._blocks, silence)
@@ -428,7 +431,7 @@ def read_frames(path: str | os.PathLike, limit: int | None = None) -> tuple[np.n
             if not container.streams.video:
                 raise ValueError(f"{path} has no pictures in it; give a video such as mp4")
             stream, has_sound = container.streams.video[0], bool(container.streams.audio)
-            frames = [to_rgb(frame) for frame in islice(decodable(container, stream), limit)]
+            frames = [to_rgb(frame) for frame in islice(decodable_frames(container, stream), limit)]
             fps = stream.average_rate or stream.guessed_rate
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path} cannot be read as video ({error.strerror}); give an mp4") from None

@@ -16,7 +16,7 @@ from typing import Any
 import av
 import numpy as np
 
-from zoo.media import decodable, read_image, to_rgb
+from zoo.media import decodable_frames, read_image, to_rgb
 
 MAX_DISTANCE = Fraction(1, 4)  # s; a time with no frame nearer than this lies in a gap of the file
 MIN_SEEK_TIME = Fraction(2)  # s; before this time, decoding from the beginning is faster than seeking
@@ -102,7 +102,7 @@ class VideoFile(FrameSource):
             if seek is not None:
                 container.seek(int((seek + origin) / stream.time_base), stream=stream)
             waiting, previous, previous_time = list(times), None, Fraction(0)
-            for frame in decodable(container, stream):
+            for frame in decodable_frames(container, stream):
                 if frame.pts is None:
                     raise ValueError(f"{self.path.name} has frames without timestamps; convert it to mp4")
                 time = frame.pts * frame.time_base - origin

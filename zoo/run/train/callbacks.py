@@ -1,4 +1,4 @@
-"""What watches a training: saves it, shows how far it is, and ends it in time."""
+"""Callbacks of a training: save it, show its progress, and end it in time."""
 
 import os
 import shutil
@@ -13,27 +13,27 @@ from tqdm import tqdm
 from zoo.files import replacing
 
 
-def _whole_step(trainer: Trainer, batch_idx: int) -> bool:
+def _is_step_end(trainer: Trainer, batch_idx: int) -> bool:
     """Whether the batch that ends was a step's last: gradients that are being accumulated are in no checkpoint."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
-class Deadline(Callback):
-    """Ends a training at a wall-clock time; every process stops at the same step. Stands before `Saver`."""
+class WallClockLimit(Callback):
+    """Ends a training at a wall-clock time; every process stops at the same step. Stands before `CheckpointSaver`."""
 
-    def __init__(self, ends: float):
-        """ends: as `time.monotonic()` counts, seconds."""
-        self.ends = ends
+    def __init__(self, deadline: float):
+        """deadline: as `time.monotonic()` counts, seconds."""
+        self.deadline = deadline
 
     def on_train_batch_end(
         self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The first process decides, after a whole step."""
-        if _whole_step(trainer, batch_idx) and trainer.strategy.broadcast(time.monotonic() >= self.ends):
+        if _is_step_end(trainer, batch_idx) and trainer.strategy.broadcast(time.monotonic() >= self.deadline):
             trainer.should_stop = True
 
 
-class Saver(Callback):
+class CheckpointSaver(Callback):
     """Writes step_0001000.ckpt every so many steps and at the end, and `last.ckpt` as another name of the newest."""
 
     def __init__(self, folder: Path, every: int, keep: int, config: str, stage: str):
@@ -50,11 +50,11 @@ class Saver(Callback):
         self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save here and nowhere else: Lightning knows how to go on from this point of its loop."""
-        if not _whole_step(trainer, batch_idx):
+        if not _is_step_end(trainer, batch_idx):
             return
         step = trainer.global_step
-        ends = trainer.should_stop or step >= trainer.max_steps
-        if step == self._saved or not (ends or step % self.every == 0):
+        is_last = trainer.should_stop or step >= trainer.max_steps
+        if step == self._saved or not (is_last or step % self.every == 0):
             return
         self._saved = step
         file = self.folder / f"step_{step:07d}.ckpt"
@@ -72,12 +72,12 @@ class Saver(Callback):
             old.unlink(missing_ok=True)
 
 
-class Progress(Callback):
+class ProgressBar(Callback):
     """One bar with step, loss, speed and the time left; a line every half minute where there is no terminal."""
 
-    def __init__(self, name: str, log_every: int, clips_a_step: int, ends: float | None):
-        """clips_a_step: over all processes; ends: the deadline, as `time.monotonic()` counts."""
-        self.name, self.log_every, self.clips_a_step, self.ends = name, log_every, clips_a_step, ends
+    def __init__(self, name: str, log_every: int, clips_per_step: int, deadline: float | None):
+        """clips_per_step: over all processes; deadline: as `time.monotonic()` counts."""
+        self.name, self.log_every, self.clips_per_step, self.deadline = name, log_every, clips_per_step, deadline
         self._bar: tqdm | None = None
         self._since = (0.0, 0)
 
@@ -85,10 +85,10 @@ class Progress(Callback):
         """Begin where a resumed run left off."""
         self._since = (time.monotonic(), trainer.global_step)
         if trainer.is_global_zero:
-            quiet = not sys.stderr.isatty()
+            is_log = not sys.stderr.isatty()
             self._bar = tqdm(
                 total=trainer.max_steps, initial=trainer.global_step, desc=self.name, unit="step", dynamic_ncols=True,
-                mininterval=30 if quiet else 0.2, maxinterval=30 if quiet else 10, miniters=1,
+                mininterval=30 if is_log else 0.2, maxinterval=30 if is_log else 10, miniters=1,
             )  # fmt: skip
 
     def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, *_: Any) -> None:
@@ -98,14 +98,14 @@ class Progress(Callback):
             now = time.monotonic()
             speed = (step - self._since[1]) / (now - self._since[0])
             self._since = (now, step)
-            stage.log("train/clips_per_second", speed * self.clips_a_step, batch_size=1)
+            stage.log("train/clips_per_second", speed * self.clips_per_step, batch_size=1)
             if self._bar is not None:
-                shown = {"loss": f"{float(trainer.callback_metrics.get('train/loss', float('nan'))):.4f}"}
+                postfix = {"loss": f"{float(trainer.callback_metrics.get('train/loss', float('nan'))):.4f}"}
                 if "val/loss" in trainer.callback_metrics:
-                    shown["val"] = f"{float(trainer.callback_metrics['val/loss']):.4f}"
-                if self.ends is not None:
-                    shown["ends_in"] = tqdm.format_interval(max(0, self.ends - now))
-                self._bar.set_postfix(shown, refresh=False)
+                    postfix["val"] = f"{float(trainer.callback_metrics['val/loss']):.4f}"
+                if self.deadline is not None:
+                    postfix["ends_in"] = tqdm.format_interval(max(0, self.deadline - now))
+                self._bar.set_postfix(postfix, refresh=False)
         if self._bar is not None and step > self._bar.n:
             self._bar.update(step - self._bar.n)
 

@@ -31,9 +31,9 @@ from zoo.run.checkpoint import (
     read_family_weights,
 )
 from zoo.run.config import CONFIG_FILE, resolve_config, stage_clip, to_dict
-from zoo.run.train.callbacks import Deadline, Progress, Saver
+from zoo.run.train.callbacks import CheckpointSaver, ProgressBar, WallClockLimit
 from zoo.run.train.plan import print_plan
-from zoo.run.train.runs import earlier, init_files, is_first_process, newest, stages
+from zoo.run.train.runs import init_files, is_first_process, latest_checkpoint, previous_stages, stage_names
 from zoo.run.validate import int_at_least, positive
 
 CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
@@ -83,26 +83,28 @@ def check_machine(trainer: DictConfig) -> None:
     """Raises ValueError when this machine lacks the trainer's GPUs, or nothing starts its other machines."""
     if trainer.accelerator != "gpu":
         return
-    here, each, machines = torch.cuda.device_count(), trainer.devices, trainer.num_nodes
-    if here < each:
-        wanted = f"{machines} machine{'s' * (machines > 1)} with {each} GPU{'s' * (each > 1)} each"
-        raise ValueError(f"this trainer needs {wanted}, this machine has {here}; trainer=auto trains with what is here")
+    available, devices, machines = torch.cuda.device_count(), trainer.devices, trainer.num_nodes
+    if available < devices:
+        required = f"{machines} machine{'s' * (machines > 1)} with {devices} GPU{'s' * (devices > 1)} each"
+        raise ValueError(
+            f"this trainer needs {required}, this machine has {available}; trainer=auto trains with what is here"
+        )
     if machines > 1 and not any(name in os.environ for name in CLUSTER):
         raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
 
 
 def fit(config: DictConfig, run: Path) -> Path:
-    """Train what is left to train of a run; answers the last checkpoint, which `sample.py ckpt=` takes.
+    """Train what is left to train of a run; returns the last checkpoint, which `sample.py ckpt=` takes.
 
-    A fresh run is written to `run`; one that is there goes on from its newest checkpoint. Raises ValueError before
+    A fresh run is written to `run`; an existing one continues from its latest checkpoint. Raises ValueError before
     anything is made when config, machine and data do not fit together.
     """
     check_machine(config.trainer)
-    _quiet()
+    _silence_warnings()
     config.seed = int_at_least(config.seed, "seed", 0)
     if config.seed >= 2**32:
         raise ValueError(f"seed={config.seed}: it must be below 2^32")
-    names = stages(config)
+    names = stage_names(config)
     trainings = {name: stage_training(config, name) for name in names}
     seed_everything(config.seed, verbose=False)
     config = resolve_config(config)
@@ -118,14 +120,14 @@ def fit(config: DictConfig, run: Path) -> Path:
         print_plan(config)
         print(f"run: {run}", flush=True)
     last = Path(config.ckpt) if config.ckpt is not None else None
-    begun = {name: there for name in names if (there := newest(run / name)) is not None}
+    checkpoints = {name: path for name in names if (path := latest_checkpoint(run / name)) is not None}
     for name in names:
-        own = begun.get(name)
-        if name in list(begun)[:-1]:  # a later stage has started from it: it is done
-            last = own
+        checkpoint = checkpoints.get(name)
+        if name in list(checkpoints)[:-1]:  # a later stage has started from it: it is done
+            last = checkpoint
             continue
-        _fit_stage(config, name, trainings[name], run, start=last, going_on=own)
-        last = newest(run / name)
+        _fit_stage(config, name, trainings[name], run, start=last, resume_from=checkpoint)
+        last = latest_checkpoint(run / name)
     assert last is not None, "every stage ends with a checkpoint"
     if primary:
         print(f"trained: {last}", flush=True)
@@ -142,17 +144,17 @@ def remove_leftovers(run: Path, names: Sequence[str]) -> None:
 
 
 def _fit_stage(
-    config: DictConfig, name: str, settings: StageTraining, run: Path, start: Path | None, going_on: Path | None
+    config: DictConfig, name: str, settings: StageTraining, run: Path, start: Path | None, resume_from: Path | None
 ) -> None:
-    ends = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
+    deadline = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
     seed_everything(config.seed, verbose=False)
     encoder = build_encoder(config)
     family = build_family(config)
-    if going_on is not None:
-        read_checkpoint(going_on)  # a clear refusal of a damaged or foreign file, before anything is started
+    if resume_from is not None:
+        read_checkpoint(resume_from)  # a clear refusal of a damaged or foreign file, before anything is started
     else:
         with redirect_stdout(sys.stdout if is_first_process() else None):  # each process loads, one tells of it
-            _start(config, name, family, start)
+            _load_initial_weights(config, name, family, start)
     stage = build_stage(config, name, family)
     data = DanceData(
         source=instantiate(config.data),
@@ -166,27 +168,27 @@ def _fit_stage(
     )
     text = OmegaConf.to_yaml(config)
     try:
-        trainer = _trainer(config, name, settings, run, text, ends)
+        trainer = _trainer(config, name, settings, run, text, deadline)
     except (MisconfigurationException, TypeError) as error:  # trainer.devices=0 and the like
         raise ValueError(f"this trainer cannot be made: {error}") from None
     if trainer.is_global_zero:
         write_atomic(run / CONFIG_FILE, text.encode())
     try:
-        trainer.fit(stage, datamodule=data, ckpt_path=going_on, weights_only=True)
+        trainer.fit(stage, datamodule=data, ckpt_path=resume_from, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         print(f"stopped at step {trainer.global_step}; train.py resume={run} goes on from the last checkpoint")
         raise KeyboardInterrupt from None
     trainer.strategy.barrier()
 
 
-def _start(config: DictConfig, name: str, family: Family, start: Path | None) -> None:
-    """Put into a family the weights that a stage sets out from."""
+def _load_initial_weights(config: DictConfig, name: str, family: Family, start: Path | None) -> None:
+    """Load the weights that a stage starts from into a family."""
     if start is None:
         for path in init_files(config):
             family.load_pretrained(path)
         return
     _, weights = read_family_weights(start)
-    previous = earlier(config, name)
+    previous = previous_stages(config, name)
     if previous:
         trained = [path for stage in previous for path in trainable_paths(config, stage, family)]
         load_for_stage(family, weights, start, trained)
@@ -195,14 +197,14 @@ def _start(config: DictConfig, name: str, family: Family, start: Path | None) ->
 
 
 def _trainer(
-    config: DictConfig, name: str, settings: StageTraining, run: Path, text: str, ends: float | None
+    config: DictConfig, name: str, settings: StageTraining, run: Path, text: str, deadline: float | None
 ) -> Trainer:
-    where = config.trainer
-    strategy = where.strategy if isinstance(where.strategy, str) else instantiate(where.strategy)
+    options = config.trainer
+    strategy = options.strategy if isinstance(options.strategy, str) else instantiate(options.strategy)
     trainer = Trainer(
-        accelerator=where.accelerator,
-        devices=where.devices,
-        num_nodes=where.num_nodes,
+        accelerator=options.accelerator,
+        devices=options.devices,
+        num_nodes=options.num_nodes,
         strategy=strategy,
         precision=settings.precision,
         max_steps=settings.max_steps,
@@ -217,25 +219,25 @@ def _trainer(
         logger=TensorBoardLogger(run, name="logs", version=name),
         plugins=[AtomicCheckpoint()],
         use_distributed_sampler=False,  # the data's own sampler gives every process its share
-        enable_checkpointing=False,  # Saver does
+        enable_checkpointing=False,  # CheckpointSaver does
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=run,
     )
     clips = settings.batch_size * settings.accumulate_grad_batches * trainer.world_size
     trainer.callbacks += [
-        *([Deadline(ends)] if ends is not None else []),
-        Saver(run / name, settings.save_every_n_steps, settings.keep_last, text, name),
-        Progress(name, settings.log_every_n_steps, clips, ends),
+        *([WallClockLimit(deadline)] if deadline is not None else []),
+        CheckpointSaver(run / name, settings.save_every_n_steps, settings.keep_last, text, name),
+        ProgressBar(name, settings.log_every_n_steps, clips, deadline),
     ]
     return trainer
 
 
-def _quiet() -> None:
-    """Leave the screen to what concerns the user."""
+def _silence_warnings() -> None:
+    """Hide messages of Lightning and torch that do not concern the user."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for words in (
+    for message in (
         ".*does not have many workers.*",
         ".*`train_dataloader`.*",
         ".*litlogger.*",
@@ -245,4 +247,4 @@ def _quiet() -> None:
         ".*in eval mode at the start.*",
         ".*Grad strides do not match.*",
     ):
-        warnings.filterwarnings("ignore", message=words)
+        warnings.filterwarnings("ignore", message=message)

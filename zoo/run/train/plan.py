@@ -1,4 +1,4 @@
-"""How big a training is, worked out on the meta device: nothing is allocated."""
+"""Size of a training, computed on the meta device: nothing is allocated."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig
 
 from zoo.run.build import build_family, build_stage
-from zoo.run.train.runs import stages
+from zoo.run.train.runs import stage_names
 
 
 def plan(config: DictConfig, stage: str) -> dict[str, float]:
@@ -18,22 +18,22 @@ def plan(config: DictConfig, stage: str) -> dict[str, float]:
     """
     with torch.device("meta"):
         family = build_family(config)
-        built = build_stage(config, stage, family)
+        module = build_stage(config, stage, family)
     parameters = sum(p.numel() for p in family.parameters())
     learning = sum(p.numel() for p in family.parameters() if p.requires_grad)
-    kept = 1 + 1 + (built.ema is not None) + _optimizer_values(built.make_optimizer)
+    copies = 1 + 1 + (module.ema is not None) + _optimizer_values(module.make_optimizer)
     target = "" if isinstance(config.trainer.strategy, str) else config.trainer.strategy._target_
     shards = config.trainer.strategy.data_parallel_size if target.endswith("ModelParallelStrategy") else 1
-    size = 4 * ((parameters - learning) + learning * kept / shards)
+    size = 4 * ((parameters - learning) + learning * copies / shards)
     return {"parameters": parameters, "learning": learning, "gigabytes": size / 1e9}
 
 
 def print_plan(config: DictConfig) -> None:
     """One line a stage."""
-    for stage in stages(config):
-        told = plan(config, stage)
-        millions = f"{told['parameters'] / 1e6:.1f} M parameters, {told['learning'] / 1e6:.1f} M learn"
-        print(f"{config.model.name} {stage}: {millions}; {told['gigabytes']:.2f} GB a process, activations besides")
+    for stage in stage_names(config):
+        counts = plan(config, stage)
+        millions = f"{counts['parameters'] / 1e6:.1f} M parameters, {counts['learning'] / 1e6:.1f} M learn"
+        print(f"{config.model.name} {stage}: {millions}; {counts['gigabytes']:.2f} GB a process, activations besides")
 
 
 def _optimizer_values(make_optimizer: Callable[..., torch.optim.Optimizer]) -> float:

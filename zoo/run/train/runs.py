@@ -1,4 +1,4 @@
-"""Run directories: which one a command means, and the config it goes by. Light: no torch.
+"""Run directories: the one that a command uses, and its configuration. Light: no torch.
 
 runs/<family>/<name>/config.yaml, <stage>/step_0001000.ckpt, <stage>/last.ckpt, logs/<stage>/ (TensorBoard).
 """
@@ -15,10 +15,11 @@ from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
 from zoo.run.validate import existing_file
 
 DTYPES = ("fp32", "fp16", "bf16")
-NAMED = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
+RUN_ENV = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
 LAST_COMMIT_OF = {1: "af8ef85"}  # config_version -> the last commit that resumes its runs
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
-MAY_CHANGE = {  # what an explicit override may change in a run that is resumed: nothing that a step computes with
+# what an explicit override may change in a run that is resumed: nothing that a step computes with
+RESUMABLE_OVERRIDES = {
     "resume", "trainer", "export", "export_dtype", "plan", "trusted_modules",
     "fit.max_steps", "fit.max_minutes", "fit.num_workers", "fit.log_every_n_steps", "fit.val_check_interval",
     "fit.limit_val_batches", "fit.save_every_n_steps", "fit.keep_last",
@@ -36,7 +37,7 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
     if config.export is not None:
         check_new_folder(Path(config.export))
     if config.resume is not None:
-        return _resumed(config)
+        return _resume(config)
     if config.ckpt is not None and config.export is not None:
         return None, config
     for path in init_files(config):
@@ -45,7 +46,7 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
         existing_file(config.ckpt, "ckpt")
     if config.init is not None and config.ckpt is not None:
         raise ValueError("init= (foreign weights) and ckpt= (this program's) both name weights to start from; give one")
-    names = stages(config)
+    names = stage_names(config)
     unknown = [name for name in names if name not in config.model.stages]
     if unknown or not names or names != sorted(set(names), key=list(config.model.stages).index):
         known = ", ".join(config.model.stages)
@@ -54,17 +55,21 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
     if renderer is not None and renderer.name not in renderers:
         hint = f"it trains with {' or '.join(renderers)}" if renderers else "it has no renderers"
         raise ValueError(f"renderer={renderer.name} is not trained by model={config.model.name}: {hint}")
-    before = earlier(config, names[0])
+    previous = previous_stages(config, names[0])
     starts = config.model.get("requires_init")
     if starts and config.ckpt is None and config.init is None and not config.plan:
         raise ValueError(f"model={config.model.name} size={config.size.name} starts from {starts}: give init=")
-    if before and config.ckpt is None and config.init is None and not config.plan:
-        raise ValueError(f"stage={names[0]} goes on from stage {before[-1]}: give its last.ckpt as ckpt=, or init=")
-    run = Path(os.environ[NAMED]) if NAMED in os.environ else Path(config.runs) / config.model.name / _name(config)
+    if previous and config.ckpt is None and config.init is None and not config.plan:
+        raise ValueError(f"stage={names[0]} goes on from stage {previous[-1]}: give its last.ckpt as ckpt=, or init=")
+    run = (
+        Path(os.environ[RUN_ENV])
+        if RUN_ENV in os.environ
+        else Path(config.runs) / config.model.name / _run_name(config)
+    )
     # the job's other processes may come when the first has made it already
-    if (run / CONFIG_FILE).exists() and NAMED not in os.environ and is_first_process():
+    if (run / CONFIG_FILE).exists() and RUN_ENV not in os.environ and is_first_process():
         raise ValueError(f"name={config.name}: {run} has begun already; use resume={run}, or another name")
-    os.environ[NAMED] = str(run)
+    os.environ[RUN_ENV] = str(run)
     return run, config
 
 
@@ -86,14 +91,14 @@ def check_new_folder(folder: Path) -> None:
         raise ValueError(f"export={folder} exists already and is not an empty directory")
 
 
-def stages(config: DictConfig) -> list[str]:
+def stage_names(config: DictConfig) -> list[str]:
     """The stages this run trains, in the recipe's order."""
     if config.stage is None:
         return _recipe(config)
     return list(config.stage) if isinstance(config.stage, ListConfig) else [config.stage]
 
 
-def earlier(config: DictConfig, stage: str) -> list[str]:
+def previous_stages(config: DictConfig, stage: str) -> list[str]:
     """The stages of the recipe that come before one."""
     names = _recipe(config)
     return names[: names.index(stage)] if stage in names else []
@@ -103,13 +108,13 @@ def _recipe(config: DictConfig) -> list[str]:
     return list(config.model.get("recipe", config.model.stages))  # a size may leave stages out
 
 
-def newest(folder: Path) -> Path | None:
-    """What a stage's folder goes on from: last.ckpt, or the newest step's file where that was lost; None if new."""
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that a stage's folder continues from: last.ckpt, else the newest step's file; None if new."""
     last = folder / "last.ckpt"
     return last if last.exists() else max(folder.glob("step_*.ckpt"), default=None)
 
 
-def _name(config: DictConfig) -> str:
+def _run_name(config: DictConfig) -> str:
     """config.name, else the job's number on a cluster (the same on every machine), else the time."""
     if config.name is not None:
         name = str(config.name)
@@ -124,7 +129,7 @@ def _name(config: DictConfig) -> str:
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def _resumed(config: DictConfig) -> tuple[Path, DictConfig]:
+def _resume(config: DictConfig) -> tuple[Path, DictConfig]:
     run = Path(str(config.resume))
     file = run / CONFIG_FILE
     if not file.is_file():
@@ -141,7 +146,7 @@ def _resumed(config: DictConfig) -> tuple[Path, DictConfig]:
     OmegaConf.set_struct(saved, True)
     for override in HydraConfig.get().overrides.task:
         key, _, _ = override.lstrip("+~").partition("=")
-        if key not in MAY_CHANGE and not key.startswith("trainer."):
+        if key not in RESUMABLE_OVERRIDES and not key.startswith("trainer."):
             raise ValueError(
                 f"{override}: resume= keeps the run's own config; only fit.max_steps and the like may change"
             )
