@@ -91,7 +91,7 @@ def test_features_are_reproducible_and_shared_with_the_detector(clips):
     first, repeated = metric.measure(without_detector)["features"], metric.measure(with_detector)["features"]
     assert first.shape == (2, 64) and first.dtype == np.float32 and (first == repeated).all()
     assert with_detector.poses.features is repeated
-    with pytest.raises(ValueError, match="16 frames; here are 15"):
+    with pytest.raises(ValueError, match="clips of 16 frames, not 15"):
         metric.measure(metric_input(frames[:15]))
 
 

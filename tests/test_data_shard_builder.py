@@ -78,7 +78,7 @@ def test_clips_of_one_dancer_are_kept_with_their_masks(folder, wheel, tmp_path, 
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
     videos, people = clips_in(folder), BlazePoseDetector(wheel)
     reports = {key: build_shard(video, tmp_path, SPEC, people, None) for key, video in videos.items()}
-    assert reports["a.dance"].clips == 2
+    assert reports["a.dance"].num_clips == 2
     assert reports["a.dance"].dropped == [(5.0, "nobody is found in it")]
     assert "no sound" in reports["silent"].reason and "cannot be read" in reports["broken"].reason
     (shard,) = tmp_path.glob("*.tar")
@@ -107,7 +107,7 @@ def test_shards_are_made_again_for_other_options_other_files_and_failures(folder
         return report, {path: path.stat().st_mtime_ns for path in out.glob("*.tar")} != previous
 
     report, is_written = build()
-    assert is_written and report.clips == 3
+    assert is_written and report.num_clips == 3
     assert build() == (report, False)
     smaller = replace(SPEC, height=32, width=32)
     assert build(smaller)[1] and not build(smaller)[1]
@@ -117,10 +117,10 @@ def test_shards_are_made_again_for_other_options_other_files_and_failures(folder
     assert build(smaller)[1] and not build(smaller)[1]
     failing = ApiCaptioner("http://127.0.0.1:9/v1", "some-model")
     report, _ = build(smaller, failing)
-    assert report.has_missing_captions and report.clips == 0 and not list(out.glob("*.tar"))
+    assert report.captioner_failed and report.num_clips == 0 and not list(out.glob("*.tar"))
     monkeypatch.setattr(ApiCaptioner, "caption", lambda *_: "the dancer turns")
     report, is_written = build(smaller, failing)
-    assert is_written and report.clips == 3 and not build(smaller, failing)[1]
+    assert is_written and report.num_clips == 3 and not build(smaller, failing)[1]
 
 
 def test_names_that_differ_in_a_dot_have_different_shards(folder, tmp_path, monkeypatch):
@@ -131,7 +131,7 @@ def test_names_that_differ_in_a_dot_have_different_shards(folder, tmp_path, monk
     reports = [build_shard(clip, tmp_path, SPEC, None, None) for clip in clips_in(tmp_path / "in").values()]
     reader = ShardReader(sorted(tmp_path.glob("*.tar")))
     keys = {sample.key for sample in reader.samples}
-    assert len(reader.samples) == len(keys) == sum(report.clips for report in reports) == 6
+    assert len(reader.samples) == len(keys) == sum(report.num_clips for report in reports) == 6
 
 
 def test_a_clip_of_two_dancers_is_dropped(wheel):
@@ -148,7 +148,7 @@ def test_the_shards_can_be_trained_on(folder, tmp_path, monkeypatch):
     """Without a detector too, in the middle of the picture: frames, words and the sound around each clip."""
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path / "cache"))
     report = build_shard(clips_in(folder)["a.dance"], tmp_path, SPEC, None, None)
-    assert report.clips == 3 and not report.dropped
+    assert report.num_clips == 3 and not report.dropped
     source = Shards(str(tmp_path / "*.tar"))
     assert {"frames", "reference", "caption", "music", "beats", "beat_phase"} <= source.available_keys
     starts = [sample.info["start"] for sample in source._reader("train").samples]
@@ -190,7 +190,7 @@ def test_parts_are_cropped_and_timed_like_the_frames(tmp_path, monkeypatch):
     videos = clips_in(tmp_path / "in")
     assert list(videos) == ["00001", "00002", "00003"]
     reports = [build_shard(video, tmp_path / "out", spec, None, None) for video in videos.values()]
-    assert [report.clips for report in reports] == [3, 3, 2]
+    assert [report.num_clips for report in reports] == [3, 3, 2]
     ((second, reason),) = reports[2].dropped
     assert second == 0.5 and "00003/densepose" in reason and "densepose/19.png does not exist" in reason
     from_row = 24 + np.floor((np.arange(32) + 0.5) * 1.5).astype(int)

@@ -124,7 +124,7 @@ def test_mistakes_in_one_line(i3d, tmp_path):
     text, other = tmp_path / "text.pt", tmp_path / "other.pt"
     text.write_text("not a network")
     torch.jit.script(Other()).save(str(other))
-    for path, message in ((text, "no TorchScript"), (other, "another network"), (tmp_path / "none.pt", "not there")):
+    for path, message in ((text, "no TorchScript"), (other, "is not StyleGAN-V"), (tmp_path / "none.pt", "not there")):
         with pytest.raises(ValueError, match=message) as caught:
             FVD(path)
         assert "\n" not in str(caught.value)

@@ -41,7 +41,7 @@ def test_odd_lengths_and_ends(path):
     assert encode_song(sound, Spectral(), 2.01).features.shape[0] == 61  # a token at 2.0 s
     assert encode_song(sound, Spectral(), 100).seconds == pytest.approx(20)
     assert encode_song(sound, Spectral(), 3, start=Fraction(1, 7)).features.shape[0] == 90
-    with pytest.raises(ValueError, match="it lasts 20.00 s"):
+    with pytest.raises(ValueError, match="the sound lasts 20.00 s"):
         encode_song(sound, Spectral(), 5, start=30)
 
 

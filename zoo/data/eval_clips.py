@@ -32,7 +32,8 @@ MIN_CROP_HEIGHT = 4.0  # pixels
 class ShardEvalClips(EvalClips):
     """The first `spec.clips` samples that can be cut according to `spec`, in the order of the shards.
 
-    skipped: of the samples before the last one used. Raises ValueError with the first reason when no sample is usable.
+    skipped: (key, reason) of each unusable sample met while collecting the clips. Raises ValueError with the first
+    reason when no sample is usable.
     """
 
     def __init__(
@@ -71,15 +72,17 @@ class ShardEvalClips(EvalClips):
         sample, spec = self.samples[index], self.spec
         info, fps = sample.info, stored_fps(sample)
         start, seconds = start_of(sample), spec.seconds
-        rows = np.minimum([round(i / spec.rate * fps) for i in range(spec.frames)], info["frames"] - 1)
-        joints = self.reader.read(sample, "joints2d")[rows] if "joints2d" in sample.byte_ranges else None
+        frame_indices = np.minimum([round(i / spec.rate * fps) for i in range(spec.frames)], info["frames"] - 1)
+        joints = self.reader.read(sample, "joints2d")[frame_indices] if "joints2d" in sample.byte_ranges else None
         box = crop_box(spec, info["height"], info["width"], joints)
-        frames = crop_images(self.reader.read(sample, "frames")[rows], box, spec)
+        frames = crop_images(self.reader.read(sample, "frames")[frame_indices], box, spec)
         reference = frames[0]
         if "reference" in sample.byte_ranges:
-            image = self.reader.read(sample, "reference")
-            is_frame_size = image.shape[:2] == (info["height"], info["width"])
-            reference = crop_images(image[None], box if is_frame_size else crop_box(spec, *image.shape[:2]), spec)[0]
+            reference_image = self.reader.read(sample, "reference")
+            has_frame_size = reference_image.shape[:2] == (info["height"], info["width"])
+            reference = crop_images(
+                reference_image[None], box if has_frame_size else crop_box(spec, *reference_image.shape[:2]), spec
+            )[0]
         music = cut_music(self.features.music(info["sound_id"]), start, seconds)
         waveform, sample_rate = self.reader.read(sample, "sound")
         beats = np.array(info["beats"], np.float64) - float(start) if "beats" in info else music.beats.times
@@ -124,8 +127,8 @@ class ShardEvalClips(EvalClips):
     def _labels(self, sample: Sample) -> dict[str, str]:
         info, middle = sample.info, float(start_of(sample) + self.spec.seconds / 2)
         labels = {name: str(info[name]) for name in (*LABELS, "figure") if name in info}
-        moves = [move[2] for move in info.get("moves", []) if move[0] <= middle]
-        return labels | ({"move": moves[-1]} if moves else {})
+        started_moves = [move[2] for move in info.get("moves", []) if move[0] <= middle]
+        return labels | ({"move": started_moves[-1]} if started_moves else {})
 
     def _caption(self, sample: Sample) -> str:
         info, start, seconds = sample.info, float(start_of(sample)), float(self.spec.seconds)
@@ -159,11 +162,12 @@ def _motion(reader: ShardReader, sample: Sample, start: Fraction, seconds: Fract
 
 
 def cut_music(music: MusicFeatures, start: Fraction, seconds: Fraction) -> MusicFeatures:
-    """The part of a song's features that belongs to a clip; at the very end of a song up to one token earlier."""
+    """The part of a song's features that belongs to a clip; it starts up to one token earlier where the features end
+    before the clip."""
     rate = Fraction(music.rate).limit_denominator(1 << 16)
-    last_start = (len(music.features) - token_count(seconds, music.rate)) / rate
-    first = min(start, last_start)
-    return music.slice(first, first + seconds)
+    latest_start = (len(music.features) - token_count(seconds, music.rate)) / rate
+    clip_start = min(start, latest_start)
+    return music.slice(clip_start, clip_start + seconds)
 
 
 def cut_waveform(waveform: np.ndarray, sample_rate: int, start: Fraction, seconds: Fraction) -> np.ndarray:
@@ -197,9 +201,11 @@ def crop_box(spec: EvalSpec, height: int, width: int, joints: np.ndarray | None 
         if reason:
             raise ValueError(reason)
         return 0, 0, height, width
-    aspect = Fraction(spec.height, spec.width)
-    box_height = min(Fraction(height), width * aspect)  # the largest box of these proportions inside the image
-    centre = height / 2, width / 2
+    height_per_width = Fraction(spec.height, spec.width)
+    box_height = min(
+        Fraction(height), width * height_per_width
+    )  # the largest box of these proportions inside the image
+    centre_yx = height / 2, width / 2
     if spec.crop == "dancer":
         points = np.empty((0, 2)) if joints is None else joints.reshape(-1, 2)
         points = points[np.isfinite(points).all(1)]
@@ -207,13 +213,15 @@ def crop_box(spec: EvalSpec, height: int, width: int, joints: np.ndarray | None 
             raise ValueError("no dancer was found to crop to; ask for crop=whole or centre")
         (left, top), (right, bottom) = points.min(0), points.max(0)
         margin = CROP_MARGIN * (bottom - top)
-        figure_height = max(bottom - top + 2 * margin, (right - left + 2 * margin) * float(aspect), MIN_CROP_HEIGHT)
-        box_height = min(box_height, Fraction(float(figure_height)))
-        centre = (top + bottom) / 2, (left + right) / 2
-    size = round(box_height), round(box_height / aspect)
+        needed_height = max(
+            bottom - top + 2 * margin, (right - left + 2 * margin) * float(height_per_width), MIN_CROP_HEIGHT
+        )
+        box_height = min(box_height, Fraction(float(needed_height)))
+        centre_yx = (top + bottom) / 2, (left + right) / 2
+    size = round(box_height), round(box_height / height_per_width)
     top, left = (
         min(max(round(float(middle - length / 2)), 0), limit - length)
-        for middle, length, limit in zip(centre, size, (height, width), strict=True)
+        for middle, length, limit in zip(centre_yx, size, (height, width), strict=True)
     )
     return top, left, *size
 

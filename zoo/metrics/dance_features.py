@@ -14,17 +14,17 @@ UP = np.array([0.0, 0.0, 1.0])
 
 
 def kinetic_features(joints: np.ndarray, fps: float) -> np.ndarray:
-    """Energies of every joint: mean squared speed across and up, mean acceleration. (T, J, 3) -> (3 J,)
+    """Energies of every joint: mean squared horizontal and vertical speed, mean acceleration. (T, J, 3) -> (3 J,)
 
     Joint by joint, in m^2/s^2, m^2/s^2 and m/s^2; T at least 3. Velocity and acceleration are first averaged over
-    `WINDOW` frames either side, near the ends over the available ones.
+    `WINDOW` frames either side, near the ends over fewer.
     """
     velocity = np.diff(joints.astype(np.float64), axis=0) * fps  # (T - 1, J, 3)
-    steps = len(velocity)
-    smooth = _average(velocity, steps)
-    force = np.linalg.norm(_average(np.diff(velocity, axis=0) * fps, steps), axis=-1)
-    across, up = (smooth[..., :2] ** 2).sum(-1), smooth[..., 2] ** 2
-    return np.stack([across.mean(0), up.mean(0), force.mean(0)], -1).reshape(-1)
+    num_steps = len(velocity)
+    smooth_velocity = _average(velocity, num_steps)
+    acceleration = np.linalg.norm(_average(np.diff(velocity, axis=0) * fps, num_steps), axis=-1)
+    horizontal, vertical = (smooth_velocity[..., :2] ** 2).sum(-1), smooth_velocity[..., 2] ** 2
+    return np.stack([horizontal.mean(0), vertical.mean(0), acceleration.mean(0)], -1).reshape(-1)
 
 
 def _average(values: np.ndarray, count: int) -> np.ndarray:
@@ -43,11 +43,11 @@ def geometric_features(joints: np.ndarray, fps: float) -> np.ndarray:
     same values with each pair exchanged.
     """
     position = {name: joints[1:, index].astype(np.float64) for index, name in enumerate(JOINTS)}
-    speed = np.diff(joints.astype(np.float64), axis=0) * fps
-    speed = {name: speed[:, index] for index, name in enumerate(JOINTS)}
-    lowest = joints[1:, :, 2].min(1)
-    root, neck, arm = position["pelvis"], position["neck"], UPPER_ARM
-    trunk = root - neck
+    velocity = np.diff(joints.astype(np.float64), axis=0) * fps
+    velocity = {name: velocity[:, index] for index, name in enumerate(JOINTS)}
+    floor_height = joints[1:, :, 2].min(1)
+    root, neck, arm_length = position["pelvis"], position["neck"], UPPER_ARM
+    neck_to_root = root - neck
     front = _unit(np.cross(position["right_hip"] - neck, position["left_hip"] - neck))
 
     def pair(statement) -> list[np.ndarray]:
@@ -55,43 +55,54 @@ def geometric_features(joints: np.ndarray, fps: float) -> np.ndarray:
         return [statement(side, opposite) for side, opposite in (("right_", "left_"), ("left_", "right_"))]
 
     def is_ahead(side: str, opposite: str) -> np.ndarray:
-        leg = (position[opposite + "foot"] - root, position[opposite + "hip"] - root)
-        forward = _unit(np.cross(*leg)) * (1 if opposite == "left_" else -1)
-        return _dot(forward, position[side + "ankle"] - root) > 0.38 * arm
+        plane_edges = (position[opposite + "foot"] - root, position[opposite + "hip"] - root)
+        forward = _unit(np.cross(*plane_edges)) * (1 if opposite == "left_" else -1)
+        return _dot(forward, position[side + "ankle"] - root) > 0.38 * arm_length
 
     def is_bent(side: str, top: str, joint: str, end: str) -> np.ndarray:
         middle = position[side + joint]
         return _angle(position[side + top] - middle, position[side + end] - middle) < 110
 
     across_hands, across_feet = (position["right_" + end] - position["left_" + end] for end in ("wrist", "ankle"))
-    shoulders = _unit(position["right_shoulder"] - position["left_shoulder"])
-    hips = _unit(position["right_hip"] - position["left_hip"])
+    shoulder_axis = _unit(position["right_shoulder"] - position["left_shoulder"])
+    hip_axis = _unit(position["right_hip"] - position["left_hip"])
     spine = _unit(position["spine3"] - position["spine1"])
-    ankles = _unit(np.cross(position["left_ankle"] - position["right_ankle"], neck - position["right_ankle"]))
+    ankle_plane_normal = _unit(
+        np.cross(position["left_ankle"] - position["right_ankle"], neck - position["right_ankle"])
+    )
     statements = [
-        *pair(lambda s, _: _dot(speed[s + "wrist"] - speed["neck"], front) > 1.8 * arm),  # hand moves ahead
         *pair(
-            lambda s, _: _dot(position[s + "wrist"] - neck, _unit(neck - position["spine3"])) > 0.2 * arm
+            lambda s, _: _dot(velocity[s + "wrist"] - velocity["neck"], front) > 1.8 * arm_length
+        ),  # hand moves ahead
+        *pair(
+            lambda s, _: _dot(position[s + "wrist"] - neck, _unit(neck - position["spine3"])) > 0.2 * arm_length
         ),  # above neck
-        *pair(lambda s, _: _dot(speed[s + "wrist"] - speed["spine3"], spine) > 1.8 * arm),  # hand moves up
+        *pair(lambda s, _: _dot(velocity[s + "wrist"] - velocity["spine3"], spine) > 1.8 * arm_length),  # hand moves up
         *pair(lambda s, _: is_bent(s, "shoulder", "elbow", "wrist")),
-        _dot(across_hands, shoulders) > 2.5 * SHOULDERS,  # hands far apart
-        _dot(speed["left_wrist"] - speed["right_wrist"], _unit(across_hands)) > 1.4 * arm,  # hands approach
-        *pair(lambda s, _: _dot(speed["pelvis"] - speed[s + "wrist"], _unit(root - position[s + "wrist"])) > 1.4 * arm),
-        *pair(lambda s, _: _length(speed[s + "wrist"]) > 2.5 * arm),  # fast hand
-        *pair(is_ahead),  # foot ahead of the other leg and its toes
-        *pair(lambda s, _: position[s + "ankle"][:, 2] - lowest > 1.2 * arm),  # foot lifted
-        _dot(across_feet, hips) > 2.1 * HIPS,  # feet apart
-        *pair(lambda s, _: is_bent(s, "hip", "knee", "ankle")),
-        *pair(lambda s, _: _length(speed[s + "ankle"]) > 2.5 * arm),  # fast foot
-        *pair(lambda s, _: _angle(trunk, position[s + "elbow"] - position[s + "shoulder"]) > 25),  # arm off the trunk
+        _dot(across_hands, shoulder_axis) > 2.5 * SHOULDERS,  # hands far apart
+        _dot(velocity["left_wrist"] - velocity["right_wrist"], _unit(across_hands))
+        > 1.4 * arm_length,  # hands approach
         *pair(
-            lambda s, _: _angle(trunk, position[s + "knee"] - position[s + "hip"]) > 50
+            lambda s, _: (
+                _dot(velocity["pelvis"] - velocity[s + "wrist"], _unit(root - position[s + "wrist"])) > 1.4 * arm_length
+            )
+        ),
+        *pair(lambda s, _: _length(velocity[s + "wrist"]) > 2.5 * arm_length),  # fast hand
+        *pair(is_ahead),  # foot ahead of the other leg and its toes
+        *pair(lambda s, _: position[s + "ankle"][:, 2] - floor_height > 1.2 * arm_length),  # foot lifted
+        _dot(across_feet, hip_axis) > 2.1 * HIPS,  # feet apart
+        *pair(lambda s, _: is_bent(s, "hip", "knee", "ankle")),
+        *pair(lambda s, _: _length(velocity[s + "ankle"]) > 2.5 * arm_length),  # fast foot
+        *pair(
+            lambda s, _: _angle(neck_to_root, position[s + "elbow"] - position[s + "shoulder"]) > 25
+        ),  # arm off the trunk
+        *pair(
+            lambda s, _: _angle(neck_to_root, position[s + "knee"] - position[s + "hip"]) > 50
         ),  # thigh off the trunk's line
-        _dot(ankles, root - position["right_ankle"]) > 0.5 * arm,  # pelvis ahead of ankles and neck
-        np.abs(_angle(trunk, UP) - 90) < 20,  # trunk level
-        *pair(lambda s, _: position[s + "wrist"][:, 2] - lowest < 1.2 * arm),  # hand low
-        _length(speed["pelvis"]) > 2.3 * arm,
+        _dot(ankle_plane_normal, root - position["right_ankle"]) > 0.5 * arm_length,  # pelvis ahead of ankles and neck
+        np.abs(_angle(neck_to_root, UP) - 90) < 20,  # trunk level
+        *pair(lambda s, _: position[s + "wrist"][:, 2] - floor_height < 1.2 * arm_length),  # hand low
+        _length(velocity["pelvis"]) > 2.3 * arm_length,
     ]
     return np.stack(statements, -1).mean(0)
 

@@ -35,7 +35,7 @@ class FIDVID(VideoFrechet):
     ):
         """Raises ValueError for a file that does not fit the network exactly."""
         super().__init__(frames, stride, step, MIN_FRAMES)
-        self.file = weights
+        self.weights = weights
         if weights is not None:
             _load_network(weights)
 
@@ -43,13 +43,15 @@ class FIDVID(VideoFrechet):
     def unavailable_reason(self) -> str | None:
         """The missing file."""
         return (
-            "needs weights.resnet3d=FILE, resnet-50-kinetics.pth of 3D-ResNets-PyTorch" if self.file is None else None
+            "needs weights.resnet3d=FILE, resnet-50-kinetics.pth of 3D-ResNets-PyTorch"
+            if self.weights is None
+            else None
         )
 
     @property
     def weights_hash(self) -> str | None:
         """Hash of the network's file."""
-        return None if self.file is None else file_hash(self.file)
+        return None if self.weights is None else file_hash(self.weights)
 
     def features(self, window: np.ndarray) -> Tensor:
         """Features (2048,), all at least 0."""
@@ -58,7 +60,7 @@ class FIDVID(VideoFrechet):
             images, size=(INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True
         )  # Pillow's bicubic
         video = images - torch.tensor(KINETICS_MEAN)[:, None, None]
-        return _load_network(self.file)(video.transpose(0, 1)[None])[0]
+        return _load_network(self.weights)(video.transpose(0, 1)[None])[0]
 
 
 class Stem(nn.Sequential):
@@ -82,15 +84,15 @@ def convert_public_weights(content: Any) -> Mapping[str, Tensor]:
     """3D-ResNets-PyTorch's names to torchvision's: layer1.0.bn2.bias -> layer1.0.conv2.1.bias, conv1 -> stem.0."""
     state_dict = {}
     for name, value in unwrap_state_dict(content).items():
-        *block, layer, kind = name.split(".")
-        if layer.startswith(("conv", "bn")):
-            number, index = layer[-1], "0" if layer.startswith("conv") else "1"
-            block += [f"conv{number}" if block else "stem", index]
+        *prefix, module_name, parameter = name.split(".")
+        if module_name.startswith(("conv", "bn")):
+            number, index = module_name[-1], "0" if module_name.startswith("conv") else "1"
+            prefix += [f"conv{number}" if prefix else "stem", index]
         else:
-            block.append(layer)
-        state_dict[".".join([*block, kind])] = value
-        if kind == "running_var":  # the file lacks this counter, which evaluation does not use
-            state_dict.setdefault(".".join([*block, "num_batches_tracked"]), torch.tensor(0))
+            prefix.append(module_name)
+        state_dict[".".join([*prefix, parameter])] = value
+        if parameter == "running_var":  # the file lacks this counter, which evaluation does not use
+            state_dict.setdefault(".".join([*prefix, "num_batches_tracked"]), torch.tensor(0))
     return state_dict
 
 

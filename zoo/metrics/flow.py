@@ -9,14 +9,14 @@ import numpy as np
 from zoo.metrics.base import STILL_IMAGE, ClipMetric, Column, Measurement, MetricInput
 
 FLOW_METHODS = ("dis", "farneback")
-DIS_SIZE = 64  # pixels of the shorter side on which 'dis' works
+DIS_SHORT_SIDE = 64  # pixels of the shorter side on which 'dis' works
 ONSET_RATE = 22050  # Hz; librosa's default, which the public code uses
 
 
 def flow_magnitude(frames: np.ndarray, flow: str = "dis") -> np.ndarray:
     """Mean length of the optical flow vectors between successive frames, pixels of `frames`. -> (F - 1,) float64
 
-    frames (F, H, W, 3) uint8. flow: 'dis' (Kroeger et al. 2016, on frames resized to `DIS_SIZE`), which takes a
+    frames (F, H, W, 3) uint8. flow: 'dis' (Kroeger et al. 2016, on frames resized to `DIS_SHORT_SIDE`), which takes a
     thirtieth of the time of 'farneback' (at full size, with the public AV-Align code's settings). Raises ValueError for
     others.
     """
@@ -25,7 +25,7 @@ def flow_magnitude(frames: np.ndarray, flow: str = "dis") -> np.ndarray:
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     scale = 1.0
     if flow == "dis":
-        scale = max(1.0, min(frames.shape[1:3]) / DIS_SIZE)
+        scale = max(1.0, min(frames.shape[1:3]) / DIS_SHORT_SIDE)
         size = (round(frames.shape[2] / scale), round(frames.shape[1] / scale))
         grey = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in grey]
         dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)

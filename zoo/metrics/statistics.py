@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95
+CONFIDENCE_LEVEL = 0.95
 NUM_RESAMPLES = 10_000  # of a mean of clips' values
 NUM_SET_RESAMPLES = 200  # of a set's value, which is more expensive
 
 
 class Interval(NamedTuple):
-    """A mean, its 95% bootstrap interval, and the number of clips; inf where a clip's value is infinite."""
+    """An estimate (a mean, or a set's value), its bootstrap interval, and the number of clips."""
 
     mean: float
     low: float
@@ -29,7 +29,10 @@ def bootstrap_indices(count: int, num_resamples: int, seed: int = 0) -> np.ndarr
 
 
 def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, level: float = LEVEL, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    values: Sequence[float] | np.ndarray,
+    level: float = CONFIDENCE_LEVEL,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> Interval:
     """The mean of `values` (N,) and its percentile bootstrap interval; NaN values are left out.
 
@@ -39,7 +42,7 @@ def bootstrap_interval(
     values = values[~np.isnan(values)]
     if len(values) == 0:
         raise ValueError("no values to average")
-    if not np.isfinite(values).all():  # a resample contains it or not: the width is undefined
+    if not np.isfinite(values).all():  # resamples with the infinite value have an infinite mean: no width
         mean = float(values.mean()) if len(set(values[np.isinf(values)])) == 1 else float("nan")
         return Interval(mean, mean, mean, len(values))
     low, high = np.quantile(
@@ -49,21 +52,24 @@ def bootstrap_interval(
 
 
 def bootstrap_sets(
-    values: Callable[[np.ndarray], Mapping[str, float]],
+    statistic: Callable[[np.ndarray], Mapping[str, float]],
     count: int,
     num_resamples: int = NUM_SET_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Name -> (draws,) values of resampled sets; values(indices (count,)) -> name -> the set's value."""
-    resampled = [values(indices) for indices in bootstrap_indices(count, num_resamples, seed)]
-    return {name: np.array([sample[name] for sample in resampled]) for name in resampled[0]}
+    """Evaluate a set's statistics on bootstrap resamples: name -> (draws,) values.
+
+    statistic: indices (count,) -> name -> value of the set of these clips.
+    """
+    draws = [statistic(indices) for indices in bootstrap_indices(count, num_resamples, seed)]
+    return {name: np.array([draw[name] for draw in draws]) for name in draws[0]}
 
 
-def set_interval(value: float, resampled: np.ndarray, count: int, level: float = LEVEL) -> Interval:
+def set_interval(value: float, resampled: np.ndarray, count: int, level: float = CONFIDENCE_LEVEL) -> Interval:
     """A set's value with the interval that its resampled values span around it.
 
     A resampled set contains some clips twice, which biases distances between distributions upwards. The interval is
-    the percentile interval without that bias: centred on the value, as wide as the resampled values. Where no resampled
+    the percentile interval, shifted so that the resamples' mean is the value. Where no resampled
     value is negative, the lower bound is not negative.
     """
     resampled = resampled[np.isfinite(resampled)]
@@ -96,7 +102,7 @@ def paired_p_value(differences: np.ndarray, seed: int = 0) -> float:
 def bootstrap_p_value(difference: float, resampled: np.ndarray) -> float:
     """Two-sided p of a difference between two sets' values, from its paired resampled values (draws,).
 
-    Wald's test with the bootstrap's standard deviation: a set has one value, so clips cannot be flipped one by one. NaN
+    Wald's test with the bootstrap's standard deviation: a sign-flip test would need a value per clip. NaN
     for fewer than ten finite resampled values.
     """
     resampled = resampled[np.isfinite(resampled)]

@@ -19,7 +19,7 @@ from zoo.nn import jukebox as jukebox_module
 from zoo.nn.jukebox import HOP, PRIOR, RATE, VQVAE, TopEncoder, TopPrior
 from zoo.nn.weights.lazy import LazyWeights
 
-WINDOW, STEP = 5 * RATE, 5 * RATE // 2  # samples: EDGE's window and its stride
+WINDOW, STRIDE = 5 * RATE, 5 * RATE // 2  # samples: EDGE's window and its stride
 LAYER, WIDTH = 66, 4800  # of 72; values of a state
 
 
@@ -28,8 +28,9 @@ class Jukebox(LazyWeights, MusicEncoder):
 
     For five seconds they equal those of jukemirlib, which EDGE was trained with. Longer sounds are encoded in windows
     of five seconds, every 2.5 seconds. Of all windows but the first only the second half is used, because a state
-    depends only on the past within its window. So a token does not depend on a cut at a multiple of 2.5 s that leaves
-    five seconds on either side of it. M2PEnc uses 4,800 values a frame and gives no details.
+    depends only on the past within its window. Cutting the sound at a multiple of 2.5 s does not
+    change the features that are at least five seconds away from the cut. M2PEnc uses 4,800 values a frame and gives no
+    details.
     """
 
     dim, rate, sample_rate = WIDTH, 30.0, RATE
@@ -67,26 +68,26 @@ class Jukebox(LazyWeights, MusicEncoder):
         modules = [network.to(device) for network in self.loaded]
         count = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
         if sample_rate != RATE:
-            wave = librosa.resample(waveform.cpu().numpy(), orig_sr=sample_rate, target_sr=RATE)
-            waveform = torch.from_numpy(wave).to(waveform.device)
-        starts = range(0, max(waveform.shape[1] - WINDOW + STEP, 1), STEP)
+            resampled = librosa.resample(waveform.cpu().numpy(), orig_sr=sample_rate, target_sr=RATE)
+            waveform = torch.from_numpy(resampled).to(waveform.device)
+        starts = range(0, max(waveform.shape[1] - WINDOW + STRIDE, 1), STRIDE)
         jobs = [(row, start) for row in range(len(waveform)) for start in starts]
-        states: list[list[Tensor]] = [[] for _ in waveform]
+        features_per_row: list[list[Tensor]] = [[] for _ in waveform]
         for row, start in tqdm(jobs, desc="jukebox", disable=None if len(jobs) > 1 else True, leave=False):
-            window = self._encode_window(waveform[row, start : start + WINDOW].to(device), *modules)
-            states[row].append(window[round(self.rate * STEP / RATE) :] if start else window)
-        return torch.stack([torch.cat(windows)[:count] for windows in states]).to(waveform.device)
+            features = self._encode_window(waveform[row, start : start + WINDOW].to(device), *modules)
+            features_per_row[row].append(features[round(self.rate * STRIDE / RATE) :] if start else features)
+        return torch.stack([torch.cat(windows)[:count] for windows in features_per_row]).to(waveform.device)
 
     @torch.no_grad()
     def _encode_window(self, sound: Tensor, encoder: TopEncoder, prior: TopPrior) -> Tensor:
-        """Encode one window (S,) at 44.1 kHz, scaled to peak 1, to tokens (L, dim)."""
+        """Encode one window (S,) at 44.1 kHz, scaled to peak 1, to features (L, dim) at 30 Hz."""
         count = token_count(Fraction(len(sound), RATE), self.rate)
         peak = sound.abs().max()
         sound = F.pad(sound / peak if peak > 0 else sound, (0, max(0, HOP - len(sound))))
         states = prior(encoder(sound[None]))[0].T.cpu().numpy()
         resampled = librosa.resample(np.asfortranarray(states), orig_sr=RATE / HOP, target_sr=self.rate, res_type="fft")
-        tokens = torch.from_numpy(resampled.T)
-        return torch.cat([tokens, tokens[-1:].expand(max(0, count - len(tokens)), -1)])[:count]
+        features = torch.from_numpy(resampled.T)
+        return torch.cat([features, features[-1:].expand(max(0, count - len(features)), -1)])[:count]
 
     def _files(self) -> tuple[Path, Path]:
         folder = Path(self.weights or "")

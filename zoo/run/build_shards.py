@@ -55,8 +55,8 @@ def build_shards(config: DictConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     reports = [build_shard(video, out, spec, detector, captioner) for video in track(videos.clips, "videos")]
     without_parts = [] if detector else [video.key for video in videos.clips if video.parts is None]
-    num_clips = sum(report.clips for report in reports)
-    num_unused = sum(not report.clips for report in reports)
+    num_clips = sum(report.num_clips for report in reports)
+    num_unused = sum(not report.num_clips for report in reports)
     for key, reason in videos.skipped:
         print(f"{key}: left out: {reason}")
     for report in reports:

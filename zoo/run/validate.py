@@ -8,7 +8,7 @@ from pathlib import Path
 from zoo.files import resource_root
 
 VIDEO_SUFFIXES, MOTION_SUFFIXES = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
-NTSC = (24, 30, 48, 60, 120)  # their x1000/1001 rates are usually written with two or three decimals
+NTSC_NOMINAL_RATES = (24, 30, 48, 60, 120)  # their x1000/1001 rates are usually written with two or three decimals
 PRECISIONS = ("fp32", "bf16")
 
 
@@ -28,8 +28,8 @@ def frame_rate(value: float | str) -> Fraction:
         rate = Fraction(str(value))
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"fps={value} is not a frame rate; write 30, 29.97 or 30000/1001") from None
-    for whole_rate in NTSC:
-        exact = Fraction(whole_rate * 1000, 1001)
+    for nominal_rate in NTSC_NOMINAL_RATES:
+        exact = Fraction(nominal_rate * 1000, 1001)
         if rate.denominator != 1 and abs(rate - exact) < Fraction(6, 1000):
             rate = exact
     if not 1 <= rate <= 240:
@@ -69,7 +69,7 @@ def int_at_least(value: int | str, name: str, minimum: int) -> int:
     number = finite(value, name)
     if number != int(number) or number < minimum:
         raise ValueError(f"{name}={value}: it must be a whole number of at least {minimum}")
-    return int(number)
+    return value if isinstance(value, int) else int(Fraction(str(value)))  # exact above 2^53
 
 
 def existing_path(path: str | Path | None, name: str) -> Path:
@@ -102,7 +102,7 @@ def writable(path: str) -> Path:
         raise ValueError(f"out={path} is a directory; add a file name")
     if not out.parent.is_dir() and Path("outputs") not in [out.parent, *out.parent.parents]:
         raise ValueError(f"out={path}: there is no directory {out.parent}")
-    parent = next(folder for folder in (out.parent, *out.parent.parents) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"out={path}: nothing can be written in {parent}")
+    existing_parent = next(folder for folder in (out.parent, *out.parent.parents) if folder.exists())
+    if not existing_parent.is_dir() or not os.access(existing_parent, os.W_OK):
+        raise ValueError(f"out={path}: nothing can be written in {existing_parent}")
     return out

@@ -15,7 +15,7 @@ from zoo.body.skeleton import JOINTS
 SPINE_HEIGHTS = {"pelvis": 0.07, "spine1": 0.31, "spine2": 0.57, "spine3": 0.68, "neck": 1.09}
 COLLAR_HEIGHT, COLLAR_WIDTH = 0.91, 0.4  # the width is a fraction of the shoulders'
 HEAD_ABOVE_EARS = -0.08
-MAX_FOOT_CUT = 0.13  # of the stature: width of the mask on the lower image edge; wider means that the feet are cut off
+MAX_BOTTOM_EDGE_WIDTH = 0.13  # of the stature: a mask that is wider on the lower image edge has its feet cut off
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PoseDetector(ABC):
         if max(image.shape[:2]) > COARSE_MASK_SIDE:
             mask = refine_mask(image, mask)
         stature = stature_from_joints(joints)
-        if (mask[-1] > 0.5).sum() > MAX_FOOT_CUT * stature:
+        if (mask[-1] > 0.5).sum() > MAX_BOTTOM_EDGE_WIDTH * stature:
             raise ValueError("the feet of the figure are cut off; use an image that shows the whole body")
         return SegmentedFigure(mask_to_alpha(mask), joints, 1.0, stature)
 
@@ -81,7 +81,7 @@ def joint_weights(
 ) -> np.ndarray:
     """(24, num_points): SMPL's joints as weighted sums of a detector's keypoints.
 
-    limb_points: joint name without its side -> the keypoints on the left and on the right whose mean it is.
+    limb_points: joint name without its side -> the keypoints to average, on the left and on the right.
     shoulders, hips, ears: indices of the left and the right keypoint.
     """
     point = np.eye(num_points)
@@ -99,5 +99,5 @@ def joint_weights(
 
 
 def weighted_joints(weights: np.ndarray, points: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (24, 2) from keypoints (P, 2) by `joint_weights`; each one's score (24,) is its lowest keypoint's (P,)."""
+    """Joints (24, 2) from keypoints (P, 2) by `joint_weights`; a joint's score (24,) is its lowest keypoint's."""
     return weights @ points, np.where(weights != 0, scores, 1).min(1)

@@ -10,20 +10,22 @@ from zoo.body.detection.figure_mask import largest_component, mask_to_alpha
 from zoo.body.skeleton import JOINTS
 
 # SMPL's joints without their side -> BlazePose's points, left and right
-LIMB_POINTS = {
+POINTS_OF_JOINT = {
     "knee": ((25,), (26,)), "ankle": ((27,), (28,)), "foot": ((31,), (32,)),
     "shoulder": ((11,), (12,)), "elbow": ((13,), (14,)), "wrist": ((15,), (16,)), "hand": ((17, 19), (18, 20)),
 }  # fmt: skip
 SHOULDERS, HIPS, EARS, EYES = (11, 12), (23, 24), (7, 8), (2, 5)
 HEAD_POINTS, HAND_POINTS, FOOT_POINTS = slice(0, 11), slice(15, 23), slice(27, 33)
 ARM_AND_LEG_POINTS = [*range(11, 17), *range(23, 29)]
-TO_JOINTS = joint_weights(BODY_POINTS, LIMB_POINTS, SHOULDERS, HIPS, EARS)
+TO_JOINTS = joint_weights(BODY_POINTS, POINTS_OF_JOINT, SHOULDERS, HIPS, EARS)
 NECK, HEAD = JOINTS.index("neck"), JOINTS.index("head")
 
-MIN_PRESENCE = 0.9  # presence above which the landmarks of one pass are accurate enough
+REFINE_BELOW_PRESENCE = 0.9  # below this presence the landmarks are predicted a second time
 MAIN_PERSON_RATIO = 1.5  # a person this many times as large as any other is the main one
-EAR_TO_ANKLE_RATIO = 0.852  # chain of points from the ears to the ankles over the stature (rendered bodies: +- 0.006)
-MAX_HEIGHT_RATIO = 1.4  # largest height of a figure with raised arms over its stature; above it the chain looks short
+EAR_TO_ANKLE_RATIO = 0.852  # length ear - shoulder - hip - knee - ankle over the stature (rendered bodies: +- 0.006)
+MAX_HEIGHT_RATIO = (
+    1.4  # largest height of a figure with raised arms over its stature; above it the body is foreshortened
+)
 # widths of the mask on an image edge, as fractions of the stature, above which a part of the body is cut off
 MAX_EDGE_WIDTH = {"feet": 0.13, "head": 0.09, "side": 0.05}
 MAX_OUTSIDE = 0.02  # of the stature: distance beyond the image edge up to which a point counts as inside
@@ -59,7 +61,7 @@ class BlazePoseDetector(PersonDetector):
         """
         region = person.region
         landmarks = self._network.predict_landmarks(image, region)
-        if landmarks.presence < MIN_PRESENCE:
+        if landmarks.presence < REFINE_BELOW_PRESENCE:
             region = landmarks.next_region
             landmarks = self._network.predict_landmarks(image, region)
         return landmarks, self._network.paste_mask(landmarks.mask, region, *image.shape[:2])
@@ -85,8 +87,8 @@ class BlazePoseDetector(PersonDetector):
     def segment_figure(self, image: np.ndarray, min_confidence: float = 0.0) -> SegmentedFigure:
         """Segment the only person of an image (H, W, 3) uint8, or the main one: MAIN_PERSON_RATIO times as large.
 
-        The network's own presence decides; min_confidence is not used. Raises ValueError, one line without the image's
-        name, for no person, for several, and for one that is cut off.
+        A presence of at least MIN_SCORE decides; min_confidence is not used. Raises ValueError, one line without the
+        image's name, for no person, for several, and for one that is cut off.
         """
         people = [(person, *self.find_landmarks(image, person)) for person in self.find_people(image)]
         people = [(person, landmarks, mask) for person, landmarks, mask in people if landmarks.presence >= MIN_SCORE]
@@ -95,19 +97,19 @@ class BlazePoseDetector(PersonDetector):
                 "no person was detected; use an image in which one person fills at least a quarter of the height, "
                 "or a png with a transparent background"
             )
-        sizes = [float(np.linalg.norm(person.region.up)) for person, _, _ in people]
-        main = int(np.argmax(sizes))
-        if sum(size * MAIN_PERSON_RATIO > sizes[main] for size in sizes) > 1:
+        region_sizes = [float(np.linalg.norm(person.region.up)) for person, _, _ in people]
+        main_index = int(np.argmax(region_sizes))
+        if sum(size * MAIN_PERSON_RATIO > region_sizes[main_index] for size in region_sizes) > 1:
             raise ValueError(
                 f"{len(people)} people were detected, none clearly the largest; crop the image to one person"
             )
-        _, landmarks, mask = people[main]
+        _, landmarks, mask = people[main_index]
         mask = largest_component(mask)
         stature = _stature_from_points(landmarks.points)
         _check_whole_body(landmarks, mask, stature)
         alpha = mask_to_alpha(mask)
-        height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
-        stature = max(stature, height / MAX_HEIGHT_RATIO)
+        figure_height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
+        stature = max(stature, figure_height / MAX_HEIGHT_RATIO)
         joints = (TO_JOINTS @ landmarks.points).astype(np.float32)
         joints[HEAD] = _head_joint(landmarks.points, *joints[[NECK, HEAD]], stature)
         return SegmentedFigure(alpha, joints, float(landmarks.visibility[ARM_AND_LEG_POINTS].mean()), stature)
@@ -139,18 +141,22 @@ def _head_joint(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature:
 
 def _check_whole_body(landmarks: Landmarks, mask: np.ndarray, stature: float) -> None:
     """Raises ValueError if more than a small part of the figure is outside the image, or its feet are hidden."""
-    width = mask.shape[1]
+    image_width = mask.shape[1]
     is_figure = mask > 0.5
     edges = is_figure[0], is_figure[-1], is_figure[:, 0], is_figure[:, -1]
-    top, bottom, *sides = (edge.sum() / stature for edge in edges)
-    lowest = (landmarks.points[FOOT_POINTS, 1].max() - len(mask)) / stature
+    top_width, bottom_width, *side_widths = (edge.sum() / stature for edge in edges)
+    feet_overshoot = (landmarks.points[FOOT_POINTS, 1].max() - len(mask)) / stature
     hint = "use an image that shows the whole body"
-    if bottom > MAX_EDGE_WIDTH["feet"] or lowest > MAX_OUTSIDE or landmarks.visibility[FOOT_POINTS].max() < 0.5:
+    if (
+        bottom_width > MAX_EDGE_WIDTH["feet"]
+        or feet_overshoot > MAX_OUTSIDE
+        or landmarks.visibility[FOOT_POINTS].max() < 0.5
+    ):
         raise ValueError(f"the feet of the person are cut off or hidden; {hint}")
-    if top > MAX_EDGE_WIDTH["head"] or landmarks.points[HEAD_POINTS, 1].min() < 0:
+    if top_width > MAX_EDGE_WIDTH["head"] or landmarks.points[HEAD_POINTS, 1].min() < 0:
         raise ValueError(f"the head or a raised hand of the person is cut off; {hint}")
-    hands, margin = landmarks.points[HAND_POINTS, 0], MAX_OUTSIDE * stature
-    if max(sides) > MAX_EDGE_WIDTH["side"] or hands.min() < -margin or hands.max() > width + margin:
+    hands_x, margin = landmarks.points[HAND_POINTS, 0], MAX_OUTSIDE * stature
+    if max(side_widths) > MAX_EDGE_WIDTH["side"] or hands_x.min() < -margin or hands_x.max() > image_width + margin:
         raise ValueError(f"the person is cut off at the side; {hint}")
 
 
@@ -158,6 +164,6 @@ def _stature_from_points(points: np.ndarray) -> float:
     """Stature in pixels from BlazePose's points (33, 2): raised arms and bent knees do not change it."""
     ears, shoulders, hips = (points[list(pair)].mean(0) for pair in (EARS, SHOULDERS, HIPS))
     hip, knee, ankle = points[23:25], points[25:27], points[27:29]
-    legs = [np.linalg.norm(lower - upper, axis=1).max() for lower, upper in ((knee, hip), (ankle, knee))]
-    length = np.linalg.norm(ears - shoulders) + np.linalg.norm(shoulders - hips) + sum(legs)
+    thigh_and_shank = [np.linalg.norm(lower - upper, axis=1).max() for lower, upper in ((knee, hip), (ankle, knee))]
+    length = np.linalg.norm(ears - shoulders) + np.linalg.norm(shoulders - hips) + sum(thigh_and_shank)
     return float(length) / EAR_TO_ANKLE_RATIO

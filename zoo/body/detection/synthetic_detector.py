@@ -145,10 +145,10 @@ def soft_argmax(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     weights = heatmaps.flatten(-2).float().softmax(-1)
     cells = torch.arange(HEATMAP_SIDE, device=heatmaps.device) + 0.5
     x, y = cells.repeat(HEATMAP_SIDE), cells.repeat_interleave(HEATMAP_SIDE)
-    moments = weights @ torch.stack([x, y, x**2 + y**2], 1)  # (..., 24, 3)
-    variance = moments[..., 2] - moments[..., :2].square().sum(-1)
+    first_and_second_moments = weights @ torch.stack([x, y, x**2 + y**2], 1)  # (..., 24, 3)
+    variance = first_and_second_moments[..., 2] - first_and_second_moments[..., :2].square().sum(-1)
     confidence = (2 * HEATMAP_SIGMA**2 / variance.clamp(min=1e-6)).clamp(max=1)
-    return moments[..., :2] * (INPUT_SIDE / HEATMAP_SIDE), confidence
+    return first_and_second_moments[..., :2] * (INPUT_SIDE / HEATMAP_SIDE), confidence
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ def _fit_to_input(images: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
         images = F.interpolate(images, (height, width), mode="bilinear", antialias=True)
     top, left = (INPUT_SIDE - height) // 2, (INPUT_SIDE - width) // 2
     if height != width:
-        border = (left, INPUT_SIDE - width - left, top, INPUT_SIDE - height - top)
-        images = F.pad(images.float(), border, mode="replicate")
+        padding = (left, INPUT_SIDE - width - left, top, INPUT_SIDE - height - top)
+        images = F.pad(images.float(), padding, mode="replicate")
     return images, (top, left, height, width)
 
 

@@ -14,7 +14,7 @@ from zoo.body.detection.base import PoseDetector
 
 MAX_IMAGE_SIDE = 2048  # pixels; figures are drawn far smaller
 BLUR_RADII = (0.1, 0.02)  # of the stature: distances from which colors are taken, coarse to fine
-ALPHA_POWER = 4  # exponent of alpha as the weight of a color: mixed pixels say little about the figure's own color
+WEIGHT_EXPONENT = 4  # exponent of alpha as the weight of a color: mixed pixels say little about the figure's own color
 SOLE_HEIGHT = 0.05  # of the stature: height above the lowest point up to which the figure touches the floor
 MAX_FOOT_WIDTH = 0.2  # of the stature: wider contacts with the floor are two feet
 
@@ -55,13 +55,13 @@ def extract_figure(
 ) -> Figure:
     """Segment the one figure of an image (H, W, 3) uint8 and estimate its own colors.
 
-    max_side: the image is first shrunk to so many pixels on its longer side. min_confidence and the ValueError, one
-    line without the image's name: see `PoseDetector.segment_figure`.
+    max_side: the image is first shrunk to so many pixels on its longer side. min_confidence, and the
+    ValueError that is raised: see `PoseDetector.segment_figure`.
     """
     image = _shrink(image, max_side)
-    figure = detector.segment_figure(image, min_confidence)
-    rgb = _foreground_colors(np.float32(image), figure.alpha, figure.stature)
-    return Figure(rgb, figure.alpha, image, figure.joints, figure.quality, figure.stature)
+    segmented = detector.segment_figure(image, min_confidence)
+    rgb = _foreground_colors(np.float32(image), segmented.alpha, segmented.stature)
+    return Figure(rgb, segmented.alpha, image, segmented.joints, segmented.quality, segmented.stature)
 
 
 def extract_cutout(image: np.ndarray, detector: PoseDetector) -> Cutout:
@@ -99,11 +99,11 @@ def ground_contacts(alpha: np.ndarray, stature: float) -> list[float]:
         return []
     soles = is_opaque[max(0, int(rows[-1] + 1 - SOLE_HEIGHT * stature)) :].any(0)
     edges = np.flatnonzero(np.diff(soles, prepend=False, append=False)).reshape(-1, 2)
-    columns = []
+    contacts = []
     for left, right in edges:
         fractions = (0.5,) if right - left < MAX_FOOT_WIDTH * stature else (0.2, 0.8)
-        columns += [float(left + fraction * (right - left)) for fraction in fractions]
-    return columns
+        contacts += [float(left + fraction * (right - left)) for fraction in fractions]
+    return contacts
 
 
 def _shrink(image: np.ndarray, max_side: int) -> np.ndarray:
@@ -121,8 +121,8 @@ def _foreground_colors(image: np.ndarray, alpha: np.ndarray, stature: float) -> 
     foreground = background = image
     for radius in BLUR_RADII:
         side = 2 * max(1, round(radius * stature)) + 1
-        foreground = _weighted_blur(foreground, alpha**ALPHA_POWER, side)
-        background = _weighted_blur(background, (1 - alpha) ** ALPHA_POWER, side)
+        foreground = _weighted_blur(foreground, alpha**WEIGHT_EXPONENT, side)
+        background = _weighted_blur(background, (1 - alpha) ** WEIGHT_EXPONENT, side)
         residual = image - alpha * foreground - (1 - alpha) * background
         foreground = np.clip(foreground + alpha * residual, 0, 255)
     return foreground

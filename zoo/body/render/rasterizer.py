@@ -21,10 +21,10 @@ MAPS = ("rgb", "depth", "normal", "parts", "semantic")
 KEY_LIGHT = np.array([0.42, -0.62, 0.66]) / np.linalg.norm([0.42, -0.62, 0.66])  # world direction towards it
 AMBIENT, SKY, KEY, HEADLIGHT = 0.34, 0.2, 0.42, 0.12  # intensities of the lights
 SHADOW_JOINTS = (0, 7, 8, 10, 11, 20, 21)  # pelvis, feet and hands darken the floor
-SHADOW_RADIUS = 2.0  # metres from the pelvis that its shadow is drawn in
-FLOOR_RADIUS = 4.5  # metres of the studio's floor in front of its wall
+SHADOW_EXTENT = 2.0  # metres: the shadow is drawn up to this far from the pelvis
+FLOOR_RADIUS = 4.5  # metres from the origin at which the studio's floor ends and its wall begins
 STUDIO_COLOR = (222, 222, 226)
-_SUBPIXELS = 2  # rays a pixel, each way
+SAMPLES_PER_AXIS = 2  # rays along each side of a pixel
 
 
 def clothed_body(appearance: Appearance) -> Body:
@@ -49,8 +49,9 @@ def render(
     for a studio in the appearance's color; shadow: whether the body's shadow is drawn on the floor. -> the maps of
     `maps`, all (H, W, ...): rgb uint8; depth float32 metres along the viewing axis, 0 background; normal float32 (3) in
     [-1, 1], camera space: x right, y up, z to the viewer, 0 background; parts uint8, DensePose's 1..24; semantic uint8,
-    see `zoo.body.labels.SEMANTIC`. All but rgb are sampled a quarter pixel up and left of the pixel's center. Also
-    joints2d (24, 2) float32 pixels, joints3d (24, 3) float32 metres, world, of this body.
+    see `zoo.body.labels.SEMANTIC`. All but rgb are the first hit among a pixel's four rays, mostly a quarter
+    pixel up and left of its center. Also joints2d (24, 2) float32 pixels, joints3d (24, 3) float32 metres, world, of
+    this body.
     Raises ValueError for an unknown map.
     """
     body = clothed_body(appearance)
@@ -74,8 +75,8 @@ def render_motion(
     transforms, joints = body.transforms(rotations, root)
     cameras = [camera] * len(joints) if isinstance(camera, Camera) else camera
     frames = [
-        _draw(appearance, body, *pose, height, width, background, shadow, maps)
-        for pose in zip(transforms, joints, cameras, strict=True)
+        _draw(appearance, body, *draw_args, height, width, background, shadow, maps)
+        for draw_args in zip(transforms, joints, cameras, strict=True)
     ]
     return {key: np.stack([frame[key] for frame in frames]) for key in (*maps, "joints2d", "joints3d")}
 
@@ -84,29 +85,31 @@ def render_parts(
     body: Body, rotations: np.ndarray, root: np.ndarray, camera: Camera, height: int, width: int
 ) -> np.ndarray:
     """DensePose's parts of a clip, of the bare mesh: `render_motion`'s map `parts`, (F, H, W) uint8."""
-    poses = zip(*body.transforms(rotations, root), strict=True)
-    frames = (_draw(None, body, *pose, camera, height, width, None, False, ("parts",)) for pose in poses)
+    draw_args = zip(*body.transforms(rotations, root), strict=True)
+    frames = (_draw(None, body, *pose_args, camera, height, width, None, False, ("parts",)) for pose_args in draw_args)
     return np.stack([frame["parts"] for frame in frames])
 
 
 def inverse_depth(depth: np.ndarray) -> np.ndarray:
-    """A clip's depth in metres (0 background) as batches have it: affine inverse, 1 nearest, 0 background."""
+    """A clip's depth in metres (0 background) as batches have it: normalised disparity, 1 nearest, 0 background."""
     is_body = depth > 0
     if not is_body.any():
         return np.zeros_like(depth)
     # half a metre behind the farthest point, so that it does not become 0
     near, far = depth[is_body].min(), depth[is_body].max() + 0.5
-    inverse = (1 / np.maximum(depth, near) - 1 / far) / (1 / near - 1 / far)
-    return np.where(is_body, inverse, 0).astype(np.float32)
+    disparity = (1 / np.maximum(depth, near) - 1 / far) / (1 / near - 1 / far)
+    return np.where(is_body, disparity, 0).astype(np.float32)
 
 
 @lru_cache(maxsize=32)
 def _rays(axes: bytes, fov: float, height: int, width: int) -> np.ndarray:
     """Subpixel rays of every pixel, (H, W, rays, 3): they depend on a camera's direction, not on its position."""
-    level = Camera((0.0, -1.0, 0.0), (0.0, 0.0, 0.0), fov)
-    rays = level.rays(height * _SUBPIXELS, width * _SUBPIXELS) @ (level.axes.T @ np.frombuffer(axes).reshape(3, 3))
-    blocks = rays.reshape(height, _SUBPIXELS, width, _SUBPIXELS, 3).swapaxes(1, 2)
-    return np.ascontiguousarray(blocks.reshape(height, width, _SUBPIXELS * _SUBPIXELS, 3), np.float32)
+    level_camera = Camera((0.0, -1.0, 0.0), (0.0, 0.0, 0.0), fov)
+    rays = level_camera.rays(height * SAMPLES_PER_AXIS, width * SAMPLES_PER_AXIS) @ (
+        level_camera.axes.T @ np.frombuffer(axes).reshape(3, 3)
+    )
+    blocks = rays.reshape(height, SAMPLES_PER_AXIS, width, SAMPLES_PER_AXIS, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(blocks.reshape(height, width, SAMPLES_PER_AXIS * SAMPLES_PER_AXIS, 3), np.float32)
 
 
 @lru_cache(maxsize=32)
@@ -123,7 +126,7 @@ def _studio_background(camera: Camera, height: int, width: int, color: tuple[int
 
 
 @lru_cache(maxsize=32)
-def _floor(camera: Camera, height: int, width: int) -> np.ndarray:
+def _floor_points(camera: Camera, height: int, width: int) -> np.ndarray:
     return camera.floor(height, width)
 
 
@@ -135,19 +138,19 @@ def _pixel_window(low: np.ndarray, high: np.ndarray, height: int, width: int) ->
 
 
 def shade_floor(image: np.ndarray, points: np.ndarray, camera: Camera) -> None:
-    """Darken the floor in an image (H, W, 3) uint8 under points (N, 3) of a body, the first one its center.
+    """Darken the floor in an image (H, W, 3) uint8 under points (N, 3) of a body; points[0] is its center.
 
     The lower a point, the darker and sharper is its shadow.
     """
     height, width = image.shape[:2]
-    radii = (-SHADOW_RADIUS, SHADOW_RADIUS)
-    corners = np.array([[x, y, 0.0] for x in radii for y in radii]) + [*points[0, :2], 0]
+    offsets = (-SHADOW_EXTENT, SHADOW_EXTENT)
+    corners = np.array([[x, y, 0.0] for x in offsets for y in offsets]) + [*points[0, :2], 0]
     pixels, depth = camera.project(corners, height, width)
     if (depth < 0.1).any():
         rows, columns = slice(0, height), slice(0, width)
     else:
         rows, columns = _pixel_window(pixels.min(0), pixels.max(0), height, width)
-    x, y = np.moveaxis(_floor(camera, height, width)[rows, columns], -1, 0)
+    x, y = np.moveaxis(_floor_points(camera, height, width)[rows, columns], -1, 0)
     light = np.ones(x.shape, np.float32)
     for point_x, point_y, point_z in points:
         point_z = max(float(point_z), 0.0)
@@ -219,8 +222,8 @@ def _draw(
     else:
         rows, columns = _pixel_window(pixels.min(0), pixels.max(0), height, width)
     rays = _rays(axes.tobytes(), camera.fov, height, width)[rows, columns]
-    shape = rays.shape[:2]
-    if 0 in shape:
+    window_shape = rays.shape[:2]
+    if 0 in window_shape:
         return out
     rays = rays.reshape(-1, 3)
     # relative to the camera, so that float32 is precise enough
@@ -232,43 +235,43 @@ def _draw(
     a, b, c = body.faces[face].T
 
     # pixels that the body covers by at least half, and the ray that the maps take their values from
-    num_rays = _SUBPIXELS * _SUBPIXELS
-    count = (ray_faces >= 0).reshape(-1, num_rays).sum(1)
-    pixel = hit // num_rays
-    first = np.flatnonzero(np.r_[True, pixel[1:] != pixel[:-1]])
-    selected = first[count[pixel[first]] * 2 >= num_rays]
-    position = np.unravel_index(pixel[selected], shape)
+    num_rays = SAMPLES_PER_AXIS * SAMPLES_PER_AXIS
+    hits_per_pixel = (ray_faces >= 0).reshape(-1, num_rays).sum(1)
+    pixel_index = hit // num_rays
+    first_hit = np.flatnonzero(np.r_[True, pixel_index[1:] != pixel_index[:-1]])
+    map_hits = first_hit[hits_per_pixel[pixel_index[first_hit]] * 2 >= num_rays]
+    pixel_position = np.unravel_index(pixel_index[map_hits], window_shape)
 
     def interpolate(values: np.ndarray) -> np.ndarray:
         return (1 - u - v) * values[a] + u * values[b] + v * values[c]
 
     def write(name: str, values: np.ndarray) -> None:
-        out[name][rows, columns][position] = values
+        out[name][rows, columns][pixel_position] = values
 
     if "depth" in maps:
-        write("depth", hits["tfar"][hit[selected]])
+        write("depth", hits["tfar"][hit[map_hits]])
     if "rgb" in maps or "normal" in maps:
         normal = interpolate(normals)
         normal /= np.maximum(_length(normal), 1e-9)[:, None]
         if "normal" in maps:
-            write("normal", normal[selected] @ axes.T)
+            write("normal", normal[map_hits] @ axes.T)
     if {"rgb", "parts", "semantic"} & set(maps):
         point = interpolate(body.vertices)
         limb = body.limbs_at(face, point)
         if "parts" in maps:
-            write("parts", body.parts_at(limb[selected], point[selected]))
+            write("parts", body.parts_at(limb[map_hits], point[map_hits]))
         if {"rgb", "semantic"} & set(maps):
             semantic, color = shade(appearance, body, face, point, limb)
         if "semantic" in maps:
-            write("semantic", semantic[selected])
+            write("semantic", semantic[map_hits])
     if "rgb" in maps:
         lambert = np.maximum(normal @ KEY_LIGHT, 0)
-        upward = 0.5 + 0.5 * normal[:, 2]
+        sky_weight = 0.5 + 0.5 * normal[:, 2]
         facing = np.abs(np.einsum("nc,nc->n", normal, rays[hit])) / _length(rays[hit])
-        light = AMBIENT + SKY * upward + KEY * lambert + HEADLIGHT * facing
+        light = AMBIENT + SKY * sky_weight + KEY * lambert + HEADLIGHT * facing
         lit = np.minimum(color * light[:, None], 255)
-        window = out["rgb"][rows, columns].reshape(-1, 3)
-        total = np.stack([np.bincount(pixel, lit[:, channel], len(count)) for channel in range(3)], 1)
-        blended = (total + window * (num_rays - count)[:, None]) / num_rays
-        out["rgb"][rows, columns] = np.round(blended).astype(np.uint8).reshape(*shape, 3)
+        background_pixels = out["rgb"][rows, columns].reshape(-1, 3)
+        total = np.stack([np.bincount(pixel_index, lit[:, channel], len(hits_per_pixel)) for channel in range(3)], 1)
+        blended = (total + background_pixels * (num_rays - hits_per_pixel)[:, None]) / num_rays
+        out["rgb"][rows, columns] = np.round(blended).astype(np.uint8).reshape(*window_shape, 3)
     return out

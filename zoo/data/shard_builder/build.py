@@ -29,8 +29,8 @@ SCENE_CUT_RATIO = 4  # minimum ratio of this distance to the mean of the frames 
 HISTOGRAM_BINS = (8, 4, 4)  # of hue, saturation, value
 HISTOGRAM_SIZE = 64  # pixels of a side
 HISTORY_LENGTH = 5  # frames
-NUM_COUNTED_FRAMES = 8  # frames of a clip in which people are counted
-MIN_PERSON_HEIGHT = 0.5  # of the tallest person's: a smaller one is not counted as a second dancer
+NUM_COUNTED_FRAMES = 9  # frames of a clip in which people are counted; odd, so that the median is a count
+MIN_HEIGHT_RATIO = 0.5  # of the tallest person's: a smaller one is not counted as a second dancer
 MIN_DETECTED_FRACTION = 0.9  # of a clip's frames in which the dancer is detected
 SOUND_CONTEXT = Fraction(6)  # s of sound stored on either side of a clip, for the detection of its beats
 
@@ -42,15 +42,15 @@ class ShardSpec:
     allow_silent: make clips without sound too, otherwise they are left out.
     """
 
-    num_frames: int = 50  # 48, and the two before them
+    num_frames: int = 50  # 48 to generate, after 2 of the previous window
     fps: Fraction = Fraction(12)
     height: int = 640
     width: int = 640
     allow_silent: bool = False
 
     @property
-    def crop(self) -> EvalSpec:
-        """The same clips as evaluation describes them."""
+    def eval_spec(self) -> EvalSpec:
+        """The clips as a spec of evaluation clips, cropped to the dancer."""
         return EvalSpec(self.num_frames, self.fps, self.height, self.width, crop="dancer")
 
     @property
@@ -64,16 +64,16 @@ class ClipReport:
     """The result of one video."""
 
     key: str
-    clips: int = 0
+    num_clips: int = 0
     dropped: list[tuple[float, str]] = field(default_factory=list)  # (start in the video in seconds, reason)
     reason: str | None = None  # why no clip could be used
     fingerprint: str = ""  # of the options and the video's files
-    has_missing_captions: bool = False  # the captioner failed for some of the dropped clips
+    captioner_failed: bool = False  # the captioner failed for some of the dropped clips
 
     @property
     def is_retried(self) -> bool:
-        """Whether another run may use more clips of the same video."""
-        return self.reason is not None or self.has_missing_captions
+        """Whether the video is processed again although its options and files are the same."""
+        return self.reason is not None or self.captioner_failed
 
 
 def build_shard(
@@ -90,19 +90,20 @@ def build_shard(
     report_file = out / f"{key}.json"
     report = ClipReport(video.key, fingerprint=_fingerprint(video, spec, detector, captioner))
     previous = _read_report(report_file)
-    if previous and previous.fingerprint == report.fingerprint and not previous.is_retried:
+    is_complete = previous is not None and (previous.num_clips == 0 or (out / f"{key}.tar").is_file())
+    if previous and is_complete and previous.fingerprint == report.fingerprint and not previous.is_retried:
         return previous
     try:
-        samples = list(_clips(video, key, spec, detector, captioner, report))
+        keyed_samples = list(_clips(video, key, spec, detector, captioner, report))
     except ValueError as error:
-        samples, report.reason = [], str(error)
-    if samples:
-        write_shard(out / f"{key}.tar", samples)
+        keyed_samples, report.reason = [], str(error)
+    if keyed_samples:
+        write_shard(out / f"{key}.tar", keyed_samples)
     else:
         (out / f"{key}.tar").unlink(missing_ok=True)  # of other options
-    if not samples and report.reason is None:
+    if not keyed_samples and report.reason is None:
         report.reason = "no clip of it can be used" if report.dropped else "it has no scene that is long enough"
-    report.clips = len(samples)
+    report.num_clips = len(keyed_samples)
     write_atomic(report_file, json.dumps(asdict(report), indent=1).encode())
     return report
 
@@ -129,10 +130,10 @@ def _fingerprint(
 ) -> str:
     """Hash the options and the state of the video's files: 24 hex digits."""
     options = {name: str(value) for name, value in asdict(spec).items()}
-    models = [detector.name if detector else None, captioner.name if captioner else None]
+    model_names = [detector.name if detector else None, captioner.name if captioner else None]
     files = [*video.files, *(video.parts.maps.files if video.parts else [])]
-    existing = file_state_hash(path for path in files if path.exists())
-    text = json.dumps([options, models, dict(video.labels), existing], sort_keys=True)
+    files_hash = file_state_hash(path for path in files if path.exists())
+    text = json.dumps([options, model_names, dict(video.labels), files_hash], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -145,32 +146,33 @@ def _clips(
     report: ClipReport,
 ) -> Iterator[tuple[str, dict]]:
     """Yield (key, sample) of the usable clips of a video; write the reasons of the others into `report`."""
-    sound = Sound(video.sound) if video.sound else None
-    if sound is None and video.frames.has_sound():
-        sound = Sound(video.frames.files[0])
-    if sound is None and not spec.allow_silent:
+    sound_file = Sound(video.sound) if video.sound else None
+    if sound_file is None and video.frames.has_sound():
+        sound_file = Sound(video.frames.files[0])
+    if sound_file is None and not spec.allow_silent:
         raise ValueError(f"it has no sound; put {video.key}.wav beside it, or set allow_silent=true")
     line = " ".join(video.caption.read_text("utf-8", errors="replace").split()) if video.caption else ""
     for first, stop in detect_scenes(video, spec.fps):
-        for number in range((stop - first) // spec.num_frames):
-            first_frame = first + number * spec.num_frames
+        for clip_index in range((stop - first) // spec.num_frames):
+            first_frame = first + clip_index * spec.num_frames
             start = Fraction(first_frame) / spec.fps
             try:
-                if sound and sound.duration < start + spec.seconds:
-                    raise ValueError(f"its sound ends after {float(sound.duration):.2f} s")
+                if sound_file and sound_file.duration < start + spec.seconds:
+                    raise ValueError(f"its sound ends after {float(sound_file.duration):.2f} s")
                 fields = _build_clip(video, start, spec, detector)
                 caption = line or (captioner.caption(fields["frames"]) if captioner else "")
             except ValueError as error:
                 report.dropped.append((round(float(start), 2), str(error)))
-                report.has_missing_captions |= isinstance(error, CaptionError)
+                report.captioner_failed |= isinstance(error, CaptionError)
                 continue
-            sound_start, sound_fields = start, {}
-            if sound:
+            sound_start, sound_entry = start, {}
+            if sound_file:
                 sound_start = max(Fraction(0), start - SOUND_CONTEXT)
-                sound_stop = min(sound.duration, start + spec.seconds + SOUND_CONTEXT)
-                waveform = sound.mono(sound.sample_rate, sound_start, sound_stop)
-                sound_fields = {"sound": (waveform, sound.sample_rate)}
+                sound_stop = min(sound_file.duration, start + spec.seconds + SOUND_CONTEXT)
+                waveform = sound_file.mono(sound_file.sample_rate, sound_start, sound_stop)
+                sound_entry = {"sound": (waveform, sound_file.sample_rate)}
             info = {
+                **{label: value for label, value in video.labels.items() if label != "song"},
                 "fps": str(spec.fps),
                 "frames": spec.num_frames,
                 "height": spec.height,
@@ -178,17 +180,16 @@ def _clips(
                 "start": float(start - sound_start),
                 "seconds": float(spec.seconds),
                 "song": video.labels.get("song", video.key),
-                **{name: value for name, value in video.labels.items() if name != "song"},
                 **({"caption": caption} if caption else {}),
             }
-            yield f"{key}-{first_frame:06d}", {"info": info, **sound_fields, **fields}
+            yield f"{key}-{first_frame:06d}", {"info": info, **sound_entry, **fields}
 
 
 def detect_scenes(video: ClipFiles, fps: Fraction) -> list[tuple[int, int]]:
-    """First and last + 1 frame, at `fps`, of the scenes of a video.
+    """Ranges (start, stop) of the scenes of a video, in frames at `fps`; stop is exclusive.
 
-    At a cut, the Bhattacharyya distance of the colour histograms of two neighbouring frames exceeds SCENE_CUT_DISTANCE,
-    and SCENE_CUT_RATIO times its mean over the HISTORY_LENGTH frames before.
+    At a cut, the Bhattacharyya distance of the colour histograms of two neighbouring frames exceeds both
+    SCENE_CUT_DISTANCE and SCENE_CUT_RATIO times its mean over the last HISTORY_LENGTH frames.
     """
     count = int(video.frames.seconds() * fps)
     cuts, previous, history = [0], None, [0.0] * HISTORY_LENGTH
@@ -216,23 +217,27 @@ def _build_clip(video: ClipFiles, start: Fraction, spec: ShardSpec, detector: Pe
     times = [start + index / spec.fps for index in range(spec.num_frames)]
     images = np.stack(list(video.frames.frames_at(times)))
     height, width = images.shape[1:3]
-    crop, poses = spec.crop, None
+    eval_spec, poses = spec.eval_spec, None
     if detector is None:
-        box = crop_box(replace(crop, crop="centre"), height, width)
+        crop_window = crop_box(replace(eval_spec, crop="centre"), height, width)
     else:
         check_single_dancer(images, detector)
         poses = detector.detect(images)
         is_detected = np.isfinite(poses.joints).all((1, 2))
         if is_detected.mean() < MIN_DETECTED_FRACTION:
             raise ValueError(f"the dancer is lost in {round(100 * (1 - is_detected.mean()))}% of it")
-        box = crop_box(crop, height, width, poses.joints)
-    frames = crop_images(images, box, crop)
+        crop_window = crop_box(eval_spec, height, width, poses.joints)
+    frames = crop_images(images, crop_window, eval_spec)
     fields = {"frames": frames, "reference": frames[0]}
     if video.parts is not None:
-        fields["parts"] = crop_labels(np.stack(list(video.parts.parts_at(times, height, width))), box, crop)
+        fields["parts"] = crop_labels(
+            np.stack(list(video.parts.parts_at(times, height, width))), crop_window, eval_spec
+        )
     elif poses is not None:
-        masks = crop_images(np.repeat((poses.mask * 255).astype(np.uint8)[..., None], 3, -1), box, crop)[..., 0]
-        fields["parts"] = np.where(masks > 127, FOREGROUND_PART, 0).astype(np.uint8)
+        figure_masks = crop_images(
+            np.repeat((poses.mask * 255).astype(np.uint8)[..., None], 3, -1), crop_window, eval_spec
+        )[..., 0]
+        fields["parts"] = np.where(figure_masks > 127, FOREGROUND_PART, 0).astype(np.uint8)
     return fields
 
 
@@ -242,7 +247,7 @@ def check_single_dancer(images: np.ndarray, detector: PersonDetector) -> None:
     for index in np.linspace(0, len(images) - 1, NUM_COUNTED_FRAMES).round().astype(int):
         people = detector.find_people(images[index])
         heights = sorted((float(np.ptp(person.box[1::2])) for person in people), reverse=True)
-        counts.append(sum(height > MIN_PERSON_HEIGHT * heights[0] for height in heights) if heights else 0)
+        counts.append(sum(height > MIN_HEIGHT_RATIO * heights[0] for height in heights) if heights else 0)
     median = int(np.median(counts))
     if median != 1:
         raise ValueError("nobody is found in it" if median == 0 else f"{median} people are in it")

@@ -19,8 +19,8 @@ class Style:
     chords: tuple[str, str]  # instrument, pattern
     melody: str  # instrument
     minor: bool
-    swing: float = 0.0  # delay of the odd sixteenths, in sixteenths
-    duck: float = 0.2  # depth of the side-chain on the kick
+    swing: float = 0.0  # odd sixteenths are delayed by 0.66 of it, in sixteenths; from 0.5 on the last third of a beat
+    duck: float = 0.2  # how much the kick ducks the other tracks, 0..1
 
 
 STYLES = {
@@ -169,7 +169,7 @@ STYLES = {
     ),
 }
 
-LOUDNESS = {
+DRUM_GAINS = {
     "kick": 0.85,
     "snare": 0.65,
     "clap": 0.5,
@@ -187,8 +187,8 @@ PROGRESSIONS = {  # scale degrees, one a bar
     False: ((0, 4, 5, 3), (0, 5, 3, 4), (0, 3, 4, 3), (1, 4, 0, 0), (0, 2, 3, 4)),
 }
 SCALES = {True: (0, 2, 3, 5, 7, 8, 10), False: (0, 2, 4, 5, 7, 9, 11)}
-FORM = ("intro", "verse", "chorus", "verse", "chorus", "break", "chorus")
-ENERGY = {"intro": 0.3, "verse": 0.55, "chorus": 0.9, "break": 0.35, "outro": 0.3}
+SONG_FORM = ("intro", "verse", "chorus", "verse", "chorus", "break", "chorus")
+MEAN_ENERGY = {"intro": 0.3, "verse": 0.55, "chorus": 0.9, "break": 0.35, "outro": 0.3}
 
 
 @dataclass(frozen=True)
@@ -216,17 +216,17 @@ class Song:
 def _sections(rng: np.random.Generator, bars: int) -> list[tuple[int, int, str]]:
     """[(first bar, past last bar, name)] of a song of `bars` bars. Short songs have short sections."""
     unit = 8 if bars >= 48 else 4 if bars >= 10 else 2
-    place_in_form = int(rng.choice([0, 0, 1, 2, 5]))  # a song may begin in the middle of its form
+    form_index = int(rng.choice([0, 0, 1, 2, 5]))  # a song may begin in the middle of its form
     sections: list[tuple[int, int, str]] = []
     bar = 0
     while bar < bars:
-        name = FORM[place_in_form % len(FORM)] if place_in_form < len(FORM) else FORM[1 + place_in_form % 6]
+        name = SONG_FORM[form_index % len(SONG_FORM)] if form_index < len(SONG_FORM) else SONG_FORM[1 + form_index % 6]
         length = max(1, unit // 2) if name in ("intro", "break") else unit
         if bars - bar - length < unit // 2:
             length = bars - bar
         sections.append((bar, bar + length, name))
         bar += length
-        place_in_form += 1
+        form_index += 1
     if len(sections) > 2 and rng.random() < 0.6:
         start, stop, _ = sections[-1]
         sections[-1] = (start, stop, "outro")
@@ -267,16 +267,16 @@ def make_song(seed: int, seconds: float, style: str | None = None, bpm: float | 
         raise ValueError(f"a tempo of {bpm} BPM is outside 40 to 240")
     rng = np.random.default_rng([seed, 0x50F6])
     style = style or str(rng.choice(list(STYLES)))
-    settings = STYLES[style]
-    bpm = float(bpm if bpm is not None else np.round(rng.uniform(*settings.bpm), 1))
+    style_settings = STYLES[style]
+    bpm = float(bpm if bpm is not None else np.round(rng.uniform(*style_settings.bpm), 1))
     length = int(round(seconds * SAMPLE_RATE))
     beat = 60.0 / bpm
     first = rng.uniform(0.0, min(0.5, beat))
     bars = max(1, int(np.ceil((seconds - first) / (4 * beat))))
     form = _sections(rng, bars)
-    energies = {name: float(np.clip(ENERGY[name] + rng.uniform(-0.08, 0.08), 0, 1)) for name in ENERGY}
+    energies = {name: float(np.clip(MEAN_ENERGY[name] + rng.uniform(-0.08, 0.08), 0, 1)) for name in MEAN_ENERGY}
 
-    waveform = _synthesize(rng, settings, form, energies, first, beat, length)
+    waveform = _synthesize(rng, style_settings, form, energies, first, beat, length)
     beats = first + beat * np.arange(int(np.ceil((seconds - first) / beat)))
     beats = beats[beats < seconds]
     edges = [0.0] + [first + 4 * beat * start for start, _, _ in form[1:]] + [seconds]
@@ -304,13 +304,13 @@ def _synthesize(
     scale = SCALES[style.minor]
     progression = PROGRESSIONS[style.minor][rng.integers(5)]
     brightness = rng.uniform(0.85, 1.25)
-    motif = rng.random(STEPS) < 0.38  # the melody: a rhythm and a contour of two bars, over the chords
-    motif[0] = True
-    contour = np.clip(np.cumsum(rng.integers(-2, 3, (2, STEPS)), axis=1), -5, 6)
+    melody_rhythm = rng.random(STEPS) < 0.38  # the melody: a rhythm and a contour of two bars, over the chords
+    melody_rhythm[0] = True
+    melody_contour = np.clip(np.cumsum(rng.integers(-2, 3, (2, STEPS)), axis=1), -5, 6)
     cache: dict[tuple[str, int, int], np.ndarray] = {}
 
-    def pitch_of(step: int, base: int) -> int:
-        return base + 12 * (step // 7) + scale[step % 7]
+    def pitch_of(degree: int, base: int) -> int:
+        return base + 12 * (degree // 7) + scale[degree % 7]
 
     def tone(instrument: str, midi: int, steps: int) -> np.ndarray:
         key = (instrument, midi, steps)
@@ -319,7 +319,7 @@ def _synthesize(
         return cache[key]
 
     drums, bass, chords, melody = _Track(), _Track(), _Track(), _Track()
-    kicks: list[int] = []
+    kick_samples: list[int] = []
 
     def time_of(bar: int, step: int) -> float:
         delay = style.swing * sixteenth * (0.66 if step % 2 else 0.0)
@@ -331,13 +331,13 @@ def _synthesize(
         return [(step, 1.0 if mark == "x" else 0.5) for step, mark in enumerate(pattern) if mark != "-"]
 
     def steps_to_next(pattern: str, step: int) -> int:
-        rest = 1
-        while step + rest < STEPS and pattern[step + rest] == "-":
-            rest += 1
-        return min(rest, 8)
+        gap = 1
+        while step + gap < STEPS and pattern[step + gap] == "-":
+            gap += 1
+        return min(gap, 8)
 
     for start, stop, name in form:
-        power = 0.55 + 0.45 * energies[name]
+        section_gain = 0.55 + 0.45 * energies[name]
         is_full = name in ("verse", "chorus")
         for bar in range(start, stop):
             has_fill = bar == stop - 1 and rng.random() < 0.75
@@ -349,43 +349,49 @@ def _synthesize(
                 for step, accent in accents_of(pattern):
                     if has_fill and step >= 12 and drum in ("snare", "clap", "tom"):
                         continue
-                    variation = rng.uniform(0.88, 1.0)
-                    drums.add(time_of(bar, step), kit[drum], LOUDNESS[drum] * accent * variation * power)
+                    velocity = rng.uniform(0.88, 1.0)
+                    drums.add(time_of(bar, step), kit[drum], DRUM_GAINS[drum] * accent * velocity * section_gain)
                     if drum == "kick":
-                        kicks.append(int(round(time_of(bar, step) * SAMPLE_RATE)))
+                        kick_samples.append(int(round(time_of(bar, step) * SAMPLE_RATE)))
             if name == "break" or name == "intro":  # a quiet click keeps the beat in sections with few instruments
                 for step in range(0, STEPS, 4):
                     drums.add(time_of(bar, step), kit["rim"], 0.22)
             if has_fill:
-                roll = kit["tom" if rng.random() < 0.5 else "snare"]
+                fill_sound = kit["tom" if rng.random() < 0.5 else "snare"]
                 for step in (12, 13, 14, 15) if rng.random() < 0.5 else (12, 14, 15):
-                    drums.add(time_of(bar, step), roll, (0.25 + 0.07 * (step - 12)) * power)
+                    drums.add(time_of(bar, step), fill_sound, (0.25 + 0.07 * (step - 12)) * section_gain)
             if bar == start and name == "chorus":
-                drums.add(time_of(bar, 0), kit["crash"], LOUDNESS["crash"])
+                drums.add(time_of(bar, 0), kit["crash"], DRUM_GAINS["crash"])
             root = progression[bar % 4]
             if name != "intro" or bar > start:
                 instrument, pattern = style.bass
                 for step, accent in accents_of(pattern):
-                    leap = 4 if accent < 1 and rng.random() < 0.3 else 0
-                    sound = tone(instrument, pitch_of(root + leap, tonic - 12), steps_to_next(pattern, step))
-                    bass.add(time_of(bar, step), sound, 0.25 * (0.6 + 0.4 * accent) * power)
+                    bass_leap = 4 if accent < 1 and rng.random() < 0.3 else 0
+                    sound = tone(instrument, pitch_of(root + bass_leap, tonic - 12), steps_to_next(pattern, step))
+                    bass.add(time_of(bar, step), sound, 0.25 * (0.6 + 0.4 * accent) * section_gain)
             instrument, pattern = style.chords
-            thinned = pattern if is_full or pattern[0] == "-" else pattern[:1] + "-" * (STEPS - 1)
-            for step, accent in accents_of(thinned):
+            thinned_pattern = pattern if is_full or pattern[0] == "-" else pattern[:1] + "-" * (STEPS - 1)
+            for step, accent in accents_of(thinned_pattern):
                 steps = steps_to_next(pattern, step) if is_full else 8
                 steps = 16 if instrument == "pad" else steps
                 for voice in (0, 2, 4) if instrument != "power" else (0, 4, 7):
-                    lift = 12 if instrument != "power" else 0
-                    pitch = pitch_of(root + voice, tonic + lift - (12 if tonic > 46 and lift else 0))
-                    chords.add(time_of(bar, step), tone(instrument, pitch, steps), 0.19 * (0.5 + 0.5 * accent) * power)
+                    octave_shift = 12 if instrument != "power" else 0
+                    pitch = pitch_of(root + voice, tonic + octave_shift - (12 if tonic > 46 and octave_shift else 0))
+                    chords.add(
+                        time_of(bar, step), tone(instrument, pitch, steps), 0.19 * (0.5 + 0.5 * accent) * section_gain
+                    )
             if name == "chorus" or (name == "verse" and bar % 4 >= 2) or (name == "break" and bar % 2):
-                for step in np.flatnonzero(motif):
-                    line = contour[bar % 2, step]
-                    sound = tone(style.melody, pitch_of(int(root + line), tonic + 12), 3)
-                    melody.add(time_of(bar, int(step)), sound, 0.2 * power)
+                for step in np.flatnonzero(melody_rhythm):
+                    melody_degree = melody_contour[bar % 2, step]
+                    sound = tone(style.melody, pitch_of(int(root + melody_degree), tonic + 12), 3)
+                    melody.add(time_of(bar, int(step)), sound, 0.2 * section_gain)
 
-    dry = drums.mix(length) + ducked(bass.mix(length), kicks, style.duck * 0.7)
-    wet = ducked(chords.mix(length), kicks, style.duck) + melody.mix(length)
-    mix = add_reverberation(0.25 * dry, rng, 0.12) + 0.75 * dry + add_reverberation(wet, rng, rng.uniform(0.25, 0.5))
+    rhythm_section = drums.mix(length) + ducked(bass.mix(length), kick_samples, style.duck * 0.7)
+    harmony_section = ducked(chords.mix(length), kick_samples, style.duck) + melody.mix(length)
+    mix = (
+        add_reverberation(0.25 * rhythm_section, rng, 0.12)
+        + 0.75 * rhythm_section
+        + add_reverberation(harmony_section, rng, rng.uniform(0.25, 0.5))
+    )
     mix = np.tanh(1.15 * mix / max(np.quantile(np.abs(mix), 0.999), 1e-3))  # a fraction of a second may be silent
     return (mix * (rng.uniform(0.7, 0.9) / max(np.abs(mix).max(), 1e-3))).astype(np.float32)

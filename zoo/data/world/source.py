@@ -31,7 +31,7 @@ from zoo.data.world.recipe import DanceSpec, RenderSpec
 from zoo.files import cache_root
 from zoo.music.encoder import MusicEncoder
 
-SHARD_SONGS = 8  # songs in one shard of dances
+SONGS_PER_SHARD = 8  # songs in one shard of dances
 MIN_SONG_SECONDS = 5
 # The code that decides the content of shards, by folders. tests/test_data_world_key.py fails when a module that takes
 # part in making them is not covered.
@@ -50,8 +50,11 @@ CLIPS_CODE = (
     "body/labels.py",
     "body/render/**/*",
 )
-NOT_CLIPS = ("data/world/source.py", "**/__pycache__/*")
-NOT_DANCES = (*NOT_CLIPS, *(f"data/world/{name}.py" for name in ("render_clips", "scene", "place", "backdrop")))
+CLIPS_CODE_EXCLUDED = ("data/world/source.py", "**/__pycache__/*")
+DANCES_CODE_EXCLUDED = (
+    *CLIPS_CODE_EXCLUDED,
+    *(f"data/world/{name}.py" for name in ("render_clips", "scene", "place", "backdrop")),
+)
 ALL_KEYS = frozenset(Batch.__annotations__)
 ShardJob = tuple[Path, Callable[[Path], None]]  # a shard, and the function that writes it
 
@@ -100,9 +103,9 @@ class World(DataSource):
         """See DataSource."""
         rendering = self.rendering
         if not IMAGE_KEYS & set(keys):
-            longest, setting = self.dance_spec.seconds, "data.seconds"
+            clip_seconds, setting = self.dance_spec.seconds, "data.seconds"
         else:
-            longest, setting = rendering.num_frames / rendering.fps, "data.rendering.seconds"
+            clip_seconds, setting = rendering.num_frames / rendering.fps, "data.rendering.seconds"
             if window.rate > rendering.fps:
                 raise ValueError(f"clip.fps={window.fps} is above data.rendering.fps={rendering.fps}")
             if rendering.height * window.width != rendering.width * window.height:
@@ -110,9 +113,9 @@ class World(DataSource):
                     f"clips of {window.height}x{window.width} cannot be made from data.rendering of "
                     f"{rendering.height}x{rendering.width} without distortion: use the same proportions"
                 )
-        if not window.window_starts(longest, "train"):
+        if not window.window_starts(clip_seconds, "train"):
             raise ValueError(
-                f"a window lasts {window.seconds:.2f} s, clips last {longest:.2f} s ({setting}): "
+                f"a window lasts {window.seconds:.2f} s, clips last {clip_seconds:.2f} s ({setting}): "
                 "use longer clips, or a smaller clip.num_frames"
             )
 
@@ -163,22 +166,23 @@ class World(DataSource):
 
     def _dance_jobs(self, split: str) -> list[ShardJob]:
         """The shards of a split's dances."""
-        key = _cache_key(asdict(self.dance_spec), code_hash(DANCES_CODE, NOT_DANCES))
+        key = _cache_key(asdict(self.dance_spec), code_hash(DANCES_CODE, DANCES_CODE_EXCLUDED))
         folder = cache_root() / "world" / f"dances-{key}"
         return [
             (
                 folder / f"{split}-{songs[0]:05d}-{songs[-1]:05d}.tar",
                 partial(make_dances, self.dance_spec, split, songs),
             )
-            for songs in _groups(self.songs[split], SHARD_SONGS)
+            for songs in _groups(self.songs[split], SONGS_PER_SHARD)
         ]
 
     def _clip_jobs(self, split: str) -> list[ShardJob]:
-        """The shards of a split's clips: one for each of the first `rendering.songs` songs' shards of dances."""
+        """The shards of a split's clips: one per shard of dances, for as many as hold the first `rendering.songs`
+        songs (rounded up to whole shards)."""
         settings = {"dances": asdict(self.dance_spec), "rendering": self.rendering.content_settings()}
-        folder = cache_root() / "world" / f"clips-{_cache_key(settings, code_hash(CLIPS_CODE, NOT_CLIPS))}"
+        folder = cache_root() / "world" / f"clips-{_cache_key(settings, code_hash(CLIPS_CODE, CLIPS_CODE_EXCLUDED))}"
         num_songs = min(self.rendering.songs[split], self.songs[split])
-        num_shards = -(-num_songs // SHARD_SONGS)
+        num_shards = -(-num_songs // SONGS_PER_SHARD)
         dance_shards = [path for path, _ in self._dance_jobs(split)[:num_shards]]
         if self.mocap and split == "train":
             dance_shards.append(self.mocap.path)
@@ -191,7 +195,7 @@ def _groups(count: int, size: int) -> list[range]:
 
 
 def _cache_key(settings: dict[str, Any], code: str) -> str:
-    """Hash the settings and the code that reads them (16 hex digits): others never meet the same files."""
+    """Hash the settings and the code that reads them (16 hex digits): other settings or code use other files."""
     settings = {**settings, "motion": [MOTION_FPS, MOTION_DIM]}
     return hashlib.sha256(f"{json.dumps(settings, sort_keys=True)} {code}".encode()).hexdigest()[:16]
 
@@ -213,16 +217,16 @@ def _run_jobs(jobs: list[ShardJob], workers: int, description: str) -> None:
     missing = [(path, job) for path, job in jobs if not path.is_file()]
     if not missing:
         return
-    progress: dict[str, Any] = {"total": len(missing), "description": description}
+    progress_options: dict[str, Any] = {"total": len(missing), "description": description}
     if workers <= 1:
-        for path, job in track(missing, **progress):
+        for path, job in track(missing, **progress_options):
             job(path)
         return
     context = multiprocessing.get_context("spawn")  # a forked copy of a process with running torch threads may hang
     with ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
         futures = [pool.submit(job, path) for path, job in missing]
         try:
-            for future in track(as_completed(futures), **progress):
+            for future in track(as_completed(futures), **progress_options):
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)

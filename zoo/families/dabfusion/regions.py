@@ -10,7 +10,7 @@ from zoo.families.dabfusion.blocks import Encoder, Hourglass, coordinate_grid, w
 from zoo.families.dabfusion.limbs import LIMBS, orient_axes
 from zoo.nn.perceptual_loss import AntiAliasDownsample
 
-MIN_VARIANCE = 1e-6  # of a heat map: (0.03 pixels)^2 at a quarter of 128x128
+MIN_VARIANCE = 1e-6  # of a heat map: (0.016 pixels)^2 at a quarter of 128x128, on a grid from -1 to 1
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class RegionPredictor(nn.Module):
     ):
         """downsample: factor of the resolution, by blurring, or by `nn.PixelUnshuffle` with `pixel_unshuffle_input`.
 
-        limb_regions: the regions are supervised to be `LIMBS`, so their axes have signs. Raises ValueError for another
-        number of them.
+        limb_regions: the regions are supervised to be `LIMBS`, so their axes have signs. Raises ValueError if
+        num_regions is another number.
         """
         super().__init__()
         if limb_regions and num_regions != len(LIMBS):
@@ -102,7 +102,7 @@ class BackgroundMotion(nn.Module):
 
 
 class PixelwiseFlowPredictor(nn.Module):
-    """One flow and one occlusion map from the regions' motions, at a quarter of the resolution (MRAA sec. 3.3)."""
+    """One flow and one occlusion map from the regions' motions, at 1 / downsample of the resolution (MRAA sec. 3.3)."""
 
     def __init__(
         self,
@@ -141,8 +141,8 @@ class PixelwiseFlowPredictor(nn.Module):
             candidates = self._candidate_flows(source_regions, driving_regions, background, grid)
             heatmaps = _gaussian_heatmaps(driving_regions, grid) - _gaussian_heatmaps(source_regions, grid)
             heatmaps = F.pad(heatmaps, (0, 0, 0, 0, 1, 0))[:, :, None]  # the background has none
-            count = candidates.shape[1]
-            warped = warp(small.float().repeat_interleave(count, 0), candidates.flatten(0, 1))
+            num_candidates = candidates.shape[1]
+            warped = warp(small.float().repeat_interleave(num_candidates, 0), candidates.flatten(0, 1))
             warped = warped.unflatten(0, candidates.shape[:2])
         features = self.hourglass(torch.cat([heatmaps, warped], 2).flatten(1, 2))
         weights = F.softmax(F.pixel_shuffle(self.mask(features).float(), self.flow_upsample), 1)
@@ -158,8 +158,8 @@ class PixelwiseFlowPredictor(nn.Module):
         self, source_regions: Regions, driving_regions: Regions, background: Tensor, grid: Tensor
     ) -> Tensor:
         """Return the flow of each pixel if it belongs to the background, and to each region: (B, 1 + K, h, w, 2)."""
-        regions = _region_motions(source_regions, driving_regions, grid, self.signed_axes)
-        return torch.cat([_apply_affine(background[:, None], grid), regions], 1)
+        region_flows = _region_motions(source_regions, driving_regions, grid, self.signed_axes)
+        return torch.cat([_apply_affine(background[:, None], grid), region_flows], 1)
 
 
 def _apply_affine(affine: Tensor, grid: Tensor) -> Tensor:
@@ -169,11 +169,11 @@ def _apply_affine(affine: Tensor, grid: Tensor) -> Tensor:
 
 def _region_motions(source_regions: Regions, driving_regions: Regions, grid: Tensor, signed_axes: bool) -> Tensor:
     """Return the flow of each pixel if it belongs to region k (MRAA eq. 8): (B, K, h, w, 2)."""
-    rotation = source_regions.affine @ torch.linalg.inv(driving_regions.affine)
+    linear = source_regions.affine @ torch.linalg.inv(driving_regions.affine)
     if not signed_axes:  # PCA axes have no signs: choose the smaller rotation
-        rotation = rotation * torch.sign(rotation[:, :, :1, :1])
-    shift = source_regions.shift - torch.einsum("bkcd,bkd->bkc", rotation, driving_regions.shift)
-    return _apply_affine(torch.cat([rotation, shift[..., None]], -1), grid)
+        linear = linear * torch.sign(linear[:, :, :1, :1])
+    translation = source_regions.shift - torch.einsum("bkcd,bkd->bkc", linear, driving_regions.shift)
+    return _apply_affine(torch.cat([linear, translation[..., None]], -1), grid)
 
 
 def _gaussian_heatmaps(regions: Regions, grid: Tensor) -> Tensor:

@@ -36,9 +36,11 @@ from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.weights.layouts import ModulePrefixes, find_converter
 from zoo.nn.weights.loading import LoadReport, load_strict, read_weights, unwrap_state_dict
 
-PREFIXES = ModulePrefixes("animator.vae.", "animator.unet.", "animator.appearance_encoder.", "animator.controlnet.")
+MODULE_PREFIXES = ModulePrefixes(
+    "animator.vae.", "animator.unet.", "animator.appearance_encoder.", "animator.controlnet."
+)
 WINDOWS_PER_BATCH = 4  # denoised together
-MODULES_V1 = {  # path of a module in a state dict of config_version 1 -> today's
+RENAMED_MODULES_V1 = {  # path of a module in a state dict of config_version 1 -> today's
     "decoder": "motion_denoiser",
     "animator.words": "animator.text_encoder",
     "animator.appearance": "animator.appearance_encoder",
@@ -163,15 +165,15 @@ class MagicDance(Family, MotionGenerator):
     def upgrade(
         cls, config: dict[str, Any], state_dict: dict[str, Tensor], version: int
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """See `Family`. Version 1 had the values of nested nodes side by side."""
-        decoder = ("dim", "ff_dim", "layers", "heads", "dropout")
-        defaults = {"dropout": 0.1, "steps": 50, "guidance": 2.0, "eta": 1.0, "height": 128, "pulse": False}
-        old = defaults | config
+        """See `Family`. Version 1 had a flat configuration."""
+        decoder_keys = ("dim", "ff_dim", "layers", "heads", "dropout")
+        v1_defaults = {"dropout": 0.1, "steps": 50, "guidance": 2.0, "eta": 1.0, "height": 128, "pulse": False}
+        old = v1_defaults | config
         animator = old.get("animator")
         return {
             "_target_": config["_target_"],
             "music_dim": config["music_dim"],
-            "dance_decoder": {name: old[name] for name in decoder},
+            "dance_decoder": {name: old[name] for name in decoder_keys},
             "beat_phase": old["pulse"],
             "mesh_resolution": old["height"],
             "sampler": {
@@ -180,7 +182,7 @@ class MagicDance(Family, MotionGenerator):
                 "eta": old["eta"],
             },
             "animator": None if animator is None else upgrade_animator(animator),
-        }, rename_modules(state_dict, MODULES_V1)
+        }, rename_modules(state_dict, RENAMED_MODULES_V1)
 
     def denoisers(self) -> list[nn.Module]:
         """See `Family`: the renderer's networks. Motion takes little time beside them."""
@@ -198,7 +200,7 @@ class MagicDance(Family, MotionGenerator):
         """
         contents = read_weights(path, EDGE_CLASSES)
         if self.animator is not None and not _is_edge(contents):
-            match = find_converter(contents, self.state_dict(), PREFIXES)
+            match = find_converter(contents, self.state_dict(), MODULE_PREFIXES)
             if match is not None:
                 converter, allowed_missing = match
                 return load_strict(self, path, converter, allowed_missing=allowed_missing)

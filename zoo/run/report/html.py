@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from zoo.media import Sound, VideoWriter, read_video, write_sound
-from zoo.run.report.table import COMPETING_KINDS, LEGEND, Sheet, grouped, plain_text
+from zoo.run.report.table import LEGEND, RANKED_KINDS, Sheet, grouped, plain_text
 
 ASSETS = Path(__file__).with_name("assets")
 SCRIPTS = ("tools.js", "plots.js", "tables.js", "player.js")
@@ -71,7 +71,7 @@ def _csp_hash(text: str) -> str:
 
 def main_column(results: dict[str, Any]) -> str | None:
     """The first column with a direction and with values for clips of every competing row."""
-    rows = [row for row in results["rows"] if row["kind"] in COMPETING_KINDS]
+    rows = [row for row in results["rows"] if row["kind"] in RANKED_KINDS]
     for key, (_, column) in grouped(results["columns"]).items():
         if column["better"] and rows and all(_finite_values(row, key) for row in rows):
             return key
@@ -89,7 +89,7 @@ def select_clips(results: dict[str, Any], max_clips: int) -> list[str]:
 
     Deterministic. At least one row has a video of each; clips that competing rows lack come last.
     """
-    rows, labels = [row for row in results["rows"] if row["kind"] in COMPETING_KINDS], results["clips"]
+    rows, labels = [row for row in results["rows"] if row["kind"] in RANKED_KINDS], results["clips"]
     available = {clip for row in results["rows"] for clip in row["videos"]}
     num_missing = {clip: sum(clip not in row["videos"] for row in rows) for clip in labels if clip in available}
     column, selected = main_column(results), []

@@ -15,15 +15,15 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-COMPETING_KINDS = ("checkpoint", "videos")  # of rows; ground truth and baselines are for reference
-DASH = "–"
+RANKED_KINDS = ("checkpoint", "videos")  # of rows; ground truth and baselines are for reference
+NO_VALUE = "–"
 MAX_TITLE_WIDTH, MIN_NAME_WIDTH, MAX_NAME_WIDTH, GAP = 15, 20, 30, 2  # characters in a terminal
-COST_COLUMNS = {  # cost of generation: heading, better, digits, unit, divisor
+COST_COLUMNS = {  # cost of generation: name, better, digits, unit, divisor
     "seconds_per_second": ("time per video second", "lower", 2, "s", 1),
     "peak_memory_mb": ("peak memory", "lower", 0, "MB", 1),
     "parameters": ("parameters", None, 2, "M", 1e6),
 }
-GROUPS = {  # module of a metric -> its group in the table, in this order; other modules follow, under their names
+GROUP_OF_MODULE = {  # module of a metric -> its group, in the table's order; other modules follow, under their names
     "frames": "frames", "identity": "identity", "video": "video", "fvd": "video", "fid_vid": "video",
     "rhythm": "rhythm", "flow": "rhythm", "clip_score": "rhythm", "motion": "motion",
 }  # fmt: skip
@@ -41,7 +41,7 @@ def plain_text(text: object) -> str:
 def format_number(value: float | str | None, digits: int) -> str:
     """Format a value: "∞" for "inf", scientific notation where it would be rounded to zero."""
     if value is None:
-        return DASH
+        return NO_VALUE
     value = float(value)
     if value in (float("inf"), float("-inf")):
         return "∞" if value > 0 else "-∞"
@@ -52,15 +52,15 @@ def format_number(value: float | str | None, digits: int) -> str:
 
 def grouped(columns: dict[str, Any]) -> dict[str, tuple[str, Any]]:
     """Column -> its group and description, sorted by group."""
-    order = list(dict.fromkeys(GROUPS.values()))
-    groups = {key: (GROUPS.get(column["group"], column["group"]), column) for key, column in columns.items()}
-    order += sorted({group for group, _ in groups.values()} - set(order))
-    return dict(sorted(groups.items(), key=lambda item: order.index(item[1][0])))
+    group_order = list(dict.fromkeys(GROUP_OF_MODULE.values()))
+    groups = {key: (GROUP_OF_MODULE.get(column["group"], column["group"]), column) for key, column in columns.items()}
+    group_order += sorted({group for group, _ in groups.values()} - set(group_order))
+    return dict(sorted(groups.items(), key=lambda item: group_order.index(item[1][0])))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table. note: number of the footnote, from 1, for n/a."""
+    """One cell of the table. note: number of the footnote, from 1, that gives the reason of n/a."""
 
     value: str
     interval: str = ""
@@ -81,37 +81,38 @@ class Block:
 class Sheet:
     """The cells of `results` (zoo/run/evaluate/benchmark.py), with numbered footnotes.
 
-    names: of the rows; kinds: "truth", "baseline", "checkpoint" or "videos"; notes: reasons of n/a cells.
+    names: of the rows; kinds: "truth", "baseline", "checkpoint" or "videos"; na_reasons: of n/a cells, in the
+    order of their footnotes; row_notes: (name of the row, note).
     """
 
     def __init__(self, results: dict[str, Any]):
         rows = results["rows"]
         self.names, self.kinds = [plain_text(row["name"]) for row in rows], [row["kind"] for row in rows]
-        self.scored = [len(row["clips"]) for row in rows]
+        self.num_scored = [len(row["clips"]) for row in rows]
         self.excluded = [_by_reason(row["excluded"]) for row in rows]
-        self.remarks = [(plain_text(row["name"]), plain_text(note)) for row in rows for note in row.get("notes", [])]
-        self.notes: list[str] = []
+        self.row_notes = [(plain_text(row["name"]), plain_text(note)) for row in rows for note in row.get("notes", [])]
+        self.na_reasons: list[str] = []
         self._columns: list[tuple[str, str, list[Cell]]] = []  # group, title, a cell a row
         for key, (group, column) in grouped(results["columns"]).items():
             scores = [row["scores"].get(key) or {"reason": "not measured"} for row in rows]
             cells = self._cells(scores, column["better"], column["digits"])
             self._columns.append((group, plain_text(column["title"]), cells))
-        for key, (heading, better, digits, unit, scale) in COST_COLUMNS.items():
+        for key, (name, better, digits, unit, scale) in COST_COLUMNS.items():
             values = [(row.get("cost") or {}).get(key) for row in rows]
             if any(value is not None for value in values):
                 scores = [{"mean": None if value is None else value / scale} for value in values]
                 arrow = " ↓" if better else ""
-                self._columns.append(("cost", f"{heading}, {unit}{arrow}", self._cells(scores, better, digits)))
+                self._columns.append(("cost", f"{name}, {unit}{arrow}", self._cells(scores, better, digits)))
 
     def _cells(self, scores: Sequence[dict], better: str | None, digits: int) -> list[Cell]:
         competing = [
             float(score["mean"])
             for score, kind in zip(scores, self.kinds, strict=True)
-            if kind in COMPETING_KINDS and score.get("mean") is not None
+            if kind in RANKED_KINDS and score.get("mean") is not None
         ]
         best = {"higher": max, "lower": min}[better](competing) if better and len(competing) > 1 else None
         return [
-            self._cell(score, digits, kind in COMPETING_KINDS and best is not None and score.get("mean") is not None and
+            self._cell(score, digits, kind in RANKED_KINDS and best is not None and score.get("mean") is not None and
                        float(score["mean"]) == best)
             for score, kind in zip(scores, self.kinds, strict=True)
         ]  # fmt: skip
@@ -119,9 +120,9 @@ class Sheet:
     def _cell(self, score: dict, digits: int, best: bool) -> Cell:
         if "reason" in score:
             reason = plain_text(score["reason"])
-            if reason not in self.notes:
-                self.notes.append(reason)
-            return Cell("n/a", note=self.notes.index(reason) + 1)
+            if reason not in self.na_reasons:
+                self.na_reasons.append(reason)
+            return Cell("n/a", note=self.na_reasons.index(reason) + 1)
         low, high = score.get("low"), score.get("high")
         interval = (
             ""
@@ -138,18 +139,20 @@ class Sheet:
         packed: list[list[tuple[str, str, list[Cell]]]] = []
         room = 0
         for _, group in groupby(self._columns, key=lambda column: column[0]):
-            family = list(group)
-            sizes = [size(title, cells) for _, title, cells in family]
+            group_columns = list(group)
+            sizes = [size(title, cells) for _, title, cells in group_columns]
             parts = max(1, -(-sum(sizes) // max_size))
-            while parts < len(family) and any(sum(sizes[at]) > max_size for at in _evenly(len(family), parts)):
+            while parts < len(group_columns) and any(
+                sum(sizes[part]) > max_size for part in _evenly(len(group_columns), parts)
+            ):
                 parts += 1
-            for at in _evenly(len(family), parts):
-                if packed and sum(sizes[at]) <= room:
-                    packed[-1] += family[at]
+            for part in _evenly(len(group_columns), parts):
+                if packed and sum(sizes[part]) <= room:
+                    packed[-1] += group_columns[part]
                 else:
-                    packed.append(family[at])
+                    packed.append(group_columns[part])
                     room = max_size
-                room -= sum(sizes[at])
+                room -= sum(sizes[part])
         return [
             Block(
                 [(plain_text(name), len(list(group))) for name, group in groupby(block, key=lambda column: column[0])],
@@ -159,11 +162,11 @@ class Sheet:
             for block in packed
         ]
 
-    def counts(self) -> list[str]:
+    def exclusion_lines(self) -> list[str]:
         """One line per row and reason: number, reason and names of the excluded clips."""
         return [
-            f"{name}: {len(clips)} of {len(clips) + scored} clips excluded, {reason}: {', '.join(clips)}"
-            for name, scored, reasons in zip(self.names, self.scored, self.excluded, strict=True)
+            f"{name}: {len(clips)} of {len(clips) + num_scored} clips excluded, {reason}: {', '.join(clips)}"
+            for name, num_scored, reasons in zip(self.names, self.num_scored, self.excluded, strict=True)
             for reason, clips in reasons.items()
         ]
 
@@ -176,10 +179,10 @@ def _evenly(count: int, parts: int) -> list[slice]:
 
 def _by_reason(excluded: list[dict[str, str]]) -> dict[str, list[str]]:
     """Reason -> clips, sorted by frequency."""
-    counted = Counter(plain_text(item["reason"]) for item in excluded)
+    reason_counts = Counter(plain_text(item["reason"]) for item in excluded)
     return {
         reason: [plain_text(item["clip"]) for item in excluded if plain_text(item["reason"]) == reason]
-        for reason, _ in counted.most_common()
+        for reason, _ in reason_counts.most_common()
     }
 
 
@@ -198,27 +201,32 @@ def to_terminal(sheet: Sheet, width: int) -> Group:
             max_width=name_width,
             overflow="fold",
         )
-        for at, title in enumerate(block.titles):
-            column_width = _column_width(title, [cells[at] for cells in block.cells])
+        for index, title in enumerate(block.titles):
+            column_width = _column_width(title, [cells[index] for cells in block.cells])
             table.add_column(
                 Text(title, "bold"), justify="right", min_width=column_width, max_width=column_width, overflow="fold"
             )
         for name, kind, cells in zip(sheet.names, sheet.kinds, block.cells, strict=True):
-            table.add_row(Text(name, "" if kind in COMPETING_KINDS else "dim"), *(_cell_text(cell) for cell in cells))
+            table.add_row(Text(name, "" if kind in RANKED_KINDS else "dim"), *(_cell_text(cell) for cell in cells))
         parts += [table, Text()]
-    parts += [Text(f"n/a {number}: {note}") for number, note in enumerate(sheet.notes, 1)]
-    parts += [Text(_shorten(line, 3 * width), "yellow") for line in sheet.counts()]
-    parts += [Text(f"{name}: {note}") for name, note in sheet.remarks]
+    parts += [Text(f"n/a {number}: {note}") for number, note in enumerate(sheet.na_reasons, 1)]
+    parts += [Text(_shorten(line, 3 * width), "yellow") for line in sheet.exclusion_lines()]
+    parts += [Text(f"{name}: {note}") for name, note in sheet.row_notes]
     return Group(*parts, Text(LEGEND.replace("marked", "marked *"), "dim"))
 
 
 def _column_width(title: str, cells: list[Cell]) -> int:
     """Width of a terminal column, in characters."""
-    return max(min(len(title), MAX_TITLE_WIDTH), *(max(len(cell.value) + 1, len(cell.interval)) for cell in cells))
+    return max(min(len(title), MAX_TITLE_WIDTH), *(max(len(_cell_value(cell)), len(cell.interval)) for cell in cells))
+
+
+def _cell_value(cell: Cell) -> str:
+    """First line of a cell. One space keeps the place of the mark of the best value."""
+    return f"n/a {cell.note}" if cell.note else cell.value + ("*" if cell.best else " ")
 
 
 def _cell_text(cell: Cell) -> Text:
-    text = Text(f"n/a {cell.note}" if cell.note else cell.value + ("*" if cell.best else ""))
+    text = Text(_cell_value(cell).rstrip())
     text.stylize("bold" if cell.best else "dim" if cell.note else "")
     return text.append(f"\n{cell.interval}", "dim") if cell.interval else text
 
@@ -245,9 +253,9 @@ def to_markdown(sheet: Sheet, metadata: dict[str, str]) -> str:
             lines.append("| " + " | ".join([_escape_markdown(name), *map(_markdown_cell, cells)]) + " |")
         lines.append("")
     lines += [LEGEND.replace("marked", "bold"), ""]
-    lines += [f"- n/a {number}: {_escape_markdown(note)}" for number, note in enumerate(sheet.notes, 1)]
-    lines += [f"- {_escape_markdown(line)}" for line in sheet.counts()]
-    lines += [f"- {_escape_markdown(name)}: {_escape_markdown(note)}" for name, note in sheet.remarks]
+    lines += [f"- n/a {number}: {_escape_markdown(note)}" for number, note in enumerate(sheet.na_reasons, 1)]
+    lines += [f"- {_escape_markdown(line)}" for line in sheet.exclusion_lines()]
+    lines += [f"- {_escape_markdown(name)}: {_escape_markdown(note)}" for name, note in sheet.row_notes]
     return "\n".join(
         [
             *lines,
@@ -290,22 +298,24 @@ def to_latex(sheet: Sheet, metadata: dict[str, str]) -> str:
         *(f"% {plain_text(key)}: {plain_text(value)}" for key, value in metadata.items()),
     ]
     for block in sheet.blocks(5):
-        columns = len(block.titles)
+        num_columns = len(block.titles)
         spans = " & ".join(rf"\multicolumn{{{count}}}{{c}}{{{_escape_latex(name)}}}" for name, count in block.groups)
-        rules, at = "", 2
+        rules, column = "", 2
         for _, count in block.groups:
-            rules += rf"\cmidrule(lr){{{at}-{at + count - 1}}}"
-            at += count
-        lines += ["", rf"\begin{{tabular}}{{l{'r' * columns}}}", r"\toprule", rf" & {spans} \\", rules]
+            rules += rf"\cmidrule(lr){{{column}-{column + count - 1}}}"
+            column += count
+        lines += ["", rf"\begin{{tabular}}{{l{'r' * num_columns}}}", r"\toprule", rf" & {spans} \\", rules]
         lines += [rf" & {' & '.join(map(_escape_latex, block.titles))} \\", r"\midrule"]
         for name, cells in zip(sheet.names, block.cells, strict=True):
             lines.append(rf"{_escape_latex(name)} & {' & '.join(map(_latex_cell, cells))} \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
     lines += ["", r"\par\footnotesize " + _escape_latex(LEGEND.replace("marked", "bold"))]
     lines += [
-        rf"\par n/a\textsuperscript{{{number}}}: {_escape_latex(note)}" for number, note in enumerate(sheet.notes, 1)
+        rf"\par n/a\textsuperscript{{{number}}}: {_escape_latex(note)}"
+        for number, note in enumerate(sheet.na_reasons, 1)
     ]
-    lines += [rf"\par {_escape_latex(line)}" for line in sheet.counts()]
+    lines += [rf"\par {_escape_latex(line)}" for line in sheet.exclusion_lines()]
+    lines += [rf"\par {_escape_latex(name)}: {_escape_latex(note)}" for name, note in sheet.row_notes]
     return "\n".join([*lines, ""])
 
 

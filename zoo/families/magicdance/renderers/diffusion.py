@@ -15,7 +15,7 @@ from zoo.families.renderer import Renderer, RenderSession, check_options, check_
 from zoo.media import read_image
 from zoo.nn.square_image import pad_to_square
 
-DETECTION_RESOLUTION = 512  # pixels per side of the image in which the figure is detected
+MAX_DETECTION_SIDE = 512  # pixels: larger images are shrunk to it before the figure is detected
 
 
 class DiffusionRenderer(Renderer):
@@ -28,15 +28,16 @@ class DiffusionRenderer(Renderer):
         fallback: Renderer | None = None,
         face: Tensor | None = None,
     ):
-        """fallback: draws where no figure is found; None raises. face: (3, H, W) uint8, an image of one whole figure
-        whose face the dancer gets (sec. 4). Raises ValueError where no face encoder was trained.
+        """fallback: draws where no figure is found or no image is given; None: `begin` raises a
+        ValueError instead. face: (3, H, W) uint8, an image of one whole figure whose face the dancer gets
+        (sec. 4). Raises ValueError where no face encoder was trained.
         """
         self.animator, self.detector, self.fallback = animator, detector, fallback
         self.face: FaceFeatures | None = None
         if face is not None:
             if animator.face is None:
                 raise ValueError("this checkpoint has no face encoder")
-            self.face = self._faces(*self._aligned(face))
+            self.face = self._encode_face(*self._aligned(face))
 
     @classmethod
     def build(
@@ -61,7 +62,7 @@ class DiffusionRenderer(Renderer):
             raise ValueError(f"renderer.face={path}: {error}") from None
 
     def begin(self, image: Tensor | None, fps: Fraction, seed: int) -> RenderSession:
-        """See `Renderer`. Raises ValueError unless the image shows one whole figure."""
+        """See `Renderer`. Without a fallback, raises ValueError unless the image shows one whole figure."""
         try:
             if image is None:
                 raise ValueError("renderer=diffusion moves the figure of an image: give image=FILE")
@@ -70,19 +71,19 @@ class DiffusionRenderer(Renderer):
             if self.fallback is None:
                 raise
             return self.fallback.begin(image, fps, seed)
-        face = self._faces(reference, alignment) if self.face is None else self.face
+        face = self._encode_face(reference, alignment) if self.face is None else self.face
         return DiffusionSession(self.animator, reference, alignment, face, seed, face_swapped=self.face is not None)
 
     def _aligned(self, image: Tensor) -> tuple[Tensor, Alignment]:
         """An image (3, H, W) uint8 as (1, 3, S, S) in [-1, 1], and where its figure is."""
         resolution = self.animator.resolution
-        large = pad_to_square(image.cpu(), max(resolution, min(DETECTION_RESOLUTION, max(image.shape[1:]))))
+        large = pad_to_square(image.cpu(), max(resolution, min(MAX_DETECTION_SIDE, max(image.shape[1:]))))
         alignment = align(large.permute(1, 2, 0).numpy(), self.detector, resolution)
         check_quality(alignment.quality)
         return pad_to_square(large, resolution)[None].to(self.animator.device).float() / 127.5 - 1, alignment
 
     @torch.no_grad()
-    def _faces(self, image: Tensor, alignment: Alignment) -> FaceFeatures | None:
+    def _encode_face(self, image: Tensor, alignment: Alignment) -> FaceFeatures | None:
         return self.animator.encode_faces(image, torch.from_numpy(alignment.face)[None].to(image.device))
 
 
@@ -99,8 +100,8 @@ class DiffusionSession(RenderSession):
         seed: int,
         face_swapped: bool = False,
     ):
-        """image (1, 3, S, S) in [-1, 1]; face: of `Animator.encode_faces`; face_swapped: another figure's; the
-        image's own head is masked for a network that was trained with masked heads."""
+        """image (1, 3, S, S) in [-1, 1]; face: of `Animator.encode_faces`; face_swapped: `face` is another figure's;
+        the image's own head is masked for a network that was trained with masked heads."""
         self.animator, self.aligned_motion, self.face = animator, AlignedMotion(alignment), face
         self.quality = alignment.quality
         self.generator = torch.Generator("cpu").manual_seed(seed)

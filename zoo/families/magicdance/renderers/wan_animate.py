@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoo.body.detection.base import PoseDetector
 from zoo.body.image.alignment import AlignedMotion, align
 from zoo.body.render.openpose_video import draw_pose
-from zoo.families.magicdance.renderers.diffusion import DETECTION_RESOLUTION
+from zoo.families.magicdance.renderers.diffusion import MAX_DETECTION_SIDE
 from zoo.families.renderer import Renderer, RenderSession, check_options, check_quality
 from zoo.nn.square_image import pad_to_square
 from zoo.nn.weights.loading import read_weights
@@ -186,7 +186,7 @@ class WanRenderer(Renderer):
             raise ValueError("renderer=wan_animate moves the figure of an image: give image=FILE")
         height, width = frame_size(*image.shape[1:], self.animator.pixels)
         side = max(height, width)
-        factor = max(1, DETECTION_RESOLUTION // side)  # small frames: detect in a larger image
+        factor = max(1, MAX_DETECTION_SIDE // side)  # small frames: detect in a larger image
         original = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
         frame, large = (
             original.resize((width * scale, height * scale), Image.Resampling.BICUBIC) for scale in (1, factor)
