@@ -18,6 +18,7 @@ $(STAMP):
 	@echo "installing into $(VENV) (7 GB when new, some minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@$(BIN)/dancezoo setup || echo "make setup goes on without the pose detector"
 	@rm -f $(VENV)/.dancezoo-*; touch $@
 
 demo: setup

@@ -211,7 +211,7 @@ def test_the_command_animates_an_image(scripts, wheel, image, tmp_path):
     cv2.imwrite(str(tmp_path / "me.png"), image[:250, :, ::-1])
     refused(scripts("sample", *arguments), "the feet of the person are cut off")
     for bad, words in (
-        ("renderer=cartoon", "use one of diffusion, mesh, wan_animate, warp"),
+        ("renderer=cartoon", "use one of auto, diffusion, mesh, wan_animate, warp"),
         ("image=null", "give image=FILE"),
     ):
         refused(scripts.inside("sample", *arguments, bad), words)

@@ -24,7 +24,7 @@ USAGE = """usage: dancezoo COMMAND [KEY=VALUE ...]
   evaluate   compare checkpoints and folders of videos in one table: ckpt=[A,B]
   shards     make training shards of a folder of dance videos: folder=DIR out=DIR
   models     list the shipped models
-  setup      check this installation; `setup pose_detector` downloads the pose detector
+  setup      check this installation and download the pose detector that photographs need
 
 COMMAND --help lists the options of a command."""
 

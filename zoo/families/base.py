@@ -55,6 +55,7 @@ class FrameStream(Iterator[Tensor]):
 
     blocks: Iterator[Tensor]  # (F, 3, H, W) uint8
     quality: float | None = None  # of the figure's detection in the image, in [0, 1]; None without detection
+    note: str | None = None  # one line for the user on how the image is used
 
     def __next__(self) -> Tensor:
         return next(self.blocks)

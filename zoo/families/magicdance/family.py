@@ -211,7 +211,7 @@ class MagicDance(Family, MotionGenerator):
     @property
     def default_renderer(self) -> str:
         """Renderer without an option: diffusion where it was trained."""
-        return "mesh" if self.animator is None else "diffusion"
+        return "auto" if self.animator is None else "diffusion"
 
     def configure(self, options: Mapping[str, Any]) -> None:
         """Choose the renderer.
@@ -226,7 +226,7 @@ class MagicDance(Family, MotionGenerator):
         cls = get_class(node.pop("_target_"))
         if not (isinstance(cls, type) and issubclass(cls, Renderer)):
             raise ValueError(f"renderer={node.get('name')}: {cls} is no renderer")
-        node = {name: value for name, value in node.items() if name not in ("name", "needs_detector")}
+        node = {name: value for name, value in node.items() if name not in ("name", "needs_detector", "has_fallback")}
         fallback = MeshRenderer(self.mesh_height, self.mesh_width) if options.get("use_fallback") else None
         self.renderer = cls.build(self, options.get("pose_detector"), fallback, node)
 
@@ -236,7 +236,7 @@ class MagicDance(Family, MotionGenerator):
         An image that cannot be used is refused at once, before the first block is asked for.
         """
         session = self.renderer.begin(request.image, request.fps, request.seed)
-        return FrameStream(self._render(session, request), session.quality)
+        return FrameStream(self._render(session, request), session.quality, session.note)
 
     def _render(self, session: RenderSession, request: GenerationRequest) -> Iterator[Tensor]:
         num_frames, fps = request.num_frames, request.fps

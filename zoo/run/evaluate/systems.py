@@ -162,7 +162,7 @@ class EvaluatedCheckpoint:
         if node is None:
             return
         needs_detector = bool(node.get("needs_detector"))
-        if needs_detector and detector is None:
+        if needs_detector and detector is None and not node.get("has_fallback"):
             raise ValueError(
                 f"renderer={node['name']} finds the figure in the image by a detector: give weights.pose_detector=FILE"
             )

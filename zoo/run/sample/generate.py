@@ -15,7 +15,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
-from zoo.body.detection.blazepose import DOWNLOAD_HINT
 from zoo.body.detection.factory import SYNTHETIC, load_detector, load_person_detector
 from zoo.body.motion_io.formats import write_motion
 from zoo.body.render.appearance import appearance_from_image
@@ -26,7 +25,7 @@ from zoo.nn.cpu_inference import fast_inference
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
 from zoo.run.config import load_renderer
-from zoo.run.sample.request import SamplingRequest
+from zoo.run.sample.request import SamplingRequest, cached_detector
 from zoo.run.sample.scene import read_cutout, set_scene
 from zoo.run.validate import MOTION_SUFFIXES
 
@@ -98,7 +97,7 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
     renderer = request.renderer or load_renderer({"name": family.default_renderer})
     needs_detector = renderer is not None and bool(renderer.get("needs_detector"))
     if renderer is not None:
-        detector = load_detector(request.detector_path or SYNTHETIC) if needs_detector else None
+        detector = load_detector(request.detector_path or cached_detector() or SYNTHETIC) if needs_detector else None
         family.configure({"renderer": renderer, "pose_detector": detector})
     seconds = Fraction(str(request.seconds))
     music = encode_song(sound, build_encoder(config), seconds)
@@ -130,6 +129,8 @@ def _begin(inputs: _Inputs, request: SamplingRequest) -> Iterator[Tensor]:
         raise ValueError(f"image={request.image}: {error}{hint}") from None
     if isinstance(blocks, FrameStream) and blocks.quality is not None:
         print(f"figure detection quality: {blocks.quality:.2f} of 1")
+    if isinstance(blocks, FrameStream) and blocks.note is not None:
+        print(f"{blocks.note}{_detector_hint(request) if inputs.needs_detector else ''}")
     return iter(blocks)
 
 
@@ -146,9 +147,9 @@ def fast_denoisers(family: Family, precision: str | None) -> Iterator[None]:
 
 
 def _detector_hint(request: SamplingRequest) -> str:
-    if request.detector_path is not None:
+    if request.detector_path is not None or cached_detector() is not None:
         return ""
-    return f"; photographs need a pose detector: weights.pose_detector=FILE, mediapipe's wheel: {DOWNLOAD_HINT}"
+    return "; photographs need a pose detector: `dancezoo setup` downloads it"
 
 
 def _read_image(request: SamplingRequest) -> np.ndarray:

@@ -85,11 +85,11 @@ def read_request(config: DictConfig) -> SamplingRequest:
         raise ValueError("scene= needs image=FILE, the image whose figure is placed in it")
     renderer = load_renderer(config.renderer)
     needs_detector = renderer is not None and bool(renderer.get("needs_detector"))
-    if renderer is not None and needs_detector and config.image is None:
+    if renderer is not None and needs_detector and not renderer.get("has_fallback") and config.image is None:
         raise ValueError(f"renderer={renderer['name']} moves the figure of an image: give image=FILE")
     detector_path = config.weights.pose_detector
     if detector_path is None and (config.scene is not None or needs_detector):
-        detector_path = next(iter(sorted((cache_root() / "people").glob(DETECTOR_WHEEL))), None)
+        detector_path = cached_detector()
     scene = config.scene
     if scene not in (None, WORLD_SCENE):
         scene = existing_file(scene, "scene")
@@ -111,6 +111,11 @@ def read_request(config: DictConfig) -> SamplingRequest:
         precision=read_precision(config.precision),
         **read_sampler(config.sampler),
     )
+
+
+def cached_detector() -> Path | None:
+    """The detector of people that `dancezoo setup` has put into the cache; None if it is missing."""
+    return next(iter(sorted((cache_root() / "people").glob(DETECTOR_WHEEL))), None)
 
 
 def read_sampler(config: DictConfig) -> dict[str, Any]:
