@@ -34,6 +34,24 @@ TRY_SOUND = "give a sound file such as mp3, ogg, m4a, opus, flac or wav"
 BT709, BT2020 = 1, 9  # H.273 codes of colour matrices; every other one that is met in video is near enough to BT.601
 
 
+# containers that hold their content themselves: playlists would make the decoder open other files
+CONTAINERS = (
+    "3gp aac ac3 aiff amr ape apng asf au avi caf dts dv eac3 flac flv gif h264 hevc ivf m4v matroska mjpeg mov mp3 "
+    "mp4 mpc mpc8 mpeg mpegts mpegvideo mxf nut obu ogg tta voc w64 wav webm webp wv"
+).split()
+
+
+def open_media(path: str | os.PathLike, data: bytes | None = None) -> av.container.InputContainer:
+    """Open a media file, or its content `data`, to read it. The one place where the zoo gives a file to FFmpeg.
+
+    A name is a name: `04.23:50.wav` is no address. Only CONTAINERS are opened, so that no file can make the decoder
+    open others. Raises av.FFmpegError and OSError.
+    """
+    source = os.path.abspath(path) if data is None else io.BytesIO(data)
+    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    return av.open(source, metadata_errors="ignore", options=options)
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """`replacing`, with ValueError where nothing can be written."""
@@ -53,6 +71,8 @@ def _existing(path: str | os.PathLike, kind: str) -> Path:
         raise ValueError(f"{kind} {path} is a directory; name one file in it")
     if not path.exists():
         raise ValueError(f"{kind} {path} does not exist; check the name")
+    if not path.is_file():
+        raise ValueError(f"{kind} {path} is a pipe or a device; name a file")
     if path.stat().st_size == 0:
         raise ValueError(f"{kind} {path} is empty (0 bytes); copy it again")
     return path
@@ -72,7 +92,7 @@ class Sound:
     def __init__(self, path: str | os.PathLike):
         self.path = _existing(path, "sound file")
         try:
-            with av.open(str(self.path), metadata_errors="ignore") as container:
+            with open_media(self.path) as container:
                 if not container.streams.audio:
                     raise ValueError(f"{self.path} has no sound track; {TRY_SOUND}")
                 stream = container.streams.audio[0]
@@ -116,7 +136,7 @@ class Sound:
         position = round(self._lead * sample_rate)
         if position > first:
             yield np.zeros((1 if layout == "mono" else 2, min(position, last) - first), np.float32)
-        for block in self._decode(sample_rate, layout):
+        for block in self._decoded(sample_rate, layout):
             if not np.isfinite(block).all():  # damaged samples of a float format
                 block = np.nan_to_num(block, nan=0, posinf=0, neginf=0)
             if layout == "mono":  # by hand: ffmpeg's own mix of stereo is 3 dB louder than the mean
@@ -128,23 +148,34 @@ class Sound:
             if position >= last:
                 return
 
+    def _decoded(self, sample_rate: int, layout: str) -> Iterator[np.ndarray]:
+        try:
+            yield from self._decode(sample_rate, layout)
+        except av.FFmpegError as error:  # 9 channels without names, for example
+            raise ValueError(f"{self.path} cannot be decoded as sound ({error.strerror}); {TRY_SOUND}") from None
+
     def _decode(self, sample_rate: int, layout: str) -> Iterator[np.ndarray]:
         resampler, input_format = None, None
-        with av.open(str(self.path), metadata_errors="ignore") as container:
+        with open_media(self.path) as container:
             for frame in decodable_frames(container, container.streams.audio[0]):
                 frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
                 if input_format != frame_format:  # chained streams may differ
-                    yield from _resampled(resampler, None)
+                    yield from map(_planar, _resampled(resampler, None))
                     target = frame.layout.name if layout == "mono" else layout
-                    resampler = av.AudioResampler(format="fltp", layout=target, rate=sample_rate)
+                    resampler = av.AudioResampler(format="flt", layout=target, rate=sample_rate)
                     input_format = frame_format
-                yield from _resampled(resampler, frame)
-        yield from _resampled(resampler, None)
+                yield from map(_planar, _resampled(resampler, frame))
+        yield from map(_planar, _resampled(resampler, None))
 
 
-def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> Iterator[np.ndarray]:
-    """Blocks (C, n) that come out for `frame`; None flushes."""
-    return (out.to_ndarray() for out in (resampler.resample(frame) if resampler else []) if out.samples)
+def _planar(packed: av.AudioFrame) -> np.ndarray:
+    """(C, n) of an interleaved frame. PyAV crashes on planar ones of more than 8 channels."""
+    return np.ascontiguousarray(packed.to_ndarray().reshape(packed.samples, -1).T)
+
+
+def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
+    """The frames that come out for `frame`; None flushes."""
+    return [out for out in (resampler.resample(frame) if resampler else []) if out.samples]
 
 
 def decodable_frames(container, stream) -> Iterator:
@@ -197,15 +228,15 @@ def write_sound(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int)
     path, waveform = Path(path), np.atleast_2d(np.ascontiguousarray(waveform, np.float32))
     if path.suffix.lower() not in SOUND_CODECS:
         raise ValueError(f"cannot write sound as {path.name}; end the name in {' '.join(SOUND_CODECS)}")
-    with _replacing(path) as temporary, av.open(str(temporary), "w") as container:
+    with _replacing(path) as temporary, av.open(os.path.abspath(temporary), "w") as container:
         track = _SoundTrack(container, SOUND_CODECS[path.suffix.lower()], sample_rate, len(waveform))
         resampler = av.AudioResampler(format="fltp", layout=track.layout, rate=track.rate)
         for start in range(0, waveform.shape[1], 1 << 16):
             frame = _sound_frame(waveform[:, start : start + (1 << 16)], track.layout, sample_rate)
             for block in _resampled(resampler, frame):
-                track.write(block)
+                track.write(block.to_ndarray())
         for block in _resampled(resampler, None):
-            track.write(block)
+            track.write(block.to_ndarray())
         track.finish()
 
 
@@ -302,7 +333,7 @@ class VideoWriter:
             # edit lists count in the movie's time scale: its default of 1 ms would cut the sound short
             scale = {"movie_timescale": str(self._sound.sample_rate)} if self._sound else {}
             options = {} if self._is_gif else {"movflags": "+faststart", **scale}
-            self._container = stack.enter_context(av.open(str(temporary), "w", options=options))
+            self._container = stack.enter_context(av.open(os.path.abspath(temporary), "w", options=options))
             self._stack = stack.pop_all()
         return self
 
@@ -427,7 +458,7 @@ def read_frames(path: str | os.PathLike, limit: int | None = None) -> tuple[np.n
     """`read_video`'s frames, at most `limit` of them, frames a second, and whether there is a sound track."""
     path = _existing(path, "video")
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with open_media(path) as container:
             if not container.streams.video:
                 raise ValueError(f"{path} has no pictures in it; give a video such as mp4")
             stream, has_sound = container.streams.video[0], bool(container.streams.audio)
@@ -460,7 +491,7 @@ def encode_frames(frames: np.ndarray, fps: Fraction, crf: int = 12) -> bytes:
 
 def decode_frames(data: bytes) -> np.ndarray:
     """What `encode_frames` took: uint8 (F, H, W, 3)."""
-    with av.open(io.BytesIO(data)) as container:
+    with open_media("frames.mp4", data) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1  # data loader workers are the parallelism
         return np.stack([to_rgb(frame) for frame in container.decode(stream)])

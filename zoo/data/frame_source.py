@@ -16,7 +16,7 @@ from typing import Any
 import av
 import numpy as np
 
-from zoo.media import decodable_frames, read_image, to_rgb
+from zoo.media import decodable_frames, open_media, read_image, to_rgb
 
 MAX_DISTANCE = Fraction(1, 4)  # s; a time with no frame nearer than this lies in a gap of the file
 MIN_SEEK_TIME = Fraction(2)  # s; before this time, decoding from the beginning is faster than seeking
@@ -138,7 +138,7 @@ class _OpenVideo:
 
     def __enter__(self) -> tuple[Any, Any]:
         try:
-            self.container = av.open(str(self.path), metadata_errors="ignore")
+            self.container = open_media(self.path)
         except (av.FFmpegError, OSError) as error:
             raise self._unreadable(error) from None
         if not self.container.streams.video:
