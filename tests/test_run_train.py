@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
+from zoo.files import conf_folder
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
+from zoo.run.train.fit import stage_training, with_supported_precision
 from zoo.run.train.runs import RANKS, is_first_process
 
 
@@ -122,6 +125,25 @@ def test_a_run_directory_holds(small_run, file):
     """The files the documentation names; no temporary ones."""
     assert (small_run / file).is_file()
     assert not [path for path in small_run.rglob(".*")]
+
+
+@pytest.mark.parametrize(
+    ("has_bf16", "overrides", "precision"),
+    [
+        (True, [], "bf16-mixed"),
+        (False, [], "32-true"),
+        (False, ["trainer=ddp_32gpu"], "bf16-mixed"),
+        (False, ["fit.precision=bf16-mixed"], "bf16-mixed"),
+    ],
+)
+def test_a_cpu_without_bf16_trains_in_fp32(monkeypatch, has_bf16, overrides, precision):
+    """It would emulate bf16, which takes several times as long; GPUs and explicit options keep it."""
+    monkeypatch.setattr("zoo.run.train.fit.has_bf16", lambda: has_bf16)
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("train", ["model=musedance", *overrides])
+    supported = with_supported_precision(config)
+    assert stage_training(supported, "appearance").precision == precision
+    assert config.model.stages.appearance.fit.precision == "bf16-mixed", "the composed configuration stays"
 
 
 def test_one_process_of_a_job_is_the_first(monkeypatch):

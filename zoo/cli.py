@@ -122,6 +122,7 @@ def train(config: Any) -> None:
     """Train a family's stages, continue a run, or export one: conf/train.yaml."""
     from zoo.run.train.runs import open_run
 
+    is_resumed = config.resume is not None
     run, config = open_run(config)
     if run is None:
         from zoo.run.checkpoint import export
@@ -134,7 +135,7 @@ def train(config: Any) -> None:
     else:
         from zoo.run.train.fit import fit
 
-        fit(config, run)
+        fit(config, run, is_resumed)
 
 
 @hydra_script("sample", groups=False)

@@ -33,6 +33,11 @@ def is_supported() -> bool:
     return has_operators and ops._is_mkldnn_bf16_supported()
 
 
+def has_bf16() -> bool:
+    """Return whether this CPU multiplies bfloat16 in oneDNN; other CPUs emulate it slowly."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 @contextmanager
 def fast_inference(network: nn.Module, precision: str | None) -> Iterator[None]:
     """Run `network` in `precision` within this context, without gradients; its weights must not change.

@@ -1,5 +1,6 @@
 """Train a family's stages in order, each from the one before, in a run directory that can always be gone on with."""
 
+import copy
 import logging
 import os
 import sys
@@ -21,6 +22,7 @@ from zoo.data.base import WindowSpec, check_stage_data
 from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.files import write_atomic
+from zoo.nn.cpu_inference import has_bf16
 from zoo.run.build import build_encoder, build_family, build_stage, required_keys, trainable_paths
 from zoo.run.checkpoint import (
     AtomicCheckpoint,
@@ -93,13 +95,36 @@ def check_machine(trainer: DictConfig) -> None:
         raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
 
 
-def fit(config: DictConfig, run: Path) -> Path:
+def with_supported_precision(config: DictConfig) -> DictConfig:
+    """A copy of a new run's configuration without bf16 where it would be emulated.
+
+    A CPU without bf16 operators takes about seven times as long in bf16-mixed as in 32-true (AMD EPYC with AVX2,
+    MuseDance's autoencoder at size=tiny). `fit.precision=bf16-mixed` on the command line still sets it. A resumed run
+    keeps its precision.
+    """
+    uses_gpu = config.trainer.accelerator in ("gpu", "cuda") or (
+        config.trainer.accelerator == "auto" and torch.cuda.is_available()
+    )
+    if uses_gpu or config.fit.precision is not None or has_bf16():
+        return config
+    config = copy.deepcopy(config)
+    stages = [name for name in stage_names(config) if config.model.stages[name].fit.get("precision") == "bf16-mixed"]
+    for name in stages:
+        config.model.stages[name].fit.precision = "32-true"
+    if stages and is_first_process():
+        print("this CPU has no bf16: training in 32-true; fit.precision=bf16-mixed sets it all the same", flush=True)
+    return config
+
+
+def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
     """Train what is left to train of a run; returns the last checkpoint, which `sample.py ckpt=` takes.
 
     A fresh run is written to `run`; an existing one continues from its latest checkpoint. Raises ValueError before
     anything is made when config, machine and data do not fit together.
     """
     check_machine(config.trainer)
+    if not is_resumed:
+        config = with_supported_precision(config)
     _silence_warnings()
     config.seed = int_at_least(config.seed, "seed", 0)
     if config.seed >= 2**32:
