@@ -298,6 +298,20 @@ def test_aligned_motion_covers_the_figure_of_the_image(picture):
     assert found.quality > 0.7
 
 
+def test_motion_without_alignment_ignores_the_figure(picture):
+    """The baseline of `ablations`: a standard body in the middle, the same for an image with the figure elsewhere."""
+    moved = picture.roll(12, 2)
+    parts = {}
+    for align_motion in (True, False):
+        renderer = DiffusionRenderer(random_animator(), SyntheticPoseDetector(), use_alignment=align_motion)
+        sessions = [renderer.begin(image, Fraction(12), 0) for image in (picture, moved)]
+        parts[align_motion] = [session.aligned_motion.parts(standing(1))[0].numpy() > 0 for session in sessions]
+    assert not np.array_equal(*parts[True])
+    np.testing.assert_array_equal(*parts[False])
+    rows, columns = (np.flatnonzero(parts[False][0].any(axis)) / 64 for axis in (1, 0))
+    assert abs(rows[-1] - 0.85) < 0.04 and 0.6 < rows[-1] - rows[0] < 0.8 and abs(columns.mean() - 0.5) < 0.05
+
+
 @pytest.mark.parametrize("splits", [(13,), (5, 8)])
 def test_frames_do_not_depend_on_the_blocks_of_motion(picture, splits):
     renderer = DiffusionRenderer(random_animator(), SyntheticPoseDetector())

@@ -261,6 +261,18 @@ def test_frames_whose_latents_are_kept_teach_what_frames_worked_out_anew_do():
     assert losses[:3] == losses[3:] and len(set(losses)) == 3
 
 
+def test_without_music_a_dance_does_not_depend_on_the_song():
+    """The baseline of `ablations`: another song gives the same frames, with the music branch it does not."""
+    family = made()
+    for use_music in (True, False):
+        family.configure({"use_music": use_music})
+        one, other = (torch.cat(dance(family, 6, music=song(2, name=name))) for name in ("one", "other"))
+        assert torch.equal(one, other) != use_music
+    assert family.ablations() == {"without music": {"use_music": False}}
+    with pytest.raises(ValueError, match="renderer= is not an option of musedance"):
+        family.configure({"renderer": None})
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="use music, beats, both or none"):
         made(music_conditions=["words"])

@@ -89,31 +89,39 @@ def test_a_picture_dances_to_a_song_and_a_line(run, scripts):
     assert frames.shape == (24, 64, 64, 3) and fps == 12 and abs(float(sound.duration) - 2) < 0.1
 
 
+def evaluated(run, scripts, *options) -> dict[str, tuple[str, list[bytes]]]:
+    """Row of a table of two clips -> its kind, and its videos."""
+    data = [one for one in SMALL if one.startswith("data.")] + ["data.songs={train:1,val:1,test:2}"]
+    small = (
+        "protocol.frames=12 protocol.height=64 protocol.width=64 protocol.num_clips=2 data.dances_per_song=2".split()
+    )
+    ckpt = f"ckpt={run / 'dynamics' / 'last.ckpt'}"
+    few = ["metrics=[psnr]", "sampler.num_inference_steps=2", "workers=0", "out=table"]
+    process = scripts.inside("evaluate", *data, *small, ckpt, *few, *options)
+    assert process.returncode == 0, process.stderr
+    rows = json.loads((scripts.folder / "table" / "metrics.json").read_text())["rows"]
+    folder = scripts.folder / "table"
+    return {
+        row["name"].rpartition("/")[2]: (row["kind"], [(folder / path).read_bytes() for path in row["videos"].values()])
+        for row in rows
+    }
+
+
+def test_a_checkpoint_without_music_is_a_baseline(run, scripts):
+    """ablations=all adds a row of other dances, which does not compete."""
+    assert not any("without" in name for name in evaluated(run, scripts))
+    rows = evaluated(run, scripts, "ablations=all")
+    kind, videos = rows["last.ckpt without music"]
+    assert kind == "baseline" and rows["last.ckpt"][0] == "checkpoint" and len(videos) == 2
+    assert all(a != b for a, b in zip(videos, rows["last.ckpt"][1], strict=True))
+    assert scripts.inside("evaluate", "ablations=some").returncode == 2
+
+
 @pytest.mark.skipif(not is_supported(), reason="this CPU does not multiply bf16")
 def test_a_table_tells_precisions_apart(run, scripts):
     """The same checkpoint in bf16 is another row, of other dances."""
-    data = [one for one in SMALL if one.startswith("data.")] + ["data.songs={train:1,val:1,test:2}"]
-    cut = [
-        "protocol.frames=12",
-        "protocol.height=64",
-        "protocol.width=64",
-        "protocol.num_clips=2",
-        "data.dances_per_song=2",
-    ]
-    what = [
-        f"ckpt={run / 'dynamics' / 'last.ckpt'}",
-        "metrics=[psnr]",
-        "sampler.num_inference_steps=2",
-        "workers=0",
-        "out=table",
-    ]
-    rows = []
-    for precision in ("null", "bf16"):
-        done = scripts.inside("evaluate", *data, *cut, *what, f"precision={precision}")
-        assert done.returncode == 0, done.stderr
-        rows.append(json.loads((scripts.folder / "table" / "metrics.json").read_text())["rows"][-1])
-    plain, fast = ([(scripts.folder / "table" / path).read_bytes() for path in row["videos"].values()] for row in rows)
-    assert rows[0]["id"] != rows[1]["id"] and len(plain) == 2 and all(a != b for a, b in zip(plain, fast, strict=True))
+    plain, fast = (evaluated(run, scripts, f"precision={name}")["last.ckpt"][1] for name in ("null", "bf16"))
+    assert len(plain) == 2 and all(a != b for a, b in zip(plain, fast, strict=True))
 
 
 def test_the_papers_size_wants_its_weights(scripts):

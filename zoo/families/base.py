@@ -82,6 +82,13 @@ class Family(nn.Module, ABC):
         for name in options:
             raise ValueError(f"{name}= is not an option of {type(self).__name__}, which has no options of its own")
 
+    def ablations(self) -> dict[str, dict[str, Any]]:
+        """Baselines made of this family's own parts: name -> the options of `configure` that leave a part out.
+
+        The names follow a checkpoint's name in a table: 'without music'. The default has none.
+        """
+        return {}
+
     @property
     def default_renderer(self) -> str | None:
         """Name in conf/renderer of the renderer that draws if none is chosen; None: the family needs no renderer."""

@@ -26,6 +26,7 @@ CAMERA_DISTANCE = 8.0  # metres; near and far limbs look almost equally large
 SIDE_MARGIN = 0.3  # statures of room that the pelvis keeps to the image's sides
 MIN_OFFSET_METRES = 0.1  # metres that the pelvis may move in every image
 BODY_NAME = "woman"
+STANDARD_STATURE, STANDARD_SOLES = 0.7, 0.85  # height and soles' row of an unaligned body, over the image's height
 CHIN = 0.1  # position of the chin below the neck joint, over the distance of head and neck joint
 
 
@@ -63,6 +64,17 @@ def align(image: np.ndarray, detector: PoseDetector, resolution: int, width: int
     room = (min(pelvis_column, resolution - pelvis_column) - cropped) / scale - SIDE_MARGIN * SMPL_STATURE
     face = head_square(head_mask(figure.alpha, figure.joints))
     return Alignment(fitted_body, camera, resolution, face, figure.quality * plausibility, max(room, MIN_OFFSET_METRES))
+
+
+def standard_placement(alignment: Alignment) -> Alignment:
+    """A baseline without alignment: a standard body in the middle of the frame, whatever the image shows."""
+    resolution = alignment.resolution
+    scale = STANDARD_STATURE * resolution / SMPL_STATURE  # pixels a metre
+    camera_z = (STANDARD_SOLES - 0.5) * resolution / scale
+    fov = float(np.degrees(2 * np.arctan(resolution / 2 / (scale * CAMERA_DISTANCE))))
+    camera = Camera((0.0, -CAMERA_DISTANCE, camera_z), (0.0, 0.0, camera_z), fov)
+    room = resolution / 2 / scale - SIDE_MARGIN * SMPL_STATURE
+    return replace(alignment, body=load_body(BODY_NAME), camera=camera, max_offset=max(room, MIN_OFFSET_METRES))
 
 
 def head_mask(alpha: np.ndarray, joints: np.ndarray) -> np.ndarray:

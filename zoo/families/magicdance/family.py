@@ -213,6 +213,12 @@ class MagicDance(Family, MotionGenerator):
         """Renderer without an option: diffusion where it was trained."""
         return "auto" if self.animator is None else "diffusion"
 
+    def ablations(self) -> dict[str, dict[str, Any]]:
+        """See `Family`."""
+        if self.animator is None:
+            return {}
+        return {"without alignment": {"renderer": {"name": "diffusion", "align": False}}}
+
     def configure(self, options: Mapping[str, Any]) -> None:
         """Choose the renderer.
 

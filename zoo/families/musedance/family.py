@@ -133,6 +133,7 @@ class MuseDance(LatentPictures, Family):
             imagines=predict_regions,
         )
         self.defaults, self.anchor = SamplingParams(**sampler), adain_strength
+        self.use_music = True  # set by `configure`
 
     @classmethod
     def upgrade(
@@ -205,6 +206,16 @@ class MuseDance(LatentPictures, Family):
         places = torch.arange(music.shape[1], device=music.device) * (float(self.fps) / rate)
         return self.song_tokens(self.music_scale(music), places, beats, pulse)
 
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """See `Family`. use_music: false leaves out the music branch: its tokens are zero, as in unguided samples."""
+        for name in set(options) - {"use_music"}:
+            raise ValueError(f"{name}= is not an option of musedance")
+        self.use_music = bool(options.get("use_music", self.use_music))
+
+    def ablations(self) -> dict[str, dict[str, Any]]:
+        """See `Family`."""
+        return {"without music": {"use_music": False}}
+
     def denoisers(self) -> list[nn.Module]:
         """See `Family`."""
         return [self.unet, self.reference_net]
@@ -266,7 +277,8 @@ class MuseDance(LatentPictures, Family):
         marks = beats_to_frames(music.beats.times - start / fps, self.frames, self.fps)
         beats, pulse = torch.from_numpy(marks), torch.from_numpy(beat_phase(music.beats.times, seconds))
         features = music.features[rows.to(music.features.device)].to(self.device)
-        return self.tokens(features[None], rate, beats[None].to(self.device), pulse[None].to(self.device))
+        tokens = self.tokens(features[None], rate, beats[None].to(self.device), pulse[None].to(self.device))
+        return tokens if self.use_music else {name: torch.zeros_like(value) for name, value in tokens.items()}
 
     def _request(
         self,

@@ -44,6 +44,7 @@ from zoo.run.evaluate.systems import (
     PROMPTS,
     SUFFIXES,
     System,
+    ablated_checkpoints,
     checkpoint_system,
     ground_truth_system,
     load_checkpoint,
@@ -51,13 +52,14 @@ from zoo.run.evaluate.systems import (
     still_image_system,
     videos_system,
 )
-from zoo.run.models import checkpoint_path, shipped_models
+from zoo.run.models import checkpoint_path, find_model, shipped_models
 from zoo.run.report.report import write_report
 from zoo.run.sample.generate import pick_device
 from zoo.run.sample.request import read_sampler
 from zoo.run.validate import existing_path, int_at_least, read_precision
 
 ALL_MODELS = "all"  # ckpt=all: every shipped model
+ABLATED = ("shipped", "all", "none")  # checkpoints whose ablations are rows
 
 
 def evaluate(config: DictConfig) -> Path:
@@ -71,6 +73,8 @@ def evaluate(config: DictConfig) -> Path:
         raise ValueError(f"use_ema={config.use_ema}: use true or false")
     if config.prompt not in PROMPTS:
         raise ValueError(f"prompt={config.prompt}: use {' or '.join(PROMPTS)}")
+    if config.ablations not in ABLATED:
+        raise ValueError(f"ablations={config.ablations}: use {', '.join(ABLATED)}")
     device = pick_device(str(config.device))
     int_at_least(config.workers, "workers", 0)
     sampling, precision = SamplingParams(**read_sampler(config.sampler)), read_precision(config.precision)
@@ -83,7 +87,12 @@ def evaluate(config: DictConfig) -> Path:
         folder = open_folder(config.export_inputs, "export_inputs")
         eval_clips = source.eval_clips(protocol.split, protocol.clip_spec, Spectral())
         return write_inputs(protocol, eval_clips, folder, SUFFIXES)
-    checkpoints = [load_checkpoint(name, path, config.use_ema, precision) for name, path in checkpoint_paths.items()]
+    checkpoints = []
+    for name, path in checkpoint_paths.items():
+        checkpoint = load_checkpoint(name, path, config.use_ema, precision)
+        checkpoints.append(checkpoint)
+        if config.ablations == "all" or (config.ablations == "shipped" and path == find_model(name)):
+            checkpoints += ablated_checkpoints(checkpoint, config.use_ema, config.get("renderer"))
     out = open_folder(config.out)
 
     encoder = checkpoints[0].encoder if checkpoints else Spectral()

@@ -7,7 +7,7 @@ each folder of videos is a system from outside. From here on a system is a set o
 import hashlib
 import inspect
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import ceil
@@ -150,14 +150,20 @@ class EvaluatedCheckpoint:
     encoder: MusicEncoder
     config: DictConfig
     renderer: str | None = None  # None: the family's default
+    renderer_options: Mapping[str, Any] = field(default_factory=dict)  # of a chosen renderer
     precision: str | None = None  # of its denoisers, see `zoo.nn.cpu_inference`
+    ablation: Mapping[str, Any] | None = None  # options of the family that make it a baseline, see `Family.ablations`
 
     def use_renderer(self, options: Mapping[str, Any] | None, detector: PoseDetector | None) -> None:
         """Configure the renderer of `config.renderer`, or the family's default.
 
-        Where it finds no figure, its fallback draws. Raises ValueError for a family without renderers, and without a
-        detector that the renderer needs.
+        Where it finds no figure, its fallback draws. An ablation sets its own options. Raises ValueError for a family
+        without renderers, and without a detector that the renderer needs.
         """
+        others = dict(self.ablation or {})
+        options = others.pop("renderer", options)
+        if others:
+            self.family.configure(others)
         node = load_renderer(options) or load_renderer({"name": self.family.default_renderer})
         if node is None:
             return
@@ -169,12 +175,15 @@ class EvaluatedCheckpoint:
         self.family.configure({"renderer": node, "pose_detector": detector, "use_fallback": True})
         # dances that were generated without naming the default renderer stay valid
         self.renderer = node["name"] if needs_detector or load_renderer(options) else None
+        fixed = ("name", "_target_", "needs_detector")
+        self.renderer_options = {key: value for key, value in node.items() if self.renderer and key not in fixed}
 
     def system_id(self, content: str, protocol: Protocol, sampling: SamplingParams, use_ema: bool, prompt: str) -> str:
         """Hash everything that decides its dances."""
         files = [self.path / WEIGHTS_FILE, self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
         hashes = [file_fingerprint(file) for file in files]
-        options = [option for option in (self.renderer, self.precision) if option]
+        chosen = (self.renderer, self.renderer_options, self.precision, self.ablation)
+        options = [option for option in chosen if option]
         settings = (protocol.seed, protocol.repeats, *options, use_ema, prompt, vars(sampling))
         return fingerprint(content, hashes, settings, self.encoder.cache_key, _code_hash(), _foreign_code(self.family))
 
@@ -208,6 +217,18 @@ def load_checkpoint(name: str, path: Path, use_ema: bool, precision: str | None)
     return EvaluatedCheckpoint(name, path, family, encoder, config, precision=precision)
 
 
+def ablated_checkpoints(
+    checkpoint: EvaluatedCheckpoint, use_ema: bool, renderer: Mapping[str, Any] | None
+) -> Iterator[EvaluatedCheckpoint]:
+    """The baselines of a checkpoint, see `Family.ablations`. Those of another than the chosen renderer are left out."""
+    chosen = (renderer or {}).get("name") or checkpoint.family.default_renderer
+    for name, options in checkpoint.family.ablations().items():
+        if options.get("renderer", {"name": chosen})["name"] == chosen:
+            family, config = load_family(checkpoint.path, use_ema)
+            name = f"{checkpoint.name} {name}"
+            yield replace(checkpoint, name=name, family=family, config=config, ablation=options)
+
+
 def checkpoint_system(
     checkpoint: EvaluatedCheckpoint,
     source: DataSource,
@@ -225,7 +246,8 @@ def checkpoint_system(
     prompt: one of PROMPTS. Raises ValueError for data that the model cannot use.
     """
     name, spec = checkpoint.name, protocol.clip_spec
-    system = System(name, "checkpoint", checkpoint.system_id(content, protocol, sampling, use_ema, prompt))
+    kind: Literal["baseline", "checkpoint"] = "checkpoint" if checkpoint.ablation is None else "baseline"
+    system = System(name, kind, checkpoint.system_id(content, protocol, sampling, use_ema, prompt))
     folder = out / f"{file_name(name)}-{system.id}"
     stems = [folder / file_name(clip.key) for clip in clips]
     missing = [index for index, stem in enumerate(stems) if not with_suffix(stem, ".json").is_file()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.body.detection.base import PoseDetector
-from zoo.body.image.alignment import AlignedMotion, Alignment, align
+from zoo.body.image.alignment import AlignedMotion, Alignment, align, standard_placement
 from zoo.families.magicdance.renderers.animator import Animator, FaceFeatures
 from zoo.families.renderer import Renderer, RenderSession, check_options, check_quality
 from zoo.media import read_image
@@ -27,12 +27,14 @@ class DiffusionRenderer(Renderer):
         detector: PoseDetector,
         fallback: Renderer | None = None,
         face: Tensor | None = None,
+        use_alignment: bool = True,
     ):
-        """fallback: draws where no figure is found or no image is given; None: `begin` raises a
-        ValueError instead. face: (3, H, W) uint8, an image of one whole figure whose face the dancer gets
-        (sec. 4). Raises ValueError where no face encoder was trained.
+        """fallback: draws where no figure is found or no image is given; None: `begin` raises a ValueError instead.
+        face: (3, H, W) uint8, an image of one whole figure whose face the dancer gets (sec. 4). use_alignment: fit the
+        motion to the figure (sec. 3.2), else a baseline. Raises ValueError where no face encoder was trained.
         """
         self.animator, self.detector, self.fallback = animator, detector, fallback
+        self.use_alignment = use_alignment
         self.face: FaceFeatures | None = None
         if face is not None:
             if animator.face is None:
@@ -43,21 +45,23 @@ class DiffusionRenderer(Renderer):
     def build(
         cls, family: nn.Module, detector: PoseDetector | None, fallback: Renderer | None, options: Mapping[str, Any]
     ) -> "DiffusionRenderer":
-        """See `Renderer`. Option `face`: path of an image whose face the dancer gets, or None for its own."""
-        check_options("diffusion", options, ("face",))
+        """See `Renderer`. Options `face`: path of an image whose face the dancer gets, or None for its own; `align`."""
+        check_options("diffusion", options, ("face", "align"))
         if family.animator is None:
             raise ValueError(
                 "renderer=diffusion: this checkpoint was trained without it; train with renderer=diffusion"
             )
         assert detector is not None, "its configuration says needs_detector"
-        path = options.get("face")
+        path, use_alignment = options.get("face"), options.get("align", True)
+        if not isinstance(use_alignment, bool):
+            raise ValueError(f"renderer.align={use_alignment}: use true or false")
         if path is None:
-            return cls(family.animator, detector, fallback)
+            return cls(family.animator, detector, fallback, use_alignment=use_alignment)
         if not Path(path).is_file():
             raise ValueError(f"renderer.face={path}: there is no such file")
         try:
             face = torch.from_numpy(read_image(Path(path))).permute(2, 0, 1)
-            return cls(family.animator, detector, fallback, face)
+            return cls(family.animator, detector, fallback, face, use_alignment)
         except ValueError as error:
             raise ValueError(f"renderer.face={path}: {error}") from None
 
@@ -80,6 +84,8 @@ class DiffusionRenderer(Renderer):
         large = pad_to_square(image.cpu(), max(resolution, min(MAX_DETECTION_SIDE, max(image.shape[1:]))))
         alignment = align(large.permute(1, 2, 0).numpy(), self.detector, resolution)
         check_quality(alignment.quality)
+        if not self.use_alignment:
+            alignment = standard_placement(alignment)
         return pad_to_square(large, resolution)[None].to(self.animator.device).float() / 127.5 - 1, alignment
 
     @torch.no_grad()
