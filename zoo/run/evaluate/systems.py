@@ -175,7 +175,7 @@ class EvaluatedCheckpoint:
         self.family.configure({"renderer": node, "pose_detector": detector, "use_fallback": True})
         # dances that were generated without naming the default renderer stay valid
         self.renderer = node["name"] if needs_detector or load_renderer(options) else None
-        fixed = ("name", "_target_", "needs_detector")
+        fixed = ("name", "_target_", "needs_detector", "has_fallback")
         self.renderer_options = {key: value for key, value in node.items() if self.renderer and key not in fixed}
 
     def system_id(self, content: str, protocol: Protocol, sampling: SamplingParams, use_ema: bool, prompt: str) -> str:
