@@ -23,6 +23,7 @@ from zoo.files import replacing
 from zoo.run.build import build_family
 from zoo.run.checkpoint_upgrade import upgrade_checkpoint
 from zoo.run.config import CONFIG_FILE, read_config
+from zoo.run.quantization import dequantize, quantize
 from zoo.run.train.runs import check_new_folder
 
 WEIGHTS_FILE = "model.safetensors"
@@ -151,8 +152,8 @@ def read_family_weights(path: str | os.PathLike, use_ema: bool = True) -> tuple[
             raise ValueError(f"use_ema=false: {path} is an exported folder, which holds averaged weights only")
         config = read_config((path / CONFIG_FILE).read_text(errors="replace"), path / CONFIG_FILE)
         try:
-            weights = load_file(path / WEIGHTS_FILE)
-        except (SafetensorError, OSError) as error:
+            weights = dequantize(load_file(path / WEIGHTS_FILE))
+        except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path / WEIGHTS_FILE} cannot be read: {error}") from None
     else:
         checkpoint = read_checkpoint(path)
@@ -176,20 +177,22 @@ def load_family(path: str | os.PathLike, use_ema: bool = True) -> tuple[Family, 
 def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "fp32") -> Path:
     """Write the averaged weights of a .ckpt or folder to DIRECTORY: model.safetensors, config.yaml and README.md.
 
-    dtype: of the parameters, a key of DTYPES; buffers (normalisers) keep theirs. The folder appears whole, under its
+    dtype: of the parameters, a key of DTYPES or 'int8' (`zoo.run.quantization`); buffers (normalisers) keep theirs,
+    and what is loaded again is float32. The folder appears whole, under its
     name, or not at all. Returns the directory. Raises ValueError when it exists and is not empty.
     """
     directory = Path(directory)
     check_new_folder(directory)
     family, config = load_family(path)
     parameters = {name for name, _ in family.named_parameters()}
-    weights = {
-        name: (value.to(DTYPES[dtype]) if name in parameters and value.is_floating_point() else value)
-        .clone()
-        .contiguous()
-        for name, value in family.state_dict().items()
-    }
+    weights = family.state_dict()
     count = sum(value.numel() for value in weights.values())
+    if dtype == "int8":
+        weights = quantize(weights, parameters)
+    else:
+        is_cast = {name: name in parameters and value.is_floating_point() for name, value in weights.items()}
+        weights = {name: value.to(DTYPES[dtype]) if is_cast[name] else value for name, value in weights.items()}
+    weights = {name: value.clone().contiguous() for name, value in weights.items()}
     with replacing(directory) as temporary:
         temporary.mkdir()
         save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt", "family": str(config.model.name)})

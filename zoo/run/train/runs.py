@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
 from zoo.run.validate import existing_file
 
-DTYPES = ("fp32", "fp16", "bf16")
+DTYPES = ("fp32", "fp16", "bf16", "int8")
 RUN_ENV = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
 LAST_COMMIT_OF = {1: "af8ef85"}  # config_version -> the last commit that resumes its runs
 RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
