@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from zoo.families.latent.upgrade import rename_modules
-from zoo.families.magicdance.family import MODULES_V1, MagicDance
+from zoo.families.magicdance.family import RENAMED_MODULES_V1, MagicDance
 from zoo.run.checkpoint import load_family
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "magicdance-tiny"
@@ -17,7 +17,7 @@ CONFIG_V1 = Path(__file__).parent / "data" / "magicdance_version1.yaml"
 def test_a_version_1_folder_loads_as_the_shipped_one(tmp_path):
     """Its configuration is the text of version 1; its tensors have the names of version 1."""
     weights = load_file(SHIPPED / "model.safetensors")
-    version_1 = rename_modules(weights, {new: old for old, new in MODULES_V1.items()})
+    version_1 = rename_modules(weights, {new: old for old, new in RENAMED_MODULES_V1.items()})
     assert any(name.startswith("decoder.") for name in version_1)
     save_file(version_1, tmp_path / "model.safetensors")
     (tmp_path / "config.yaml").write_text(CONFIG_V1.read_text())
@@ -40,7 +40,7 @@ def test_a_version_1_folder_loads_as_the_shipped_one(tmp_path):
     ],
 )
 def test_version_1_modules_have_new_names(old, new):
-    assert list(rename_modules({old: torch.zeros(1)}, MODULES_V1)) == [new]
+    assert list(rename_modules({old: torch.zeros(1)}, RENAMED_MODULES_V1)) == [new]
 
 
 def test_version_1_options_of_the_renderer_keep_their_values():
