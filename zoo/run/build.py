@@ -1,23 +1,59 @@
-"""Build the objects that a configuration names: music encoder, family and stages. No configuration is changed.
+"""Build the objects that a configuration names: encoder, family, stages, data, strategy. No configuration is changed.
 
-Configurations also come inside checkpoint files from anywhere. So every `_target_` is checked before it is called.
+Configurations also come inside checkpoints and run folders from anywhere. So every `_target_` is checked before it is
+called: `check_targets` holds the one list of classes for each kind of object.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import torch
 from diffusers import SchedulerMixin
 from hydra.utils import instantiate
+from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from zoo.data.base import DataSource
+from zoo.data.world.recipe import RenderSpec
 from zoo.families.base import Family, Stage
 from zoo.music.encoder import MusicEncoder
 from zoo.run.trust import is_trusted
 
-TRUSTED_PREFIXES = ("zoo.families.", "zoo.nn.", "zoo.diffusion.", "zoo.music.", "zoo.body.", "diffusers.")
+
+@dataclass(frozen=True)
+class Kind:
+    """What a `_target_` may name. prefixes: of class paths; classes: one of them is its base; name: for messages.
+
+    functions: prefixes of functions that may be named too.
+    """
+
+    name: str
+    prefixes: tuple[str, ...]
+    classes: tuple[type, ...]
+    functions: tuple[str, ...] = ()
+
+
+NETWORK = Kind(
+    "a module or a noise schedule",
+    ("zoo.families.", "zoo.nn.", "zoo.diffusion.", "zoo.music.", "zoo.body.", "diffusers."),
+    (nn.Module, SchedulerMixin),
+)
+STAGE = Kind("a training stage", ("zoo.families.",), (Stage,))
+OPTIMIZER = Kind("an optimiser", ("torch.optim.", "timm.optim.", "zoo.nn."), (Optimizer,))
+LR_SCHEDULE = Kind(
+    "a learning-rate schedule", ("torch.optim.lr_scheduler.",), (LRScheduler,), ("diffusers.optimization.get_",)
+)
+DATA = Kind("a data source", ("zoo.data.sources.", "zoo.data.world."), (DataSource, RenderSpec))
+STRATEGY = Kind(
+    "a training strategy",
+    tuple(f"lightning.pytorch.strategies.{name}Strategy" for name in ("DDP", "FSDP", "ModelParallel", "SingleDevice")),
+    (Strategy,),
+)
 
 
 def build_encoder(config: DictConfig) -> MusicEncoder:
@@ -35,6 +71,22 @@ def build_family(config: DictConfig) -> Family:
     node.music_dim = build_encoder(config).dim
     check_targets(node)
     return instantiate(node, _convert_="all")
+
+
+def build_source(config: DictConfig) -> DataSource:
+    """The data source that `config.data` names. Raises ValueError for an untrusted class."""
+    check_targets(config.data, DATA)
+    return instantiate(config.data)
+
+
+def build_strategy(strategy: str | DictConfig) -> Any:
+    """Lightning's strategy: a name as it is, or the object that a configuration names. Raises ValueError for others."""
+    if isinstance(strategy, str):
+        return strategy
+    if not isinstance(strategy, DictConfig) or "_target_" not in strategy:
+        raise ValueError(f"trainer.strategy={strategy}: give the name of a strategy of Lightning, such as auto or ddp")
+    check_targets(strategy, STRATEGY)
+    return instantiate(strategy)
 
 
 def build_stage(config: DictConfig, name: str, family: Family) -> Stage:
@@ -57,8 +109,13 @@ def trainable_paths(config: DictConfig, name: str, family: Family) -> list[str]:
 def _stage_factory(config: DictConfig, name: str) -> Any:
     """The stage class with its options, a `functools.partial` that takes family and seed."""
     node = stage_node(config, name)
-    for target in _targets(node):
-        _import_target(target)
+    if not str(node.get("_target_", "")):
+        raise ValueError(f"the stage {name} names no class: its module has no _target_")
+    nested = {key: value for key, value in node.items() if key not in ("_target_", "optimizer", "lr_schedule")}
+    check_targets(OmegaConf.create({"_target_": node["_target_"]}), STAGE)
+    check_targets(OmegaConf.create(nested))
+    check_targets(OmegaConf.create({"node": node.get("optimizer")}), OPTIMIZER)
+    check_targets(OmegaConf.create({"node": node.get("lr_schedule")}), LR_SCHEDULE)
     # plain lists and dicts: an optimiser keeps its arguments in its state, and a checkpoint holds plain values only
     return instantiate(node, _convert_="all")
 
@@ -72,17 +129,18 @@ def stage_node(config: DictConfig, name: str) -> DictConfig:
     )
 
 
-def check_targets(config: DictConfig) -> None:
+def check_targets(config: DictConfig, kind: Kind = NETWORK) -> None:
     """Raises ValueError, before anything runs, for an untrusted `_target_` (`zoo.run.trust`) or one of another kind."""
     for target in _targets(config):
-        if not target.startswith(TRUSTED_PREFIXES) and not is_trusted(target):
+        if not target.startswith(kind.prefixes + kind.functions) and not is_trusted(target):
             raise ValueError(
                 f"the config names {target}, which is no part of the zoo; nothing of it was run. "
                 f"If you trust it: trusted_modules=[{target.partition('.')[0]}]"
             )
         value = _import_target(target)
-        if not (isinstance(value, type) and issubclass(value, nn.Module | SchedulerMixin)):
-            raise ValueError(f"the config names {target}, which is neither a module nor a noise schedule")
+        is_function = callable(value) and target.startswith(kind.functions) if kind.functions else False
+        if not is_function and not (isinstance(value, type) and issubclass(value, kind.classes)):
+            raise ValueError(f"the config names {target}, which is not {kind.name}")
 
 
 def _targets(config: DictConfig) -> Iterator[str]:

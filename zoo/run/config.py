@@ -15,6 +15,8 @@ from zoo.files import conf_folder
 
 CONFIG_VERSION = 2
 CONFIG_FILE = "config.yaml"
+# of a configuration in a file; ours have 10,000 characters, 500 values, the longest of 100, and are 6 deep
+MAX_CHARACTERS, MAX_VALUES, MAX_SCALAR, MAX_DEPTH = 200_000, 5_000, 4_000, 32
 CLIP_KEYS = {"fps": "fps", "height": "resolution", "width": "resolution"}  # of a stage's clip <- of the family
 
 
@@ -91,10 +93,14 @@ def stage_clip(config: DictConfig, name: str) -> dict:
 
 
 def read_config(text: str, source: Path) -> DictConfig:
-    """The configuration in a YAML text, plain values only; `source` is the file that the error message names.
+    """The configuration in a YAML text that came in the file `source`, plain values only. Its one reader.
 
-    Raises ValueError when the text is not a configuration of this program.
+    Raises ValueError for a text that is no configuration of this program, and before it is parsed for one that could
+    hang it or read the environment: the limits MAX_...; no alias, no tag, no interpolation.
     """
+    reason = _hostile_reason(text)
+    if reason:
+        raise ValueError(f"{source}: its configuration {reason}; nothing of it was used")
     try:
         config = OmegaConf.create(yaml.safe_load(text))
         assert isinstance(config.model.family._target_, str) and isinstance(config.music._target_, str)
@@ -102,3 +108,29 @@ def read_config(text: str, source: Path) -> DictConfig:
     except Exception:
         raise ValueError(f"{source} holds no configuration of this program") from None
     return config
+
+
+def _hostile_reason(text: Any) -> str | None:
+    """What no configuration that this program wrote has; None for a harmless text."""
+    if not isinstance(text, str):
+        return "is no text"
+    if len(text) > MAX_CHARACTERS:
+        return f"is longer than {MAX_CHARACTERS} characters"
+    if "${" in text:
+        return "holds an interpolation"
+    depth = count = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                return "holds an alias"
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                return f"is nested more than {MAX_DEPTH} deep"
+            count += 1
+            if count > MAX_VALUES:
+                return f"holds more than {MAX_VALUES} values"
+            if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_SCALAR:
+                return f"holds a value of more than {MAX_SCALAR} characters"
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return "is no YAML"
+    return None

@@ -16,7 +16,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ from zoo.families.base import SamplingParams
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
 from zoo.music.encoder import MusicEncoder
 from zoo.music.spectral import Spectral
+from zoo.run.build import build_source
 from zoo.run.evaluate.export_inputs import write_inputs
 from zoo.run.evaluate.protocol import Protocol, fingerprint, protocol_hash
 from zoo.run.evaluate.provenance import provenance
@@ -82,7 +82,7 @@ def evaluate(config: DictConfig) -> Path:
         if not path.is_dir():
             raise ValueError(f"videos={name} is no folder; give the folder that holds KEY.mp4 for each clip")
     runner = MetricRunner(config)
-    protocol, source = runner.protocol, instantiate(config.data)
+    protocol, source = runner.protocol, build_source(config)
     if config.export_inputs is not None:
         folder = open_folder(config.export_inputs, "export_inputs")
         eval_clips = source.eval_clips(protocol.split, protocol.clip_spec, Spectral())

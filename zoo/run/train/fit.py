@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from lightning import Trainer, seed_everything
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -23,7 +22,15 @@ from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.files import write_atomic
 from zoo.nn.cpu_inference import has_bf16
-from zoo.run.build import build_encoder, build_family, build_stage, required_keys, trainable_paths
+from zoo.run.build import (
+    build_encoder,
+    build_family,
+    build_source,
+    build_stage,
+    build_strategy,
+    required_keys,
+    trainable_paths,
+)
 from zoo.run.checkpoint import (
     AtomicCheckpoint,
     export,
@@ -136,7 +143,7 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
     family = build_family(config)  # refuses wrong values before the run directory is made
     assert build_encoder(config).cache_key  # refuses missing weights before an earlier stage trains for hours
     check_stage_data(
-        instantiate(config.data),
+        build_source(config),
         {name: (required_keys(config, name, family), WindowSpec(**trainings[name].clip)) for name in names},
     )
     primary = is_first_process()
@@ -182,7 +189,7 @@ def _fit_stage(
             _load_initial_weights(config, name, family, start)
     stage = build_stage(config, name, family)
     data = DanceData(
-        source=instantiate(config.data),
+        source=build_source(config),
         encoder=encoder,
         stage_keys={name: required_keys(config, name, family)},
         batch_size=settings.batch_size,
@@ -225,7 +232,7 @@ def _trainer(
     config: DictConfig, name: str, settings: StageTraining, run: Path, text: str, deadline: float | None
 ) -> Trainer:
     options = config.trainer
-    strategy = options.strategy if isinstance(options.strategy, str) else instantiate(options.strategy)
+    strategy = build_strategy(options.strategy)
     trainer = Trainer(
         accelerator=options.accelerator,
         devices=options.devices,

@@ -143,6 +143,9 @@ def _resume(config: DictConfig) -> tuple[Path, DictConfig]:
             if version in LAST_COMMIT_OF
             else f"resume={run}: its configuration has version {version}, which this program does not know"
         )
+    if saved.get("export") is not None and config.export is None:
+        print(f"this run was to be exported to {saved.export}; add export=DIR to do so")
+    saved.export = None  # a folder from anywhere does not choose where this command writes
     OmegaConf.set_struct(saved, True)
     for override in HydraConfig.get().overrides.task:
         key, _, _ = override.lstrip("+~").partition("=")
