@@ -92,9 +92,10 @@ class _Generated:
         from dataclasses import replace
 
         from zoo.run.sample.generate import generate
+        from zoo.run.sample.request import check_output
         from zoo.run.validate import writable
 
-        return generate(replace(self._request, out=writable(str(path))))
+        return generate(check_output(replace(self._request, out=writable(str(path)))))
 
 
 class Video(_Generated):

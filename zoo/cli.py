@@ -57,6 +57,8 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
                 folder, config_name = (str(conf_folder()), name) if groups else (NO_GROUPS, _store(name))
                 arguments[:] = sys.argv[1:]
                 overrides = arguments[1:] if arguments[:1] == [name] else arguments
+                if any(argument.startswith("--e") for argument in overrides):  # argparse takes abbreviations
+                    raise ValueError("--experimental-rerun would run code of a pickle; it is switched off")
                 if not groups:
                     overrides = _renderer_overrides(overrides)
                 sys.argv[1:] = map(quote_override, overrides)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -49,6 +50,23 @@ def write_atomic(path: Path, data: bytes) -> None:
     """A file that appears whole, with missing folders."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def safe_name(name: str) -> str:
+    """A file name for a name that comes from data: itself when it is plain, else a hash of it.
+
+    So `../x`, an absolute path and a name of 10,000 characters stay inside the folder that they are joined to.
+    """
+    if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
+        return name
+    return f"x{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:20]}"
+
+
+def file_in(folder: Path, name: str) -> Path:
+    """The file `name` of a folder, as its index names it. Raises ValueError where it leads out of the folder."""
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(f"{folder} names the file {name!r}, which does not lie in it")
+    return folder / name
 
 
 def file_hash(*paths: str | Path) -> str:

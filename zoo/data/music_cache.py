@@ -5,6 +5,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from rich.progress import track
 
 from zoo.data.shard_file import ShardReader
-from zoo.files import cache_root, replacing, write_atomic
+from zoo.files import cache_root, replacing, safe_name, write_atomic
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
 from zoo.music.beats import Beats, find_beats
@@ -43,7 +44,7 @@ class MusicFeatureCache:
         for reader in readers:
             for sample in reader.samples:
                 sound_id = sample.info.get("sound_id")
-                if sound_id and sound_id not in missing and not (self.folder / f"{sound_id}.json").is_file():
+                if sound_id and sound_id not in missing and not (self._file(sound_id, ".json")).is_file():
                     missing[sound_id] = reader, sample
         if not missing:
             return
@@ -59,21 +60,24 @@ class MusicFeatureCache:
             for job in track(jobs, **progress):
                 self._encode(job)
 
+    def _file(self, sound_id: str, suffix: str) -> Path:
+        return self.folder / f"{safe_name(sound_id)}{suffix}"  # the id stands in the shard, and may be any text
+
     def _encode(self, job: tuple[str, np.ndarray, int]) -> None:
         sound_id, waveform, sample_rate = job
         beats = find_beats(waveform, sample_rate)
         with torch.inference_mode():
             encoded = self.encoder.encode(torch.from_numpy(waveform)[None], sample_rate, [beats])[0]
             features = encoded.float().cpu().numpy()
-        with replacing(self.folder / f"{sound_id}.npy") as file:
+        with replacing(self._file(sound_id, ".npy")) as file:
             np.save(file, features)
         values = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}
-        write_atomic(self.folder / f"{sound_id}.json", json.dumps(values).encode())
+        write_atomic(self._file(sound_id, ".json"), json.dumps(values).encode())
 
     def get(self, sound_id: str) -> tuple[np.ndarray, Beats]:
         """Load (features (L, D) float32 of the whole song, detected beats)."""
         if sound_id not in self._loaded:
-            path = self.folder / f"{sound_id}.npy"
+            path = self._file(sound_id, ".npy")
             is_large = path.stat().st_size > MAX_IN_MEMORY
             if is_large and len(self._loaded) >= MAX_MAPPED:
                 self._loaded.pop(next(iter(self._loaded)))

@@ -14,6 +14,8 @@ from webdataset.writer import TarWriter
 from zoo.data.sample_format import EXTENSIONS, FIELDS, decode_field, encode_sample, sound_id
 from zoo.files import cache_root, replacing, write_atomic
 
+MAX_INFO_BYTES = 1 << 20  # of a sample's .json; ours have 2 kB
+
 
 def write_shard(path: Path, samples: Iterable[tuple[str, dict]]) -> None:
     """Write (key, sample) pairs to a tar at `path`, which appears when it is complete and never before.
@@ -108,15 +110,21 @@ def _scan(path: Path, size: int) -> list[list]:
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError("unexpected end of data")
                 byte_ranges.setdefault(key, {})[field] = (member.offset_data, member.size)
+                if key.startswith("/") or ".." in key.split("/") or not key.isprintable():
+                    raise tarfile.ReadError(f"it names a file {member.name!r}")
                 if field == "info":
+                    if member.size > MAX_INFO_BYTES:
+                        raise tarfile.ReadError(f"{member.name} is larger than {MAX_INFO_BYTES} bytes")
                     content = tar.extractfile(member)
                     assert content is not None  # a file, as checked above
                     infos[key] = json.load(content)
+                    if not isinstance(infos[key], dict) or not isinstance(infos[key].get("sound_id", ""), str):
+                        raise tarfile.ReadError(f"{member.name} does not describe a sample")
         with open(path, "rb") as file:  # a tar ends in two empty blocks; one cut between two members does not
             file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
             if any(file.read()):
                 raise tarfile.ReadError("unexpected end of data")
-    except (tarfile.TarError, ValueError, OSError, EOFError) as error:
+    except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
         raise ValueError(f"shard {path} cannot be read: {error}; make or download it again") from error
     without_info = [key for key in byte_ranges if key not in infos]
     if without_info or (members and not byte_ranges):  # an empty tar is a shard whose dances were all too short

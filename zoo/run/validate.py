@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -106,3 +107,13 @@ def writable(path: str) -> Path:
     if not existing_parent.is_dir() or not os.access(existing_parent, os.W_OK):
         raise ValueError(f"out={path}: nothing can be written in {existing_parent}")
     return out
+
+
+def check_not_input(out: Path, inputs: Iterable[Path | None]) -> None:
+    """Raises ValueError when the output is one of the inputs, or a file in one: also by a link or another spelling."""
+    for path in inputs:
+        if path is None or not out.exists():
+            continue
+        files = path.rglob("*") if path.is_dir() else [path]
+        if any(os.path.samefile(out, file) for file in files if file.exists()):
+            raise ValueError(f"out={out} is an input, {path}: it would be overwritten; name another file")

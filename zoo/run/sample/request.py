@@ -13,6 +13,7 @@ from zoo.run.config import load_renderer
 from zoo.run.models import checkpoint_path
 from zoo.run.validate import (
     between,
+    check_not_input,
     existing_file,
     existing_path,
     finite,
@@ -93,7 +94,7 @@ def read_request(config: DictConfig) -> SamplingRequest:
     scene = config.scene
     if scene not in (None, WORLD_SCENE):
         scene = existing_file(scene, "scene")
-    return SamplingRequest(
+    request = SamplingRequest(
         checkpoint=checkpoint_path(config.ckpt),
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
@@ -111,6 +112,14 @@ def read_request(config: DictConfig) -> SamplingRequest:
         precision=read_precision(config.precision),
         **read_sampler(config.sampler),
     )
+    return check_output(request)
+
+
+def check_output(request: SamplingRequest) -> SamplingRequest:
+    """The request itself. Raises ValueError when its output would overwrite one of its inputs."""
+    scene = request.scene if isinstance(request.scene, Path) else None
+    check_not_input(request.out, (request.checkpoint, request.image, request.music, request.detector_path, scene))
+    return request
 
 
 def cached_detector() -> Path | None:

@@ -23,6 +23,7 @@ from zoo.body.image.alignment import AlignedMotion, align
 from zoo.body.render.openpose_video import draw_pose
 from zoo.families.magicdance.renderers.diffusion import MAX_DETECTION_SIDE
 from zoo.families.renderer import Renderer, RenderSession, check_options, check_quality
+from zoo.files import file_in
 from zoo.nn.square_image import pad_to_square
 from zoo.nn.weights.loading import read_weights
 
@@ -149,7 +150,7 @@ def read_transformer(folder: Path, dtype: torch.dtype) -> nn.Module:
     files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {name}
     state = {}
     for file in sorted(files):
-        for key, value in read_weights(folder / file).items():
+        for key, value in read_weights(file_in(folder, str(file))).items():
             keep_float32 = not set(model._keep_in_fp32_modules).isdisjoint(key.split("."))
             state[key] = value.to(torch.float32 if keep_float32 else dtype)
     model.load_state_dict(state, assign=True)
