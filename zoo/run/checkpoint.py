@@ -7,19 +7,27 @@ as YAML text. An exported folder is what diffusers users know: `model.safetensor
 import os
 import warnings
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.nn.parameter import UninitializedTensorMixin
 
 from zoo.families.base import Family
 from zoo.files import replacing
+from zoo.nn.weights.loading import check_plain_tensors, check_zip_size
 from zoo.run.build import build_family
 from zoo.run.checkpoint_upgrade import upgrade_checkpoint
 from zoo.run.config import CONFIG_FILE, read_config
@@ -28,6 +36,8 @@ from zoo.run.train.runs import check_new_folder
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "README.md"
+MAX_REASON = 200  # characters
+MAX_RESOLUTION = 4096  # pixels a side
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 EMA_PREFIX = "ema.module."  # AveragedModel keeps its copy as `module`, a ModuleDict of what learns
 
@@ -55,6 +65,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(f"ckpt={path} is a directory{hint}")
     if not path.is_file():
         raise ValueError(f"ckpt={path}: there is no such file")
+    check_zip_size(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says it in one line
@@ -66,6 +77,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         raise ValueError(
             f"ckpt={path} is no checkpoint: it is damaged, or holds more than tensors and plain values; nothing was run"
         ) from None
+    check_plain_tensors(checkpoint, path)
     state_dict = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     is_state_dict = isinstance(state_dict, Mapping) and all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in state_dict.items()
@@ -152,7 +164,9 @@ def read_family_weights(path: str | os.PathLike, use_ema: bool = True) -> tuple[
             raise ValueError(f"use_ema=false: {path} is an exported folder, which holds averaged weights only")
         config = read_config((path / CONFIG_FILE).read_text(errors="replace"), path / CONFIG_FILE)
         try:
-            weights = dequantize(load_file(path / WEIGHTS_FILE))
+            contents = load_file(path / WEIGHTS_FILE)
+            check_plain_tensors(contents, path / WEIGHTS_FILE)
+            weights = dequantize(contents)
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path / WEIGHTS_FILE} cannot be read: {error}") from None
     else:
@@ -169,9 +183,47 @@ def load_family(path: str | os.PathLike, use_ema: bool = True) -> tuple[Family, 
     Nothing in the file is ever run.
     """
     config, weights = read_family_weights(path, use_ema)
-    family = build_family(config)
+    try:
+        with torch.device("meta"), _bounded_by(weights):
+            build_family(config)  # nothing is allocated yet
+        family = build_family(config)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        message = " ".join(str(cause).split())
+        raise ValueError(f"{path}: its configuration cannot be built: {message[:MAX_REASON]}") from None
+    if not isinstance(family.resolution, int) or not 1 <= family.resolution <= MAX_RESOLUTION:
+        raise ValueError(f"{path}: its resolution is {family.resolution}; it lies between 1 and {MAX_RESOLUTION}")
     load_strict(family, weights, path)
     return family.eval().requires_grad_(False), config
+
+
+@contextmanager
+def _bounded_by(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Raise ValueError in a module's constructor as soon as it is far larger than these weights.
+
+    A configuration with height=1000000 or layers=100000 is refused so before it takes memory or time. The factor 4
+    leaves room for layers that a constructor makes and drops.
+    """
+    max_tensors = 4 * len(weights) + 10_000
+    max_values = 4 * sum(value.numel() for value in weights.values()) + (1 << 26)
+    num_tensors = num_values = 0
+
+    def count(module: nn.Module, name: str, value: Tensor | None) -> None:
+        nonlocal num_tensors, num_values
+        num_tensors += 1
+        num_values += 0 if value is None or isinstance(value, UninitializedTensorMixin) else value.numel()
+        if num_tensors > max_tensors or num_values > max_values:
+            raise ValueError("it describes a network that is far larger than the weights in the file")
+
+    handles = [
+        register_module_parameter_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "fp32") -> Path:

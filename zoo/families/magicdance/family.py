@@ -69,6 +69,8 @@ class MagicDance(Family, MotionGenerator):
         )
         self.normalizer = Normalizer()
         self.music_scale = FeatureNormalizer(music_dim)
+        if not isinstance(mesh_resolution, int) or not 16 <= mesh_resolution <= 4096:
+            raise ValueError(f"mesh_resolution={mesh_resolution}: it is a whole number from 16 to 4096")
         self.mesh_height = self.mesh_width = mesh_resolution
         self.renderer: Renderer = MeshRenderer(mesh_resolution, mesh_resolution)
         self.animator = animator

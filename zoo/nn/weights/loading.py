@@ -14,6 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+PLAIN_DTYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 Convert = Callable[[Any], Mapping[str, Tensor]]  # contents of a file -> state dict of a module
 
 
@@ -60,16 +64,55 @@ def read_weights(path: str | Path, classes: tuple[str, ...] = ()) -> Any:
         raise ValueError(f"{path} is {'a directory' if path.is_dir() else 'not there'}; weights are in one file")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            contents = load_file(path)
         except SafetensorError:
             raise ValueError(f"{path} is damaged, or not a .safetensors file") from None
+        check_plain_tensors(contents, path)
+        return contents
+    check_zip_size(path)
     stubs = [(type(name.rpartition(".")[2], (UnpickledStub,), {}), name) for name in classes]
     try:
         with safe_globals(stubs), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below is one line
-            return torch.load(path, map_location="cpu", weights_only=True)
+            contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
         raise ValueError(f"{path} {_reason(path, classes)}") from None
+    check_plain_tensors(contents, path)
+    return contents
+
+
+def check_zip_size(path: Path) -> None:
+    """Raises ValueError when a zip holds more bytes than the file: a bomb. torch.save never compresses."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if size > path.stat().st_size:
+        raise ValueError(f"{path} is compressed: it would grow to {size} bytes; nothing of it was read")
+
+
+def check_plain_tensors(contents: Any, path: str | Path) -> None:
+    """Raises ValueError for tensors that no module can take: sparse, quantised, nested, without values, of odd types.
+
+    And for those that claim more values than the file holds: a view of one value may claim any shape.
+    """
+    pending = [contents]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+        elif isinstance(value, Tensor):
+            if value.is_nested or value.layout != torch.strided or value.is_quantized or value.is_meta:
+                raise ValueError(f"{path} holds sparse, quantised, nested or empty tensors; only dense ones are read")
+            if value.dtype not in PLAIN_DTYPES:
+                raise ValueError(f"{path} holds tensors of {value.dtype}, which are not read; convert it to float32")
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"{path} holds a tensor of {tuple(value.shape)} without that many values")
 
 
 def _reason(path: Path, classes: tuple[str, ...]) -> str:
