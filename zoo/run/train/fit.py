@@ -46,6 +46,10 @@ from zoo.run.train.runs import init_files, is_first_process, latest_checkpoint, 
 from zoo.run.validate import int_at_least, positive
 
 CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
+# Lightning's names; 16-true, bf16-true and 64-true cannot train these models: weights and data stay float32
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+LIMITS = {"batch_size": 2**16, "accumulate_grad_batches": 2**16, "num_workers": 2**10}  # beyond, a step never ends
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class StageTraining:
                 positive(getattr(self, name), f"fit.{name}")
         for name in ("num_workers", "limit_val_batches"):
             int_at_least(getattr(self, name), f"fit.{name}", 0)
+        for name, limit in LIMITS.items():
+            if getattr(self, name) > limit:
+                raise ValueError(f"fit.{name}={getattr(self, name)}: it must be at most {limit}")
+        if str(self.precision) not in PRECISIONS:
+            raise ValueError(f"fit.precision={self.precision}: use one of {', '.join(PRECISIONS)}")
 
 
 def stage_training(config: DictConfig, stage: str) -> StageTraining:
@@ -90,9 +99,14 @@ def stage_training(config: DictConfig, stage: str) -> StageTraining:
 
 def check_machine(trainer: DictConfig) -> None:
     """Raises ValueError when this machine lacks the trainer's GPUs, or nothing starts its other machines."""
+    if trainer.accelerator not in ACCELERATORS:
+        raise ValueError(f"trainer.accelerator={trainer.accelerator}: use one of {', '.join(ACCELERATORS)}")
+    machines = int_at_least(trainer.num_nodes, "trainer.num_nodes", 1)
+    if machines > 1 and not any(name in os.environ for name in CLUSTER) and trainer.accelerator != "gpu":
+        raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
     if trainer.accelerator != "gpu":
         return
-    available, devices, machines = torch.cuda.device_count(), trainer.devices, trainer.num_nodes
+    available, devices = torch.cuda.device_count(), trainer.devices
     if available < devices:
         required = f"{machines} machine{'s' * (machines > 1)} with {devices} GPU{'s' * (devices > 1)} each"
         raise ValueError(
