@@ -120,7 +120,7 @@ def with_supported_precision(config: DictConfig) -> DictConfig:
     """A copy of a new run's configuration without bf16 where it would be emulated.
 
     A CPU without bf16 operators takes about seven times as long in bf16-mixed as in 32-true (AMD EPYC with AVX2,
-    MuseDance's autoencoder at size=tiny). `fit.precision=bf16-mixed` on the command line still sets it. A resumed run
+    the autoencoder of a tiny model). `fit.precision=bf16-mixed` on the command line still sets it. A resumed run
     keeps its precision.
     """
     uses_gpu = config.trainer.accelerator in ("gpu", "cuda") or (
