@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from zoo.data.frame_source import VideoFile
 from zoo.media import Sound, read_frames, read_image, write_sound
@@ -88,3 +90,21 @@ def test_a_device_or_folder_is_refused(path, reader):
     """Before a byte of it is read."""
     with pytest.raises(ValueError, match="device|directory"):
         reader(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_metadata_does_not_decide_over_pixels(folder, compressed):
+    """A png with megabytes of text, as workflow tools write, is read."""
+    text = PngInfo()
+    for number in range(3):
+        text.add_text(f"workflow{number}", "x" * 5_000_000, zip=compressed)
+    Image.new("RGB", (5, 4), (9, 8, 7)).save(folder / "text.png", pnginfo=text)
+    assert read_image(folder / "text.png").tolist() == [[[9, 8, 7]] * 5] * 4
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_bomb_is_refused(folder):
+    """Before its pixels are decoded."""
+    Image.new("1", (12_000, 12_000)).save(folder / "bomb.png")
+    with pytest.raises(ValueError, match="bomb.png .*million"):
+        read_image(folder / "bomb.png")

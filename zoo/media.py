@@ -52,6 +52,10 @@ def open_media(path: str | os.PathLike, data: bytes | None = None) -> av.contain
     return av.open(source, metadata_errors="ignore", options=options)
 
 
+MAX_PIXELS = 10**8  # of an image; larger ones are bombs
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """`replacing`, with ValueError where nothing can be written."""
@@ -293,7 +297,9 @@ def read_rgba(path: str | os.PathLike) -> np.ndarray:
     """Any picture as uint8 (H, W, 4), turned as its EXIF says, alpha 255 where it has none. Raises ValueError."""
     path = _existing(path, "picture")
     try:
-        with Image.open(path) as file:
+        with Image.open(io.BytesIO(_without_png_text(path.read_bytes()))) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise ValueError(f"{file.width}x{file.height} pixels; at most {MAX_PIXELS // 10**6} million are read")
             image = ImageOps.exif_transpose(file)
             if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
                 image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
@@ -301,6 +307,19 @@ def read_rgba(path: str | os.PathLike) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a picture ({reason}); give a png or jpg") from None
+
+
+def _without_png_text(data: bytes) -> bytes:
+    """A PNG without its text chunks, which Pillow refuses when they are large; anything else as it is."""
+    if not data.startswith(PNG_SIGNATURE):
+        return data
+    chunks, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while position < len(data):
+        end = position + 12 + int.from_bytes(data[position : position + 4], "big")  # length, type, content, checksum
+        if data[position + 4 : position + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+            chunks.append(data[position:end])
+        position = end
+    return b"".join(chunks)
 
 
 # Video ---------------------------------------------------------------------------------------------------------------
