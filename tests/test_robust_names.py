@@ -11,9 +11,11 @@ import pytest
 
 from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.shard_file import ShardReader, write_shard
-from zoo.files import file_in, safe_name
+from zoo.files import file_in, safe_name, user_path
 from zoo.music.spectral import Spectral
-from zoo.run.validate import check_not_input
+from zoo.run.models import checkpoint_path
+from zoo.run.sample.request import compose_request
+from zoo.run.validate import check_not_input, existing_file, writable
 
 OUTSIDE = ["../x", "/tmp/x", "..", ".", "", "a/../../x", "a\0b", "x\n", "~", "x" * 5000, "con/x", "\udcff", "..\\x"]
 
@@ -109,6 +111,26 @@ def test_an_output_is_no_input(tmp_path, kind):
     with pytest.raises(ValueError, match="is an input"):
         check_not_input(out, [None, folder if kind == "inside" else file])
     check_not_input(tmp_path / "other.mp4", [file, folder])
+
+
+def test_a_tilde_of_no_user_is_a_name(tmp_path, monkeypatch):
+    """And ~ alone is the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert user_path("~nobody-of-that-name/x.wav") == Path("~nobody-of-that-name/x.wav")
+    assert user_path("~/x.wav") == tmp_path / "x.wav"
+    for check in (existing_file, checkpoint_path):
+        with pytest.raises(ValueError, match="there is no such"):
+            check("~nobody-of-that-name/x.wav", "music")
+    with pytest.raises(ValueError, match="there is no directory"):
+        writable("~nobody-of-that-name/x.mp4")
+
+
+@pytest.mark.parametrize("fps", [50.5, 60, 120, 240])
+def test_a_gif_has_at_most_fifty_frames_a_second(tmp_path, fps):
+    """Refused before any work: players show faster ones at 10 frames a second."""
+    with pytest.raises(ValueError, match="at most 50"):
+        compose_request({"music": "x.wav", "out": str(tmp_path / "x.gif"), "fps": fps})
 
 
 @pytest.mark.parametrize("flag", ["--experimental-rerun", "--experimental-rerun=x", "--exp", "--e=x"])

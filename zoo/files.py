@@ -26,6 +26,11 @@ def conf_folder() -> Path:
     return resource_root() / "conf"
 
 
+def user_path(path: str | os.PathLike) -> Path:
+    """A path as a user wrote it: ~ is the home folder; ~NAME of no user is a name."""
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A place for a file, or a folder, that takes the place of `path` when all went well and vanishes on any exception.

@@ -5,9 +5,10 @@ python train.py model=musedance data=shards data.urls='shards/*.tar'
 """
 
 from fractions import Fraction
-from pathlib import Path
 
 from omegaconf import DictConfig
+
+from zoo.files import user_path
 
 
 def build_shards(config: DictConfig) -> None:
@@ -40,8 +41,8 @@ def build_shards(config: DictConfig) -> None:
         captioner = LocalCaptioner(config.caption.folder)
     elif config.caption.url:
         captioner = ApiCaptioner(config.caption.url, config.caption.model, config.caption.key)
-    music = Path(config.music).expanduser() if config.music else None
-    videos = ClipFolder(Path(config.folder).expanduser(), music, config.pattern, None, {}, Fraction(30))
+    music = user_path(str(config.music)) if config.music else None
+    videos = ClipFolder(user_path(str(config.folder)), music, config.pattern, None, {}, Fraction(30))
     detector: PersonDetector | None = None
     if config.weights.pose_detector:
         loaded = load_detector(config.weights.pose_detector)
@@ -51,7 +52,7 @@ def build_shards(config: DictConfig) -> None:
                 "give the file of a detector of people"
             )
         detector = loaded
-    out = Path(config.out).expanduser()
+    out = user_path(str(config.out))
     out.mkdir(parents=True, exist_ok=True)
     reports = [build_shard(video, out, spec, detector, captioner) for video in track(videos.clips, "videos")]
     without_parts = [] if detector else [video.key for video in videos.clips if video.parts is None]

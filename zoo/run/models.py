@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.files import resource_root
+from zoo.files import resource_root, user_path
 from zoo.run.config import CONFIG_FILE, read_config
 
 CARD_FILE, WEIGHTS_FILE = "README.md", "model.safetensors"
@@ -53,7 +53,7 @@ def find_model(name: str) -> Path | None:
 
 def checkpoint_path(name: str | Path, option: str = "ckpt") -> Path:
     """The path of a checkpoint: a .ckpt, an exported folder, or a shipped model by its name. Raises ValueError."""
-    path = Path(str(name)).expanduser()
+    path = user_path(str(name))
     if path.exists():
         return path
     folder = find_model(str(name))

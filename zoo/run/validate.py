@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
-from zoo.files import resource_root
+from zoo.files import resource_root, user_path
 
 VIDEO_SUFFIXES, MOTION_SUFFIXES = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
 NTSC_NOMINAL_RATES = (24, 30, 48, 60, 120)  # their x1000/1001 rates are usually written with two or three decimals
@@ -77,7 +77,7 @@ def existing_path(path: str | Path | None, name: str) -> Path:
     """A path that exists; shipped files (assets/...) are found from any folder. Raises ValueError."""
     if path is None or str(path) == "":
         raise ValueError(f"{name}= is empty; give it a file")
-    for candidate in (Path(str(path)).expanduser(), resource_root() / str(path)):
+    for candidate in (user_path(str(path)), resource_root() / str(path)):
         if candidate.exists():
             return candidate
     raise ValueError(f"{name}={path}: there is no such file")
@@ -95,7 +95,7 @@ def existing_file(path: str | Path | None, name: str) -> Path:
 
 def writable(path: str) -> Path:
     """The path of the output; only outputs/ is made when missing. Raises ValueError for a bad suffix or folder."""
-    out = Path(str(path)).expanduser()
+    out = user_path(str(path))
     suffixes = VIDEO_SUFFIXES + MOTION_SUFFIXES
     if out.suffix.lower() not in suffixes:
         raise ValueError(f"out={path}: the name must end in one of {' '.join(suffixes)}")

@@ -17,7 +17,7 @@ from zoo.body.motion_io.formats import READERS, read_motion
 from zoo.data import aist
 from zoo.data.code_hash import code_hash
 from zoo.data.shard_file import write_shard
-from zoo.files import cache_root
+from zoo.files import cache_root, user_path
 from zoo.media import SOUND_CODECS, Sound
 
 # the code that decides the content of the shard, by folders
@@ -37,7 +37,7 @@ class MocapFolder:
 
     def __init__(self, folder: str | Path):
         """Raises ValueError when the folder is missing, holds no motion, or none of its motions has music."""
-        self.folder = Path(folder).expanduser()
+        self.folder = user_path(folder)
         if not self.folder.is_dir():
             raise ValueError(f"data.mocap_folder: {self.folder} is not a folder")
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())

@@ -13,6 +13,7 @@ from zoo.data.eval_clips import ShardEvalClips, content_fingerprint
 from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.shard_file import Sample, ShardReader
 from zoo.data.windows import available_keys_of, check_windows, make_dataset, song_of
+from zoo.files import user_path
 from zoo.music.encoder import MusicEncoder
 
 HELD_OUT_FRACTION = 20  # one song in so many is held out where there are no val shards
@@ -34,7 +35,7 @@ def expand(urls: str | Iterable[str]) -> list[Path]:
 def _matches(path: str) -> list[Path]:
     """The files that match 'a*.tar', sorted by name; a name without * is itself."""
     if "*" not in path:
-        return [Path(path).expanduser()]
+        return [user_path(path)]
     matches = sorted(glob(os.path.expanduser(path)))
     if not matches:
         raise ValueError(f"data.urls={path} matches no file")

@@ -30,7 +30,7 @@ from zoo.data.eval_clips import (
     cut_waveform,
     file_state_hash,
 )
-from zoo.files import cache_root, write_atomic
+from zoo.files import cache_root, user_path, write_atomic
 from zoo.media import Sound
 from zoo.music.encoder import MusicEncoder, MusicFeatures, encode_song, source_hash
 
@@ -78,7 +78,7 @@ class Videos(DataSource):
             self.image_fps = Fraction(0)
         if self.image_fps <= 0:
             raise ValueError(f"data.image_fps={image_fps}: give a number above 0, such as 30 or 30000/1001")
-        self.folder, self.songs = Path(folder).expanduser(), Path(music).expanduser() if music else None
+        self.folder, self.songs = user_path(folder), user_path(music) if music else None
         self.pattern, self.names = pattern, _read_list(clip_list) if isinstance(clip_list, str) else clip_list
         self.filter = {
             label: [values] if isinstance(values, str) else [*values] for label, values in (filter or {}).items()
@@ -240,7 +240,7 @@ def _one_line(path: Path | None) -> str:
 def _read_list(path: str) -> list[str]:
     """Read one name a line, with or without the file's suffix; # begins a comment."""
     try:
-        lines = Path(path).expanduser().read_text("utf-8-sig").splitlines()
+        lines = user_path(path).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"data.clip_list={path} cannot be read ({error}); give a text file, a clip's name a line"

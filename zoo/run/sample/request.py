@@ -24,6 +24,7 @@ from zoo.run.validate import (
     writable,
 )
 
+MAX_GIF_FPS = 50  # its times count in hundredths of a second, and 1 is too short for players
 WORLD_SCENE = "world"  # scene=world: a place of the built-in world
 DETECTOR_WHEEL = "mediapipe-0.10.21-*.whl"
 
@@ -82,6 +83,8 @@ def read_request(config: DictConfig) -> SamplingRequest:
     seconds, fps = positive(config.seconds, "seconds"), frame_rate(config.fps)
     if seconds * fps < 1:
         raise ValueError(f"seconds={config.seconds} is less than one frame at fps={config.fps}")
+    if str(config.out).lower().endswith(".gif") and fps > MAX_GIF_FPS:
+        raise ValueError(f"fps={config.fps}: a .gif shows at most {MAX_GIF_FPS} frames a second; make a .mp4")
     if config.scene is not None and config.image is None:
         raise ValueError("scene= needs image=FILE, the image whose figure is placed in it")
     renderer = load_renderer(config.renderer)

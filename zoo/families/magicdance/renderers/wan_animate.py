@@ -23,7 +23,7 @@ from zoo.body.image.alignment import AlignedMotion, align
 from zoo.body.render.openpose_video import draw_pose
 from zoo.families.magicdance.renderers.diffusion import MAX_DETECTION_SIDE
 from zoo.families.renderer import Renderer, RenderSession, check_options, check_quality
-from zoo.files import file_in
+from zoo.files import file_in, user_path
 from zoo.nn.square_image import pad_to_square
 from zoo.nn.weights.loading import read_weights
 
@@ -175,7 +175,7 @@ class WanRenderer(Renderer):
         if not isinstance(pixels, int) or pixels < STEP * STEP:
             raise ValueError(f"renderer.pixels={pixels}: it must be a whole number of at least {STEP * STEP}")
         assert detector is not None, "its configuration says needs_detector"
-        folder = check_folder(Path(str(options["weights"])).expanduser())
+        folder = check_folder(user_path(str(options["weights"])))
         return cls(WanAnimator(folder, family.device, pixels), detector)
 
     def begin(self, image: Tensor | None, fps: Fraction, seed: int) -> "WanSession":
