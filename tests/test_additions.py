@@ -45,7 +45,7 @@ class Sway(Family, MotionGenerator):
         tokens = F.interpolate(music.transpose(1, 2), num_frames, mode="linear", align_corners=True)
         return self.scale * self.net(tokens.transpose(1, 2))
 
-    def generate_motion(self, music, num_frames, seed, sampling):
+    def generate_motion(self, music, num_frames, seed, sampling, prompt=""):
         yield self.motion(music.features[None], num_frames)[0]
 
     @property

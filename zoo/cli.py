@@ -60,7 +60,7 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
                 if any(argument.startswith("--e") for argument in overrides):  # argparse takes abbreviations
                     raise ValueError("--experimental-rerun would run code of a pickle; it is switched off")
                 if not groups:
-                    overrides = _renderer_overrides(overrides)
+                    overrides = _choice_overrides(overrides)
                 sys.argv[1:] = map(quote_override, overrides)
                 hydra.main(config_path=folder, config_name=config_name, version_base="1.3")(job)()
 
@@ -98,14 +98,15 @@ def quote_override(argument: str) -> str:
     return f"{key}='{escaped}'"
 
 
-def _renderer_overrides(arguments: list[str]) -> list[str]:
-    """`renderer=NAME` and `renderer.KEY=VALUE` of a command without groups, as overrides of its section `renderer`."""
+def _choice_overrides(arguments: list[str]) -> list[str]:
+    """`renderer=NAME`, `renderer.KEY=VALUE` and those of `motion`, of a command without groups, as overrides."""
     overrides = []
     for argument in arguments:
-        if argument.startswith("renderer="):
-            argument = f"renderer.name={argument.removeprefix('renderer=')}"
-        elif argument.startswith("renderer.") and not argument.startswith("renderer.name="):
-            argument = f"+{argument}"
+        for section in ("renderer", "motion"):
+            if argument.startswith(f"{section}="):
+                argument = f"{section}.name={argument.removeprefix(f'{section}=')}"
+            elif argument.startswith(f"{section}.") and not argument.startswith(f"{section}.name="):
+                argument = f"+{argument}"
         overrides.append(argument)
     return overrides
 

@@ -94,6 +94,11 @@ class Family(nn.Module, ABC):
         """Name in conf/renderer of the renderer that draws if none is chosen; None: the family needs no renderer."""
         return None
 
+    @property
+    def default_motion(self) -> str | None:
+        """Name in conf/motion of the generator that dances if none is chosen; None: the family chooses no motion."""
+        return None
+
     def denoisers(self) -> list[nn.Module]:
         """Networks that take most of a sampling step's time, and that `zoo.nn.cpu_inference` can speed up."""
         return []
@@ -121,13 +126,25 @@ class Family(nn.Module, ABC):
 
 
 class MotionGenerator(ABC):
-    """A family that generates body motion before frames, so that the motion can be written as bvh, glb or npz."""
+    """Generates body motion to music: a family that generates motion before frames, or one of conf/motion.
+
+    A generator of conf/motion is one class and one file there with `name`, `_target_` and its own options.
+    """
+
+    @classmethod
+    def build(cls, family: nn.Module, options: Mapping[str, Any]) -> "MotionGenerator":
+        """The generator for a family. options: its own, of conf/motion/NAME.yaml. Raises ValueError for wrong ones."""
+        raise ValueError(f"{cls.__name__} is not chosen by motion=")
 
     @abstractmethod
     def generate_motion(
-        self, music: MusicFeatures, num_frames: int, seed: int, sampling: SamplingParams
+        self, music: MusicFeatures, num_frames: int, seed: int, sampling: SamplingParams, prompt: str = ""
     ) -> Iterator[Tensor]:
         """Yield blocks (T, 151) of un-normalised motion at `zoo.batch.MOTION_FPS`, `num_frames` in all."""
+
+    def notes(self, music: MusicFeatures, prompt: str) -> list[str]:
+        """Lines to print before the dance: choices made for the user, and inputs that are ignored."""
+        return []
 
 
 class Stage(LightningModule, ABC):

@@ -3,7 +3,7 @@
 import hashlib
 import zipfile
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -26,12 +26,14 @@ DEFAULT_CONTEXT_SECONDS = 3.0  # encoded on either side of a section, so that it
 class MusicFeatures:
     """The features and beats of a song, or of a section of it.
 
-    features (L, D) float32, token i at time i / rate; rate in Hz; beats of the same span, on the same clock.
+    features (L, D) float32, token i at time i / rate; rate in Hz; beats of the same span, on the same clock; waveform
+    (S,) float32 at `zoo.music.beats.RATE` of the same span, where it was asked for.
     """
 
     features: Tensor
     rate: float
     beats: Beats
+    waveform: np.ndarray | None = None
 
     @property
     def seconds(self) -> float:
@@ -45,8 +47,12 @@ class MusicFeatures:
         """
         first, count = round(start * self.rate), token_count(stop - start, self.rate)
         assert 0 <= first < first + count <= len(self.features), (float(start), float(stop), self.seconds)
+        wave = self.waveform
         return MusicFeatures(
-            self.features[first : first + count], self.rate, self.beats.slice(float(start), float(stop))
+            self.features[first : first + count],
+            self.rate,
+            self.beats.slice(float(start), float(stop)),
+            None if wave is None else wave[round(start * RATE) : round(stop * RATE)],
         )
 
 
@@ -80,12 +86,14 @@ def encode_song(
     seconds: float | Fraction | None = None,
     start: float | Fraction = 0,
     sample_rate: int | None = None,
+    keep_waveform: bool = False,
 ) -> MusicFeatures:
     """Compute features and beats of `seconds` of a sound from `start` on (None: to its end), or of the available part.
 
-    sound: a file, or a mono waveform (S,) float32 at `sample_rate`. Only this section and the encoder's context around
-    it are decoded and analysed. Results are cached in $DANCEZOO_CACHE (~/.cache/dancezoo), by a hash of the samples,
-    the encoder's `cache_key` and the beat tracker's code. Raises ValueError where the sound ends before `start`.
+    sound: a file, or a mono waveform (S,) float32 at `sample_rate`. keep_waveform: return a file's waveform, too.
+    Only this section and the encoder's context around it are decoded and analysed. Results are cached in
+    $DANCEZOO_CACHE (~/.cache/dancezoo), by a hash of the samples, the encoder's `cache_key` and the beat tracker's
+    code. Raises ValueError where the sound ends before `start`.
     """
     begin = Fraction(start).limit_denominator(1 << 24)
     if isinstance(sound, Sound):
@@ -118,6 +126,8 @@ def encode_song(
             features = encoder.encode(torch.from_numpy(wave)[None], rate, [beats])[0].float().cpu()
         music = MusicFeatures(features.clone(), encoder.rate, beats)
         _save(path, music)
+    if keep_waveform and isinstance(sound, Sound):
+        music = replace(music, waveform=beat_wave)
     stop = min(end - first, Fraction(len(wave), rate))  # a truncated file may hold less than its packets promise
     return music.slice(context_tokens * step, stop)
 

@@ -34,23 +34,28 @@ def resolve_config(config: DictConfig) -> DictConfig:
 
 
 def load_renderer(options: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The node of conf/renderer/NAME.yaml, with the user's options on top; None without a name.
+    """The node of conf/renderer/NAME.yaml, see `load_choice`."""
+    return load_choice("renderer", options)
 
-    options: `name` and the renderer's own. Folders of Hydra's search path are looked through too. Raises ValueError for
-    an unknown name or option.
+
+def load_choice(group: str, options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The node of conf/GROUP/NAME.yaml, with the user's options on top; None without a name.
+
+    options: `name` and the node's own. Folders of Hydra's search path are looked through too. Raises ValueError for an
+    unknown name or option.
     """
     chosen = {key: value for key, value in (options or {}).items() if value is not None or key != "name"}
     if "name" not in chosen:
         if chosen:
-            raise ValueError(f"renderer.{next(iter(chosen))}= needs renderer=NAME; use one of {_renderer_names()}")
+            raise ValueError(f"{group}.{next(iter(chosen))}= needs {group}=NAME; use one of {_names(group)}")
         return None
-    file = config_files("renderer").get(str(chosen["name"]))
+    file = config_files(group).get(str(chosen["name"]))
     if file is None:
-        raise ValueError(f"renderer={chosen['name']}: use one of {_renderer_names()}")
+        raise ValueError(f"{group}={chosen['name']}: use one of {_names(group)}")
     node = to_dict(OmegaConf.load(file))
     unknown = [key for key in chosen if key not in node]
     if unknown:
-        raise ValueError(f"renderer={chosen['name']} has no option {unknown[0]}")
+        raise ValueError(f"{group}={chosen['name']} has no option {unknown[0]}")
     return node | chosen
 
 
@@ -74,8 +79,8 @@ def config_files(group: str) -> dict[str, Path]:
     return {path.stem: path for path in sorted(reversed(paths), key=lambda path: path.stem)}
 
 
-def _renderer_names() -> str:
-    return ", ".join(config_files("renderer"))
+def _names(group: str) -> str:
+    return ", ".join(config_files(group))
 
 
 def to_dict(node: Any) -> dict[str, Any]:

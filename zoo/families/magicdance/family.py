@@ -27,6 +27,7 @@ from zoo.families.magicdance.long_form import (
     num_windows,
     resample_music,
 )
+from zoo.families.magicdance.motions.diffusion import DiffusionMotion
 from zoo.families.magicdance.renderers.animator import Animator, upgrade_animator
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
 from zoo.families.renderer import Renderer, RenderSession
@@ -73,6 +74,7 @@ class MagicDance(Family, MotionGenerator):
             raise ValueError(f"mesh_resolution={mesh_resolution}: it is a whole number from 16 to 4096")
         self.mesh_height = self.mesh_width = mesh_resolution
         self.renderer: Renderer = MeshRenderer(mesh_resolution, mesh_resolution)
+        self.motion_generator: MotionGenerator = DiffusionMotion(self)
         self.animator = animator
         self.defaults = SamplingParams(**sampler)
 
@@ -101,6 +103,16 @@ class MagicDance(Family, MotionGenerator):
         return torch.cat([condition, phases.to(condition)], dim=-1)
 
     def generate_motion(
+        self, music: MusicFeatures, num_frames: int, seed: int, sampling: SamplingParams, prompt: str = ""
+    ) -> Iterator[Tensor]:
+        """Blocks (T, 151) of motion, `num_frames` in all, by the chosen generator, at first the diffuser."""
+        return self.motion_generator.generate_motion(music, num_frames, seed, sampling, prompt)
+
+    def notes(self, music: MusicFeatures, prompt: str) -> list[str]:
+        """See MotionGenerator."""
+        return self.motion_generator.notes(music, prompt)
+
+    def sample_motion(
         self, music: MusicFeatures, num_frames: int, seed: int, sampling: SamplingParams
     ) -> Iterator[Tensor]:
         """Blocks (T, 151) of motion, `num_frames` in all (EDGE sec. 3, long-form sampling), in constant memory."""
@@ -221,15 +233,30 @@ class MagicDance(Family, MotionGenerator):
             return {}
         return {"without alignment": {"renderer": {"name": "diffusion", "align": False}}}
 
-    def configure(self, options: Mapping[str, Any]) -> None:
-        """Choose the renderer.
+    @property
+    def default_motion(self) -> str:
+        """Generator without an option: the choreographer, which follows real songs better (results/magicdance.md)."""
+        return "choreographer"
 
-        renderer: the node of conf/renderer/NAME.yaml with its options; pose_detector: for renderers that need one;
-        use_fallback: draw a mesh where no figure is found in the image. Raises ValueError for anything else.
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """Choose the renderer and the motion generator.
+
+        motion: the node of conf/motion/NAME.yaml with its options; renderer: that of conf/renderer/NAME.yaml; without a
+        node, the choice stays as it is. pose_detector: for renderers that need one; use_fallback: draw a mesh where no
+        figure is found in the image. Raises ValueError for anything else.
         """
-        unknown = sorted(set(options) - {"renderer", "pose_detector", "use_fallback"})
+        unknown = sorted(set(options) - {"motion", "renderer", "pose_detector", "use_fallback"})
         if unknown:
             raise ValueError(f"{unknown[0]}= is not an option of magicdance")
+        if options.get("motion"):
+            node = dict(options["motion"])
+            cls = get_class(node.pop("_target_"))
+            if not (isinstance(cls, type) and issubclass(cls, MotionGenerator)):
+                raise ValueError(f"motion={node.get('name')}: {cls} is no motion generator")
+            node.pop("name")
+            self.motion_generator = cls.build(self, node)
+        if "renderer" not in options:
+            return
         node = dict(options["renderer"])
         cls = get_class(node.pop("_target_"))
         if not (isinstance(cls, type) and issubclass(cls, Renderer)):
@@ -239,7 +266,7 @@ class MagicDance(Family, MotionGenerator):
         self.renderer = cls.build(self, options.get("pose_detector"), fallback, node)
 
     def generate(self, request: GenerationRequest) -> FrameStream:
-        """Blocks (F, 3, H, W) uint8 of the renderer. The prompt is ignored.
+        """Blocks (F, 3, H, W) uint8 of the renderer. The prompt chooses among the moves of motion=choreographer.
 
         An image that cannot be used is refused at once, before the first block is asked for.
         """
@@ -249,7 +276,9 @@ class MagicDance(Family, MotionGenerator):
     def _render(self, session: RenderSession, request: GenerationRequest) -> Iterator[Tensor]:
         num_frames, fps = request.num_frames, request.fps
         motion_frames = -(-(num_frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
-        motion_blocks = self.generate_motion(request.music, motion_frames, request.seed, request.sampling)
+        motion_blocks = self.generate_motion(
+            request.music, motion_frames, request.seed, request.sampling, request.prompt
+        )
         for block in resample_to_video(motion_blocks, num_frames, fps):
             yield session.draw(block)
 

@@ -24,7 +24,7 @@ from zoo.music.encoder import encode_song
 from zoo.nn.cpu_inference import fast_inference
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family
-from zoo.run.config import load_renderer
+from zoo.run.config import load_choice, load_renderer
 from zoo.run.sample.request import SamplingRequest, cached_detector
 from zoo.run.sample.scene import read_cutout, set_scene
 from zoo.run.validate import MOTION_SUFFIXES
@@ -99,8 +99,11 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
     if renderer is not None:
         detector = load_detector(request.detector_path or cached_detector() or SYNTHETIC) if needs_detector else None
         family.configure({"renderer": renderer, "pose_detector": detector})
+    motion = request.motion or load_choice("motion", {"name": family.default_motion})
+    if motion is not None:
+        family.configure({"motion": motion})
     seconds = Fraction(str(request.seconds))
-    music = encode_song(sound, build_encoder(config), seconds)
+    music = encode_song(sound, build_encoder(config), seconds, keep_waveform=True)
     available = min(sound.duration, Fraction(music.seconds))  # a truncated file holds less than its header says
     num_frames = count_frames(seconds, request.fps, available)
     truncated = family.truncated_prompt(request.prompt)
@@ -108,6 +111,11 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
         print(f"prompt is too long: ignored from '{shorten(truncated, 40, placeholder='...')}' on")
     if seconds > available + 1 / request.fps:
         print(f"song is shorter than seconds={request.seconds:g}; the dance will last {float(available):.2f} s")
+    if not len(music.beats.times):
+        print("no beat was found in the music: the dance keeps a tempo of its own")
+    if isinstance(family, MotionGenerator):
+        for note in family.notes(music, request.prompt):
+            print(note)
     generation = GenerationRequest(
         image=None if image is None else torch.from_numpy(image).permute(2, 0, 1).to(device),
         music=replace(music, features=music.features.to(device)),
@@ -187,7 +195,8 @@ def _write_motion(inputs: _Inputs, out: Path) -> None:
     num_frames = ceil(inputs.seconds * MOTION_FPS)
     blocks = []
     with _bar(num_frames, "pose") as bar:
-        for block in family.generate_motion(generation.music, num_frames, generation.seed, generation.sampling):
+        inputs_of_motion = generation.music, num_frames, generation.seed, generation.sampling, generation.prompt
+        for block in family.generate_motion(*inputs_of_motion):
             blocks.append(block.cpu())  # (T, 151)
             bar.update(len(block))
     image = generation.image

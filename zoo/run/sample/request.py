@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from zoo.files import cache_root, conf_folder
-from zoo.run.config import load_renderer
+from zoo.run.config import load_choice, load_renderer
 from zoo.run.models import checkpoint_path
 from zoo.run.validate import (
     between,
@@ -37,6 +37,7 @@ class SamplingRequest:
     family: str | None  # that the checkpoint has to hold
     image: Path | None
     renderer: Mapping[str, Any] | None  # node of conf/renderer/NAME.yaml; None: the family's default
+    motion: Mapping[str, Any] | None  # node of conf/motion/NAME.yaml; None: the family's default
     scene: Path | str | None  # what the image's figure is placed in: an image, or WORLD_SCENE
     detector_path: Path | None  # of the pose detector's files; None: the synthetic one
     music: Path
@@ -62,8 +63,8 @@ def compose_request(options: Mapping[str, Any]) -> SamplingRequest:
     for name, value in options.items():
         if name not in config:
             raise ValueError(f"there is no option {name}; use one of {', '.join(map(str, config))}")
-        if name == "renderer":
-            config.renderer = {"name": value} if isinstance(value, str) else dict(value or {"name": None})
+        if name in ("renderer", "motion"):
+            config[name] = {"name": value} if isinstance(value, str) else dict(value or {"name": None})
         elif isinstance(config[name], DictConfig):
             unknown = [key for key in value if key not in config[name]]
             if unknown:
@@ -102,6 +103,7 @@ def read_request(config: DictConfig) -> SamplingRequest:
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
         renderer=renderer,
+        motion=load_choice("motion", config.motion),
         scene=scene,
         detector_path=None if detector_path is None else existing_path(detector_path, "weights.pose_detector"),
         music=existing_file(config.music, "music"),

@@ -1,0 +1,70 @@
+"""motion=choreographer: the dance follows the song, and no other encoding, volume or run of it changes the dance."""
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.body.skeleton import joints_of
+from zoo.choreography.choreographer import Choreographer, match_prompt
+from zoo.choreography.moves import MOVES
+from zoo.choreography.styles import style_probabilities
+from zoo.data.world.song import STYLES, make_song
+from zoo.music.beats import RATE, find_beats
+from zoo.music.structure import analyze_structure
+
+
+def analyzed(song):
+    return analyze_structure(song.waveform, song.sample_rate, find_beats(song.waveform, song.sample_rate))
+
+
+@pytest.fixture(scope="module")
+def songs():
+    return [make_song(70 + number, 16, style) for number, style in enumerate(("house", "reggae", "rock"))]
+
+
+def speed(motion):
+    joints = joints_of(motion).numpy()
+    return np.linalg.norm(np.diff(joints, axis=0), axis=-1).mean(1) * 30
+
+
+def test_the_dance_is_the_songs_not_the_volumes(songs):
+    wave, rate = songs[0].waveform, songs[0].sample_rate
+    loud, half = (
+        Choreographer(3).dance(analyze_structure(x, rate, find_beats(x, rate)), 450) for x in (wave, wave / 2)
+    )
+    assert [move[2:4] for move in loud.moves] == [move[2:4] for move in half.moves]
+    other = Choreographer(3).dance(analyzed(songs[1]), 450)
+    assert {move[2] for move in loud.moves} != {move[2] for move in other.moves}
+    assert loud.motion.shape == (450, 151) and torch.isfinite(loud.motion).all()
+
+
+def test_it_rests_in_silence_and_feet_do_not_slide(songs):
+    song = songs[2]
+    pause = np.zeros(6 * song.sample_rate, np.float32)
+    wave = np.concatenate([song.waveform[: 8 * song.sample_rate], pause, song.waveform[8 * song.sample_rate :], pause])
+    motion = Choreographer(0).dance(analyze_structure(wave, song.sample_rate, find_beats(wave, song.sample_rate)), 840)
+    moving = speed(motion.motion)
+    assert moving[int(10.5 * 30) : int(13 * 30)].mean() < 0.05 and moving[int(25 * 30) :].mean() < 0.05
+    assert moving[30 : 7 * 30].mean() > 0.2 and moving[16 * 30 : 20 * 30].mean() > 0.2
+    joints = joints_of(motion.motion).numpy()
+    assert np.linalg.norm(np.diff(joints, 2, axis=0), axis=-1).max() * 900 < 180  # m/s^2: no jump at a join
+    assert joints[..., 2].min() > 0.01
+
+
+def test_a_prompt_picks_moves_and_a_style_is_found(songs):
+    assert match_prompt("a person kicks").moves >= {"kick", "side_kick"}
+    assert not match_prompt("xyzzy").moves and not match_prompt("xyzzy").arms
+    dance = Choreographer(0, prompt="jumping jacks").dance(analyzed(songs[0]), 450)
+    assert {move[2] for move in dance.moves} <= match_prompt("jumping jacks").moves <= set(MOVES)
+    chosen = [max(p := style_probabilities(analyzed(song)), key=p.get) for song in songs]
+    assert sum(style == song.style for style, song in zip(chosen, songs, strict=True)) >= 2
+    with pytest.raises(ValueError, match="no style polka"):
+        Choreographer(0, "polka")
+    assert set(STYLES) == set(style_probabilities(analyzed(songs[0])))
+
+
+def test_silence_and_noise_have_a_dance(songs):
+    for wave in (np.zeros(RATE * 3, np.float32), np.random.default_rng(0).normal(0, 0.1, RATE * 3).astype(np.float32)):
+        dance = Choreographer(0).dance(analyze_structure(wave, RATE, find_beats(wave, RATE)), 90)
+        assert torch.isfinite(dance.motion).all() and len(dance.motion) == 90
+        assert wave.any() or speed(dance.motion).mean() < 0.05

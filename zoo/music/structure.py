@@ -1,0 +1,178 @@
+"""The structure of a song: loudness, timbre, harmony and rhythm of each beat, silences, and section boundaries.
+
+Values do not depend on the volume of the recording and little on its encoding. Shape letters: N beats, D values.
+"""
+
+from dataclasses import dataclass
+
+import librosa
+import numpy as np
+
+from zoo.music.beats import Beats
+from zoo.music.mel import mel_blocks
+
+RATE, HOP, WINDOW, MELS = 15360, 512, 2048, 64  # Hz, samples, samples, bands
+FRAME_RATE = RATE / HOP  # 30 Hz
+NUM_MFCC = 8
+BAND_EDGES = (0, 200, 2000, RATE / 2)  # Hz, of the onset bands
+SUBDIVISIONS = 4  # of a beat, in the rhythm pattern
+FREE_BEAT_SECONDS = 0.75  # of the grid of music without a beat
+DYNAMIC_RANGE = 60.0  # dB below the song's loud level; quieter bands do not count
+SILENCE = 40.0  # dB below the song's loud level
+MIN_LEVEL = -75.0  # dB of full scale; below it there is silence, however loud the rest is
+KERNEL_BARS = 4  # of the novelty kernel, on either side
+MIN_NOVELTY = 0.35  # of a section boundary; 2 is the largest possible value
+# means and standard deviations of the descriptor over bars of real songs, see `_descriptors`
+TIMBRE_SCALE = np.array([40.0, 20.0, 14.0, 11.0, 9.0, 8.0, 7.0, 6.0])
+TIMBRE_MEAN = np.array([70.0, 16.0, 15.0, 7.0, 5.0, 2.0, 2.0, 0.0])
+ONSET_MEAN, ONSET_SCALE = 1.2, 0.6  # dB a frame
+CHROMA_SCALE, PATTERN_SCALE = 0.08, 0.12
+PATTERN_MEAN = np.array([0.4, 0.13, 0.25, 0.22])
+
+
+@dataclass(frozen=True)
+class SongStructure:
+    """A song, beat by beat. Beat i lasts from times[i] to times[i + 1]; together they cover the recording.
+
+    times (N + 1,) seconds; first_downbeat: index 0..3 of the first downbeat; loudness (N,) dB relative to the song's
+    loud parts; silent (N,) bool; descriptors (N, D) of timbre, harmony and rhythm, each about 0 +- 1; boundaries: beats
+    at which a section begins; onset_strength: mean rise of the level, dB a frame; has_beat: False where no beat was
+    found and the grid is arbitrary.
+    """
+
+    times: np.ndarray
+    first_downbeat: int
+    loudness: np.ndarray
+    silent: np.ndarray
+    descriptors: np.ndarray
+    boundaries: tuple[int, ...]
+    onset_strength: float
+    has_beat: bool
+
+    @property
+    def beat_seconds(self) -> float:
+        """Median length of a beat."""
+        return float(np.median(np.diff(self.times)))
+
+
+def analyze_structure(wave: np.ndarray, sample_rate: int, beats: Beats) -> SongStructure:
+    """Analyze a mono waveform (S,) float32 with its beats."""
+    if sample_rate != RATE:
+        wave = librosa.resample(wave, orig_sr=sample_rate, target_sr=RATE)
+    seconds = len(wave) / RATE
+    frames = max(1, -(-len(wave) // HOP))
+    power = np.concatenate(list(mel_blocks(wave, RATE, WINDOW, HOP, MELS, frames)), axis=1)
+    frame_level = 10 * np.log10(power.sum(0) / WINDOW + 1e-12)
+    has_beat = len(beats.times) >= 2
+    times, first_downbeat = _grid(beats, seconds, frame_level)
+    edges = np.clip(np.round(times * FRAME_RATE).astype(int), 0, frames)
+    segments = [slice(a, max(b, a + 1)) if a < frames else slice(frames - 1, frames) for a, b in _pairs(edges)]
+
+    loudness = np.array([10 * np.log10((power[:, part].sum(0) / WINDOW).mean() + 1e-12) for part in segments])
+    loud = float(np.quantile(loudness, 0.95))
+    silent = (loudness < loud - SILENCE) | (loudness < MIN_LEVEL)
+    top = np.quantile(power, 0.999)
+    level = 10 * np.log10(np.maximum(power / max(top, 1e-12), 10 ** (-DYNAMIC_RANGE / 10)))
+    rises = np.maximum(np.diff(level, axis=1, prepend=level[:, :1]), 0)
+    descriptors = _descriptors(wave, level, rises, edges, segments)
+    sounding = ~silent
+    onset_strength = (
+        float(np.mean([rises[:, part].mean() for part, keep in zip(segments, sounding, strict=True) if keep]))
+        if sounding.any()
+        else 0.0
+    )
+    boundaries = _boundaries(np.concatenate([descriptors, (loudness - loud)[:, None] / 6], 1), silent, first_downbeat)
+    return SongStructure(
+        times,
+        first_downbeat,
+        np.maximum(loudness - loud, -DYNAMIC_RANGE),
+        silent,
+        descriptors,
+        boundaries,
+        onset_strength,
+        has_beat,
+    )
+
+
+def _pairs(values: np.ndarray) -> list[tuple[int, int]]:
+    return [(int(a), int(b)) for a, b in zip(values[:-1], values[1:], strict=True)]
+
+
+def _grid(beats: Beats, seconds: float, frame_level: np.ndarray) -> tuple[np.ndarray, int]:
+    """Beat times that cover [0, seconds], and the index of the first downbeat."""
+    if len(beats.times) >= 2:
+        times, downbeat, step = beats.times, beats.downbeat, float(np.median(np.diff(beats.times)))
+    else:
+        sounding = np.flatnonzero(frame_level > max(frame_level.max() - SILENCE, MIN_LEVEL))
+        times, downbeat, step = np.array([sounding[0] / FRAME_RATE if len(sounding) else 0.0]), 0, FREE_BEAT_SECONDS
+    num_before = int(np.ceil(times[0] / step - 1e-9))
+    num_after = max(1, int(np.ceil((seconds - times[-1]) / step)))
+    grid = np.concatenate(
+        [times[0] - step * np.arange(num_before, 0, -1), times, times[-1] + step * np.arange(1, num_after + 1)]
+    )
+    return grid, (downbeat + num_before) % 4
+
+
+def _descriptors(
+    wave: np.ndarray, level: np.ndarray, rises: np.ndarray, edges: np.ndarray, segments: list[slice]
+) -> np.ndarray:
+    """(N, D): 8 MFCC without the level, 12 pitch classes, onsets of 3 bands, and the rhythm pattern of the beat."""
+    mfcc = librosa.feature.mfcc(S=level, n_mfcc=NUM_MFCC + 1)[1:]
+    chroma = librosa.feature.chroma_stft(y=wave, sr=RATE, n_fft=4096, hop_length=HOP, tuning=0.0, norm=None)
+    chroma = np.pad(chroma, ((0, 0), (0, max(0, level.shape[1] - chroma.shape[1]))))[:, : level.shape[1]]
+    hertz = librosa.mel_frequencies(n_mels=MELS + 2, fmax=RATE / 2)[1:-1]
+    bands = np.stack(
+        [
+            rises[(hertz >= low) & (hertz < high)].mean(0)
+            for low, high in zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True)
+        ]
+    )
+    rows = []
+    for part, (start, stop) in zip(segments, _pairs(edges), strict=True):
+        pitch = chroma[:, part].mean(1)
+        pitch = pitch / max(pitch.sum(), 1e-9)
+        cuts = np.linspace(start, max(stop, start + 1), SUBDIVISIONS + 1)
+        flux = rises.mean(0)
+        pattern = np.array([_mean(flux, cut - 1, cut + 1) for cut in cuts[:-1]])
+        pattern = pattern / max(pattern.sum(), 1e-9)
+        rows.append(
+            np.concatenate(
+                [
+                    (mfcc[:, part].mean(1) - TIMBRE_MEAN) / TIMBRE_SCALE,
+                    (pitch - 1 / 12) / CHROMA_SCALE,
+                    (bands[:, part].mean(1) - ONSET_MEAN) / ONSET_SCALE,
+                    (pattern - PATTERN_MEAN) / PATTERN_SCALE,
+                ]
+            )
+        )
+    return np.clip(np.stack(rows), -3, 3)
+
+
+def _mean(values: np.ndarray, start: float, stop: float) -> float:
+    """Mean of values between two fractional indices, linearly interpolated."""
+    points = np.linspace(start, stop, 5)
+    return float(np.interp(points, np.arange(len(values)), values).mean())
+
+
+def _boundaries(features: np.ndarray, silent: np.ndarray, first_downbeat: int) -> tuple[int, ...]:
+    """Beats at which sections begin: peaks of Foote's novelty of the bars' similarity, and the ends of silences."""
+    ends = {int(beat) for beat in np.flatnonzero(silent[:-1] & ~silent[1:]) + 1}
+    starts = np.arange(first_downbeat, len(features) - 3, 4)
+    if len(starts) < 2 * KERNEL_BARS:
+        return tuple(sorted(ends))
+    bars = np.stack([features[start : start + 4].mean(0) for start in starts])
+    bars = (bars - bars.mean(0)) / (bars.std(0).mean() + 1e-6)
+    bars /= np.linalg.norm(bars, axis=1, keepdims=True) + 1e-6
+    similarity = bars @ bars.T
+    novelty = np.zeros(len(bars))
+    for bar in range(2, len(bars) - 1):
+        width = min(KERNEL_BARS, bar, len(bars) - bar)
+        left, right = slice(bar - width, bar), slice(bar, bar + width)
+        within = (similarity[left, left].mean() + similarity[right, right].mean()) / 2
+        novelty[bar] = within - similarity[left, right].mean()
+    peaks = [
+        bar
+        for bar in range(2, len(bars) - 1)
+        if novelty[bar] > MIN_NOVELTY and novelty[bar] == novelty[max(0, bar - 3) : bar + 4].max()
+    ]
+    return tuple(sorted(ends | {int(starts[bar]) for bar in peaks}))
