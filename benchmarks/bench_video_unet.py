@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path[:0] = [str(Path(__file__).parents[1]), sys.argv[1]]
 
-from zoo.families.latent.stages import Pictured  # noqa: E402
+from zoo.families.latent.background import ReferenceContext  # noqa: E402
 from zoo.families.magicdance.renderers.animator import Animator  # noqa: E402
 from zoo.nn.cpu_inference import fast_inference  # noqa: E402
 from zoo.nn.text import HashedTokenEncoder  # noqa: E402
@@ -170,7 +170,7 @@ def magic_animate() -> Case:
 
     def begin() -> Callable[[], Tensor]:
         seen, both = animator.controlnet.encode_condition(poses), latents.expand(2, -1, -1, -1, -1)
-        return lambda: animator.predict(both, t, Pictured(picture), seen, None, words)
+        return lambda: animator.predict(both, t, ReferenceContext(picture), seen, None, words)
 
     return Case(theirs, animator.eval(), begin)
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from weights import numbers, state_by_name
 
-from zoo.families.latent.stages import Pictured
+from zoo.families.latent.background import ReferenceContext
 from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.animator import Animator, densepose_to_rgb
 from zoo.nn.cpu_inference import fast_inference
@@ -60,7 +60,7 @@ def animator(tmp_path_factory) -> Animator:
     loaded = {
         name for file in published(tmp_path_factory.mktemp("magic")) for name in family.load_pretrained(file).loaded
     }
-    parts = tuple(f"animator.{name}." for name in ("vae", "unet", "appearance_encoder", "controlnet"))
+    parts = tuple(f"animator.{name}." for name in ("codec.vae", "unet", "appearance_encoder", "controlnet"))
     assert {name for name in family.state_dict() if name.startswith(parts)} == loaded
     with torch.no_grad():
         animator.text_encoder.table.weight.zero_()
@@ -69,11 +69,11 @@ def animator(tmp_path_factory) -> Animator:
 
 
 @pytest.fixture(scope="module")
-def reference(animator) -> Pictured:
+def reference(animator) -> ReferenceContext:
     """The picture."""
     pixels = (numbers("source", 96, 64, 3) * 60 + 128).clamp(0, 255).byte()
     with torch.no_grad():
-        return animator.pictured(animator.encode(pixels.movedim(2, 0)[None] / 127.5 - 1))
+        return animator.background.encode_reference(animator.codec.encode(pixels.movedim(2, 0)[None] / 127.5 - 1))
 
 
 @torch.no_grad()

@@ -203,18 +203,22 @@ def test_faces_are_pasted_over_the_heads_of_frames():
     parts = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
     for frame in range(3):
         parts[:, frame, 16:24, 8 * frame + 8 : 8 * frame + 16] = 23
-    reference = animator.driven(animator.pictured(numbers("reference", 2, 4, 16, 16), parts[:, 0]), parts)
+    reference = animator.background.with_pose(
+        animator.background.encode_reference(numbers("reference", 2, 4, 16, 16), parts[:, 0]), parts
+    )
     pictures, nobody = numbers("pictures", 2, 3, 64, 64), torch.full((4,), torch.nan)
     own = head_boxes(parts[:, 0])
     faces = animator.encode_faces(pictures, torch.stack([own[0], nobody]))
     found = animator.paste_faces(reference, faces, parts)
-    assert torch.equal(found.base[1], reference.base[1])
+    assert torch.equal(found.residual_base[1], reference.residual_base[1])
     for frame in range(3):
         patch, ((left, top),) = crop_patches(faces.crops[:1], head_boxes(parts[:1, frame]), 5, (16, 16), 4)
         head = slice(4, 6), slice(2 * frame + 2, 2 * frame + 4)
         inside = slice(4 - int(top), 6 - int(top)), slice(2 * frame + 2 - int(left), 2 * frame + 4 - int(left))
-        torch.testing.assert_close(found.base[0, :, frame][:, *head], animator.encode(patch)[0][:, *inside])
-        changed = (found.base[0, :, frame] != reference.base[0, :, frame]).any(0)
+        torch.testing.assert_close(
+            found.residual_base[0, :, frame][:, *head], animator.codec.encode(patch)[0][:, *inside]
+        )
+        changed = (found.residual_base[0, :, frame] != reference.residual_base[0, :, frame]).any(0)
         changed[head] = False
         assert not changed.any()
 
@@ -223,23 +227,25 @@ def test_faces_are_pasted_over_the_heads_of_frames():
 def test_masked_heads_take_their_mean_from_the_face():
     """What is hidden lies on the figure, within the head's box; the head's look is the face's, all else stays."""
     animator, nowhere = random_animator(background_residual=True, head_drop_prob=0.5), [torch.nan] * 4
-    torch.nn.init.zeros_(animator.finder.net.conv_out.weight)
-    animator.finder.net.conv_out.bias.data = torch.tensor([9.0, 9.0, *[0.0] * 8])  # somebody, no head
+    torch.nn.init.zeros_(animator.background.figure_segmenter.net.conv_out.weight)
+    animator.background.figure_segmenter.net.conv_out.bias.data = torch.tensor(
+        [9.0, 9.0, *[0.0] * 8]
+    )  # somebody, no head
     parts = torch.zeros(3, 64, 64, dtype=torch.uint8)
     parts[:, 16:24, 28:36], parts[:, 24:60, 20:44] = 23, 2
-    reference = animator.pictured(numbers("reference", 3, 4, 16, 16), parts)
+    reference = animator.background.encode_reference(numbers("reference", 3, 4, 16, 16), parts)
     boxes = torch.cat([head_boxes(parts[:2]), torch.tensor([nowhere])])
     faces = face_features(3)
     found = animator.mask_heads(reference, boxes, faces, torch.tensor([True, False, True]))
     for row in (1, 2):  # not asked for, and without a head
         assert torch.equal(found.latents[row], reference.latents[row])
-        assert torch.equal(found.looks[row], reference.looks[row])
+        assert torch.equal(found.region_means[row], reference.region_means[row])
     other = (found.latents[0] != reference.latents[0]).any(0)
     assert other[4:6, 7:9].all() and not other[:3].any() and not other[8:].any() and not other[:, 12:].any()
-    assert torch.equal(found.looks[0, 7], faces.mean_latent[0]) and torch.equal(
-        found.looks[0, :7], reference.looks[0, :7]
+    assert torch.equal(found.region_means[0, 7], faces.mean_latent[0]) and torch.equal(
+        found.region_means[0, :7], reference.region_means[0, :7]
     )
-    for name in ("figure", "ground", "base"):
+    for name in ("foreground_mask", "background", "residual_base"):
         assert torch.equal(getattr(found, name), getattr(reference, name))
 
 
@@ -329,16 +335,18 @@ def test_frames_do_not_depend_on_the_blocks_of_motion(picture, splits):
 def test_a_zero_residual_renders_the_composited_reference(picture):
     """Every window's parts, in the looks of the picture's, before the picture's own background."""
     animator = random_animator(background_residual=True)
-    animator.change_scale.fill_(1e9)
+    animator.background.residual_scale.fill_(1e9)
     parts = torch.zeros(9, 64, 64, dtype=torch.uint8)  # two windows
     for index, one in enumerate(parts):
         one[16:48, 4 * index : 4 * index + 16] = 1 + 2 * (index % 3)
     session = DiffusionRenderer(animator, SyntheticPoseDetector()).begin(picture, Fraction(12), 0)
     own = pad_to_square(picture, 64)[None].float() / 127.5 - 1
-    reference = animator.detailed(animator.pictured(animator.encode(own)), own)
-    wanted = animator.driven(reference, parts[None]).base[0].movedim(1, 0)
-    assert (wanted - reference.ground).abs().max() > 0.1 and reference.detail.abs().max() > 0.1
-    found, true = session.render_parts(parts), animator.decode(wanted, reference)
+    reference = animator.background.encode_reference(animator.codec.encode(own))
+    reference = animator.background.with_pixel_residual(reference, own, animator.codec)
+    wanted = animator.background.with_pose(reference, parts[None]).residual_base[0].movedim(1, 0)
+    assert (wanted - reference.background).abs().max() > 0.1 and reference.pixel_residual.abs().max() > 0.1
+    pixel_residual = animator.background.frame_pixel_residual(wanted, reference)
+    found, true = session.render_parts(parts), animator.codec.decode(wanted, pixel_residual)
     assert (found.int() - true.int()).abs().max() <= 1
 
 
@@ -346,7 +354,9 @@ def test_a_zero_residual_renders_the_composited_reference(picture):
 def test_no_gradient_reaches_masked_heads(headless):
     """No gradient reaches a hidden head's latents."""
     whole = family(background_residual=True, head_drop_prob=headless)
-    torch.nn.init.constant_(whole.animator.finder.net.conv_out.bias, 99.0)  # all of the picture is a figure
+    torch.nn.init.constant_(
+        whole.animator.background.figure_segmenter.net.conv_out.bias, 99.0
+    )  # all of the picture is a figure
     own = ImageStage(whole, torch.optim.Adam, ema_decay=None, seed=0, train_spatial_layers=True)
     source = numbers("source", 2, 4, 16, 16).requires_grad_()
     faces = face_features(2)
@@ -375,7 +385,7 @@ def test_another_face_changes_the_frames(picture, headless):
 @pytest.mark.parametrize("changes", [False, True])
 def test_a_window_preserves_its_context_latents(changes):
     animator, draw = random_animator(background_residual=changes), torch.Generator().manual_seed(0)
-    reference = animator.pictured(numbers("reference", 1, 4, 16, 16))
+    reference = animator.background.encode_reference(numbers("reference", 1, 4, 16, 16))
     parts = torch.zeros(5, 64, 64, dtype=torch.uint8)
     known = numbers("known", 2, 4, 16, 16)
     latents = animator.sample_window(reference, None, parts, known, draw)
@@ -389,7 +399,7 @@ def test_a_window_preserves_its_context_latents(changes):
 def test_guidance_scales_the_effect_of_reference_and_face(guidance):
     """One step: what two answers, with and without picture and face, say together (Ho and Salimans 2022)."""
     animator = random_animator(sampler={"num_inference_steps": 1, "guidance_scale": guidance})
-    reference = animator.pictured(numbers("reference", 1, 4, 16, 16))
+    reference = animator.background.encode_reference(numbers("reference", 1, 4, 16, 16))
     parts = torch.full((3, 64, 64), 5, dtype=torch.uint8)
     faces = face_features(1)
     face = faces.tokens
@@ -402,9 +412,9 @@ def test_guidance_scales_the_effect_of_reference_and_face(guidance):
     )
     with_, without = (
         animator.predict(x, t, one, seen, tokens, text)
-        for one, tokens in ((reference, face), (reference.each(lambda each: each[:0]), torch.zeros_like(face)))
+        for one, tokens in ((reference, face), (reference.map(lambda each: each[:0]), torch.zeros_like(face)))
     )
-    signal = animator.schedule.alphas_cumprod[999]
+    signal = animator.noise_schedule.alphas_cumprod[999]
     answers = [signal.sqrt() * x - (1 - signal).sqrt() * v for v in (with_, without)]
     wanted = answers[1] + guidance * (answers[0] - answers[1])
     torch.testing.assert_close(found.movedim(0, 1)[None], wanted, atol=1e-4, rtol=1e-4)
@@ -417,10 +427,13 @@ def test_guidance_scales_the_effect_of_reference_and_face(guidance):
 def test_middle_and_up_blocks_attend_to_the_reference():
     """The middle and the way up attend to it (MagicAnimate's default); a sample without one does not see it at all."""
     animator, t = random_animator(background_residual=True), torch.tensor([400, 400])
-    x, reference = numbers("x", 2, 4, 3, 16, 16), animator.pictured(numbers("reference", 1, 4, 16, 16))
+    x, reference = (
+        numbers("x", 2, 4, 3, 16, 16),
+        animator.background.encode_reference(numbers("reference", 1, 4, 16, 16)),
+    )
     parts = torch.full((2, 3, 64, 64), 5, dtype=torch.uint8)
     reference, seen = (
-        animator.driven(reference, parts[:1]),
+        animator.background.with_pose(reference, parts[:1]),
         animator.controlnet.encode_condition(densepose_to_rgb(parts)),
     )
     face, text = numbers("face", 2, 4, 16), animator.text_encoder(["", ""])
@@ -430,8 +443,10 @@ def test_middle_and_up_blocks_attend_to_the_reference():
         text, [None, None, *features[2:]], face=face
     )  # two places on the way down
     aside = animator.controlnet(x, t, animator.controlnet.precompute_conditioning(text), seen)
-    torch.testing.assert_close(found, animator.unet(x, t, asked, animator.shown(reference, x), aside))
-    alone = animator.predict(x[1:], t[1:], reference.each(lambda one: one[:0]), seen[1:], face[1:], text[1:])
+    torch.testing.assert_close(
+        found, animator.unet(x, t, asked, animator.background.reference_condition(reference, x), aside)
+    )
+    alone = animator.predict(x[1:], t[1:], reference.map(lambda one: one[:0]), seen[1:], face[1:], text[1:])
     torch.testing.assert_close(found[1:], alone, atol=1e-3, rtol=1e-3)
 
 

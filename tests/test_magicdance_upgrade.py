@@ -33,9 +33,11 @@ def test_a_version_1_folder_loads_as_the_shipped_one(tmp_path):
     [
         ("decoder.final_layer.weight", "motion_denoiser.final_layer.weight"),
         ("animator.appearance.conv_in.bias", "animator.appearance_encoder.conv_in.bias"),
-        ("animator.words.table.weight", "animator.text_encoder.table.weight"),
+        ("animator.text_encoder.table.weight", "animator.text_encoder.table.weight"),
         ("animator.face.ready.0.weight", "animator.face.mlp.0.weight"),
-        ("animator.vae.decoder.conv_in.weight", "animator.vae.decoder.conv_in.weight"),
+        ("animator.vae.decoder.conv_in.weight", "animator.codec.vae.decoder.conv_in.weight"),
+        ("animator.finder.net.conv_in.bias", "animator.background.figure_segmenter.net.conv_in.bias"),
+        ("animator.change_scale", "animator.background.residual_scale"),
         ("animator.face.patches.weight", "animator.face.patches.weight"),
     ],
 )

@@ -1,4 +1,4 @@
-"""MuseDance at tiny widths: what is heard, chained, shown and learned."""
+"""MuseDance at debug size: conditions, windows, reference, and training."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -13,8 +13,9 @@ from weights import fill_by_name, numbers
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.families.latent.stages import AutoencoderStage
-from zoo.families.musedance.family import MuseDance, SongTokens, anchored
+from zoo.families.musedance.family import MuseDance, match_channel_statistics
 from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
+from zoo.families.musedance.tokens import MusicTokenEmbedder
 from zoo.files import conf_folder
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
@@ -100,38 +101,40 @@ def test_a_dance_is_its_inputs_and_no_longer_dance_changes_its_beginning():
         assert not torch.equal(torch.cat(dance(family, 7, **{"seed": 3} | other)), short)
 
 
-def test_a_window_sees_the_last_frames_of_the_one_before():
+def test_each_window_is_conditioned_on_the_previous_one():
     """And its own music: tokens and beats of the second window's time."""
-    family, asked, windows = made(num_frames=5), [], []
-    request, window = family._request, family._window
-    family._request = lambda *given: (asked.append(given), request(*given))[1]
-    family._window = lambda *given: (windows.append(window(*given)), windows[-1])[1]
+    family, calls, windows = made(num_frames=5), [], []
+    encode_conditions, sample_window = family._encode_conditions, family._sample_window
+    family._encode_conditions = lambda *arguments: (calls.append(arguments), encode_conditions(*arguments))[1]
+    family._sample_window = lambda *arguments: (windows.append(sample_window(*arguments)), windows[-1])[1]
     dance(family, 11)
-    assert [given[2] is None for given in asked] == [True, False, False]
-    torch.testing.assert_close(asked[1][2], windows[0][-2:])
-    again = family._song(song(20), 5)
-    torch.testing.assert_close(asked[1][3]["music"], again["music"])
-    assert not torch.equal(asked[0][3]["beats"], again["beats"])
+    assert [arguments[2] is None for arguments in calls] == [True, False, False]
+    torch.testing.assert_close(calls[1][2], windows[0][-2:])
+    again = family._music_tokens_at(song(20), 5)
+    torch.testing.assert_close(calls[1][3]["music"], again["music"])
+    assert not torch.equal(calls[0][3]["beats"], again["beats"])
 
 
-def test_a_window_sees_the_frames_before_it_pixel_by_pixel():
+def test_context_frames_are_input_channels_of_the_unet():
     """Beside the picture, as changes of its ground; the first window sees nothing there, as in stage appearance."""
     family, blind = made(background_residual=True), made(background_residual=True)
     with torch.no_grad():
-        blind.seen.weight[:, -2 * 4 :] = 0  # two frames of four latent channels
+        blind.background.reference_conv.weight[:, -2 * 4 :] = 0  # two frames of four latent channels
     seen, unseen = (torch.cat(dance(one, 12)) for one in (family, blind))
     assert torch.equal(seen[:6], unseen[:6]) and not torch.equal(seen[6:], unseen[6:])
-    reference = family.pictured(numbers("reference", 2, 4, 8, 8))
+    reference = family.background.encode_reference(numbers("reference", 2, 4, 8, 8))
     before = numbers("before", 2, 4, 2, 8, 8)
-    past = family.following(reference, before).past.unflatten(1, (4, 2))
-    torch.testing.assert_close(past / family.change_scale + reference.base, before)
-    assert made().following(reference, before) is reference  # latents themselves are diffused: as published
+    past = family.background.with_context(reference, before).context_latents.unflatten(1, (4, 2))
+    torch.testing.assert_close(past / family.background.residual_scale + reference.residual_base, before)
+    assert (
+        made().background.with_context(reference, before) is reference
+    )  # latents themselves are diffused: as published
 
 
 def test_what_sounds_is_no_place():
     """Tokens of a song differ along the directions in which places differ by their places alone."""
     at = torch.arange(6)
-    fresh = SongTokens(5, 16, ["music", "beats"], True)
+    fresh = MusicTokenEmbedder(5, 16, ["music", "beats"], True)
     heard = fresh(numbers("music", 1, 6, 5), at, torch.tensor([[0, 1, 0, 0, 1, 0]]), numbers("pulse", 1, 6, 2))
     for name, offset in (("music", fresh.music.bias), ("beats", 0)):
         said = heard[name][0] - sinusoidal_positions(at, 16) - offset
@@ -144,7 +147,7 @@ def test_what_sounds_is_no_place():
 )
 def test_modules_that_are_switched_off_are_not_there(changes, heard):
     family = made(**changes)
-    assert set(family._song(song(2), 0)) == heard
+    assert set(family._music_tokens_at(song(2), 0)) == heard
     names = " ".join(family.unet.temporal_modules())
     assert {name for name in ("music", "beats") if f"music_modules.{name}" in names} == heard
     assert ("motion_modules" in names) == changes.get("use_motion_modules", True)
@@ -160,10 +163,10 @@ def test_a_later_stage_may_have_fewer_modules_than_the_one_before(listens, capsy
         parameter.data.zero_()
     load_for_stage(less, whole, "whole.ckpt", learned)
     anew = [name for name, value in less.state_dict().items() if not torch.equal(value, whole[name])]
-    assert all(name.startswith("song_tokens.") for name in anew) and bool(anew) == bool(listens)
+    assert all(name.startswith("music_token_embedder.") for name in anew) and bool(anew) == bool(listens)
     told = capsys.readouterr().out.splitlines()
-    assert ("song_tokens: other shapes; initialised from scratch" in told[0]) == bool(listens)
-    assert told[-1] == "whole.ckpt: song_tokens, unet: ignored weights that this model has no module for"
+    assert ("music_token_embedder: other shapes; initialised from scratch" in told[0]) == bool(listens)
+    assert told[-1] == "whole.ckpt: music_token_embedder, unet: ignored weights that this model has no module for"
 
 
 def batch(frames: int, picks: bool = False) -> dict:
@@ -216,20 +219,20 @@ def test_stage_dynamics_shows_the_frames_before(begins):
         family, torch.optim.Adam, ema_decay=None, seed=0, no_context_prob=begins, train_spatial_layers=True
     ).train()
     torch.stack(list(own.loss(batch(8)).values())).sum().backward()
-    assert (family.seen.weight.grad[:, -2 * 4 :].abs().max() > 0) == (begins == 0)
+    assert (family.background.reference_conv.weight.grad[:, -2 * 4 :].abs().max() > 0) == (begins == 0)
 
 
 @pytest.mark.parametrize(("late", "mean"), [(0.0, 0.5), (1.0, 2 / 3)])
 def test_late_stages_meet_more_noise(late, mean):
     own = DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0, timestep_bias=late)
-    t = own.add_noise(torch.zeros(4000, 1, 1, 1, 1), own.family.schedule).t
+    t = own.add_noise(torch.zeros(4000, 1, 1, 1, 1), own.family.noise_schedule).t
     assert t.min() >= 0 and t.max() < 1000 and t.float().mean() == pytest.approx(1000 * mean, rel=0.03)
 
 
 def test_noise_on_latents_is_of_their_own_size_and_of_every_level():
     own = AutoencoderStage(made(), torch.optim.Adam, ema_decay=None, seed=0, latent_noise=0.4)
     latents = 7 * numbers("latents", 400, 4, 8, 8)
-    found = (own.noisy(latents) - latents).flatten(1).std(1) / latents.std()
+    found = (own.augment_latents(latents) - latents).flatten(1).std(1) / latents.std()
     assert 0 < found.min() < 0.05 and 0.38 < found.max() < 0.45
     assert found.square().mean() == pytest.approx(0.4**2 / 2, rel=0.1)
 
@@ -239,11 +242,11 @@ def test_latents_and_changes_are_made_as_large_as_the_noise():
     own = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0, estimate_latent_scale=True)
     own.fit_normalizers(lambda: iter([batch(2)] * 3))
     with torch.no_grad():
-        latents = family.encode(batch(2)["frames"].flatten(0, 1))
+        latents = family.codec.encode(batch(2)["frames"].flatten(0, 1))
         assert latents.std() == pytest.approx(1, rel=1e-2)
         before, after = latents.unflatten(0, (-1, 2)).unbind(1)
-        pictured = family.pictured(before, batch(2)["parts"][:, 0])
-        assert family.changed(after[:, :, None], pictured).std() == pytest.approx(1, rel=1e-2)
+        pictured = family.background.encode_reference(before, batch(2)["parts"][:, 0])
+        assert family.background.to_residual(after[:, :, None], pictured).std() == pytest.approx(1, rel=1e-2)
 
 
 def test_frames_whose_latents_are_kept_teach_what_frames_worked_out_anew_do():
@@ -276,7 +279,7 @@ def test_without_music_a_dance_does_not_depend_on_the_song():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="use music, beats, both or none"):
         made(music_conditions=["words"])
-    with pytest.raises(ValueError, match="musedance moves a picture: give image=FILE"):
+    with pytest.raises(ValueError, match="musedance animates an image: give image=FILE"):
         next(made().generate(GenerationRequest(None, song(2), 5, Fraction(12), sampling=FEW)))
     with pytest.raises(ValueError, match=r"clips of 7 frames are shorter .* set clip\.num_frames=8"):
         DynamicsStage(made(), torch.optim.Adam, ema_decay=None, seed=0).loss(batch(7))
@@ -289,12 +292,13 @@ def test_the_papers_size_has_the_papers_numbers():
     with torch.device("meta"):
         family = build_family(config)
         counted = {name: sum(p.numel() for p in part.parameters()) for name, part in family.named_children()}
-        assert counted["vae"] == 83_653_863 and counted["reference_net"] == 857_066_560
+        assert counted["codec"] == 83_653_863 and counted["reference_net"] == 857_066_560
         songs = sum(p.numel() for name, p in family.unet.named_parameters() if ".music_modules." in name)
         assert counted["unet"] - songs == 1_312_730_244  # Moore's: Stable Diffusion's and AnimateDiff's
-        latents = family.vae.encode(torch.empty(1, 3, 640, 640)).latent_dist.mode()
+        latents = family.codec.vae.encode(torch.empty(1, 3, 640, 640)).latent_dist.mode()
         assert (
-            latents.shape == (1, 4, 80, 80) and family.masked(latents, torch.empty(1, 640, 640)).shape == latents.shape
+            latents.shape == (1, 4, 80, 80)
+            and family.add_pose_mask(latents, torch.empty(1, 640, 640)).shape == latents.shape
         )
         text = torch.empty(2, 77, 768)
         reference = family.reference_net(latents, text=text[:1])
@@ -305,7 +309,7 @@ def test_the_papers_size_has_the_papers_numbers():
             (1, 10**2, 1280),
         }
         past = [one[:, None].expand(2, 2, -1, -1) for one in reference]
-        heard = family.tokens(torch.empty(2, 40, 768), 10.0, torch.zeros(2, 48), torch.empty(2, 48, 2))
+        heard = family.embed_music(torch.empty(2, 40, 768), 10.0, torch.zeros(2, 48), torch.empty(2, 48, 2))
         request = family.unet.precompute_conditioning(text, reference, past, heard)
         x = torch.empty(2, 4, 48, 80, 80)
         assert family.unet(x, torch.zeros(2), request).shape == x.shape
@@ -315,15 +319,15 @@ def test_the_papers_size_has_the_papers_numbers():
     }  # fmt: skip
 
 
-def test_an_anchored_window_has_its_references_colours():
+def test_adain_moves_channel_statistics_to_the_references():
     """All of the reference's mean and deviation a channel, half of it, or none; and `generate` uses it."""
     window, reference = 3 + 2 * numbers("window", 5, 4, 8, 8), numbers("reference", 1, 4, 8, 8)
-    assert anchored(window, reference, 0.0) is window
-    whole, half = (anchored(window, reference, share) for share in (1.0, 0.5))
+    assert match_channel_statistics(window, reference, 0.0) is window
+    whole, half = (match_channel_statistics(window, reference, strength) for strength in (1.0, 0.5))
     torch.testing.assert_close(whole.mean((0, 2, 3)), reference.mean((0, 2, 3)), atol=1e-4, rtol=0)
     torch.testing.assert_close(whole.std((0, 2, 3)), reference.std((0, 2, 3)), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(half, (whole + window) / 2)
-    plain, drawn = (torch.cat(dance(made(adain_strength=share), 6)) for share in (0.0, 1.0))
+    plain, drawn = (torch.cat(dance(made(adain_strength=strength), 6)) for strength in (0.0, 1.0))
     assert not torch.equal(plain, drawn)
 
 
@@ -333,24 +337,28 @@ def test_changes_are_of_the_references_ground():
     reference, latents = numbers("reference", 1, 4, 8, 8), numbers("latents", 1, 4, 3, 8, 8)
     parts = torch.zeros(1, 64, 64, dtype=torch.uint8)
     parts[:, 20:40, 28:36] = 5
-    pictured = family.pictured(reference, parts)
-    rows, columns = pictured.figure[0, 0].any(1).nonzero(), pictured.figure[0, 0].any(0).nonzero()
+    pictured = family.background.encode_reference(reference, parts)
+    rows, columns = pictured.foreground_mask[0, 0].any(1).nonzero(), pictured.foreground_mask[0, 0].any(0).nonzero()
     assert (rows[0], rows[-1], columns[0], columns[-1]) == (1, 5, 2, 5), "a latent's neighbours know of it"
-    family.change_scale.fill_(2.5)
-    changes = family.changed(latents, pictured)
-    torch.testing.assert_close(changes[:, :, 1], 2.5 * (latents[:, :, 1] - pictured.ground))
-    torch.testing.assert_close(family.whole(changes, pictured), latents)
+    family.background.residual_scale.fill_(2.5)
+    changes = family.background.to_residual(latents, pictured)
+    torch.testing.assert_close(changes[:, :, 1], 2.5 * (latents[:, :, 1] - pictured.background))
+    torch.testing.assert_close(family.background.from_residual(changes, pictured), latents)
     with torch.no_grad():
-        time, request = torch.tensor([500]), family.unet.precompute_conditioning(family.words([""]))
-        other = {name: replace(pictured, **{name: 0 * getattr(pictured, name)}) for name in ("latents", "figure")}
+        time, request = torch.tensor([500]), family.unet.precompute_conditioning(family.text_encoder([""]))
+        other = {
+            name: replace(pictured, **{name: 0 * getattr(pictured, name)}) for name in ("latents", "foreground_mask")
+        }
         seeing = family.predict(latents, time, request, pictured)
         for name, one in other.items():
             assert (family.predict(latents, time, request, one) - seeing).abs().max() > 1e-3, name
-    family.change_scale.fill_(1e9)
+    family.background.residual_scale.fill_(1e9)
     frames = torch.cat(dance(family, 7))
     picture = PICTURE.float()[None] / 127.5 - 1
-    pictured = family.pictured(family.encode(picture))
-    still = family.decode(pictured.ground, family.detailed(pictured, picture))
+    pictured = family.background.encode_reference(family.codec.encode(picture))
+    pictured = family.background.with_pixel_residual(pictured, picture, family.codec)
+    pixel_residual = family.background.frame_pixel_residual(pictured.background, pictured)
+    still = family.codec.decode(pictured.background, pixel_residual)
     assert (frames.int() - still.int()).abs().max() <= 1
 
 
@@ -360,36 +368,43 @@ def test_what_a_network_imagines_has_the_pictures_looks(prediction):
     family = made(
         background_residual=True, predict_regions=True, noise_schedule=SCHEDULE | {"prediction_type": prediction}
     )
-    family.change_scale.fill_(2.5)
+    family.background.residual_scale.fill_(2.5)
     parts = (torch.arange(2 * 64 * 64) // 130 % 25).view(2, 64, 64).byte()
-    pictured = family.pictured(numbers("pictures", 2, 4, 8, 8), parts)
+    pictured = family.background.encode_reference(numbers("pictures", 2, 4, 8, 8), parts)
     answer = torch.zeros(2, 4 + 1 + len(BODY_REGIONS), 3, 8, 8)
     answer[:, 4] = 50
     answer[:, 4 + 1 + 6, 1, 2:5, 3:5] = 100
     noise, last = numbers("noise", 2, 4, 3, 8, 8), torch.tensor([999, 999])
-    x0 = Denoiser(lambda x, t: family.imagined(answer, t, pictured)[0], family.schedule)(noise, last)
+    schedule, background = family.noise_schedule, family.background
+    network_output = background.apply_region_head(answer, last, pictured, schedule)[0]
+    x0 = Denoiser(lambda x, t: network_output, schedule)(noise, last)
     if prediction == "epsilon":  # what is left of the signal is divided by next to nothing
-        signal = family.schedule.alphas_cumprod[999].sqrt()
+        signal = family.noise_schedule.alphas_cumprod[999].sqrt()
         x0 = x0 - noise / signal
-    found, grounds = family.whole(x0, pictured), pictured.ground[:, :, None].expand(-1, -1, 3, -1, -1)
-    named = pictured.looks[:, 6, :, None, None]
+    found, grounds = (
+        family.background.from_residual(x0, pictured),
+        pictured.background[:, :, None].expand(-1, -1, 3, -1, -1),
+    )
+    named = pictured.region_means[:, 6, :, None, None]
     torch.testing.assert_close(found[:, :, 1, 2:5, 3:5], named.expand(-1, -1, 3, 2), atol=1e-2, rtol=0)
     torch.testing.assert_close(found[:, :, 2], grounds[:, :, 2], atol=1e-2, rtol=0)
     assert (named - grounds[:, :, 1, 2:5, 3:5]).abs().mean() > 0.1
 
 
-def test_guidance_is_of_what_is_imagined():
+def test_guidance_applies_before_regions_are_composited():
     """However strong, it makes a region surer, and never more than there."""
     family = made(background_residual=True, predict_regions=True)
     parts = (torch.arange(64 * 64) // 130 % 25).view(1, 64, 64).byte()
-    pictured = family.pictured(numbers("picture", 1, 4, 8, 8), parts)
+    pictured = family.background.encode_reference(numbers("picture", 1, 4, 8, 8), parts)
     answers = torch.zeros(2, 4 + 1 + len(BODY_REGIONS), 6, 8, 8)
     answers[0, 4 + 1 + 6], answers[1, 4 + 1 + 2] = 4, 4  # who reads sees one region, who does not another one
     family.unet.forward = lambda x, *_: answers
-    request = family.unet.precompute_conditioning(family.words(["", ""]))
-    made_of = family._window(request, 5.0, pictured, torch.Generator().manual_seed(0), SamplingParams(1, None, 0.0))
-    wanted = pictured.looks[0, 6, None, :, None, None].expand_as(made_of)
-    assert (made_of - wanted).abs().mean() < 0.1 < (pictured.looks[0, 6] - pictured.looks[0, 2]).abs().mean()
+    request = family.unet.precompute_conditioning(family.text_encoder(["", ""]))
+    made_of = family._sample_window(request, pictured, torch.Generator().manual_seed(0), SamplingParams(1, 5.0, 0.0))
+    wanted = pictured.region_means[0, 6, None, :, None, None].expand_as(made_of)
+    assert (
+        (made_of - wanted).abs().mean() < 0.1 < (pictured.region_means[0, 6] - pictured.region_means[0, 2]).abs().mean()
+    )
 
 
 @pytest.mark.parametrize("kind", [AppearanceStage, DynamicsStage])
@@ -398,13 +413,13 @@ def test_regions_are_told_of_the_frames_that_are_made(kind):
     family, given = made(background_residual=True, predict_regions=True), batch(8)
     given["parts"] = torch.randint(2, (2, 8, 2, 2), generator=torch.Generator().manual_seed(0)).byte()
     given["parts"] = (given["parts"] * 7).repeat_interleave(32, 2).repeat_interleave(32, 3)
-    own, imagine = kind(family, torch.optim.Adam, ema_decay=None, seed=0), family.imagine
+    own, imagine = kind(family, torch.optim.Adam, ema_decay=None, seed=0), family.predict_with_regions
 
     def error(parts: torch.Tensor) -> float:
         shares = region_masks(parts.flatten(0, 1), (8, 8)).unflatten(0, parts.shape[:2])
         logits = torch.cat([1 - shares.sum(2, keepdim=True), shares], 2).clamp(min=1e-6).log()
         logits = logits.flatten(0, 1)[:, :, None] if kind is AppearanceStage else logits.movedim(1, 2)
-        family.imagine = lambda *asked: (imagine(*asked)[0], logits)
+        family.predict_with_regions = lambda *asked: (imagine(*asked)[0], logits)
         return own.loss(given)["regions"].item()
 
     made_frames = given["parts"][:, 1 if kind is AppearanceStage else 2 :]
@@ -415,24 +430,27 @@ def test_regions_are_told_of_the_frames_that_are_made(kind):
 def test_where_no_figure_is_a_picture_stays_as_it_is(logit, alike):
     """Down to the pixel, whatever the autoencoder loses; a figure is what the autoencoder makes of its latents."""
     family = made(background_residual=True)
-    torch.nn.init.zeros_(family.finder.net.conv_out.weight)
-    torch.nn.init.constant_(family.finder.net.conv_out.bias, logit)
+    torch.nn.init.zeros_(family.background.figure_segmenter.net.conv_out.weight)
+    torch.nn.init.constant_(family.background.figure_segmenter.net.conv_out.bias, logit)
     picture = PICTURE.float()[None] / 127.5 - 1
-    latents = family.encode(picture)
-    pictured = family.detailed(family.pictured(latents), picture)
-    assert (family.decode(latents).int() - PICTURE.int()).abs().max() > 20
-    wanted = PICTURE[None] if alike else family.decode(latents)
-    assert (family.decode(latents, pictured).int() - wanted.int()).abs().max() <= 1
+    latents = family.codec.encode(picture)
+    pictured = family.background.encode_reference(latents)
+    pictured = family.background.with_pixel_residual(pictured, picture, family.codec)
+    assert (family.codec.decode(latents).int() - PICTURE.int()).abs().max() > 20
+    wanted = PICTURE[None] if alike else family.codec.decode(latents)
+    assert (
+        family.codec.decode(latents, family.background.frame_pixel_residual(latents, pictured)).int() - wanted.int()
+    ).abs().max() <= 1
 
 
 @pytest.mark.parametrize(("logit", "refused"), [(-5.0, True), (-1.5, False)])
 def test_a_picture_in_which_no_figure_is_found_is_refused(logit, refused):
     """But not by a network that is sure of nothing yet."""
     family = made(background_residual=True)
-    torch.nn.init.zeros_(family.finder.net.conv_out.weight)
-    torch.nn.init.constant_(family.finder.net.conv_out.bias, logit)
+    torch.nn.init.zeros_(family.background.figure_segmenter.net.conv_out.weight)
+    torch.nn.init.constant_(family.background.figure_segmenter.net.conv_out.bias, logit)
     if refused:
-        with pytest.raises(ValueError, match="finds no figure"):
+        with pytest.raises(ValueError, match="no figure was detected"):
             dance(family, 1)
     else:
         assert len(dance(family, 1)) == 1

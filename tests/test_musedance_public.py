@@ -54,7 +54,9 @@ def test_stable_diffusion_starts_both_networks(files):
     family.load_pretrained(str(folder / "unet.safetensors"))
     family.load_pretrained(str(folder / "vae.safetensors"))
     state = family.state_dict()
-    wanted = {f"unet.{name}": value for name, value in unet.items()} | {f"vae.{name}": v for name, v in vae.items()}
+    wanted = {f"unet.{name}": value for name, value in unet.items()} | {
+        f"codec.vae.{name}": v for name, v in vae.items()
+    }
     wanted |= {f"reference_net.{name}": value for name, value in convert_reference_net(unet).items()}
     assert {name for name in state if name.startswith("reference_net.")} <= set(wanted)
     for name, value in state.items():

@@ -32,9 +32,9 @@ def test_each_stage_goes_on_from_the_one_before(run):
         family_weights(read_checkpoint(run / name / "last.ckpt")["state_dict"], use_ema=True)
         for name in ("autoencoder", "appearance", "dynamics")
     )
-    assert all(torch.equal(first[name], third[name]) for name in first if name.startswith("vae."))
-    assert second["latent_scale"] != first["latent_scale"]
-    assert second["latent_scale"] == third["latent_scale"]
+    assert all(torch.equal(first[name], third[name]) for name in first if name.startswith("codec.vae."))
+    assert second["codec.latent_scale"] != first["codec.latent_scale"]
+    assert second["codec.latent_scale"] == third["codec.latent_scale"]
     still = [name for name in second if name.startswith("reference_net.")]
     assert still and all(torch.equal(second[name], third[name]) for name in still)
     assert any(not torch.equal(second[n], third[n]) for n in third if ".music_modules." in n or ".motion_modules." in n)
@@ -52,7 +52,9 @@ def test_modules_can_be_switched_off_from_one_appearance(run, scripts):
         done = scripts.inside("train", *alone, f"name={name}", *options)
         assert done.returncode == 0, done.stderr
         family, _ = load_family(run.with_name(name) / "dynamics" / "last.ckpt")
-        assert (family.song_tokens.music is None) and (family.song_tokens.beats is None) == (name == "none")
+        assert (family.music_token_embedder.music is None) and (family.music_token_embedder.beats is None) == (
+            name == "none"
+        )
         assert any("motion_modules" in path for path in family.unet.temporal_modules()) == (name != "none")
 
 

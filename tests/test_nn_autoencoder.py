@@ -42,7 +42,7 @@ def test_crops_are_squares_of_the_pictures():
     family.vae = build_vae([8, 8], latent_channels=4, norm_num_groups=4, layers_per_block=1)
     shown = []
     family.vae.encoder.register_forward_pre_hook(lambda module, given: shown.append(given[0]))
-    stage = AutoencoderStage(family=family, seed=0, optimizer=None, lr_schedule=None, crop_size=16)
+    stage = AutoencoderStage(family=family, seed=0, optimizer=None, lr_schedule=None, module_path="", crop_size=16)
     frames = torch.rand(2, 2, 3, 32, 24) * 2 - 1
     for _ in range(40):
         stage.loss({"frames": frames})

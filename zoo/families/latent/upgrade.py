@@ -19,6 +19,15 @@ TEXT_ENCODERS = {
     "ClapText": "ClapTextEncoder",
 }
 
+RENAMED_LATENT_MODULES_V1 = {  # path of a module or buffer of latent families in a version-1 state dict -> today's
+    "words": "text_encoder",
+    "vae": "codec.vae",
+    "latent_scale": "codec.latent_scale",
+    "finder": "background.figure_segmenter",
+    "seen": "background.reference_conv",
+    "change_scale": "background.residual_scale",
+}
+
 
 def upgrade_unet(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `zoo.nn.video_unet.unet.VideoUNet`."""

@@ -16,7 +16,7 @@ from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
 from zoo.diffusion.samplers import make_sampler
 from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.base import Family, FrameStream, GenerationRequest, MotionGenerator, SamplingParams
-from zoo.families.latent.upgrade import rename_modules
+from zoo.families.latent.upgrade import RENAMED_LATENT_MODULES_V1, rename_modules
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.long_form import (
     HOP_FRAMES,
@@ -38,12 +38,12 @@ from zoo.nn.weights.layouts import ModulePrefixes, find_converter
 from zoo.nn.weights.loading import LoadReport, load_strict, read_weights, unwrap_state_dict
 
 MODULE_PREFIXES = ModulePrefixes(
-    "animator.vae.", "animator.unet.", "animator.appearance_encoder.", "animator.controlnet."
+    "animator.codec.vae.", "animator.unet.", "animator.appearance_encoder.", "animator.controlnet."
 )
 WINDOWS_PER_BATCH = 4  # denoised together
 RENAMED_MODULES_V1 = {  # path of a module in a state dict of config_version 1 -> today's
     "decoder": "motion_denoiser",
-    "animator.words": "animator.text_encoder",
+    **{f"animator.{old}": f"animator.{new}" for old, new in RENAMED_LATENT_MODULES_V1.items()},
     "animator.appearance": "animator.appearance_encoder",
     "animator.face.ready": "animator.face.mlp",
 }

@@ -14,6 +14,7 @@ from zoo.batch import Batch
 from zoo.body.skeleton import FEET, forward_kinematics, unpack
 from zoo.diffusion.losses import add_training_noise
 from zoo.families.base import Stage
+from zoo.families.latent.background import estimate_scales
 from zoo.families.latent.cache import LatentCache
 from zoo.families.latent.stages import DenoisingStage, take_batches
 from zoo.families.magicdance.family import MagicDance
@@ -123,13 +124,14 @@ class _RendererStage(DenoisingStage):
 
         reference_latents (B, C, h, w): of the reference images, whose faces are in boxes (B, 4).
         """
-        animator, reference = self.animator, self.animator.pictured(reference_latents)
+        animator, background = self.animator, self.animator.background
+        reference = background.encode_reference(reference_latents)
         if animator.head_drop_prob and faces is not None:
             num_references = len(reference_latents)
             is_masked = torch.rand(num_references, device=reference_latents.device) < animator.head_drop_prob
             reference = animator.mask_heads(reference, boxes, faces, is_masked)
-        reference = animator.paste_faces(animator.driven(reference, parts), faces, parts)
-        x0 = animator.changed(latents, reference)
+        reference = animator.paste_faces(background.with_pose(reference, parts), faces, parts)
+        x0 = background.to_residual(latents, reference)
         text = animator.text_encoder([""]).to(x0.device).expand(len(x0), -1, -1)
         pose_features = animator.controlnet.encode_condition(densepose_to_rgb(parts))
         # the last samples of a batch, which is in random order, lose their condition
@@ -138,8 +140,8 @@ class _RendererStage(DenoisingStage):
         if faces is not None:
             is_conditioned = torch.arange(len(x0), device=x0.device) < num_conditioned
             face_tokens = faces.tokens * is_conditioned[:, None, None]
-        noisy = self.add_noise(x0, animator.schedule)
-        conditions = reference.each(lambda value: value[:num_conditioned])
+        noisy = self.add_noise(x0, animator.noise_schedule)
+        conditions = reference.map(lambda value: value[:num_conditioned])
         model_output = animator.predict(
             noisy.x, noisy.t, conditions, pose_features, face_tokens, text, independent_frames
         )
@@ -182,8 +184,11 @@ class ImageStage(_RendererStage):
     def trainable_paths(cls, family: MagicDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
         animator = family.animator
-        names = ["appearance_encoder", "controlnet", "face", "seen", "finder"]
-        paths = [name for name in names if getattr(animator, name) is not None]
+        paths = ["appearance_encoder", "controlnet"]
+        if animator.face is not None:
+            paths.append("face")
+        if animator.background.figure_segmenter is not None:
+            paths += ["background.reference_conv", "background.figure_segmenter"]
         if train_spatial_layers:
             paths += [f"unet.{path}" for path in animator.unet.spatial_modules()]
         else:
@@ -193,19 +198,22 @@ class ImageStage(_RendererStage):
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Estimate the scale of the latents on the first batches."""
         if self.estimate_latent_scale:
-            self.animator.measure_scales(take_batches(batches))
+            estimate_scales(self.animator.codec, self.animator.background, take_batches(batches))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss of the other frames, given the first one; perhaps the figure segmenter's loss."""
         frames, parts = batch["frames"], batch["parts"]
-        latents = self.latent_cache.encode_frames(self.animator.encode, frames, batch["key"], batch["frame_indices"])
+        latents = self.latent_cache.encode_frames(
+            self.animator.codec.encode, frames, batch["key"], batch["frame_indices"]
+        )
         boxes = jitter_boxes(head_boxes(parts[:, 0]))
         faces = self.animator.encode_faces(frames[:, 0], boxes)
         losses = self.renderer_loss(
             latents[:, 1:].movedim(1, 2), latents[:, 0], faces, boxes, parts[:, 1:], independent_frames=True
         )
-        if self.animator.finder is not None:
-            losses["figure"] = self.animator.finder.loss(latents[:, 0], parts[:, 0])
+        segmenter = self.animator.background.figure_segmenter
+        if segmenter is not None:
+            losses["figure"] = segmenter.loss(latents[:, 0], parts[:, 0])
         return losses
 
 
@@ -240,7 +248,7 @@ class VideoStage(_RendererStage):
                 f"clips of {frames.shape[1]} frames are shorter than windows of {num_frames}: set clip.num_frames"
             )
         (latents,) = self.latent_cache.get_or_compute(
-            batch["key"], lambda index: (self.animator.encode(frames[index]),)
+            batch["key"], lambda index: (self.animator.codec.encode(frames[index]),)
         )
         latents = latents.to(frames.device)
         clip = torch.arange(len(frames), device=frames.device)

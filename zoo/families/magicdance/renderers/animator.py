@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDPMScheduler
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import grid_sample, max_pool2d
@@ -19,7 +20,9 @@ from zoo.diffusion.constraints import ReplaceKnownFrames
 from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance
 from zoo.diffusion.samplers import make_sampler, sample
-from zoo.families.latent.stages import LatentPictures, Pictured
+from zoo.diffusion.schedules import make_noise_schedule
+from zoo.families.latent.background import BackgroundResidual, DirectLatents, ReferenceContext
+from zoo.families.latent.codec import LatentCodec
 from zoo.families.latent.upgrade import upgrade_text_encoder, upgrade_unet
 from zoo.nn.figure_segmentation import HEAD_REGION, inpaint_background, region_masks
 from zoo.nn.temporal import sinusoidal_positions
@@ -70,7 +73,7 @@ class FaceEncoder(nn.Module):
         return self.norm(tokens + self.mlp(tokens))
 
 
-class Animator(LatentPictures, nn.Module):
+class Animator(nn.Module):
     """All networks of the renderer."""
 
     def __init__(
@@ -98,9 +101,12 @@ class Animator(LatentPictures, nn.Module):
             raise ValueError(
                 f"num_context_frames={num_context_frames} for windows of {num_frames} frames; use 0 to {num_frames - 1}"
             )
+        make_noise_schedule(**noise_schedule)  # refuses wrong values
+        self.noise_schedule_config = dict(noise_schedule)
+        # the order of the networks decides their initial weights, which are drawn from one generator
         self.text_encoder = text_encoder
-        self.vae = build_vae(**vae)
-        latent_channels = self.vae.config.latent_channels
+        self.codec = LatentCodec(build_vae(**vae))
+        latent_channels = self.codec.latent_channels
         shared = dict(unet) | {"latent_channels": latent_channels, "text_dim": text_encoder.dim}
         self.face = None if face is None else FaceEncoder(latent_channels, **face)
         self.appearance_encoder = ReferenceNet(**shared | {"dropout": 0.0})
@@ -109,13 +115,22 @@ class Animator(LatentPictures, nn.Module):
         self.unet = VideoUNet(**shared, use_motion_modules=True, norm_across_frames=True, face_dim=face_dim)
         # the down blocks do not attend to the reference
         self.num_unconditioned_blocks = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
-        schedule, shift = noise_schedule["name"], noise_schedule["shift"]
-        self.begin_latents(
-            self.unet, background_residual, schedule, shift, noise_schedule["prediction_type"], driven=True
-        )
+        self.background = DirectLatents()
+        if background_residual:
+            self.background = BackgroundResidual(latent_channels, self.unet.conv_in.out_channels, pose_driven=True)
         self.resolution, self.num_frames, self.num_context_frames = resolution, num_frames, num_context_frames
         self.num_inference_steps, self.guidance_scale = sampler["num_inference_steps"], sampler["guidance_scale"]
         self.head_drop_prob = head_drop_prob if self.face is not None else 0.0
+
+    @property
+    def noise_schedule(self) -> DDPMScheduler:
+        """The noise schedule of the diffused residuals."""
+        return make_noise_schedule(**self.noise_schedule_config)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the networks."""
+        return self.codec.device
 
     def encode_faces(self, images: Tensor, boxes: Tensor) -> FaceFeatures | None:
         """Encode the faces of images (B, 3, H, W) in [-1, 1], in boxes (B, 4) of `head_boxes`; None without encoder.
@@ -126,20 +141,20 @@ class Animator(LatentPictures, nn.Module):
             return None
         is_valid = boxes.isfinite().all(1)
         crops = crop_boxes(images, boxes.nan_to_num(0.5), self.face.crop_size)
-        latents = self.encode(crops)
+        latents = self.codec.encode(crops)
         tokens = self.face(latents)
         rows, columns = (slice(side // 4, side - side // 4) for side in latents.shape[2:])
         mean_latent = latents[:, :, rows, columns].mean((2, 3))
         return FaceFeatures(tokens * is_valid[:, None, None].to(tokens.dtype), mean_latent, crops, is_valid)
 
     @torch.no_grad()
-    def paste_faces(self, reference: Pictured, faces: FaceFeatures | None, parts: Tensor) -> Pictured:
+    def paste_faces(self, reference: ReferenceContext, faces: FaceFeatures | None, parts: Tensor) -> ReferenceContext:
         """Paste the reference's face over the head region of each frame's base, scaled to the frame's head.
 
-        reference: `driven` by parts (R, F, H, W). The face replaces the mean latent of the head region. Only its turns
-        are left to diffuse. Not in the paper, whose face tokens are trained much longer.
+        reference: of `with_pose`, with the same parts (R, F, H, W). The face replaces the mean latent of the head
+        region. Only its turns are left to diffuse. Not in the paper, whose face tokens are trained much longer.
         """
-        if faces is None or reference.looks is None:
+        if faces is None or reference.region_means is None:
             return reference
         frame_parts, num_frames = parts.flatten(0, 1), parts.shape[1]
         crops, is_valid = (value.repeat_interleave(num_frames, 0) for value in (faces.crops, faces.is_valid))
@@ -150,26 +165,30 @@ class Animator(LatentPictures, nn.Module):
         patches, corners = crop_patches(crops, boxes.nan_to_num(0.5), side, latent_size, scale)
         masks = region_masks(frame_parts, latent_size)[:, HEAD_REGION]
         masks = masks * (is_valid & boxes.isfinite().all(1))[:, None, None]
-        base, latents = reference.base.clone(), self.encode(patches).to(reference.base)
+        base = reference.residual_base.clone()
+        latents = self.codec.encode(patches).to(base)
         for index, (left, top) in enumerate(corners.tolist()):
             row, frame = divmod(index, num_frames)
             window = slice(top, top + side), slice(left, left + side)
-            head_mean = reference.looks[row, HEAD_REGION, :, None, None]
+            head_mean = reference.region_means[row, HEAD_REGION, :, None, None]
             base[row, :, frame][:, *window] += masks[index][window] * (latents[index] - head_mean)
-        return replace(reference, base=base)
+        return replace(reference, residual_base=base)
 
-    def mask_heads(self, reference: Pictured, boxes: Tensor, faces: FaceFeatures, is_masked: Tensor) -> Pictured:
+    def mask_heads(
+        self, reference: ReferenceContext, boxes: Tensor, faces: FaceFeatures, is_masked: Tensor
+    ) -> ReferenceContext:
         """Inpaint the heads of the references where is_masked (R,), and take their mean latents from `faces`.
 
         boxes: (R, 4) of `head_boxes`; one that is not finite masks nothing.
         """
         mask = box_mask(boxes, reference.latents.shape[2:]).to(reference.latents)
-        if reference.figure is not None:
-            head = self.finder(reference.latents)[1][:, HEAD_REGION, None]  # hair may stand up from the box
-            mask = torch.maximum(mask * reference.figure, max_pool2d((head > 0.2).to(mask), 3, 1, 1))
+        if reference.foreground_mask is not None:
+            head = self.background.figure_segmenter(reference.latents)[1][:, HEAD_REGION, None]
+            mask = mask * reference.foreground_mask
+            mask = torch.maximum(mask, max_pool2d((head > 0.2).to(mask), 3, 1, 1))  # hair may stand up from the box
             mask = mask * boxes.isfinite().all(1)[:, None, None, None]
         mask = mask * is_masked[:, None, None, None].to(mask)
-        latents, region_means = inpaint_background(reference.latents, mask), reference.looks
+        latents, region_means = inpaint_background(reference.latents, mask), reference.region_means
         if region_means is not None:
             is_masked = is_masked & boxes.isfinite().all(1)
             head_mean = torch.where(
@@ -178,13 +197,13 @@ class Animator(LatentPictures, nn.Module):
             region_means = torch.cat(
                 [region_means[:, :HEAD_REGION], head_mean[:, None], region_means[:, HEAD_REGION + 1 :]], 1
             )
-        return replace(reference, latents=latents, looks=region_means)
+        return replace(reference, latents=latents, region_means=region_means)
 
     def predict(
         self,
         x: Tensor,
         t: Tensor,
-        reference: Pictured,
+        reference: ReferenceContext,
         pose_features: Tensor,
         face_tokens: Tensor | None,
         text: Tensor,
@@ -192,9 +211,9 @@ class Animator(LatentPictures, nn.Module):
     ) -> Tensor:
         """Output of the U-Net for noisy latents x (B, C, F, h, w) at timesteps t (B,).
 
-        reference: of the first R <= B samples, `driven`; the others have none. pose_features: of `ControlNet.embed`,
-        (B, ...), or of the first half of a batch for classifier-free guidance, whose halves have the same poses.
-        face_tokens (B, L, D); text (B, L, D); independent_frames: see `VideoUNet.precompute_conditioning`.
+        reference: of `with_pose`, of the first R <= B samples; the others have none. pose_features (B, ...): of
+        `ControlNet.encode_condition`, or of the first half of a batch for classifier-free guidance, whose halves have
+        the same poses. face_tokens (B, L, D); text (B, L, D). independent_frames: frames are images, not a video.
         """
         num_references = len(reference.latents)
         features = self.appearance_encoder(reference.latents, t[:num_references], text[:num_references])
@@ -203,7 +222,7 @@ class Animator(LatentPictures, nn.Module):
         block_residuals = self.controlnet(
             x[:num_poses], t[:num_poses], self.controlnet.precompute_conditioning(text[:num_poses]), pose_features
         )
-        cond_features = self.shown(reference, x)
+        cond_features = self.background.reference_condition(reference, x)
         # the halves of a guided batch differ by face and reference only; the down blocks attend to the face
         share_cfg_encoder = 2 * num_poses == len(x) and face_tokens is None and cond_features is None
         if num_poses < len(x) and not share_cfg_encoder:  # as MagicAnimate's pipeline, which asks once per frame
@@ -216,7 +235,7 @@ class Animator(LatentPictures, nn.Module):
     @torch.no_grad()
     def sample_window(
         self,
-        reference: Pictured,
+        reference: ReferenceContext,
         faces: FaceFeatures | None,
         parts: Tensor,
         context_latents: Tensor | None,
@@ -227,8 +246,9 @@ class Animator(LatentPictures, nn.Module):
         reference, faces: of one image; parts (F, H, W) 0..24; context_latents (K, C, h, w): of the window's first
         frames, which stay as they are.
         """
-        guidance_scale, sampler = self.guidance_scale, make_sampler(self.schedule, self.num_inference_steps)
-        reference = self.paste_faces(self.driven(reference, parts[None]), faces, parts[None])
+        guidance_scale, sampler = self.guidance_scale, make_sampler(self.noise_schedule, self.num_inference_steps)
+        reference = self.background.with_pose(reference, parts[None])
+        reference = self.paste_faces(reference, faces, parts[None])
         face_tokens = None if faces is None else faces.tokens
         text = self.text_encoder([""]).to(self.device)
         pose_features = self.controlnet.encode_condition(densepose_to_rgb(parts)[None])
@@ -239,16 +259,16 @@ class Animator(LatentPictures, nn.Module):
         def predict(x: Tensor, t: Tensor) -> Tensor:
             return self.predict(x, t, reference, pose_features, face_tokens, text).float()
 
-        denoiser = Denoiser(predict, self.schedule)
+        denoiser = Denoiser(predict, self.noise_schedule)
         guided = denoiser if guidance_scale == 1 else ClassifierFreeGuidance(denoiser, guidance_scale)
         channels, *latent_size = reference.latents.shape[1:]
         noise = torch.randn((1, channels, len(parts), *latent_size), generator=generator).to(self.device)
         constraint = None
         if context_latents is not None:
-            context = self.changed(context_latents.movedim(0, 1)[None], reference)
+            context = self.background.to_residual(context_latents.movedim(0, 1)[None], reference)
             constraint = ReplaceKnownFrames.first_frames(context, noise, denoiser)
-        output = self.whole(sample(guided, noise, sampler, None, 0.0, constraint, clamp=None), reference)
-        latents = rearrange(output[0], "c f h w -> f c h w")
+        residual = sample(guided, noise, sampler, None, 0.0, constraint, clamp=None)
+        latents = rearrange(self.background.from_residual(residual, reference)[0], "c f h w -> f c h w")
         return latents if context_latents is None else torch.cat([context_latents, latents[len(context_latents) :]])
 
 

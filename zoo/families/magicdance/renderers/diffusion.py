@@ -111,7 +111,8 @@ class DiffusionSession(RenderSession):
         self.animator, self.aligned_motion, self.face = animator, AlignedMotion(alignment), face
         self.quality = alignment.quality
         self.generator = torch.Generator("cpu").manual_seed(seed)
-        reference = animator.detailed(animator.pictured(animator.encode(image)), image)
+        reference = animator.background.encode_reference(animator.codec.encode(image))
+        reference = animator.background.with_pixel_residual(reference, image, animator.codec)
         if face_swapped and animator.head_drop_prob:
             box = torch.from_numpy(alignment.face)[None].to(image.device)
             reference = animator.mask_heads(reference, box, face, torch.ones(1, dtype=torch.bool, device=box.device))
@@ -134,7 +135,8 @@ class DiffusionSession(RenderSession):
             if self.context is not None:
                 parts, context_latents = torch.cat([self.context[0], parts]), self.context[1]
             latents = animator.sample_window(self.reference, self.face, parts, context_latents, self.generator)
-            frames.append(animator.decode(latents[-num_new:], self.reference).cpu())
+            pixel_residual = animator.background.frame_pixel_residual(latents[-num_new:], self.reference)
+            frames.append(animator.codec.decode(latents[-num_new:], pixel_residual).cpu())
             if animator.num_context_frames:
                 self.context = parts[-animator.num_context_frames :], latents[-animator.num_context_frames :]
         return torch.cat(frames)
