@@ -23,7 +23,7 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from zoo.families.base import Family
 from zoo.files import replacing
@@ -211,7 +211,7 @@ def _bounded_by(weights: Mapping[str, Tensor]) -> Iterator[None]:
     def count(module: nn.Module, name: str, value: Tensor | None) -> None:
         nonlocal num_tensors, num_values
         num_tensors += 1
-        num_values += 0 if value is None or isinstance(value, UninitializedTensorMixin) else value.numel()
+        num_values += 0 if value is None or is_lazy(value) else value.numel()
         if num_tensors > max_tensors or num_values > max_values:
             raise ValueError("it describes a network that is far larger than the weights in the file")
 
