@@ -1,7 +1,7 @@
-"""The choreographer for any song: chooses moves by what it hears, and places them on the song's beats.
+"""The choreographer for any song: chooses moves by the song's sound, and places them on its beats (not in a paper).
 
 The song is cut into blocks of two bars. Each block's sound (timbre, harmony, rhythm, loudness) decides its move, arms,
-size and side, by weights that the seed draws: equal sounds give equal moves, another seed hears with other weights. No
+size and side, by weights that the seed draws: equal sounds give equal moves, another seed draws other weights. No
 random number depends on the song, so that another encoding of a song gives the same dance.
 """
 
@@ -17,7 +17,7 @@ from zoo.choreography.floor import FAST_BPM, PHRASE_COUNTS, Dance, FloorState, M
 from zoo.choreography.moves import MOVES
 from zoo.choreography.poses import ARM_PATTERNS, Move
 from zoo.choreography.styles import STYLES, style_probabilities
-from zoo.music.structure import SongStructure
+from zoo.music.structure import ONSET_COLUMNS, SongStructure
 
 BAR_BEATS = 4
 BLOCK_BARS = 2
@@ -84,7 +84,7 @@ def _stems(text: str) -> set[str]:
 
 
 class Choreographer:
-    """Dances to any song. seed: the dancer and its taste."""
+    """Generates dances to any song. The seed decides the dancer's body, manner and weights."""
 
     def __init__(self, seed: int, style: str | None = None, prompt: str = ""):
         """style: one of `STYLES`; None chooses it from each song. Raises ValueError for an unknown style."""
@@ -95,8 +95,7 @@ class Choreographer:
 
     def dance(self, song: SongStructure, num_frames: int) -> Dance:
         """A dance of `num_frames` frames at 30 Hz."""
-        structure_dim = song.descriptors.shape[1]
-        taste = _Taste(self.seed, structure_dim)
+        taste = _Taste(self.seed, song.descriptors.shape[1])
         styles = style_probabilities(song, self.style)
         step = song.beat_seconds
         offset = -song.first_downbeat % BAR_BEATS  # beat 0 of the structure in a count from a downbeat on
@@ -118,7 +117,7 @@ class Choreographer:
             keep = ~song.silent[part]
             descriptor = song.descriptors[part][keep].mean(0)
             loudness = 10 * np.log10(np.mean(10 ** (song.loudness[part][keep] / 10)))
-            onsets = float(np.clip(descriptor[20:23].mean() - song_mean[20:23].mean(), -1, 1))
+            onsets = float(np.clip(descriptor[ONSET_COLUMNS].mean() - song_mean[ONSET_COLUMNS].mean(), -1, 1))
             energy = float(np.clip(loud_energy + ENERGY_PER_DB * loudness + 0.1 * onsets, *ENERGY_RANGE))
             features = np.concatenate(
                 [SONG_GAIN * song_mean, BLOCK_GAIN * np.clip((descriptor - song_mean) / spread, -2, 2)]
@@ -191,7 +190,7 @@ class Choreographer:
 
 
 class _Taste:
-    """How a dancer hears: random weights of the descriptor for each decision, and its manner."""
+    """A dancer's random weights of the descriptor for each decision, its preferences, and its manner."""
 
     def __init__(self, seed: int, dim: int):
         rng = np.random.default_rng([seed, 0xDA2CE])

@@ -14,6 +14,7 @@ from zoo.music.mel import mel_blocks
 RATE, HOP, WINDOW, MELS = 15360, 512, 2048, 64  # Hz, samples, samples, bands
 FRAME_RATE = RATE / HOP  # 30 Hz
 NUM_MFCC = 8
+ONSET_COLUMNS = slice(NUM_MFCC + 12, NUM_MFCC + 15)  # of the descriptor: behind MFCC and 12 pitch classes
 BAND_EDGES = (0, 200, 2000, RATE / 2)  # Hz, of the onset bands
 SUBDIVISIONS = 4  # of a beat, in the rhythm pattern
 FREE_BEAT_SECONDS = 0.75  # of the grid of music without a beat

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from zoo.files import cache_root
+from zoo.run.sample.request import cached_detector
 
 DETECTOR_PACKAGE = "mediapipe==0.10.21"  # the last with its models inside the wheel
 DETECTOR_HASH = "babf28247ffed0a562cf02cb53d113059d41a6d5e6a23795b85603c9bdb84088"  # SHA-256 of its two networks
@@ -31,11 +32,7 @@ def setup(parts: Sequence[str]) -> None:
         print(f"{package:8} {version(package)}")
     print(f"devices  {', '.join(devices) or 'CPU'}, {torch.get_num_threads()} threads")
     print(f"cache    {cache_root()}")
-    print(f"pose detector {_detector_file() or _download_detector()}")
-
-
-def _detector_file() -> Path | None:
-    return next(iter(sorted((cache_root() / "people").glob("mediapipe-0.10.21-*.whl"))), None)
+    print(f"pose detector {cached_detector() or _download_detector()}")
 
 
 def _download_detector() -> Path:
@@ -45,7 +42,7 @@ def _download_detector() -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     target = ["--platform=manylinux_2_28_x86_64", "--python-version=3.11", f"--dest={cache_root() / 'people'}"]
     result = subprocess.run([*command, *target, DETECTOR_PACKAGE], stdout=subprocess.DEVNULL)
-    file = _detector_file()
+    file = cached_detector()
     if result.returncode or file is None:
         raise ValueError(
             f"{DETECTOR_PACKAGE} could not be downloaded; "

@@ -1,4 +1,4 @@
-"""Train a family's stages in order, each from the one before, in a run directory that can always be gone on with."""
+"""Train a family's stages in order, each from the one before, in a run directory that can always be resumed."""
 
 import copy
 import logging
@@ -45,7 +45,7 @@ from zoo.run.train.plan import print_plan
 from zoo.run.train.runs import init_files, is_first_process, latest_checkpoint, previous_stages, stage_names
 from zoo.run.validate import int_at_least, positive
 
-CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # who starts the processes of several machines
+CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # set by the launchers of jobs on several machines
 # Lightning's names; 16-true, bf16-true and 64-true cannot train these models: weights and data stay float32
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
@@ -54,7 +54,7 @@ LIMITS = {"batch_size": 2**16, "accumulate_grad_batches": 2**16, "num_workers": 
 
 @dataclass(frozen=True)
 class StageTraining:
-    """How one stage is trained: the model's `stages.NAME.fit` and `.clip`, with the command's `fit` on top."""
+    """How one stage is trained: the model's `stages.NAME.fit` and `.clip`, overridden by the command line's `fit`."""
 
     max_steps: int  # optimiser steps
     batch_size: int  # clips in one batch of one process
@@ -98,7 +98,7 @@ def stage_training(config: DictConfig, stage: str) -> StageTraining:
 
 
 def check_machine(trainer: DictConfig) -> None:
-    """Raises ValueError when this machine lacks the trainer's GPUs, or nothing starts its other machines."""
+    """Raises ValueError when this machine lacks the trainer's GPUs, or no launcher of several machines is found."""
     if trainer.accelerator not in ACCELERATORS:
         raise ValueError(f"trainer.accelerator={trainer.accelerator}: use one of {', '.join(ACCELERATORS)}")
     machines = int_at_least(trainer.num_nodes, "trainer.num_nodes", 1)
@@ -199,7 +199,7 @@ def _fit_stage(
     if resume_from is not None:
         read_checkpoint(resume_from)  # a clear refusal of a damaged or foreign file, before anything is started
     else:
-        with redirect_stdout(sys.stdout if is_first_process() else None):  # each process loads, one tells of it
+        with redirect_stdout(sys.stdout if is_first_process() else None):  # each process loads, only the first prints
             _load_initial_weights(config, name, family, start)
     stage = build_stage(config, name, family)
     data = DanceData(
