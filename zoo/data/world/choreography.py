@@ -17,40 +17,45 @@ def choreograph(song: Song, seed: int) -> Dance:
     """Make a dance to a song; each seed gives another dance."""
     rng = np.random.default_rng([seed, 0xDA2CE])
     floor = FloorState(rng, 60.0 / song.bpm)
-    first = float(song.beats[0]) if len(song.beats) else 0.0
-    num_beats = int(np.ceil((song.seconds - first) / floor.beat_seconds))
-    preferences = {name: float(np.exp(0.5 * rng.standard_normal())) for name in MOVES}
+    first_beat_time = float(song.beats[0]) if len(song.beats) else 0.0
+    num_beats = int(np.ceil((song.seconds - first_beat_time) / floor.beat_seconds))
+    preferences = {move: float(np.exp(0.5 * rng.standard_normal())) for move in MOVES}
     base_size = rng.uniform(0.8, 1.2)
     repertoire: dict[str, list[MoveChoice]] = {}  # a section that is repeated may have the same moves
-    recent: list[str] = []
+    recent_moves: list[str] = []
     moves = []
-    for index, (_, stop, name, energy) in enumerate(song.sections):
+    for index, (_, stop, section_name, energy) in enumerate(song.sections):
         is_last_section = index == len(song.sections) - 1
-        end = num_beats if is_last_section else int(round((stop - first) / floor.beat_seconds))
-        choices = repertoire.setdefault(name, []) if rng.random() < 0.6 else []
-        position = 0
-        while floor.current_beat < end:
-            count = 2 if song.bpm >= FAST_BPM else 1
-            max_phrases = -(-(end - floor.current_beat) // (PHRASE_COUNTS * count))
-            if position < len(choices):
-                choice = choices[position]
+        end_beat = num_beats if is_last_section else int(round((stop - first_beat_time) / floor.beat_seconds))
+        choices = repertoire.setdefault(section_name, []) if rng.random() < 0.6 else []
+        choice_index = 0
+        while floor.current_beat < end_beat:
+            beats_per_count = 2 if song.bpm >= FAST_BPM else 1
+            max_phrases = -(-(end_beat - floor.current_beat) // (PHRASE_COUNTS * beats_per_count))
+            if choice_index < len(choices):
+                choice = choices[choice_index]
             else:
-                choice = _choose(rng, song, energy, preferences, base_size, recent)
+                choice = _choose(rng, song, energy, preferences, base_size, recent_moves)
                 choices.append(choice)
-            position += 1
+            choice_index += 1
             if choice.phrases > max_phrases:
                 choice = replace(choice, phrases=1)
-            count = 1 if choice.quick else count
-            recent = [*recent[-5:], choice.name]
-            limit = num_beats + 1000 if is_last_section else end
-            for start, stop, side in floor.add_move(choice, count, limit, energy):
-                begin, finish = (first + beat * floor.beat_seconds for beat in (start, stop))
-                if begin < song.seconds:
-                    strength = float(MOVES[choice.name].energy)
-                    moves.append((begin, min(finish, song.seconds), choice.name, side, strength, choice.words(side)))
-    frames = int(np.floor(song.seconds * FPS + 1e-9))
-    beats = (np.arange(frames) / FPS - first) / floor.beat_seconds
-    motion = perform(floor.poses(), draw_traits(rng), beats, floor.beat_seconds, FPS)
+            beats_per_count = 1 if choice.quick else beats_per_count
+            recent_moves = [*recent_moves[-5:], choice.name]
+            max_beat = num_beats + 1000 if is_last_section else end_beat
+            for start_beat, stop_beat, side in floor.add_move(choice, beats_per_count, max_beat, energy):
+                move_start, move_stop = (
+                    first_beat_time + beat * floor.beat_seconds for beat in (start_beat, stop_beat)
+                )
+                if move_start < song.seconds:
+                    move_energy = float(MOVES[choice.name].energy)
+                    moves.append(
+                        (move_start, min(move_stop, song.seconds), choice.name, side, move_energy, choice.words(side))
+                    )
+    num_frames = int(np.floor(song.seconds * FPS + 1e-9))
+    # the time of each frame in beats, 0 at the first beat
+    frame_beats = (np.arange(num_frames) / FPS - first_beat_time) / floor.beat_seconds
+    motion = perform(floor.poses(), draw_traits(rng), frame_beats, floor.beat_seconds, FPS)
     return Dance(motion, moves)
 
 
@@ -60,17 +65,21 @@ def _choose(
     energy: float,
     preferences: dict[str, float],
     base_size: float,
-    recent: list[str],
+    recent_moves: list[str],
 ) -> MoveChoice:
-    """Draw a move by style, energy, the dancer's preferences, and the recent moves."""
+    """Draw a move and its variation.
+
+    energy: of the section, 0..1; preferences: move -> factor of its probability for this dancer; base_size: the
+    dancer's usual size of movements, about 1; recent_moves: names, the latest last, which are drawn less often.
+    """
     weights = []
-    count = 60 / song.bpm * (2 if song.bpm >= FAST_BPM else 1)
+    count_seconds = 60 / song.bpm * (2 if song.bpm >= FAST_BPM else 1)
     for name, move in MOVES.items():
         style_weight = (
-            0.0 if count < move.pace else 0.5 if not move.styles else 6.0 if song.style in move.styles else 0.02
+            0.0 if count_seconds < move.pace else 0.5 if not move.styles else 6.0 if song.style in move.styles else 0.02
         )
         energy_weight = np.exp(-(((move.energy - energy) / 0.15) ** 2)) + 0.01
-        novelty = 0.08 if name in recent[-2:] else 0.4 if name in recent else 1.0
+        novelty = 0.08 if name in recent_moves[-2:] else 0.4 if name in recent_moves else 1.0
         weights.append(style_weight * energy_weight * novelty * preferences[name])
     probabilities = np.array(weights)
     name = str(rng.choice(list(MOVES), p=probabilities / probabilities.sum()))

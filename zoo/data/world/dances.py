@@ -14,7 +14,7 @@ from zoo.data.world.song import make_song
 
 
 def make_dances(spec: DanceSpec, split: str, songs: range, path: Path) -> None:
-    """Write one shard: the `songs` of a split, each with dances by different dancers of that split."""
+    """Write one shard: the songs of a split with the indices `songs`, each with dances by different dancers of it."""
     torch.set_num_threads(1)
     write_shard(path, _dances(spec, split, songs))
 
@@ -23,9 +23,9 @@ def _dances(spec: DanceSpec, split: str, songs: range) -> Iterator[tuple[str, di
     for song_index in songs:
         name = f"{split}-song-{song_index:05d}"
         song = make_song(seed_of(spec.seed, name), spec.seconds)
-        cast = np.random.default_rng(seed_of(spec.seed, name, "cast")).permutation(spec.dancers[split])
+        dancer_ids = np.random.default_rng(seed_of(spec.seed, name, "cast")).permutation(spec.dancers[split])
         for dance_index in range(spec.dances_per_song):
-            dancer = f"{split}-dancer-{cast[dance_index % len(cast)]:03d}"
+            dancer = f"{split}-dancer-{dancer_ids[dance_index % len(dancer_ids)]:03d}"
             dance = choreograph(song, seed_of(spec.seed, name, dancer, dance_index))
             motion = np.asarray(dance.motion, np.float32)
             info = {

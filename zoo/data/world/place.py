@@ -11,7 +11,7 @@ FRONTAL_CAMERAS = ("C01", "C09")  # those at eye level in front of the dancer, a
 
 
 def random_backdrop(rng: np.random.Generator, view: Camera, height: int, width: int) -> tuple[str, np.ndarray]:
-    """Draw the kind and the image (height, width, 3) uint8 of a backdrop behind the world's origin."""
+    """Draw a backdrop behind the world's origin, seen by the camera `view`: its kind and its image (H, W, 3) uint8."""
     kind = "room" if rng.random() < ROOM_PROB else str(rng.choice(PLAIN_KINDS))
     return kind, make_backdrop(kind, rng, np.array(view.position), view.rays(2 * height, 2 * width))
 

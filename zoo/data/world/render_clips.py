@@ -16,10 +16,10 @@ from zoo.data.world.recipe import RenderSpec, seed_of
 from zoo.data.world.scene import make_scene
 
 
-def render_shard(rendering: RenderSpec, seed: int, dances: Path, path: Path) -> None:
-    """Write the shard of clips of the shard of dances `dances`; seed: the world's."""
+def render_shard(rendering: RenderSpec, seed: int, dances_shard: Path, path: Path) -> None:
+    """Render the dances of the shard `dances_shard`, and write their clips as a shard to `path`; seed: the world's."""
     torch.set_num_threads(1)
-    reader = ShardReader([dances])
+    reader = ShardReader([dances_shard])
     write_shard(path, (clip for sample in reader.samples for clip in _clips(rendering, seed, reader, sample)))
 
 
@@ -27,18 +27,18 @@ def _clips(rendering: RenderSpec, seed: int, reader: ShardReader, sample: Sample
     """The clips of one dance, at random times, each with another camera and place."""
     motion = torch.from_numpy(reader.read(sample, "motion"))
     sound = reader.read_bytes(sample, "sound")  # the whole song, byte for byte: it is encoded once
-    length = round(rendering.seconds * MOTION_FPS)
-    if len(motion) < length:
+    clip_length = round(rendering.seconds * MOTION_FPS)  # motion frames, as `clip_start`
+    if len(motion) < clip_length:
         return
     for clip_index in range(rendering.clips_per_dance):
         key = f"{sample.key}-{clip_index}"
         rng = np.random.default_rng(seed_of(seed, "clip", key))
-        first = int(rng.integers(len(motion) - length + 1))
-        reference = _reference_frame(rng, len(motion), first, length)
-        times = first / MOTION_FPS + np.arange(rendering.num_frames) / rendering.fps
-        dancer, reference_time = sample.info["dancer"], reference / MOTION_FPS
+        clip_start = int(rng.integers(len(motion) - clip_length + 1))
+        reference_index = _reference_frame(rng, len(motion), clip_start, clip_length)
+        times = clip_start / MOTION_FPS + np.arange(rendering.num_frames) / rendering.fps
+        dancer, reference_time = sample.info["dancer"], reference_index / MOTION_FPS
         fields, scene_info = _render_clip(rendering, seed, key, dancer, motion, times, reference_time)
-        start, stop = first / MOTION_FPS, (first + length) / MOTION_FPS
+        start, stop = clip_start / MOTION_FPS, (clip_start + clip_length) / MOTION_FPS
         info = {
             **sample.info,
             **scene_info,
@@ -47,16 +47,17 @@ def _clips(rendering: RenderSpec, seed: int, reader: ShardReader, sample: Sample
             "caption": caption(sample.info["moves"], start, stop, key),
             "reference_time": reference_time,
         }
-        yield key, {"info": info, "sound": sound, "motion": motion[first : first + length].numpy(), **fields}
+        clip_motion = motion[clip_start : clip_start + clip_length].numpy()
+        yield key, {"info": info, "sound": sound, "motion": clip_motion, **fields}
 
 
-def _reference_frame(rng: np.random.Generator, total: int, first: int, length: int) -> int:
-    """A motion frame outside [first, first + length), half a second away from it where there is room."""
+def _reference_frame(rng: np.random.Generator, num_motion_frames: int, clip_start: int, clip_length: int) -> int:
+    """A random motion frame outside the clip, half a second away from it where there is room. All in motion frames."""
     for gap in (MOTION_FPS // 2, 0):
-        num_earlier, num_later = max(0, first - gap), max(0, total - (first + length + gap))
+        num_earlier, num_later = max(0, clip_start - gap), max(0, num_motion_frames - (clip_start + clip_length + gap))
         if num_earlier + num_later:
             index = int(rng.integers(num_earlier + num_later))
-            return index if index < num_earlier else first + length + gap + index - num_earlier
+            return index if index < num_earlier else clip_start + clip_length + gap + index - num_earlier
     return 0  # the clip is the whole dance
 
 
@@ -73,14 +74,14 @@ def _render_clip(
     height, width = rendering.height, rendering.width
     _, root, rotations = unpack(resample(motion, torch.from_numpy(np.append(times, reference_time))))
     root[-1, :2] = root[:-1, :2].mean(0)  # the reference pose of another time, rendered at the clip's place
-    poses, roots = rotations.numpy(), root.numpy()
+    local_rotations, roots = rotations.numpy(), root.numpy()
     scene = make_scene(seed, key, dancer, roots[:-1], height, width)
-    view = (scene.camera, height, width, scene.backdrop_image)
-    images = render_motion(scene.appearance, poses[:-1], roots[:-1], *view)
-    reference = render_motion(scene.appearance, poses[-1:], roots[-1:], *view, maps=("rgb",))
+    view_args = (scene.camera, height, width, scene.backdrop_image)
+    images = render_motion(scene.appearance, local_rotations[:-1], roots[:-1], *view_args)
+    reference_images = render_motion(scene.appearance, local_rotations[-1:], roots[-1:], *view_args, maps=("rgb",))
     fields = {
         "frames": images["rgb"],
-        "reference": reference["rgb"][0],
+        "reference": reference_images["rgb"][0],
         "parts": images["parts"],
         "semantic": images["semantic"],
         "depth": inverse_depth(images["depth"]),

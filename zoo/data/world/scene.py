@@ -19,8 +19,8 @@ NON_HUMAN_PROB = 0.25  # share of dancers that are not human
 class Scene:
     """Everything in an image but the pose.
 
-    camera: one of `CAMERAS`, moved to the place of the dance and as close as the dance allows; backdrop: its kind;
-    backdrop_image (H, W, 3) uint8.
+    camera: one of `CAMERAS`, moved to the place of the dance and as close as the dance allows; backdrop: its kind, see
+    `zoo.data.world.backdrop`; backdrop_image (H, W, 3) uint8.
     """
 
     appearance: Appearance
@@ -55,10 +55,10 @@ def figure_label(info: dict) -> str:
 def make_scene(seed: int, key: str, dancer: str, root: np.ndarray, height: int, width: int) -> Scene:
     """The scene of the clip `key`, with the camera as close as the dance allows. root (F, 3): of the pelvis, metres."""
     rng = np.random.default_rng(seed_of(seed, "scene", key))
-    name = str(rng.choice(CAMERAS))
+    camera_name = str(rng.choice(CAMERAS))
     appearance = dancer_appearance(seed, dancer)
-    path = clothed_body(appearance).scale_root(root)[:, :2]
-    x, y = (float(value) for value in (path.min(0) + path.max(0)) / 2)
-    origin_camera = camera(name, max_offset=float(np.linalg.norm(path - [x, y], axis=1).max()))
-    kind, image = random_backdrop(rng, origin_camera, height, width)
-    return Scene(appearance, name, origin_camera.translated(x, y), kind, image)
+    pelvis_path = clothed_body(appearance).scale_root(root)[:, :2]
+    x, y = (float(value) for value in (pelvis_path.min(0) + pelvis_path.max(0)) / 2)
+    origin_camera = camera(camera_name, max_offset=float(np.linalg.norm(pelvis_path - [x, y], axis=1).max()))
+    backdrop_kind, backdrop_image = random_backdrop(rng, origin_camera, height, width)
+    return Scene(appearance, camera_name, origin_camera.translated(x, y), backdrop_kind, backdrop_image)

@@ -35,15 +35,19 @@ def _sample_times(seconds: float) -> np.ndarray:
     return np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
 
 
-def _filter_band(noise: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
-    kind = "highpass" if high is None else "lowpass" if low is None else "bandpass"
-    edges = low if high is None else high if low is None else (low, high)
-    return sosfilt(butter(2, edges, kind, fs=SAMPLE_RATE, output="sos"), noise)
+def _filter_band(noise: np.ndarray, low_cut: float | None, high_cut: float | None) -> np.ndarray:
+    """Keep the frequencies from `low_cut` to `high_cut`, Hz; None: no limit."""
+    kind = "highpass" if high_cut is None else "lowpass" if low_cut is None else "bandpass"
+    cutoff = low_cut if high_cut is None else high_cut if low_cut is None else (low_cut, high_cut)
+    return sosfilt(butter(2, cutoff, kind, fs=SAMPLE_RATE, output="sos"), noise)
 
 
-def _swept_sine(t: np.ndarray, low: float, high: float, fall: float, decay: float) -> np.ndarray:
-    frequency = low + (high - low) * np.exp(-t * fall)
-    return np.sin(2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE) * np.exp(-t * decay)
+def _swept_sine(
+    times: np.ndarray, end_frequency: float, start_frequency: float, sweep_rate: float, decay: float
+) -> np.ndarray:
+    """A decaying sine whose frequency, Hz, falls exponentially; sweep_rate, decay: 1/s."""
+    frequency = end_frequency + (start_frequency - end_frequency) * np.exp(-times * sweep_rate)
+    return np.sin(2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE) * np.exp(-times * decay)
 
 
 def drum_kit(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -51,20 +55,21 @@ def drum_kit(rng: np.random.Generator) -> dict[str, np.ndarray]:
     noise = rng.standard_normal(int(1.2 * SAMPLE_RATE))
 
     def noise_burst(seconds: float, low: float, high: float | None, decay: float, skip: int = 0) -> np.ndarray:
-        t = _sample_times(seconds)
-        return _filter_band(noise[skip : skip + t.size], low, high) * np.exp(-t * decay)
+        """Decaying noise within a band (Hz); decay: 1/s; skip: the sample of the kit's noise at which it begins."""
+        times = _sample_times(seconds)
+        return _filter_band(noise[skip : skip + times.size], low, high) * np.exp(-times * decay)
 
-    tune = rng.uniform(0.88, 1.14)
-    t = _sample_times(0.32)
-    kick = _swept_sine(t, 46 * tune, 190 * tune, rng.uniform(28, 45), rng.uniform(8, 14))
+    pitch_factor = rng.uniform(0.88, 1.14)
+    times = _sample_times(0.32)
+    kick = _swept_sine(times, 46 * pitch_factor, 190 * pitch_factor, rng.uniform(28, 45), rng.uniform(8, 14))
     kick[:220] += 0.35 * noise_burst(0.01, 1500, 6000, 300)[:220]
-    t = _sample_times(0.24)
-    body = np.sin(2 * np.pi * 185 * tune * t) * np.exp(-t * 24)
-    snare = 0.7 * body + 1.1 * noise_burst(0.24, 1200, 8000, rng.uniform(14, 22), 500)
+    times = _sample_times(0.24)
+    snare_body = np.sin(2 * np.pi * 185 * pitch_factor * times) * np.exp(-times * 24)
+    snare = 0.7 * snare_body + 1.1 * noise_burst(0.24, 1200, 8000, rng.uniform(14, 22), 500)
     clap_time = _sample_times(0.25)
     bursts = sum(np.exp(-np.clip(clap_time - d, 0, None) * 90) * (clap_time >= d) for d in (0, 0.009, 0.018))
     clap = _filter_band(noise[900 : 900 + clap_time.size], 900, 4000) * (bursts + 0.8 * np.exp(-clap_time * 18))
-    t = _sample_times(0.3)
+    times = _sample_times(0.3)
     sounds = {
         "kick": kick,
         "snare": snare,
@@ -72,11 +77,13 @@ def drum_kit(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "hat": noise_burst(0.07, 7000, None, rng.uniform(50, 80), 1500),
         "open": noise_burst(0.28, 6500, None, rng.uniform(10, 15), 2500),
         "shaker": noise_burst(0.09, 5000, 9000, 38, 3500),
-        "rim": np.sin(2 * np.pi * 1700 * tune * _sample_times(0.05)) * np.exp(-_sample_times(0.05) * 90),
-        "tom": _swept_sine(t, 90 * tune, 180 * tune, 18, 11),
-        "conga": _swept_sine(_sample_times(0.2), 210 * tune, 300 * tune, 40, 17),
-        "cowbell": _filter_band(np.sign(np.sin(2 * np.pi * 562 * t)) + np.sign(np.sin(2 * np.pi * 845 * t)), 500, 3000)
-        * np.exp(-t * 16),
+        "rim": np.sin(2 * np.pi * 1700 * pitch_factor * _sample_times(0.05)) * np.exp(-_sample_times(0.05) * 90),
+        "tom": _swept_sine(times, 90 * pitch_factor, 180 * pitch_factor, 18, 11),
+        "conga": _swept_sine(_sample_times(0.2), 210 * pitch_factor, 300 * pitch_factor, 40, 17),
+        "cowbell": _filter_band(
+            np.sign(np.sin(2 * np.pi * 562 * times)) + np.sign(np.sin(2 * np.pi * 845 * times)), 500, 3000
+        )
+        * np.exp(-times * 16),
         "crash": noise_burst(1.0, 4000, None, 4.0),
     }
     return {name: (sound / np.abs(sound).max()).astype(np.float32) for name, sound in sounds.items()}
@@ -84,19 +91,19 @@ def drum_kit(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def note(instrument: str, midi: int, seconds: float, brightness: float = 1.0) -> np.ndarray:
     """One note of an instrument of `INSTRUMENTS`; midi: its pitch; brightness: about 1."""
-    harmonics, slope, odd, decay, dulling, attack, cents = INSTRUMENTS[instrument]
+    num_harmonics, slope, odd_only, decay, brightness_decay, attack, detune_cents = INSTRUMENTS[instrument]
     frequency = 440.0 * 2 ** ((midi - 69) / 12)
-    t = _sample_times(seconds + 0.05)
-    n = np.arange(1, harmonics + 1)
-    n = 2 * n - 1 if odd else n
-    n = n[n * frequency < 0.42 * SAMPLE_RATE]
-    weights = n ** (-slope / brightness)
-    phase = 2 * np.pi * frequency * t
-    waves = np.sin(n[:, None] * phase)
-    if cents:
-        waves = 0.6 * waves + 0.4 * np.sin(n[:, None] * phase * 2 ** (cents / 1200))
-    waves *= weights[:, None] * np.exp(-dulling * (n[:, None] - 1) * t)
-    envelope = np.minimum(t / attack, 1) * np.exp(-decay * t) * np.clip((seconds + 0.05 - t) / 0.05, 0, 1)
+    times = _sample_times(seconds + 0.05)
+    harmonic_numbers = np.arange(1, num_harmonics + 1)
+    harmonic_numbers = 2 * harmonic_numbers - 1 if odd_only else harmonic_numbers
+    harmonic_numbers = harmonic_numbers[harmonic_numbers * frequency < 0.42 * SAMPLE_RATE]
+    weights = harmonic_numbers ** (-slope / brightness)
+    phase = 2 * np.pi * frequency * times
+    waves = np.sin(harmonic_numbers[:, None] * phase)
+    if detune_cents:
+        waves = 0.6 * waves + 0.4 * np.sin(harmonic_numbers[:, None] * phase * 2 ** (detune_cents / 1200))
+    waves *= weights[:, None] * np.exp(-brightness_decay * (harmonic_numbers[:, None] - 1) * times)
+    envelope = np.minimum(times / attack, 1) * np.exp(-decay * times) * np.clip((seconds + 0.05 - times) / 0.05, 0, 1)
     return (waves.sum(0) * envelope / weights.sum() ** 0.5).astype(np.float32)
 
 
@@ -113,18 +120,18 @@ def mix_notes(length: int, starts: Sequence[int], sounds: Sequence[np.ndarray], 
 def add_reverberation(track: np.ndarray, rng: np.random.Generator, wet: float) -> np.ndarray:
     """Add the reverberation of a room (decaying filtered noise, 0.4 to 1 s) at level `wet`."""
     seconds = rng.uniform(0.4, 1.0)
-    t = _sample_times(seconds)
-    tail = _filter_band(rng.standard_normal(t.size), 300, 5000) * np.exp(-t * 6.9 / seconds)
-    tail[: int(0.012 * SAMPLE_RATE)] = 0  # the direct sound and the beat stay clear
-    tail = (tail / np.sqrt((tail**2).sum())).astype(np.float32)
-    return track + wet * oaconvolve(track, tail)[: track.size].astype(np.float32)
+    times = _sample_times(seconds)
+    impulse_response = _filter_band(rng.standard_normal(times.size), 300, 5000) * np.exp(-times * 6.9 / seconds)
+    impulse_response[: int(0.012 * SAMPLE_RATE)] = 0  # the direct sound and the beat stay clear
+    impulse_response = (impulse_response / np.sqrt((impulse_response**2).sum())).astype(np.float32)
+    return track + wet * oaconvolve(track, impulse_response)[: track.size].astype(np.float32)
 
 
 def ducked(track: np.ndarray, starts: Sequence[int], depth: float) -> np.ndarray:
     """Apply side-chain compression: the track dips by `depth` (0..1) at each start sample and recovers in 0.2 s."""
-    dip = depth * np.exp(-_sample_times(0.25) * 16).astype(np.float32)
+    dip_curve = depth * np.exp(-_sample_times(0.25) * 16).astype(np.float32)
     gain = np.ones_like(track)
     for start in starts:
         if 0 <= start < track.size:
-            gain[start : start + dip.size] -= dip[: track.size - start]
+            gain[start : start + dip_curve.size] -= dip_curve[: track.size - start]
     return track * np.clip(gain, 0, 1)
