@@ -29,8 +29,9 @@ LIMBS = {
 }
 LIMB_EXTENSION = {"head": 1.6, "forearm": 1.6, "sole": 1.3}  # length of a limb, over the distance of its joints
 
-# Pose detectors place the hips on the body's outline: HIP_RISE of the trunk's length above SMPL's, and wider apart.
-HIP_RISE, HIP_WIDTH = -0.09, 0.57  # the width is SMPL's over a detector's
+# Pose detectors place the hips on the body's outline. SMPL's hips are HIP_RISE of the trunk's length above a detector's
+# (negative: below), and HIP_WIDTH of a detector's distance apart.
+HIP_RISE, HIP_WIDTH = -0.09, 0.57
 
 UPPER_BODY_BONES = ((0, 12), (12, 15))  # pelvis to neck, neck to head
 LEFT_LEG_BONES = ((1, 4), (4, 7))  # hip to knee, knee to ankle; the right joints have the next indices
@@ -41,9 +42,9 @@ LENGTH_RATIO_TOLERANCE = 0.25  # |log ratio| up to which a length is fully plaus
 
 def stature_from_joints(joints: np.ndarray) -> float:
     """Standing height in pixels of a figure, by its joints (24, 2). The longer one of the two legs counts."""
-    upper_body = [np.linalg.norm(joints[a] - joints[b]) for a, b in UPPER_BODY_BONES]
-    legs = [max(np.linalg.norm(joints[a + side] - joints[b + side]) for side in (0, 1)) for a, b in LEFT_LEG_BONES]
-    return float(sum(upper_body) + sum(legs)) / BONE_CHAIN_LENGTH
+    upper_body_bones = [np.linalg.norm(joints[a] - joints[b]) for a, b in UPPER_BODY_BONES]
+    leg_bones = [max(np.linalg.norm(joints[a + side] - joints[b + side]) for side in (0, 1)) for a, b in LEFT_LEG_BONES]
+    return float(sum(upper_body_bones) + sum(leg_bones)) / BONE_CHAIN_LENGTH
 
 
 def limb_offsets(joints: np.ndarray, stature: float) -> tuple[torch.Tensor, float]:

@@ -16,11 +16,11 @@ from scipy.sparse.linalg import splu
 
 HANDLE_WEIGHT, FREE_WEIGHT = 10.0, 1e-3  # pull of a limb's map on its handles and on its other nodes; edges have 1
 NUM_ITERATIONS = 3  # local and global steps a frame, starting from the limbs' own rotations
-CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a cell: rows and columns from its first
-TRIANGLES = ((0, 1, 2), (1, 3, 2))
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of a cell: (rows, columns) from its upper left node
+TRIANGLES = ((0, 1, 2), (1, 3, 2))  # of a cell, by CORNERS
 CELL_EDGES = ((0, 1), (2, 3), (0, 2), (1, 3), (0, 3), (1, 2))  # sides and diagonals, which keep a cell's shape
-SUBPIXEL_BITS = 4  # of the corners that OpenCV draws
-MIN_AREA = 0.05  # square pixels of a triangle whose map is still inverted
+SUBPIXEL_BITS = 4  # binary places of the corners that OpenCV draws
+MIN_DETERMINANT = 0.05  # square pixels: lower bound of twice a triangle's area, so that its map can be inverted
 
 
 @dataclass(frozen=True)
@@ -46,57 +46,67 @@ class LimbMesh:
     """The part of the mesh that draws a limb, and the window of the image that it shows."""
 
     pixels: np.ndarray  # (h, w, 4) uint8
-    quads: np.ndarray  # (C, 4) nodes
-    corners: np.ndarray  # (2C, 3, 2) the triangles' corners in the window, from the first pixel's center
-    nodes: np.ndarray  # (n,)
+    quads: np.ndarray  # (C, 4) node numbers of each cell's CORNERS
+    corners: np.ndarray  # (2C, 3, 2) x, y of the triangles' corners in `pixels`, from the first pixel's center
+    nodes: np.ndarray  # (n,) numbers of the limb's nodes
     weights: np.ndarray  # (n,) pull of the limb's map on them
 
 
 class Mesh:
-    """A grid over each limb, connected at the joints only: limbs that merely overlap can move apart."""
+    """A grid over each limb, connected at the joints only: limbs that merely overlap can move apart.
+
+    rest (N,) complex: x + iy of the nodes in the image; start, end (E,): node numbers of each edge's ends; edge_limb
+    (E,): index of its limb in `limbs`; edges (E,) complex: from start to end at rest.
+    """
 
     def __init__(self, limbs: Mapping[str, Limb], connections: Sequence[Connection], cell_size: float):
         """cell_size: pixels between nodes. Limbs without visible pixels are left out."""
-        shape = next(iter(limbs.values())).handles.shape
-        rows, columns = (int(np.ceil(side / cell_size)) + 1 for side in shape)
-        grid = (np.arange(columns) + 1j * np.arange(rows)[:, None]) * cell_size
+        image_size = next(iter(limbs.values())).handles.shape
+        rows, columns = (int(np.ceil(side / cell_size)) + 1 for side in image_size)
+        grid_points = (np.arange(columns) + 1j * np.arange(rows)[:, None]) * cell_size
         cells = {name: _visible_cells(limb.pixels[..., 3], cell_size, (rows, columns)) for name, limb in limbs.items()}
-        limb_nodes, count = {}, 0  # (rows, columns) numbers of a limb's nodes before they are merged
+        limb_nodes, num_unmerged = {}, 0  # (rows, columns) numbers of a limb's nodes before they are merged
         for name in [name for name, visible in cells.items() if visible.any()]:
             is_node = np.zeros((rows, columns), bool)
             for down, right in CORNERS:
                 is_node[down : rows - 1 + down, right : columns - 1 + right] |= cells[name]
-            limb_nodes[name] = np.where(is_node, count + is_node.cumsum().reshape(is_node.shape) - 1, -1)
-            count += int(is_node.sum())
-        shared = [np.zeros((2, 0), int)]
+            limb_nodes[name] = np.where(is_node, num_unmerged + is_node.cumsum().reshape(is_node.shape) - 1, -1)
+            num_unmerged += int(is_node.sum())
+        shared_nodes = [np.zeros((2, 0), int)]
         for connection in connections:
             if connection.first in limb_nodes and connection.second in limb_nodes:
-                pair = np.stack([limb_nodes[connection.first], limb_nodes[connection.second]])
-                is_near = np.abs(grid - complex(*connection.center)) < connection.radius
-                shared.append(pair[:, is_near & (pair >= 0).all(0)])
-        first, second = np.hstack(shared)
-        graph = coo_array((np.ones(len(first)), (first, second)), (count, count))
-        self.num_nodes, merged = connected_components(graph, directed=False)
+                node_pairs = np.stack([limb_nodes[connection.first], limb_nodes[connection.second]])
+                is_near = np.abs(grid_points - complex(*connection.center)) < connection.radius
+                shared_nodes.append(node_pairs[:, is_near & (node_pairs >= 0).all(0)])
+        first_nodes, second_nodes = np.hstack(shared_nodes)
+        graph = coo_array((np.ones(len(first_nodes)), (first_nodes, second_nodes)), (num_unmerged, num_unmerged))
+        self.num_nodes, merged_number = connected_components(graph, directed=False)
         self.rest = np.zeros(self.num_nodes, complex)
         self.limbs: dict[str, LimbMesh] = {}
-        for name, numbers in limb_nodes.items():
-            self.rest[merged[numbers[numbers >= 0]]] = grid[numbers >= 0]
+        for name, unmerged_numbers in limb_nodes.items():
+            self.rest[merged_number[unmerged_numbers[unmerged_numbers >= 0]]] = grid_points[unmerged_numbers >= 0]
             down, right = np.nonzero(cells[name])
-            quads = np.stack([merged[numbers[down + a, right + b]] for a, b in CORNERS], 1)
+            quads = np.stack([merged_number[unmerged_numbers[down + a, right + b]] for a, b in CORNERS], 1)
             self.limbs[name] = _make_limb_mesh(limbs[name], quads, self.rest)
-        quads = [limb.quads for limb in self.limbs.values()]
-        self.start, self.end = np.concatenate([quad[:, edge] for quad in quads for edge in CELL_EDGES]).T
-        self.edge_limb = np.repeat(np.arange(len(quads)), [len(CELL_EDGES) * len(quad) for quad in quads])
-        edge = np.arange(len(self.start))
-        difference, total = (
+        limb_quads = [limb.quads for limb in self.limbs.values()]
+        self.start, self.end = np.concatenate([quads[:, edge] for quads in limb_quads for edge in CELL_EDGES]).T
+        self.edge_limb = np.repeat(np.arange(len(limb_quads)), [len(CELL_EDGES) * len(quads) for quads in limb_quads])
+        edge_numbers = np.arange(len(self.start))
+        difference_matrix, sum_matrix = (
             sum(
-                coo_array((np.full(len(edge), sign), (edge, nodes)), (len(edge), self.num_nodes))
-                for sign, nodes in ends
+                coo_array(
+                    (np.full(len(edge_numbers), sign), (edge_numbers, nodes)), (len(edge_numbers), self.num_nodes)
+                )
+                for sign, nodes in signed_ends
             )
-            for ends in (((-1.0, self.start), (1.0, self.end)), ((1.0, self.start), (1.0, self.end)))
+            for signed_ends in (((-1.0, self.start), (1.0, self.end)), ((1.0, self.start), (1.0, self.end)))
         )
-        # edges from nodes; and sums over a node's edges, with and without the sign of their direction
-        self.difference, self.divergence, self.edge_sum = difference.tocsr(), difference.T.tocsr(), total.T.tocsr()
+        # matrices (E, N): nodes -> edges; (N, E): edges -> sums over a node's edges, with and without their sign
+        self.difference, self.divergence, self.edge_sum = (
+            difference_matrix.tocsr(),
+            difference_matrix.T.tocsr(),
+            sum_matrix.T.tocsr(),
+        )
         self.edges = self.difference @ self.rest
         weights = sum(np.bincount(limb.nodes, limb.weights, self.num_nodes) for limb in self.limbs.values())
         self.solver = splu((self.divergence @ self.difference + diags_array(weights)).tocsc())
@@ -137,51 +147,59 @@ class Mesh:
 
 
 def _visible_cells(alpha: np.ndarray, cell_size: float, shape: tuple[int, int]) -> np.ndarray:
-    """Cells (rows - 1, columns - 1) that have a visible pixel."""
-    visible = np.zeros((shape[0] - 1, shape[1] - 1), bool)
+    """Whether each cell has a visible pixel: bool (rows - 1, columns - 1). shape: rows and columns of nodes."""
+    is_visible = np.zeros((shape[0] - 1, shape[1] - 1), bool)
     rows, columns = np.nonzero(cv2.dilate(alpha, np.ones((3, 3), np.uint8)))  # bilinear: half a pixel beyond
-    visible[((rows + 0.5) / cell_size).astype(int), ((columns + 0.5) / cell_size).astype(int)] = True
-    return visible
+    is_visible[((rows + 0.5) / cell_size).astype(int), ((columns + 0.5) / cell_size).astype(int)] = True
+    return is_visible
 
 
 def _make_limb_mesh(limb: Limb, quads: np.ndarray, rest: np.ndarray) -> LimbMesh:
+    """Cut out the window of a limb with the cells `quads` (C, 4); rest (N,): all nodes, see `Mesh`."""
     nodes = np.unique(quads)
     points = np.stack([rest.real, rest.imag], 1)
     height, width = limb.handles.shape
-    low = np.floor(points[nodes].min(0)).astype(int).clip(0)
-    high = np.ceil(points[nodes].max(0)).astype(int) + 1
-    x, y = points[nodes].astype(int).clip(0, (width - 1, height - 1)).T
-    corners = points[quads[:, TRIANGLES].reshape(-1, 3)] - low - 0.5
-    weights = np.where(limb.handles[y, x], HANDLE_WEIGHT, FREE_WEIGHT)
-    pixels = np.ascontiguousarray(limb.pixels[low[1] : high[1], low[0] : high[0]])
+    window_start = np.floor(points[nodes].min(0)).astype(int).clip(0)
+    window_stop = np.ceil(points[nodes].max(0)).astype(int) + 1
+    node_x, node_y = points[nodes].astype(int).clip(0, (width - 1, height - 1)).T
+    corners = points[quads[:, TRIANGLES].reshape(-1, 3)] - window_start - 0.5
+    weights = np.where(limb.handles[node_y, node_x], HANDLE_WEIGHT, FREE_WEIGHT)
+    pixels = np.ascontiguousarray(limb.pixels[window_start[1] : window_stop[1], window_start[0] : window_stop[0]])
     return LimbMesh(pixels, quads, corners, nodes, weights)
 
 
 def _draw_limb(frame: np.ndarray, limb: LimbMesh, points: np.ndarray) -> None:
     """Draw a limb over a frame, in place, its nodes at points (N, 2), counted from the first pixel's center."""
     corners = points[limb.quads[:, TRIANGLES].reshape(-1, 3)]  # (T, 3, 2)
-    low = np.floor(corners.min((0, 1))).astype(int).clip(0)
-    high = np.minimum(np.ceil(corners.max((0, 1))).astype(int) + 1, frame.shape[1::-1])
-    if (high <= low).any():
+    window_start = np.floor(corners.min((0, 1))).astype(int).clip(0)
+    window_stop = np.minimum(np.ceil(corners.max((0, 1))).astype(int) + 1, frame.shape[1::-1])
+    if (window_stop <= window_start).any():
         return
-    corners = corners - low
+    corners = corners - window_start
     # each triangle's map from the frame to the limb's window: (T, 2, 3)
     sides, window_sides = corners[:, 1:] - corners[:, :1], limb.corners[:, 1:] - limb.corners[:, :1]
-    area = sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0]
-    area = np.where(np.abs(area) < MIN_AREA, MIN_AREA, area)
+    determinant = sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0]
+    determinant = np.where(np.abs(determinant) < MIN_DETERMINANT, MIN_DETERMINANT, determinant)
     adjugate = np.stack([sides[:, 1, 1], -sides[:, 0, 1], -sides[:, 1, 0], sides[:, 0, 0]], 1).reshape(-1, 2, 2)
-    linear = ((adjugate / area[:, None, None]) @ window_sides).transpose(0, 2, 1)
-    shift = limb.corners[:, 0] - (linear @ corners[:, 0, :, None])[..., 0]
+    linear = ((adjugate / determinant[:, None, None]) @ window_sides).transpose(0, 2, 1)
+    translation = limb.corners[:, 0] - (linear @ corners[:, 0, :, None])[..., 0]
     empty_map = np.full((1, 6), np.nan)
-    maps = np.concatenate([empty_map, np.concatenate([linear.reshape(-1, 4), shift], 1)]).astype(np.float32)
-    width, height = high - low
+    maps = np.concatenate([empty_map, np.concatenate([linear.reshape(-1, 4), translation], 1)]).astype(np.float32)
+    width, height = window_stop - window_start
     triangle_map = np.zeros((height, width), np.int32)
     fixed_point = (corners * (1 << SUBPIXEL_BITS)).round().astype(np.int32)
-    for index in np.argsort(area > 0, kind="stable"):  # triangles that are turned over lie beneath the others
+    for index in np.argsort(determinant > 0, kind="stable"):  # triangles that are turned over lie beneath the others
         cv2.fillConvexPoly(triangle_map, fixed_point[index], int(index) + 1, cv2.LINE_8, SUBPIXEL_BITS)
-    xx, xy, yx, yy, x, y = maps[triangle_map.ravel()].reshape(height, width, 6).transpose(2, 0, 1)
-    column, row = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    layer = cv2.remap(limb.pixels, xx * column + xy * row + x, yx * column + yy * row + y, cv2.INTER_LINEAR)
-    window = frame[low[1] : high[1], low[0] : high[0]]
+    x_by_column, x_by_row, y_by_column, y_by_row, x_start, y_start = (
+        maps[triangle_map.ravel()].reshape(height, width, 6).transpose(2, 0, 1)
+    )
+    columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    layer = cv2.remap(
+        limb.pixels,
+        x_by_column * columns + x_by_row * rows + x_start,
+        y_by_column * columns + y_by_row * rows + y_start,
+        cv2.INTER_LINEAR,
+    )
+    window = frame[window_start[1] : window_stop[1], window_start[0] : window_stop[0]]
     background = window.astype(np.uint16) * (255 - layer[..., 3:].astype(np.uint16))
     window[:] = (layer[..., : window.shape[2]] + ((background + 127) // 255)).clip(0, 255)

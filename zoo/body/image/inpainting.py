@@ -12,42 +12,45 @@ import numpy as np
 
 PATCH_SIDE = 9  # pixels
 BLEND_SIGMA = 2.0  # pixels: standard deviation of the Gaussian weights of overlapping patches
-LEVELS = ((4, 2), (2, 3), (2, 4))  # coarse to fine, each twice as fine: iterations, and pixels between patches
-SEARCH_ROWS, SEARCH_COLUMNS = 14, 40  # largest distance of the patch that is copied
+LEVELS = ((4, 2), (2, 3), (2, 4))  # (iterations, pixels between patches), coarse to fine; each has twice the resolution
+SEARCH_ROWS, SEARCH_COLUMNS = 14, 40  # pixels: largest distance of the patch that is copied
 
 
 def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Fill the pixels of hole (H, W) bool in an image (H, W, 3) uint8. Takes a second for each 5,000 of them."""
+    """Fill the pixels of hole (H, W) bool in an image (H, W, 3) uint8. 5,000 pixels take about a second."""
     gaussian = cv2.getGaussianKernel(PATCH_SIDE, BLEND_SIGMA)
     blend_weights = np.float32(gaussian @ gaussian.T)[..., None]
     result = None
-    for level, (iterations, step) in zip(reversed(range(len(LEVELS))), LEVELS, strict=True):
+    for level, (num_iterations, grid_step) in zip(reversed(range(len(LEVELS))), LEVELS, strict=True):
         size = [max(1, side >> level) for side in image.shape[1::-1]]
         mask = cv2.resize(np.float32(hole), size, interpolation=cv2.INTER_AREA) > 0.01
-        source = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        source_image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         if result is None:
-            guide = np.float32(cv2.inpaint(source, np.uint8(mask), 3, cv2.INPAINT_TELEA))
+            guide_image = np.float32(cv2.inpaint(source_image, np.uint8(mask), 3, cv2.INPAINT_TELEA))
         else:  # as blurred outside the hole as in it, so that patches can be compared
-            guide = cv2.resize(result, size, interpolation=cv2.INTER_LINEAR)
-        result = np.where(mask[..., None], guide, source).astype(np.float32)
+            guide_image = cv2.resize(result, size, interpolation=cv2.INTER_LINEAR)
+        result = np.where(mask[..., None], guide_image, source_image).astype(np.float32)
         # patches, by their first corner, that touch the hole
-        half = PATCH_SIDE // 2
+        half_side = PATCH_SIDE // 2
         touches_hole = (
-            cv2.dilate(np.uint8(mask), np.ones((PATCH_SIDE, PATCH_SIDE), np.uint8))[half:-half, half:-half] > 0
+            cv2.dilate(np.uint8(mask), np.ones((PATCH_SIDE, PATCH_SIDE), np.uint8))[
+                half_side:-half_side, half_side:-half_side
+            ]
+            > 0
         )
         if touches_hole.all():
             continue
         on_grid = np.zeros_like(touches_hole)
-        on_grid[::step, ::step] = on_grid[-1, ::step] = on_grid[::step, -1] = on_grid[-1, -1] = True
-        for _ in range(iterations):
-            total = np.zeros((*mask.shape, 4), np.float32)
-            matches = _nearest_patches(guide, touches_hole, np.argwhere(on_grid & touches_hole))
+        on_grid[::grid_step, ::grid_step] = on_grid[-1, ::grid_step] = on_grid[::grid_step, -1] = on_grid[-1, -1] = True
+        for _ in range(num_iterations):
+            weighted_sum = np.zeros((*mask.shape, 4), np.float32)  # of colors, and the sum of the weights
+            matches = _nearest_patches(guide_image, touches_hole, np.argwhere(on_grid & touches_hole))
             for (row, column), (y, x) in matches:
-                patch_sum = total[row : row + PATCH_SIDE, column : column + PATCH_SIDE]
+                patch_sum = weighted_sum[row : row + PATCH_SIDE, column : column + PATCH_SIDE]
                 patch_sum[..., :3] += blend_weights * result[y : y + PATCH_SIDE, x : x + PATCH_SIDE]
                 patch_sum[..., 3:] += blend_weights
-            result[mask] = total[mask, :3] / total[mask, 3:]
-            guide = result
+            result[mask] = weighted_sum[mask, :3] / weighted_sum[mask, 3:]
+            guide_image = result
     return result.round().clip(0, 255).astype(np.uint8)
 
 

@@ -25,14 +25,14 @@ DETECTION_CONFIDENCE = 0.2
 MAX_FRAME_SIDE = 720  # pixels of the longer side of the frames
 BENDING_JOINTS = {first for first, *_ in LIMBS.values()}
 PARENT_LIMB = {second: name for name, (_, second, *_) in LIMBS.items()}  # the limb that ends in a joint
-STRETCH_RANGE, HEAD_STRETCH_RANGE = (0.3, 1.6), (0.85, 1.15)  # of a limb along it, over its pictured length
-TRUNK_STRETCH_RANGE, TRUNK_WIDTH_RANGE = (0.7, 1.2), (0.75, 1.2)
+STRETCH_RANGE, HEAD_STRETCH_RANGE = (0.3, 1.6), (0.85, 1.15)  # the length of a limb, over its pictured length
+TRUNK_STRETCH_RANGE, TRUNK_WIDTH_RANGE = (0.7, 1.2), (0.75, 1.2)  # its length and width, over the pictured ones
 MAX_TURN = np.radians(35)  # an image shows one side of a figure: the motion turns it by at most so much
 CAMERA_TILT = 0.12  # metres that a point a metre farther away appears higher: the camera looks down a little
 BLEND_SECONDS = 0.8  # duration of the transition from the pictured pose to the motion
 ARM_MARGIN = 0.32  # of the stature: room that a dancer's arms need on either side
-MIN_OFFSET_RATIO = 0.06  # of the stature: sideways range that the pelvis has in every image
-INPAINTED_STATURE = 150  # pixels of the stature in the image in which the background is inpainted
+MIN_OFFSET_RATIO = 0.06  # of the stature: the pelvis may always move so far sideways, however narrow the image
+INPAINTED_STATURE = 150  # pixels: the image is shrunk to this stature to inpaint the background
 HIDDEN_MARGIN = 0.02  # of the stature: pixels so close to the figure may be mixed with its colors
 
 # Sizes below are fractions of the stature, or of a limb's thickness where it says so.
@@ -57,7 +57,7 @@ class Puppet:
     mesh: Mesh
     joints: np.ndarray  # (24, 2) pixels: the pictured pose
     stature: float  # pixels
-    floor: float  # the row that it stands on
+    floor_row: float  # the row of pixels that it stands on
     offsets: torch.Tensor  # (24, 3) pixels: its skeleton at rest
     quality: float  # in [0, 1]: visibility of the limbs, times the plausibility of their lengths
 
@@ -71,13 +71,13 @@ def make_puppet(image: np.ndarray, detector: PoseDetector, max_side: int = MAX_F
     height, width = (side // 2 * 2 for side in figure.alpha.shape)
     joints, stature = figure.joints, figure.stature
     offsets, plausibility = limb_offsets(joints, stature)
-    soles = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
+    sole_rows = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
     return Puppet(
         _inpaint_figure(figure)[:height, :width],
         _make_mesh(figure),
         joints,
         stature,
-        float(soles.max()),
+        float(sole_rows.max()),
         offsets,
         figure.quality * plausibility,
     )
@@ -102,23 +102,23 @@ class PuppetAnimator:
         rotations, root = rotations.double(), root.double()
         canonical = forward_kinematics(rotations, root, OFFSETS.double())
         rotations = rotations.clone()
-        left, right = puppet.joints[[JOINT_INDEX["left_shoulder"], JOINT_INDEX["right_shoulder"]], 0]
-        rotations[:, 0] = _limit_turn(rotations[:, 0], from_behind=left < right)
+        left_column, right_column = puppet.joints[[JOINT_INDEX["left_shoulder"], JOINT_INDEX["right_shoulder"]], 0]
+        rotations[:, 0] = _limit_turn(rotations[:, 0], from_behind=left_column < right_column)
         if self.origin is None:
             self.origin = root[0, :2].clone()
         pelvis = root.clone()
         pelvis[:, :2] = (root[:, :2] - self.origin) * self.scale
         pelvis_column = float(puppet.joints[0, 0])
-        room = min(pelvis_column, puppet.background.shape[1] - pelvis_column) - ARM_MARGIN * puppet.stature
-        max_offset = max(room, MIN_OFFSET_RATIO * puppet.stature)
+        side_room = min(pelvis_column, puppet.background.shape[1] - pelvis_column) - ARM_MARGIN * puppet.stature
+        max_offset = max(side_room, MIN_OFFSET_RATIO * puppet.stature)
         pelvis[:, :2] = max_offset * torch.tanh(pelvis[:, :2] / max_offset)
         positions = forward_kinematics(rotations, pelvis, puppet.offsets.double())
         # the lowest foot keeps the motion's height above the floor, whatever the length of the legs
-        height = (canonical[:, FEET, 2] - torch.tensor(FOOT_HEIGHTS)).amin(1) * self.scale
+        height_above_floor = (canonical[:, FEET, 2] - torch.tensor(FOOT_HEIGHTS)).amin(1) * self.scale
         foot_heights = torch.tensor(FOOT_HEIGHTS) * self.scale
-        positions[..., 2] += (height - (positions[:, FEET, 2] - foot_heights).amin(1))[:, None]
+        positions[..., 2] += (height_above_floor - (positions[:, FEET, 2] - foot_heights).amin(1))[:, None]
         x, y, z = positions.unbind(-1)
-        pixels = torch.stack([pelvis_column + x, puppet.floor - z - CAMERA_TILT * y], -1).numpy()
+        pixels = torch.stack([pelvis_column + x, puppet.floor_row - z - CAMERA_TILT * y], -1).numpy()
         times = (self.num_frames + np.arange(len(pixels))) / self.fps
         self.num_frames += len(pixels)
         return _blend_from_pose(puppet.joints, pixels, np.clip(times / BLEND_SECONDS, 0, 1)), y.numpy()
@@ -140,17 +140,19 @@ def limb_transforms(puppet: Puppet, joints: np.ndarray) -> dict[str, np.ndarray]
     Limbs keep their thickness and stay connected: where the stretch of a limb is limited, the limbs at its end move
     along with it.
     """
-    pictured = puppet.joints
-    source, target = (pose[[JOINT_INDEX[name] for name in TORSO_CORNERS]] for pose in (pictured, joints))
-    transforms = {"torso": _trunk_transform(source, target)}
-    parents = {JOINT_INDEX[name]: "torso" for name in (*TORSO_CORNERS, "neck")}
+    pictured_joints = puppet.joints
+    source_corners, target_corners = (
+        pose[[JOINT_INDEX[name] for name in TORSO_CORNERS]] for pose in (pictured_joints, joints)
+    )
+    transforms = {"torso": _trunk_transform(source_corners, target_corners)}
+    parent_limbs = {JOINT_INDEX[name]: "torso" for name in (*TORSO_CORNERS, "neck")}
     for name, (first, second, *_) in LIMBS.items():
-        a, b = pictured[JOINT_INDEX[first]], pictured[JOINT_INDEX[second]]
-        start = _apply(transforms[parents[JOINT_INDEX[first]]], a)
+        a, b = pictured_joints[JOINT_INDEX[first]], pictured_joints[JOINT_INDEX[second]]
+        limb_start = _apply(transforms[parent_limbs[JOINT_INDEX[first]]], a)
         direction = joints[JOINT_INDEX[second]] - joints[JOINT_INDEX[first]]
-        limits = STRETCH_RANGE if name != "head" else HEAD_STRETCH_RANGE
-        transforms[name] = _limb_transform(a, b, start, direction, limits)
-        parents[JOINT_INDEX[second]] = name
+        stretch_range = STRETCH_RANGE if name != "head" else HEAD_STRETCH_RANGE
+        transforms[name] = _limb_transform(a, b, limb_start, direction, stretch_range)
+        parent_limbs[JOINT_INDEX[second]] = name
     return transforms
 
 
@@ -196,21 +198,23 @@ def _limb_alphas(alpha: np.ndarray, joints: np.ndarray, stature: float) -> dict[
         mask = is_figure & (nearest == index)
         if name == "torso":
             mask |= is_figure & (trunk_distance < TRUNK_OVERLAP * stature)
-            caps = TRUNK_CAPS
+            cap_radii = TRUNK_CAPS
         else:
             first, second, _, overlap = LIMBS[name]
-            caps = {first: overlap, second: END_CAP * overlap}
-        for joint, radius in caps.items():
+            cap_radii = {first: overlap, second: END_CAP * overlap}
+        for joint, radius in cap_radii.items():
             mask |= is_figure & (_distance_to_joint(x, y, joints, joint) < radius * stature)
         masks[name] = _remove_small_components(mask)
-    blur = 2 * max(1, round(FEATHER * stature)) + 1
-    return {name: cv2.GaussianBlur(np.float32(mask), (blur, blur), 0) * alpha for name, mask in masks.items()}
+    kernel_side = 2 * max(1, round(FEATHER * stature)) + 1
+    return {
+        name: cv2.GaussianBlur(np.float32(mask), (kernel_side, kernel_side), 0) * alpha for name, mask in masks.items()
+    }
 
 
 def _remove_small_components(mask: np.ndarray) -> np.ndarray:
     """Drop small regions that are nearest to a limb but not connected with it."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(np.uint8(mask))
-    if count <= 2:
+    num_labels, labels, stats, _ = cv2.connectedComponentsWithStats(np.uint8(mask))
+    if num_labels <= 2:
         return mask
     areas = stats[:, cv2.CC_STAT_AREA]
     large = np.flatnonzero(areas > MIN_COMPONENT * areas[1:].max())
@@ -247,69 +251,73 @@ def _make_mesh(figure: Figure) -> Mesh:
     for name, limb_alpha in _limb_alphas(alpha, joints, stature).items():
         pixels = np.dstack([figure.rgb * limb_alpha[..., None], 255 * limb_alpha]).round().clip(0, 255).astype(np.uint8)
         if name == "torso":
-            handles = _distance_to_trunk(x, y, joints) == 0
-            ends, bend_length = TORSO_CORNERS, TRUNK_BEND * stature
+            is_handle = _distance_to_trunk(x, y, joints) == 0
+            end_joints, bend_length = TORSO_CORNERS, TRUNK_BEND * stature
         else:
             first, second, thickness, overlap = LIMBS[name]
             a, b = joints[JOINT_INDEX[first]], joints[JOINT_INDEX[second]]
-            ends = (first, second)
+            end_joints = (first, second)
             bend_length = min(thickness * stature, MAX_BEND_LENGTH * float(np.linalg.norm(b - a)))
             handle_width = max(HANDLE_WIDTH * LIMBS[name][2] * stature, 0.8 * cell_size)
-            handles = _distance_to_segment(x, y, a, b) < handle_width
+            is_handle = _distance_to_segment(x, y, a, b) < handle_width
             radius = overlap * stature + 1.5 * cell_size
             connections.append(Connection(name, PARENT_LIMB.get(first, "torso"), a, radius))
-        for joint in ends:
+        for joint in end_joints:
             if joint in BENDING_JOINTS:
                 distance = _distance_to_joint(x, y, joints, joint)
-                pins = distance < max(PIN_RADIUS * bend_length, 0.8 * cell_size)
-                handles = (handles & (distance > bend_length)) | pins
-        limbs[name] = Limb(pixels, handles)
+                is_pinned = distance < max(PIN_RADIUS * bend_length, 0.8 * cell_size)
+                is_handle = (is_handle & (distance > bend_length)) | is_pinned
+        limbs[name] = Limb(pixels, is_handle)
     return Mesh(limbs, connections, cell_size)
 
 
 def _inpaint_figure(figure: Figure) -> np.ndarray:
     """The image with the figure replaced by inpainted background."""
     image, figure_mask = figure.image, np.uint8(figure.alpha > MIN_ALPHA)
-    side = 2 * max(2, round(HIDDEN_MARGIN * figure.stature)) + 1
+    kernel_side = 2 * max(2, round(HIDDEN_MARGIN * figure.stature)) + 1
     # pixels near the figure are no source of colors, but stay unchanged where possible
-    hidden, replaced = (cv2.dilate(figure_mask, np.ones((size, size), np.uint8)) for size in (side, 2 * side // 3 | 1))
+    hidden_mask, replaced_mask = (
+        cv2.dilate(figure_mask, np.ones((dilation_side, dilation_side), np.uint8))
+        for dilation_side in (kernel_side, 2 * kernel_side // 3 | 1)
+    )
     scale = min(1.0, INPAINTED_STATURE / figure.stature)
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    hole = cv2.resize(np.float32(hidden), size, interpolation=cv2.INTER_AREA) > 0.01
-    background = cv2.resize(inpaint(small, hole), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-    weight = np.maximum(cv2.GaussianBlur(np.float32(replaced), (side, side), 0), figure_mask)[..., None]
+    small_size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    small_image = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA)
+    is_hole = cv2.resize(np.float32(hidden_mask), small_size, interpolation=cv2.INTER_AREA) > 0.01
+    background = cv2.resize(inpaint(small_image, is_hole), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    weight = cv2.GaussianBlur(np.float32(replaced_mask), (kernel_side, kernel_side), 0)
+    weight = np.maximum(weight, figure_mask)[..., None]
     return (image * (1 - weight) + background * weight).round().clip(0, 255).astype(np.uint8)
 
 
 # fitting the motion --------------------------------------------------------------------------------------------------
 
 
-def _limit_turn(root: torch.Tensor, from_behind: bool) -> torch.Tensor:
+def _limit_turn(root_rotations: torch.Tensor, from_behind: bool) -> torch.Tensor:
     """Root rotations (F, 3, 3) whose dancer shows the pictured side: quarter turns become MAX_TURN, half turns zero."""
-    front = root @ (STANDING.T.to(root) @ torch.tensor([0.0, -1.0, 0.0]).to(root))
+    front = root_rotations @ (STANDING.T.to(root_rotations) @ torch.tensor([0.0, -1.0, 0.0]).to(root_rotations))
     heading = torch.atan2(front[:, 0], -front[:, 1])
-    change = MAX_TURN * torch.sin(heading) - heading + (np.pi if from_behind else 0)
-    zero, cos, sin = torch.zeros_like(change), change.cos(), change.sin()
-    turn = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1], -1).unflatten(-1, (3, 3))
-    return turn @ root
+    heading_change = MAX_TURN * torch.sin(heading) - heading + (np.pi if from_behind else 0)
+    zero, cos, sin = torch.zeros_like(heading_change), heading_change.cos(), heading_change.sin()
+    turn_matrix = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1], -1).unflatten(-1, (3, 3))
+    return turn_matrix @ root_rotations
 
 
-def _blend_from_pose(start: np.ndarray, poses: np.ndarray, progress: np.ndarray) -> np.ndarray:
+def _blend_from_pose(start_pose: np.ndarray, poses: np.ndarray, progress: np.ndarray) -> np.ndarray:
     """Blend from the pictured pose (24, 2) to poses (F, 24, 2), by progress (F,) in [0, 1].
 
     Each bone turns the shorter way.
     """
     weight = (progress * progress * (3 - 2 * progress))[:, None]
     blended = np.empty_like(poses)
-    blended[:, 0] = start[0] * (1 - weight) + poses[:, 0] * weight
+    blended[:, 0] = start_pose[0] * (1 - weight) + poses[:, 0] * weight
     for joint, parent in enumerate(PARENTS[1:], 1):
-        source, target = start[joint] - start[parent], poses[:, joint] - poses[:, parent]
-        angle = np.arctan2(source[1], source[0])
-        turn = np.arctan2(target[:, 1], target[:, 0]) - angle
+        start_bone, target_bone = start_pose[joint] - start_pose[parent], poses[:, joint] - poses[:, parent]
+        start_angle = np.arctan2(start_bone[1], start_bone[0])
+        turn = np.arctan2(target_bone[:, 1], target_bone[:, 0]) - start_angle
         turn = (turn + np.pi) % (2 * np.pi) - np.pi
-        length = np.linalg.norm(source) * (1 - weight[:, 0]) + np.linalg.norm(target, axis=1) * weight[:, 0]
-        angle = angle + turn * weight[:, 0]
+        length = np.linalg.norm(start_bone) * (1 - weight[:, 0]) + np.linalg.norm(target_bone, axis=1) * weight[:, 0]
+        angle = start_angle + turn * weight[:, 0]
         blended[:, joint] = blended[:, parent] + length[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
     return blended
 
@@ -318,6 +326,7 @@ def _blend_from_pose(start: np.ndarray, poses: np.ndarray, progress: np.ndarray)
 
 
 def _apply(matrix: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Apply an affine map (2, 3) to a point (2,)."""
     return matrix[:, :2] @ point + matrix[:, 2]
 
 
@@ -336,11 +345,11 @@ def _stretch_between(
 
 
 def _limb_transform(
-    a: np.ndarray, b: np.ndarray, start: np.ndarray, direction: np.ndarray, limits: Sequence[float]
+    a: np.ndarray, b: np.ndarray, start: np.ndarray, direction: np.ndarray, stretch_range: Sequence[float]
 ) -> np.ndarray:
     """The map that takes a to `start`, and b along `direction`; the stretch stays within limits."""
     length = max(float(np.linalg.norm(b - a)), 1e-6)
-    stretch = float(np.clip(np.linalg.norm(direction) / length, *limits))
+    stretch = float(np.clip(np.linalg.norm(direction) / length, *stretch_range))
     return _stretch_between(b - a, direction, (stretch, 1.0), a, start)
 
 

@@ -5,12 +5,12 @@ import numpy as np
 
 NUM_PARTS = 24
 HEAD_PARTS = (23, 24)
-FOREGROUND_PART = 2  # the torso's front: stands for the whole figure in masks without parts
+FOREGROUND_PART = 2  # the torso's front: the label of the whole figure where only its mask is known
 # color of each part in MagicAnimate's DensePose videos: viridis, background included
 _VIRIDIS_STEPS = np.uint8(np.arange(NUM_PARTS + 1) * (255 / NUM_PARTS))
 PART_COLORS = cv2.applyColorMap(_VIRIDIS_STEPS[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
 FACE_SQUARE_SCALE = 2.2  # side of the square around a face, in widths of the head
-FACE_CENTER_HEIGHT = 0.75  # of its center above the chin, in the same
+FACE_CENTER_HEIGHT = 0.75  # height of its center above the chin, in widths of the head
 MAX_COLOR_DISTANCE = 30  # of 255: compression moves a part's color by less
 
 
@@ -47,8 +47,16 @@ def head_square(head: np.ndarray) -> np.ndarray:
         return np.full(4, np.nan, np.float32)
     height, width = head.shape
     head_width = float(np.quantile(head[rows].sum(1), 0.75))
-    face = head[max(0, int(rows[-1] + 1 - head_width)) :].sum(0)
-    x, y = (face * (np.arange(width) + 0.5)).sum() / face.sum(), rows[-1] + 1 - FACE_CENTER_HEIGHT * head_width
-    half = FACE_SQUARE_SCALE * head_width / 2
-    square = (x - half) / width, (y - half) / height, (x + half) / width, (y + half) / height
+    column_counts = head[max(0, int(rows[-1] + 1 - head_width)) :].sum(0)
+    center_x, center_y = (
+        (column_counts * (np.arange(width) + 0.5)).sum() / column_counts.sum(),
+        rows[-1] + 1 - FACE_CENTER_HEIGHT * head_width,
+    )
+    half_side = FACE_SQUARE_SCALE * head_width / 2
+    square = (
+        (center_x - half_side) / width,
+        (center_y - half_side) / height,
+        (center_x + half_side) / width,
+        (center_y + half_side) / height,
+    )
     return np.array(square, np.float32)

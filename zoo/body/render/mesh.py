@@ -93,40 +93,40 @@ class Body:
 
     def parts_at(self, limb: np.ndarray, point: np.ndarray) -> np.ndarray:
         """DensePose part 1..24 of surface points. limb (N,), point (N, 3) rest position -> (N,) uint8"""
-        left = (point[:, 0] > 0).astype(np.intp)
+        is_left = (point[:, 0] > 0).astype(np.intp)
         ends = self.joints[_LIMB_AXES]  # (limb, side, end, 3)
         # depth of the limb's middle as a linear function of its long coordinate: x on arms, y elsewhere
         long_axis = np.where(np.isin(np.arange(8), (HAND, UPPER_ARM, FOREARM)), 0, 1)
-        span = np.take_along_axis(ends, long_axis[:, None, None, None], 3)[..., 0]
-        length = span[..., 1] - span[..., 0]
-        rise = ends[..., 1, 2] - ends[..., 0, 2]
-        slope = np.where(np.abs(length) > 0.02, rise / np.where(length == 0, 1, length), 0)
+        axis_ends = np.take_along_axis(ends, long_axis[:, None, None, None], 3)[..., 0]
+        length = axis_ends[..., 1] - axis_ends[..., 0]
+        depth_change = ends[..., 1, 2] - ends[..., 0, 2]
+        slope = np.where(np.abs(length) > 0.02, depth_change / np.where(length == 0, 1, length), 0)
         coordinate = np.where(long_axis[limb] == 0, point[:, 0], point[:, 1])
-        middle = ends[limb, left, 0, 2] + slope[limb, left] * (coordinate - span[limb, left, 0])
-        return PARTS[limb, left, (point[:, 2] > middle).astype(np.intp)]
+        middle_depth = ends[limb, is_left, 0, 2] + slope[limb, is_left] * (coordinate - axis_ends[limb, is_left, 0])
+        return PARTS[limb, is_left, (point[:, 2] > middle_depth).astype(np.intp)]
 
     def _limbs_by_position(self, point: np.ndarray) -> np.ndarray:
         """Cut a human body in T-pose into limbs by planes through its joints. (N, 3) -> (N,) uint8"""
-        joints, size = self.joints, self.leg_scale
-        side, height = np.abs(point[:, 0]), point[:, 1]
-        shoulder, elbow, wrist = (np.abs(joints[pair, 0]).mean() for pair in ([16, 17], [18, 19], [20, 21]))
-        hip, knee, ankle = (joints[pair, 1].mean() for pair in ([1, 2], [4, 5], [7, 8]))
+        joints, scale = self.joints, self.leg_scale
+        lateral, height = np.abs(point[:, 0]), point[:, 1]  # distance from the middle plane, and height
+        shoulder_x, elbow_x, wrist_x = (np.abs(joints[pair, 0]).mean() for pair in ([16, 17], [18, 19], [20, 21]))
+        hip_y, knee_y, ankle_y = (joints[pair, 1].mean() for pair in ([1, 2], [4, 5], [7, 8]))
         limb = np.full(len(point), TORSO, np.uint8)
         # the neck belongs to the head; its border rises towards the back
-        neck_height = height - joints[12, 1] - 0.02 * size
+        neck_height = height - joints[12, 1] - 0.02 * scale
         is_above_neck = neck_height > -0.35 * (point[:, 2] - joints[12, 2])
-        limb[is_above_neck & ((side < 0.1 * size) | (neck_height > 0.06 * size))] = HEAD
+        limb[is_above_neck & ((lateral < 0.1 * scale) | (neck_height > 0.06 * scale))] = HEAD
         # the groin: from the crotch up to the hip bone
-        limb[height < hip + np.minimum(0.75 * (side - 0.11 * size), 0.05 * size)] = THIGH
-        limb[height < knee] = SHIN
-        limb[height < ankle + 0.01 * size] = FOOT
+        limb[height < hip_y + np.minimum(0.75 * (lateral - 0.11 * scale), 0.05 * scale)] = THIGH
+        limb[height < knee_y] = SHIN
+        limb[height < ankle_y + 0.01 * scale] = FOOT
         # the armpit: from below the shoulder outwards and up over its top
-        shoulder_height = joints[16:18, 1].mean()
-        is_outside_armpit = side + 0.25 * (height - shoulder_height) > shoulder - 0.02 * size
-        is_arm = is_outside_armpit & (height > shoulder_height - 0.2 * size)
+        shoulder_y = joints[16:18, 1].mean()
+        is_outside_armpit = lateral + 0.25 * (height - shoulder_y) > shoulder_x - 0.02 * scale
+        is_arm = is_outside_armpit & (height > shoulder_y - 0.2 * scale)
         limb[is_arm] = UPPER_ARM
-        limb[is_arm & (side > elbow)] = FOREARM
-        limb[is_arm & (side > wrist)] = HAND
+        limb[is_arm & (lateral > elbow_x)] = FOREARM
+        limb[is_arm & (lateral > wrist_x)] = HAND
         return limb
 
 

@@ -52,18 +52,20 @@ def pose_points(body: Body, rotations: np.ndarray, root: np.ndarray, camera: Cam
     """
     transforms, joints = body.transforms(rotations, root)
     points = {name: joints[:, index] for index, name in enumerate(JOINTS)}
-    shoulders = points["neck"] = (points["left_shoulder"] + points["right_shoulder"]) / 2
+    mid_shoulder = points["neck"] = (points["left_shoulder"] + points["right_shoulder"]) / 2
     # a detector's hips are wider apart than SMPL's and higher (zoo.body.image_skeleton)
     mid_hip = (points["left_hip"] + points["right_hip"]) / 2
-    hips = (mid_hip - HIP_RISE * shoulders) / (1 - HIP_RISE)
-    points |= {name: hips + (points[name] - mid_hip) / HIP_WIDTH for name in ("left_hip", "right_hip")}
+    detector_mid_hip = (mid_hip - HIP_RISE * mid_shoulder) / (1 - HIP_RISE)
+    points |= {name: detector_mid_hip + (points[name] - mid_hip) / HIP_WIDTH for name in ("left_hip", "right_hip")}
     for name, (joint, offset, normal) in SURFACE_POINTS.items():
         transform = transforms[:, JOINTS.index(joint)]
-        rest = body.joints[JOINTS.index(joint)] + np.float32(offset)
-        points[name] = transform[:, :, :3] @ rest + transform[:, :, 3]
+        rest_position = body.joints[JOINTS.index(joint)] + np.float32(offset)
+        points[name] = transform[:, :, :3] @ rest_position + transform[:, :, 3]
         if normal is not None:
-            viewer = np.float32(camera.position) - points[name]
-            facing = ((transform[:, :, :3] @ np.float32(normal)) * viewer).sum(-1) / np.linalg.norm(viewer, axis=-1)
+            to_viewer = np.float32(camera.position) - points[name]
+            facing = ((transform[:, :, :3] @ np.float32(normal)) * to_viewer).sum(-1) / np.linalg.norm(
+                to_viewer, axis=-1
+            )
             points[name] = np.where(facing[:, None] < MIN_FACING, np.nan, points[name])
     return camera.project(np.stack([points[name] for name in POSE_POINTS], 1), side, side)[0].astype(np.float32)
 
@@ -75,10 +77,12 @@ def draw_pose(points: np.ndarray, height: int, width: int) -> np.ndarray:
     is_finite = np.isfinite(points).all(1)
     for (a, b), color in zip(POSE_LIMBS, POSE_COLORS, strict=False):
         if is_finite[a] and is_finite[b]:
-            x, y = (points[a] + points[b]) / 2
+            center_x, center_y = (points[a] + points[b]) / 2
             direction = points[a] - points[b]
-            half, angle = math.hypot(*direction) / 2, math.degrees(math.atan2(direction[1], direction[0]))
-            ellipse = cv2.ellipse2Poly((int(x), int(y)), (int(half), thickness), int(angle), 0, 360, 1)
+            half_length, angle = math.hypot(*direction) / 2, math.degrees(math.atan2(direction[1], direction[0]))
+            ellipse = cv2.ellipse2Poly(
+                (int(center_x), int(center_y)), (int(half_length), thickness), int(angle), 0, 360, 1
+            )
             cv2.fillConvexPoly(image, ellipse, [int(LIMB_BRIGHTNESS * channel) for channel in color])
     for index in np.flatnonzero(is_finite):
         cv2.circle(image, tuple(map(int, points[index])), thickness, POSE_COLORS[index], -1)
