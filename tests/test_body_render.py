@@ -27,7 +27,7 @@ def facing(degrees: float) -> np.ndarray:
 
 def test_a_ball_has_the_normals_depth_and_size_of_a_ball():
     mesh = PrimitiveMesh(OFFSETS.numpy().astype(float))
-    mesh.ball(0, TOP, (0, 0, 0), (0.5, 0.5, 0.5), rings=61)
+    mesh.add_ellipsoid(0, TOP, (0, 0, 0), (0.5, 0.5, 0.5), rings=61)
     ball = Body("ball", False, **mesh.to_arrays())
     view = Camera((0, -4, 0), (0, 0, 0), 30)
     pose = np.tile(np.eye(4, dtype=np.float32)[:3], (24, 1, 1))

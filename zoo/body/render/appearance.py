@@ -12,7 +12,7 @@ Color = tuple[int, int, int]  # RGB, 0..255
 PATTERNS = ("plain", "stripes", "bars", "checks")
 STRIPE_WIDTH = 0.045  # metres, on a body with legs of the canonical length
 LIP_COLOR = np.array([170, 45, 55])
-SKIN_IN_LIPS, LIPSTICK = 0.45, 0.55  # shares of the skin's color and of LIP_COLOR
+LIP_SKIN_WEIGHT, LIP_COLOR_WEIGHT = 0.45, 0.55  # weights of the skin's color and of LIP_COLOR in the lips' color
 
 
 @dataclass(frozen=True)
@@ -66,25 +66,28 @@ def shade(
 
     face (N,) indices; point (N, 3) rest positions; limb (N,) -> semantic (N,) uint8, color (N, 3) float32 0..255
     """
-    style = appearance.hair_style, appearance.sleeves, appearance.legwear
-    semantic = semantic_at(body, face, point, limb, *style)
+    clothing_style = appearance.hair_style, appearance.sleeves, appearance.legwear
+    semantic = semantic_at(body, face, point, limb, *clothing_style)
     color = appearance.palette[semantic]
     if appearance.pattern != "plain":
-        top = semantic == TOP
+        is_top = semantic == TOP
         # on the arms of a T-pose the stripes run around the sleeve
-        height = np.where((limb == TORSO) | (limb == HEAD), point[:, 1], point[:, 0])[top]
-        side = np.where((limb == TORSO) | (limb == HEAD), point[:, 0], point[:, 1])[top]
-        width = STRIPE_WIDTH * body.leg_scale
-        rows, columns = np.floor(height / width) % 2, np.floor(side / width) % 2
-        in_trim = {"stripes": rows == 0, "bars": columns == 0, "checks": rows == columns}[appearance.pattern]
-        color[np.flatnonzero(top)[in_trim]] = appearance.trim
+        height = np.where((limb == TORSO) | (limb == HEAD), point[:, 1], point[:, 0])[is_top]
+        lateral = np.where((limb == TORSO) | (limb == HEAD), point[:, 0], point[:, 1])[is_top]
+        stripe_width = STRIPE_WIDTH * body.leg_scale
+        rows, columns = np.floor(height / stripe_width) % 2, np.floor(lateral / stripe_width) % 2
+        has_trim_color = {"stripes": rows == 0, "bars": columns == 0, "checks": rows == columns}[appearance.pattern]
+        color[np.flatnonzero(is_top)[has_trim_color]] = appearance.trim
     if body.human:
-        eye, mouth = body.features[:, 1]
-        features = np.flatnonzero(semantic == FACE)
-        height = (point[features, 1] - eye) / (eye - mouth)
+        eye_y, mouth_y = body.features[:, 1]
+        feature_indices = np.flatnonzero(semantic == FACE)
+        # above the eyes, over the distance from eyes to mouth
+        feature_height = (point[feature_indices, 1] - eye_y) / (eye_y - mouth_y)
         brow_color = appearance.hair if appearance.hair_style != "bald" else appearance.eyes
-        color[features[height > 0.15]] = brow_color
-        color[features[height < -0.5]] = SKIN_IN_LIPS * np.array(appearance.skin) + LIPSTICK * LIP_COLOR
+        color[feature_indices[feature_height > 0.15]] = brow_color
+        color[feature_indices[feature_height < -0.5]] = (
+            LIP_SKIN_WEIGHT * np.array(appearance.skin) + LIP_COLOR_WEIGHT * LIP_COLOR
+        )
     return semantic, color
 
 
@@ -168,9 +171,9 @@ def appearance_from_image(image: np.ndarray, body: str = "man") -> Appearance:
         raise ValueError(f"expected an image (H, W, 3) uint8, got {image.shape} {image.dtype}")
     rows, columns = (np.linspace(0, side - 1, min(side, 160)).round().astype(int) for side in image.shape[:2])
     pixels = image[rows][:, columns].astype(np.float32)
-    edge = max(1, min(pixels.shape[:2]) // 16)
+    edge_width = max(1, min(pixels.shape[:2]) // 16)
     border = np.concatenate(
-        [pixels[:edge].reshape(-1, 3), *(pixels[:, s].reshape(-1, 3) for s in np.s_[:edge, -edge:])]
+        [pixels[:edge_width].reshape(-1, 3), *(pixels[:, s].reshape(-1, 3) for s in np.s_[:edge_width, -edge_width:])]
     )
     background = _commonest_color(border)
     appearance = replace(Appearance(body=body), background=_rgb(background))
@@ -180,20 +183,20 @@ def appearance_from_image(image: np.ndarray, body: str = "man") -> Appearance:
     mask, (top, bottom, left, right) = figure
     height, width = bottom - top, right - left
 
-    def band(start: float, stop: float, relative_width: float = 1.0) -> np.ndarray:
+    def band(start_fraction: float, stop_fraction: float, relative_width: float = 1.0) -> np.ndarray:
         """Figure pixels between two heights (0 crown, 1 sole), within `relative_width` of the figure's width."""
-        first, last = (int(top + height * fraction) for fraction in (start, stop))
+        first, last = (int(top + height * fraction) for fraction in (start_fraction, stop_fraction))
         rows = slice(first, max(last, first + 1))
         band_mask = mask[rows].copy()
         if band_mask.any():
-            center, half = np.median(np.nonzero(band_mask)[1]), max(relative_width * width / 2, 1)
-            band_mask[:, np.abs(np.arange(mask.shape[1]) - center) > half] = False
+            center, half_width = np.median(np.nonzero(band_mask)[1]), max(relative_width * width / 2, 1)
+            band_mask[:, np.abs(np.arange(mask.shape[1]) - center) > half_width] = False
         return pixels[rows][band_mask]
 
     is_portrait = bottom >= mask.shape[0] - 2 and width > 0.55 * height  # cut off by the lower edge: without legs
-    stretch = 2.4 if is_portrait else 1.0
-    hair = _commonest_color(band(0.0, 0.04 * stretch, 0.3))
-    face = band(0.05 * stretch, 0.14 * stretch, 0.25)
+    band_stretch = 2.4 if is_portrait else 1.0
+    hair = _commonest_color(band(0.0, 0.04 * band_stretch, 0.3))
+    face = band(0.05 * band_stretch, 0.14 * band_stretch, 0.25)
     skin = _skin_color(face, hair)
     colors = {
         "skin": skin if skin is not None else _commonest_color(face),
@@ -214,8 +217,8 @@ def _commonest_color(pixels: np.ndarray) -> np.ndarray | None:
     """The mean of the fullest one of 6 x 6 x 6 bins of colors; None if there are no pixels."""
     if not len(pixels):
         return None
-    bins = (pixels // 43).astype(int) @ [36, 6, 1]
-    return pixels[bins == np.bincount(bins).argmax()].mean(0)
+    bin_of_pixel = (pixels // 43).astype(int) @ [36, 6, 1]
+    return pixels[bin_of_pixel == np.bincount(bin_of_pixel).argmax()].mean(0)
 
 
 def _skin_color(pixels: np.ndarray, hair: np.ndarray | None) -> np.ndarray | None:
@@ -237,14 +240,14 @@ def _find_figure(
 ) -> tuple[np.ndarray, tuple[int, int, int, int]] | None:
     """Mask of the part that differs from the border, and its box (top, bottom, left, right); None if there is none."""
     # distance to the nearest of a few border colors, so that a floor and a wall both count as background
-    bins, counts = np.unique((border // 32).astype(int), axis=0, return_counts=True)
-    frequent = bins[np.argsort(-counts)[:6]] * 32.0 + 16
+    color_bins, counts = np.unique((border // 32).astype(int), axis=0, return_counts=True)
+    frequent = color_bins[np.argsort(-counts)[:6]] * 32.0 + 16
     background_colors = np.concatenate([background[None], frequent[: (counts > 0.04 * len(border)).sum()]])
-    distance = np.linalg.norm(pixels[:, :, None] - background_colors, axis=-1).min(-1)
-    mask = distance > max(40.0, 1.2 * float(np.median(np.abs(border - background).max(1))))
+    color_distance = np.linalg.norm(pixels[:, :, None] - background_colors, axis=-1).min(-1)
+    mask = color_distance > max(40.0, 1.2 * float(np.median(np.abs(border - background).max(1))))
     height, width = mask.shape
-    central = np.exp(-np.square((np.arange(width) - width / 2) / (0.35 * width)))
-    columns = np.flatnonzero((mask.sum(0) * central) > 0.08 * height)
+    column_weights = np.exp(-np.square((np.arange(width) - width / 2) / (0.35 * width)))
+    columns = np.flatnonzero((mask.sum(0) * column_weights) > 0.08 * height)
     if mask.mean() < 0.01 or not len(columns):
         return None
     mask[:, : columns[0]] = False

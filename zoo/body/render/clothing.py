@@ -38,61 +38,67 @@ EYE_TO_MOUTH = 0.0676  # metres on the body 'man', whose scale face coordinates 
 CLOTH_THICKNESS = {TOP: 0.008, BOTTOM: 0.012, SHOES: 0.012}
 SCALP_THICKNESS = {"short": 0.011, "long": 0.013, "bun": 0.007, "afro": 0.012, "cap": 0.012}
 WAIST_ABOVE_HIPS, SHOE_ABOVE_ANKLE = 0.12, 0.035
-EYE_OFFSET = 0.0325  # of an eye from the middle of the face
-SKIRT_POINTS, SKIRT_LEVELS = 28, 6  # around and down
-SKIRT_SWING = 0.75  # weight of the thighs at the hem
+EYE_OFFSET = 0.0325  # distance of an eye from the middle of the face
+SKIRT_COLUMNS, SKIRT_ROWS = 28, 6  # vertices around the skirt, and from waist to hem
+SKIRT_SWING = 0.75  # skinning weight of the thighs at the hem; the pelvis has the rest
 
 
 def _face_coordinates(body: Body, point: np.ndarray) -> np.ndarray:
     """Positions on the head at the scale of 'man': x to the left, y up from the eyes, z out of the face. (N, 3) both"""
-    eye, mouth = body.features
-    return (point - [0, eye[1], body.joints[15, 2]]) * (EYE_TO_MOUTH / (eye[1] - mouth[1]))
+    left_eye, mouth = body.features
+    return (point - [0, left_eye[1], body.joints[15, 2]]) * (EYE_TO_MOUTH / (left_eye[1] - mouth[1]))
 
 
-def _height_above_hairline(local: np.ndarray) -> np.ndarray:
+def _height_above_hairline(head_points: np.ndarray) -> np.ndarray:
     """The hairline is high at the forehead and low at the nape. (N, 3) face coordinates -> (N,)"""
-    y, z = local[:, 1], local[:, 2]
+    y, z = head_points[:, 1], head_points[:, 2]
     return y + 0.004 - 0.72 * np.clip(z, -0.11, 0.075)
 
 
 def _in_neckline(body: Body, point: np.ndarray) -> np.ndarray:
     """Whether a point of the trunk lies within the neckline: a round one, lower in front. (N, 3) -> (N,) bool"""
     x, y, z = (point - body.joints[12]).T
-    size = body.leg_scale
-    return (np.hypot(x, z - 0.02 * size) < 0.1 * size) & (y > -0.02 * size - 0.5 * np.clip(z, 0, 0.1))
+    scale = body.leg_scale
+    return (np.hypot(x, z - 0.02 * scale) < 0.1 * scale) & (y > -0.02 * scale - 0.5 * np.clip(z, 0, 0.1))
 
 
 def semantic_at(
     body: Body, face: np.ndarray, point: np.ndarray, limb: np.ndarray, hair_style: str, sleeves: str, legwear: str
 ) -> np.ndarray:
     """Semantic label of surface points. face, limb (N,), point (N, 3) rest positions -> (N,) uint8"""
-    face_label = body.semantic[face]
+    face_labels = body.semantic[face]
     if not body.human:
-        return face_label
-    joints, size = body.joints, body.leg_scale
-    label = np.full(len(point), SKIN, np.uint8)
-    side, height = np.abs(point[:, 0]), point[:, 1]
-    hip, knee, ankle = (joints[pair, 1].mean() for pair in ([1, 2], [4, 5], [7, 8]))
-    shoulder, elbow, wrist = (np.abs(joints[pair, 0]).mean() for pair in ([16, 17], [18, 19], [20, 21]))
+        return face_labels
+    joints, scale = body.joints, body.leg_scale
+    labels = np.full(len(point), SKIN, np.uint8)
+    lateral, height = np.abs(point[:, 0]), point[:, 1]
+    hip_y, knee_y, ankle_y = (joints[pair, 1].mean() for pair in ([1, 2], [4, 5], [7, 8]))
+    shoulder_x, elbow_x, wrist_x = (np.abs(joints[pair, 0]).mean() for pair in ([16, 17], [18, 19], [20, 21]))
     is_torso, is_head = limb == TORSO, limb == HEAD
     is_lower = is_torso | (limb == THIGH) | (limb == SHIN)
     is_arm = (limb == UPPER_ARM) | (limb == FOREARM)
-    along_arm = np.where(side < elbow, (side - shoulder) / (elbow - shoulder), 1 + (side - elbow) / (wrist - elbow))
-    label[is_torso & ~_in_neckline(body, point) | is_arm & (along_arm < SLEEVES[sleeves])] = TOP
-    waist = hip + WAIST_ABOVE_HIPS * size
-    along_leg = np.where(height > knee, (hip - height) / (hip - knee), 1 + (knee - height) / (knee - ankle))
-    label[is_lower & (height < waist) & (along_leg < LEGWEAR[legwear])] = BOTTOM
-    label[(limb == FOOT) | (limb == SHIN) & (height < ankle + SHOE_ABOVE_ANKLE * size)] = SHOES
-    local = _face_coordinates(body, point)
+    along_arm = np.where(
+        lateral < elbow_x,
+        (lateral - shoulder_x) / (elbow_x - shoulder_x),
+        1 + (lateral - elbow_x) / (wrist_x - elbow_x),
+    )
+    labels[is_torso & ~_in_neckline(body, point) | is_arm & (along_arm < SLEEVES[sleeves])] = TOP
+    waist_y = hip_y + WAIST_ABOVE_HIPS * scale
+    along_leg = np.where(
+        height > knee_y, (hip_y - height) / (hip_y - knee_y), 1 + (knee_y - height) / (knee_y - ankle_y)
+    )
+    labels[is_lower & (height < waist_y) & (along_leg < LEGWEAR[legwear])] = BOTTOM
+    labels[(limb == FOOT) | (limb == SHIN) & (height < ankle_y + SHOE_ABOVE_ANKLE * scale)] = SHOES
+    head_points = _face_coordinates(body, point)
     if hair_style != "bald":
-        label[is_head & (_height_above_hairline(local) > 0)] = TRIM if hair_style == "cap" else HAIR
-    x, y, z = local.T
-    eye_x = np.abs(np.abs(x) - EYE_OFFSET)  # distance from the middle of an eye
-    eyes = np.square(eye_x / 0.014) + np.square((y - 0.002) / 0.0085) < 1
-    brows = (eye_x < 0.019) & (np.abs(y - 0.0225 + 0.2 * eye_x) < 0.0045)
-    mouth = np.square(x / 0.026) + np.square((y + EYE_TO_MOUTH - 6 * np.square(x)) / 0.008) < 1  # it smiles
-    label[is_head & (z > 0.03) & (eyes | brows | mouth)] = FACE
-    return np.where(face_label == BY_POSITION, label, face_label)
+        labels[is_head & (_height_above_hairline(head_points) > 0)] = TRIM if hair_style == "cap" else HAIR
+    x, y, z = head_points.T
+    eye_distance = np.abs(np.abs(x) - EYE_OFFSET)  # distance from the middle of an eye
+    is_eye = np.square(eye_distance / 0.014) + np.square((y - 0.002) / 0.0085) < 1
+    is_brow = (eye_distance < 0.019) & (np.abs(y - 0.0225 + 0.2 * eye_distance) < 0.0045)
+    is_mouth = np.square(x / 0.026) + np.square((y + EYE_TO_MOUTH - 6 * np.square(x)) / 0.008) < 1  # it smiles
+    labels[is_head & (z > 0.03) & (is_eye | is_brow | is_mouth)] = FACE
+    return np.where(face_labels == BY_POSITION, labels, face_labels)
 
 
 @lru_cache(maxsize=64)
@@ -109,26 +115,26 @@ def add_clothes(name: str, hair_style: str, sleeves: str, legwear: str) -> Body:
     labels = semantic_at(bare, faces, centers, bare.limbs_at(faces, centers), hair_style, sleeves, legwear)
     thickness = np.zeros(8)
     thickness[list(CLOTH_THICKNESS)] = np.array(list(CLOTH_THICKNESS.values())) * bare.leg_scale
-    cloth = np.zeros(len(bare.vertices))
-    count = np.zeros(len(bare.vertices))
-    np.add.at(cloth, bare.faces, thickness[labels][:, None])
-    np.add.at(count, bare.faces, 1)
-    vertices = bare.vertices + bare.normals * (cloth / count)[:, None].astype(np.float32)
+    thickness_sums = np.zeros(len(bare.vertices))
+    num_faces = np.zeros(len(bare.vertices))
+    np.add.at(thickness_sums, bare.faces, thickness[labels][:, None])
+    np.add.at(num_faces, bare.faces, 1)
+    vertices = bare.vertices + bare.normals * (thickness_sums / num_faces)[:, None].astype(np.float32)
     vertices[:, 1] = np.maximum(vertices[:, 1], bare.vertices[:, 1].min())  # soles stay on the floor
     clothed = replace(bare, vertices=vertices)
-    for part in (_make_hair(bare, hair_style), _make_skirt(bare) if legwear == "skirt" else None):
-        if part is not None:
-            clothed = _append(clothed, part)
+    for addition in (_make_hair(bare, hair_style), _make_skirt(bare) if legwear == "skirt" else None):
+        if addition is not None:
+            clothed = _append(clothed, addition)
     return clothed
 
 
-def _append(body: Body, part: dict[str, np.ndarray]) -> Body:
-    """The body with a further mesh."""
+def _append(body: Body, addition: dict[str, np.ndarray]) -> Body:
+    """The body with a further mesh, given as arrays of the fields of `Body`."""
     arrays = {
-        key: np.concatenate([getattr(body, key), part[key]])
+        key: np.concatenate([getattr(body, key), addition[key]])
         for key in ("vertices", "normals", "weights", "limbs", "semantic")
     }
-    return replace(body, **arrays, faces=np.concatenate([body.faces, part["faces"] + len(body.vertices)]))
+    return replace(body, **arrays, faces=np.concatenate([body.faces, addition["faces"] + len(body.vertices)]))
 
 
 def _make_hair(bare: Body, style: str) -> dict[str, np.ndarray] | None:
@@ -136,23 +142,25 @@ def _make_hair(bare: Body, style: str) -> dict[str, np.ndarray] | None:
     if style == "bald":
         return None
     eye, mouth = bare.features
-    size = float(eye[1] - mouth[1]) / EYE_TO_MOUTH
+    head_scale = float(eye[1] - mouth[1]) / EYE_TO_MOUTH
     mesh = PrimitiveMesh(bare.offsets)
     origin = np.array([0, eye[1], bare.joints[15, 2]]) - mesh.joints[15]
 
-    def ball(label: int, center: Sequence[float], radii: Sequence[float], **shape: float) -> None:
-        mesh.ball(15, label, tuple(origin + np.multiply(center, size)), tuple(np.multiply(radii, size)), **shape)
+    def add_ellipsoid(label: int, center: Sequence[float], radii: Sequence[float], **shape: float) -> None:
+        mesh.add_ellipsoid(
+            15, label, tuple(origin + np.multiply(center, head_scale)), tuple(np.multiply(radii, head_scale)), **shape
+        )
 
     scalp = _make_scalp(bare, SCALP_THICKNESS[style])
     if style == "long":
-        ball(HAIR, (0, -0.045, -0.055), (0.09, 0.14, 0.052), exponent=0.8)
-        ball(HAIR, (0, -0.16, -0.075), (0.076, 0.09, 0.034), exponent=0.7)
+        add_ellipsoid(HAIR, (0, -0.045, -0.055), (0.09, 0.14, 0.052), exponent=0.8)
+        add_ellipsoid(HAIR, (0, -0.16, -0.075), (0.076, 0.09, 0.034), exponent=0.7)
     elif style == "bun":
-        ball(HAIR, (0, 0.095, -0.085), (0.045, 0.042, 0.042))
+        add_ellipsoid(HAIR, (0, 0.095, -0.085), (0.045, 0.042, 0.042))
     elif style == "afro":
-        ball(HAIR, (0, 0.06, -0.026), (0.135, 0.115, 0.118), rings=11)
+        add_ellipsoid(HAIR, (0, 0.06, -0.026), (0.135, 0.115, 0.118), rings=11)
     elif style == "cap":
-        ball(TRIM, (0, 0.05, 0.1), (0.066, 0.009, 0.06), exponent=0.8)
+        add_ellipsoid(TRIM, (0, 0.05, 0.1), (0.066, 0.009, 0.06), exponent=0.8)
     if not mesh.is_empty:
         volumes = mesh.to_arrays()
         volumes["faces"] = volumes["faces"] + len(scalp["vertices"])
@@ -180,28 +188,34 @@ def _make_scalp(bare: Body, thickness: float) -> dict[str, np.ndarray]:
 
 def _make_skirt(bare: Body) -> dict[str, np.ndarray]:
     """A flared skirt from the waist to above the knee; it swings with pelvis and thighs."""
-    joints, size = bare.joints, bare.leg_scale
-    hip, knee = joints[1:3, 1].mean(), joints[4:6, 1].mean()
-    levels = np.linspace(hip + WAIST_ABOVE_HIPS * size, hip + 0.8 * (knee - hip), SKIRT_LEVELS)
-    angle = np.linspace(0, 2 * np.pi, SKIRT_POINTS, endpoint=False)
+    joints, scale = bare.joints, bare.leg_scale
+    hip_y, knee_y = joints[1:3, 1].mean(), joints[4:6, 1].mean()
+    level_heights = np.linspace(hip_y + WAIST_ABOVE_HIPS * scale, hip_y + 0.8 * (knee_y - hip_y), SKIRT_ROWS)
+    angles = np.linspace(0, 2 * np.pi, SKIRT_COLUMNS, endpoint=False)
     points, normals, weights = [], [], []
     limb = bare.limbs_at(np.arange(len(bare.faces)), bare.vertices[bare.faces].mean(1))
-    trunk = bare.vertices[np.unique(bare.faces[(limb == TORSO) | (limb == THIGH)])]
-    center_z = trunk[:, 2].max() / 2 + trunk[:, 2].min() / 2
-    radii = np.zeros(2)
-    for step, level in enumerate(levels):
-        slab = trunk[np.abs(trunk[:, 1] - level) < 0.05 * size]
-        body_radii = np.array([np.abs(slab[:, 0]).max(), np.abs(slab[:, 2] - center_z).max()]) + 0.014 * size
-        radii = np.maximum(body_radii, radii + (0.032 * size if step > 1 else 0))
-        x, z = radii[0] * np.cos(angle), radii[1] * np.sin(angle)
-        points.append(np.stack([x, np.full_like(x, level), z + center_z], 1))
-        normals.append(np.stack([np.cos(angle), np.full_like(x, 0.25), np.sin(angle)], 1))
-        swing = SKIRT_SWING * np.clip(step / (len(levels) - 1), 0, 1)
-        left = 0.5 + 0.5 * np.clip(np.cos(angle) * 1.5, -1, 1)
-        row = np.zeros((len(angle), 24), np.float32)
-        row[:, 0], row[:, 1], row[:, 2] = 1 - swing, swing * left, swing * (1 - left)
-        weights.append(row)
-    index = np.arange(len(levels) * len(angle)).reshape(len(levels), -1)
+    trunk_points = bare.vertices[np.unique(bare.faces[(limb == TORSO) | (limb == THIGH)])]
+    center_z = trunk_points[:, 2].max() / 2 + trunk_points[:, 2].min() / 2
+    ring_radii = np.zeros(2)
+    for level_index, level_height in enumerate(level_heights):
+        slab_points = trunk_points[np.abs(trunk_points[:, 1] - level_height) < 0.05 * scale]
+        body_radii = (
+            np.array([np.abs(slab_points[:, 0]).max(), np.abs(slab_points[:, 2] - center_z).max()]) + 0.014 * scale
+        )
+        ring_radii = np.maximum(body_radii, ring_radii + (0.032 * scale if level_index > 1 else 0))
+        x, z = ring_radii[0] * np.cos(angles), ring_radii[1] * np.sin(angles)
+        points.append(np.stack([x, np.full_like(x, level_height), z + center_z], 1))
+        normals.append(np.stack([np.cos(angles), np.full_like(x, 0.25), np.sin(angles)], 1))
+        thigh_weight = SKIRT_SWING * np.clip(level_index / (len(level_heights) - 1), 0, 1)
+        left_share = 0.5 + 0.5 * np.clip(np.cos(angles) * 1.5, -1, 1)
+        level_weights = np.zeros((len(angles), 24), np.float32)
+        level_weights[:, 0], level_weights[:, 1], level_weights[:, 2] = (
+            1 - thigh_weight,
+            thigh_weight * left_share,
+            thigh_weight * (1 - left_share),
+        )
+        weights.append(level_weights)
+    index = np.arange(len(level_heights) * len(angles)).reshape(len(level_heights), -1)
     a, b = index[:-1], index[1:]
     c, d = np.roll(b, -1, axis=1), np.roll(a, -1, axis=1)
     faces = np.concatenate([np.stack([a, c, b], -1).reshape(-1, 3), np.stack([a, d, c], -1).reshape(-1, 3)])
