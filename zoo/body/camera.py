@@ -35,11 +35,11 @@ class Camera:
 
     def project(self, points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """World points (..., 3) -> pixels (..., 2), depth (...) in metres along the viewing axis."""
-        local = (points - np.array(self.position, points.dtype)) @ self.axes.T.astype(points.dtype)
-        depth = -local[..., 2]
-        scaled = local[..., :2] * np.array([1, -1], points.dtype) * self.focal(height, width)
+        camera_points = (points - np.array(self.position, points.dtype)) @ self.axes.T.astype(points.dtype)
+        depth = -camera_points[..., 2]
+        centered_pixels = camera_points[..., :2] * np.array([1, -1], points.dtype) * self.focal(height, width)
         center = np.array([width / 2, height / 2], points.dtype)
-        return scaled / np.maximum(depth, 1e-6)[..., None] + center, depth
+        return centered_pixels / np.maximum(depth, 1e-6)[..., None] + center, depth
 
     def rays(self, height: int, width: int) -> np.ndarray:
         """World directions through the pixel centers, of one metre of depth. (H, W, 3) float32"""
@@ -52,13 +52,13 @@ class Camera:
         rays = self.rays(height, width)
         is_down = rays[..., 2:] < -1e-4
         depth = np.where(is_down, -self.position[2] / np.where(is_down, rays[..., 2:], -1), np.inf)
-        points = np.float32(self.position[:2]) + np.where(is_down, depth, 0) * rays[..., :2]
-        return np.where(is_down, points, np.inf)
+        floor_points = np.float32(self.position[:2]) + np.where(is_down, depth, 0) * rays[..., :2]
+        return np.where(is_down, floor_points, np.inf)
 
     def translated(self, x: float, y: float) -> "Camera":
         """The same camera, moved by (x, y) metres, to follow a dancer."""
-        shift = np.array([x, y, 0.0])
-        return replace(self, position=tuple(self.position + shift), target=tuple(self.target + shift))
+        translation = np.array([x, y, 0.0])
+        return replace(self, position=tuple(self.position + translation), target=tuple(self.target + translation))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def camera(name: str, max_offset: float | None = None) -> Camera:
     if name not in CAMERAS:
         raise ValueError(f"unknown camera '{name}'; choose one of {', '.join(CAMERAS)}")
     view = CAMERAS[name]
-    base = view.camera()
+    base_camera = view.camera()
     half_field = max((view.max_offset if max_offset is None else max_offset) + ARM_REACH, view.min_half_field)
-    distance = float(np.linalg.norm(np.subtract(base.position, base.target)))
-    return replace(base, fov=float(2 * np.degrees(np.arctan(half_field / distance))))
+    distance = float(np.linalg.norm(np.subtract(base_camera.position, base_camera.target)))
+    return replace(base_camera, fov=float(2 * np.degrees(np.arctan(half_field / distance))))

@@ -26,12 +26,14 @@ FILES = ("pose_detection.tflite", "pose_landmark_full.tflite")  # as they are na
 DOWNLOAD_HINT = "`pip download --no-deps mediapipe==0.10.21` gets it"
 MIN_SCORE = 0.5  # of a detected person, and of a figure's presence in its region
 MIN_OVERLAP = 0.3  # intersection over union above which two boxes are one person
-MAX_ASPECT_RATIO = 1.3  # images that are longer are searched in squares, too
+MAX_ASPECT_RATIO = 1.3  # longer over shorter side above which an image is also searched in squares
 SAME_PERSON_DISTANCE = 0.35  # largest distance of one person's hips in two detections, in units of its region's `up`
 REGION_MARGIN = 1.25  # side of a region, over twice the distance of its two points
 
-DETECTOR_SIDE, ANCHOR_GRIDS = 224, ((28, 2), (14, 2), (7, 6))  # cells a side, anchors a cell: strides 8, 16, 3 x 32
-LANDMARK_SIDE, NUM_POINTS, BODY_POINTS = 256, 39, 33  # point 33 is the region's center, 34 its size and direction
+# side of the detector's input in pixels; (cells a side, anchors a cell) of strides 8, 16 and three times 32
+DETECTOR_SIDE, ANCHOR_GRIDS = 224, ((28, 2), (14, 2), (7, 6))
+# side of the landmark network's input in pixels; point 33 is the region's center, 34 its size and direction
+LANDMARK_SIDE, NUM_POINTS, NUM_BODY_POINTS = 256, 39, 33
 HEATMAP_SIDE, HEATMAP_RADIUS = 64, 3  # a point is refined by the heat map's 7 x 7 cells around it
 
 
@@ -113,20 +115,25 @@ class BlazePose:
     def __init__(self, path: str | Path):
         from ai_edge_litert.interpreter import Interpreter
 
-        models = read_networks(path)
-        self.hash = hashlib.sha256(b"".join(models)).hexdigest()[:12]
-        anchors = [_anchors(cells, count) for cells, count in ANCHOR_GRIDS]
+        network_files = read_networks(path)
+        self.hash = hashlib.sha256(b"".join(network_files)).hexdigest()[:12]
+        anchors = [_anchors(num_cells, anchors_per_cell) for num_cells, anchors_per_cell in ANCHOR_GRIDS]
         self._anchors = np.concatenate(anchors)  # (2254, 2) positions in [0, 1]
         detector_shapes = ((len(self._anchors), 12), (len(self._anchors), 1))
         mask_shape, heatmap_shape = (LANDMARK_SIDE,) * 2 + (1,), (HEATMAP_SIDE,) * 2 + (NUM_POINTS,)
         landmark_shapes = ((5 * NUM_POINTS,), (1,), mask_shape, heatmap_shape)
         try:
             with suppress_stderr():
-                self._detector, self._landmarker = (Interpreter(model_content=model, num_threads=1) for model in models)
-                for network, expected in ((self._detector, detector_shapes), (self._landmarker, landmark_shapes)):
+                self._detector, self._landmarker = (
+                    Interpreter(model_content=model, num_threads=1) for model in network_files
+                )
+                for network, expected_shapes in (
+                    (self._detector, detector_shapes),
+                    (self._landmarker, landmark_shapes),
+                ):
                     network.allocate_tensors()
                     shapes = tuple(tuple(output["shape"][1:]) for output in network.get_output_details())
-                    if shapes[: len(expected)] != expected:
+                    if shapes[: len(expected_shapes)] != expected_shapes:
                         raise ValueError
         except (ValueError, RuntimeError):
             raise ValueError(
@@ -161,17 +168,21 @@ class BlazePose:
         values, logits = _run(self._detector, crop / 127.5 - 1)[:2]
         scores = expit(logits[:, 0].clip(-100, 100))
         selected = np.flatnonzero(scores >= MIN_SCORE)
-        # center, size and four points, relative to the anchor
+        # center, size and four points (hips, a point on the circle around the body, two more), relative to the anchor
         values = values[selected].reshape(-1, 6, 2) / DETECTOR_SIDE
         values[:, [0, 2, 3, 4, 5]] += self._anchors[selected, None]
         values = np.concatenate(
             [values[:, :1] - values[:, 1:2] / 2, values[:, :1] + values[:, 1:2] / 2, values[:, 2:]], 1
         )
         people = []
-        for score, (low, high, hips, edge, *_) in _merge(values, scores[selected]):
-            low, high, hips, edge = _transform(np.stack([low, high, hips, edge]) * DETECTOR_SIDE, to_image)
-            if np.any(edge != hips):
-                people.append(Person(float(score), np.concatenate([low, high]), Region(hips, edge - hips)))
+        for score, (top_left, bottom_right, hips, circle_point, *_) in _merge(values, scores[selected]):
+            top_left, bottom_right, hips, circle_point = _transform(
+                np.stack([top_left, bottom_right, hips, circle_point]) * DETECTOR_SIDE, to_image
+            )
+            if np.any(circle_point != hips):
+                people.append(
+                    Person(float(score), np.concatenate([top_left, bottom_right]), Region(hips, circle_point - hips))
+                )
         return people
 
     def predict_landmarks(self, image: np.ndarray, region: Region) -> Landmarks:
@@ -181,13 +192,13 @@ class BlazePose:
         values, presence, mask, heatmaps = _run(self._landmarker, crop / 255)[:4]
         values = values.reshape(NUM_POINTS, 5)  # x, y, depth in the crop's pixels; logits of visibility and presence
         points = _transform(_refine(values[:, :2] / LANDMARK_SIDE, heatmaps) * LANDMARK_SIDE, to_image)
-        center, edge = points[BODY_POINTS : BODY_POINTS + 2]
+        center, circle_point = points[NUM_BODY_POINTS : NUM_BODY_POINTS + 2]
         return Landmarks(
             presence=float(presence[0]),  # the network applies the sigmoid itself
-            points=points[:BODY_POINTS],
-            visibility=expit(values[:BODY_POINTS, 3]),
+            points=points[:NUM_BODY_POINTS],
+            visibility=expit(values[:NUM_BODY_POINTS, 3]),
             mask=expit(mask[..., 0]),
-            next_region=Region(center, edge - center),
+            next_region=Region(center, circle_point - center),
         )
 
     @staticmethod
@@ -212,15 +223,17 @@ def suppress_stderr() -> Iterator[None]:
 
 def _squares(size: np.ndarray, side: float) -> list[tuple[np.ndarray, float]]:
     """Centres and sides of squares that cover an image (width, height), each overlapping the next one by half."""
-    starts = [np.linspace(0, max(0, length - side), max(1, round(2 * (length - side) / side) + 1)) for length in size]
-    return [(np.array([x, y]) + np.minimum(side, size) / 2, side) for y in starts[1] for x in starts[0]]
+    square_starts = [
+        np.linspace(0, max(0, length - side), max(1, round(2 * (length - side) / side) + 1)) for length in size
+    ]
+    return [(np.array([x, y]) + np.minimum(side, size) / 2, side) for y in square_starts[1] for x in square_starts[0]]
 
 
-def _anchors(cells: int, count: int) -> np.ndarray:
+def _anchors(num_cells: int, anchors_per_cell: int) -> np.ndarray:
     """(cells^2 count, 2): centers of a grid of cells in [0, 1], row by row, each repeated `count` times."""
-    position = (np.arange(cells) + 0.5) / cells
-    y, x = np.meshgrid(position, position, indexing="ij")
-    return np.stack([x, y], -1).reshape(-1, 2).repeat(count, 0)
+    cell_centers = (np.arange(num_cells) + 0.5) / num_cells
+    y, x = np.meshgrid(cell_centers, cell_centers, indexing="ij")
+    return np.stack([x, y], -1).reshape(-1, 2).repeat(anchors_per_cell, 0)
 
 
 def _transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -233,10 +246,11 @@ def _to_opencv(matrix: np.ndarray) -> np.ndarray:
     return np.hstack([matrix[:, :2], (matrix[:, 2] + matrix[:, :2].sum(1) / 2 - 0.5)[:, None]])
 
 
-def _crop(image: np.ndarray, to_image: np.ndarray, side: int, border: int) -> np.ndarray:
+def _crop(image: np.ndarray, to_image: np.ndarray, side: int, border_mode: int) -> np.ndarray:
     """The square of an image that an affine map covers. (side, side, 3) float32 in [0, 255]"""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, _to_opencv(to_image), (side, side), flags=flags, borderMode=border).astype(np.float32)
+    crop = cv2.warpAffine(image, _to_opencv(to_image), (side, side), flags=flags, borderMode=border_mode)
+    return crop.astype(np.float32)
 
 
 def _run(network: "Interpreter", image: np.ndarray) -> list[np.ndarray]:
@@ -255,14 +269,14 @@ def _merge(boxes: np.ndarray, scores: np.ndarray) -> list[tuple[float, np.ndarra
     remaining = np.argsort(-scores, kind="stable")
     while remaining.size:
         best = boxes[remaining[0]]
-        low, high = np.maximum(boxes[remaining, 0], best[0]), np.minimum(boxes[remaining, 1], best[1])
-        intersection = (high - low).clip(0).prod(-1)
+        top_left, bottom_right = np.maximum(boxes[remaining, 0], best[0]), np.minimum(boxes[remaining, 1], best[1])
+        intersection = (bottom_right - top_left).clip(0).prod(-1)
         areas = (boxes[remaining, 1] - boxes[remaining, 0]).prod(-1)
-        overlaps = intersection > MIN_OVERLAP * (areas + areas[0] - intersection)
-        overlaps[0] = True
-        group = remaining[overlaps]
+        is_overlapping = intersection > MIN_OVERLAP * (areas + areas[0] - intersection)
+        is_overlapping[0] = True
+        group = remaining[is_overlapping]
         merged.append((scores[remaining[0]], np.average(boxes[group], axis=0, weights=scores[group])))
-        remaining = remaining[~overlaps]
+        remaining = remaining[~is_overlapping]
     return merged
 
 
@@ -276,6 +290,6 @@ def _refine(points: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
         patch = expit(heatmaps[top : y + HEATMAP_RADIUS + 1, left : x + HEATMAP_RADIUS + 1, index])
         if patch.max() >= MIN_SCORE:
             columns, rows = left + np.arange(patch.shape[1]), top + np.arange(patch.shape[0])
-            total = patch.sum() * HEATMAP_SIDE
-            refined[index] = (patch.sum(0) @ columns) / total, (patch.sum(1) @ rows) / total
+            total_weight = patch.sum() * HEATMAP_SIDE
+            refined[index] = (patch.sum(0) @ columns) / total_weight, (patch.sum(1) @ rows) / total_weight
     return refined

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from zoo.body.detection.base import PersonDetector, Poses, SegmentedFigure, joint_weights, weighted_joints
-from zoo.body.detection.blazepose import BODY_POINTS, MIN_SCORE, BlazePose, Landmarks, Person, Region
+from zoo.body.detection.blazepose import MIN_SCORE, NUM_BODY_POINTS, BlazePose, Landmarks, Person, Region
 from zoo.body.detection.figure_mask import largest_component, mask_to_alpha
 from zoo.body.skeleton import JOINTS
 
@@ -17,7 +17,7 @@ POINTS_OF_JOINT = {
 SHOULDERS, HIPS, EARS, EYES = (11, 12), (23, 24), (7, 8), (2, 5)
 HEAD_POINTS, HAND_POINTS, FOOT_POINTS = slice(0, 11), slice(15, 23), slice(27, 33)
 ARM_AND_LEG_POINTS = [*range(11, 17), *range(23, 29)]
-TO_JOINTS = joint_weights(BODY_POINTS, POINTS_OF_JOINT, SHOULDERS, HIPS, EARS)
+TO_JOINTS = joint_weights(NUM_BODY_POINTS, POINTS_OF_JOINT, SHOULDERS, HIPS, EARS)
 NECK, HEAD = JOINTS.index("neck"), JOINTS.index("head")
 
 REFINE_BELOW_PRESENCE = 0.9  # below this presence the landmarks are predicted a second time

@@ -20,16 +20,16 @@ from zoo.files import file_hash
 
 FILES = ("yolox_l.onnx", "dw-ll_ucoco_384.onnx")  # as DWPose's page names them
 DOWNLOAD_HINT = "DWPose's page has both files"
-MIN_SCORE = 0.3  # of a detected person
+MIN_SCORE = 0.3  # smallest score of a detected person
 MAX_OVERLAP = 0.45  # intersection over union above which two boxes are one person
 YOLOX_SIDE, YOLOX_STRIDES = 640, (8, 16, 32)  # pixels of its input and of its cells
 YOLOX_CHANNELS = 85  # box 4, objectness 1, COCO's classes 80
 PADDING_GREY = 114  # fills a square around images that are not square
 RTMPOSE_SIZE = np.array([288, 384])  # pixels of its input, width and height
-BOX_SCALE = 1.25  # side of its crop over the box's
-RGB_MEAN, RGB_STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
+BOX_SCALE = 1.25  # side of RTMPose's crop over the person's box
+RGB_MEAN, RGB_STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # of 255
 NUM_POINTS = 133  # COCO-WholeBody: body 17, feet 6, face 68, hands 21 each
-BINS_PER_PIXEL = 2  # of SimCC
+BINS_PER_PIXEL = 2  # SimCC: one classification along x and one along y
 # SMPL's joints without their side -> keypoints, left and right. Toes are the mean of the big and the small one, hands
 # the knuckles of the middle fingers.
 LIMB_POINTS = {
@@ -83,15 +83,17 @@ class DWPose:
     def detect_people(self, image: np.ndarray) -> list[DetectedPerson]:
         """The people in an image (H, W, 3) uint8, highest score first."""
         scale = min(YOLOX_SIDE / image.shape[0], YOLOX_SIDE / image.shape[1])
-        width, height = int(image.shape[1] * scale), int(image.shape[0] * scale)
-        square = np.full((YOLOX_SIDE, YOLOX_SIDE, 3), PADDING_GREY, np.uint8)
-        square[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        resized_width, resized_height = int(image.shape[1] * scale), int(image.shape[0] * scale)
+        padded_image = np.full((YOLOX_SIDE, YOLOX_SIDE, 3), PADDING_GREY, np.uint8)
+        padded_image[:resized_height, :resized_width] = cv2.resize(
+            image, (resized_width, resized_height), interpolation=cv2.INTER_LINEAR
+        )
         num_cells = sum((YOLOX_SIDE // stride) ** 2 for stride in YOLOX_STRIDES)
-        (output,) = self._run(0, square[..., ::-1], [(num_cells, YOLOX_CHANNELS)])
+        (output,) = self._run(0, padded_image[..., ::-1], [(num_cells, YOLOX_CHANNELS)])
         boxes, scores = decode_boxes(output)
-        corners = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]) / scale  # corner and size, for OpenCV
-        selected = cv2.dnn.NMSBoxes(corners.tolist(), scores.tolist(), MIN_SCORE, MAX_OVERLAP)
-        return [DetectedPerson(float(scores[index]), boxes[index] / scale) for index in selected]
+        boxes_xywh = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]) / scale  # corner and size, for OpenCV
+        selected_indices = cv2.dnn.NMSBoxes(boxes_xywh.tolist(), scores.tolist(), MIN_SCORE, MAX_OVERLAP)
+        return [DetectedPerson(float(scores[index]), boxes[index] / scale) for index in selected_indices]
 
     def predict_keypoints(self, image: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Keypoints (133, 2) of the person in a box of an image (H, W, 3) uint8, and their scores (133,)."""
@@ -101,9 +103,9 @@ class DWPose:
         points, scores = decode_points(*self._run(1, (crop - RGB_MEAN) / RGB_STD, shapes))
         return cv2.transform(points[None], cv2.invertAffineTransform(to_input))[0] + 0.5, scores
 
-    def _run(self, index: int, image: np.ndarray, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
+    def _run(self, network_index: int, image: np.ndarray, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
         """Outputs of a network for an image (H, W, 3), in the order of their `shapes`; their names do not matter."""
-        network = (self._detector, self._pose)[index]
+        network = (self._detector, self._pose)[network_index]
         network.setInput(np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32))
         try:
             with suppress_stderr():
@@ -111,7 +113,7 @@ class DWPose:
                 outputs = {output.shape[1:]: output[0] for output in network.forward(names)}
             return [outputs[shape] for shape in shapes]
         except (cv2.error, KeyError):
-            file = self.files[index]
+            file = self.files[network_index]
             raise ValueError(f"pose detector {file} holds another network than DWPose's; {DOWNLOAD_HINT}") from None
 
 
@@ -134,18 +136,18 @@ class DWPoseDetector(PersonDetector):
 
         frames: (F, H, W, 3) uint8. People are detected anew in every frame, as DWPose does.
         """
-        count, height, width, _ = frames.shape
-        joints = np.full((count, len(JOINT_INDEX), 2), np.nan, np.float32)
-        confidence = np.zeros((count, len(JOINT_INDEX)), np.float32)
-        mask = np.zeros((count, height, width), np.float32)
+        num_frames, height, width, _ = frames.shape
+        joints = np.full((num_frames, len(JOINT_INDEX), 2), np.nan, np.float32)
+        confidence = np.zeros((num_frames, len(JOINT_INDEX)), np.float32)
+        mask = np.zeros((num_frames, height, width), np.float32)
         box = None
         for index, frame in enumerate(frames):
             people = self.find_people(frame)
             if people:
-                previous = box
+                previous_box = box
                 box = max(
                     (person.box for person in people),
-                    key=lambda box: _intersection(box, box if previous is None else previous),
+                    key=lambda box: _intersection(box, box if previous_box is None else previous_box),
                 )
                 points, scores = self._network.predict_keypoints(frame, box)
                 joints[index], confidence[index] = weighted_joints(TO_JOINTS, points, scores)
@@ -172,9 +174,9 @@ def draw_mask(joints: np.ndarray, height: int, width: int) -> np.ndarray:
     cv2.polylines(mask, [trunk], True, 1.0, max(1, round(2 * TRUNK_MARGIN * stature)), cv2.LINE_8, 4)
     for name, (first, second, thickness, _) in LIMBS.items():
         a, b = joints[JOINT_INDEX[first]], joints[JOINT_INDEX[second]]
-        end = a + LIMB_EXTENSION.get(name.split("_")[-1], 1.0) * (b - a)
-        width_pixels = max(1, round(2 * thickness * stature))
-        cv2.line(mask, to_fixed_point(a), to_fixed_point(end), 1.0, width_pixels, cv2.LINE_8, 4)
+        extended_end = a + LIMB_EXTENSION.get(name.split("_")[-1], 1.0) * (b - a)
+        line_width = max(1, round(2 * thickness * stature))
+        cv2.line(mask, to_fixed_point(a), to_fixed_point(extended_end), 1.0, line_width, cv2.LINE_8, 4)
     return cv2.GaussianBlur(mask, (0, 0), max(0.5, EDGE_SOFTNESS * stature))
 
 
@@ -184,13 +186,13 @@ def decode_boxes(output: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Cells of each stride, row by row: the box's center from the cell's corner and the logarithm of its size, in strides;
     the objectness; and the probabilities of COCO's 80 classes, person first.
     """
-    corners, strides = [], []
+    cell_corners, strides = [], []
     for stride in YOLOX_STRIDES:
         cells = np.arange(YOLOX_SIDE // stride)
-        corners.append(np.stack(np.meshgrid(cells, cells), -1).reshape(-1, 2))
+        cell_corners.append(np.stack(np.meshgrid(cells, cells), -1).reshape(-1, 2))
         strides.append(np.full((len(cells) ** 2, 1), stride))
-    corners, strides = np.concatenate(corners), np.concatenate(strides)
-    center, half_size = (output[:, :2] + corners) * strides, np.exp(output[:, 2:4]) * strides / 2
+    cell_corners, strides = np.concatenate(cell_corners), np.concatenate(strides)
+    center, half_size = (output[:, :2] + cell_corners) * strides, np.exp(output[:, 2:4]) * strides / 2
     return np.hstack([center - half_size, center + half_size]), output[:, 4] * output[:, 5]
 
 

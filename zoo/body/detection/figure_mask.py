@@ -15,8 +15,8 @@ def mask_to_alpha(mask: np.ndarray) -> np.ndarray:
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The mask without regions that are not connected with its largest one, such as a ball or a bystander."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(np.uint8(mask > MASK_RANGE[0]))
-    return mask * (labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])) if count > 1 else mask
+    num_labels, labels, stats, _ = cv2.connectedComponentsWithStats(np.uint8(mask > MASK_RANGE[0]))
+    return mask * (labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])) if num_labels > 1 else mask
 
 
 def refine_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -25,11 +25,11 @@ def refine_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     image (H, W, 3) uint8, mask (H, W) in [0, 1] -> (H, W) float32 in [0, 1]
     """
     labels = np.where(mask > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    side = 2 * max(1, round(max(mask.shape) / COARSE_MASK_SIDE)) + 1
-    kernel = np.ones((side, side), np.uint8)
+    kernel_side = 2 * max(1, round(max(mask.shape) / COARSE_MASK_SIDE)) + 1
+    kernel = np.ones((kernel_side, kernel_side), np.uint8)
     labels[cv2.erode(np.uint8(mask > 0.9), kernel) > 0] = cv2.GC_FGD
     labels[cv2.dilate(np.uint8(mask > 0.1), kernel) == 0] = cv2.GC_BGD
     if (labels == cv2.GC_FGD).any():
-        models = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.grabCut(image[..., ::-1].copy(), labels, None, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
+        color_models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(image[..., ::-1].copy(), labels, None, *color_models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
     return cv2.GaussianBlur(np.float32(np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))), (3, 3), 0)

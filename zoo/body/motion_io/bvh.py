@@ -18,17 +18,17 @@ from zoo.batch import MOTION_FPS
 from zoo.body.motion_io.retarget import REQUIRED_JOINTS, retarget, to_motion_rate
 from zoo.body.skeleton import JOINTS, OFFSETS, PARENTS, STANDING, unpack
 
-_CENTIMETRES = 100.0
+_CENTIMETRES_PER_METRE = 100.0
 _END_SITES = {
     10: (0, 0, 5),
     11: (0, 0, 5),
     15: (0, 18, 0),
     22: (9, 0, 0),
     23: (-9, 0, 0),
-}  # joint -> offset, centimetres
+}  # joint -> offset of its end site, centimetres
 
-# names of joints in other skeletons, without side and punctuation. Earlier names are tried first, and a name is used
-# once, so that "LeftShoulder" is the collar if there is a "LeftArm", else the shoulder.
+# our joint -> its names in other skeletons, without side and punctuation. Earlier names are tried first, and a node of
+# the file is used once, so that "LeftShoulder" is the collar if there is a "LeftArm", else the shoulder.
 _LIMB_JOINT_NAMES = {
     "hip": "upleg thigh upperleg hip",
     "knee": "knee leg shin lowleg lowerleg calf",
@@ -52,7 +52,7 @@ class _Node:
     """One joint of a file: its offset from the parent, and the columns of the frames that move it."""
 
     name: str
-    parent: int
+    parent: int  # index of its node, -1 for the root
     offset: np.ndarray
     position_columns: dict[int, int] = field(default_factory=dict)  # axis -> column
     rotation_columns: list[tuple[str, int]] = field(default_factory=list)  # (axis letter, column), as they are applied
@@ -68,12 +68,12 @@ def _parse(text: str) -> tuple[list[_Node], np.ndarray, float]:
     for token in tokens:
         if token in ("ROOT", "JOINT"):
             nodes.append(_Node(next(tokens), stack[-1] if stack else -1, np.zeros(3)))
-            current = len(nodes) - 1
+            current_node = len(nodes) - 1
         elif token == "End":
             next(tokens)
-            current = -1
+            current_node = -1
         elif token == "{":
-            stack.append(current)
+            stack.append(current_node)
         elif token == "}":
             stack.pop()
         elif token == "OFFSET":
@@ -83,22 +83,24 @@ def _parse(text: str) -> tuple[list[_Node], np.ndarray, float]:
         elif token == "CHANNELS":
             node = nodes[stack[-1]]
             for _ in range(int(next(tokens))):
-                axis, kind = (name := next(tokens))[0].upper(), name[1:].lower()
-                if kind == "position":
+                axis, channel_kind = (name := next(tokens))[0].upper(), name[1:].lower()
+                if channel_kind == "position":
                     node.position_columns["XYZ".index(axis)] = num_columns
                 else:
                     node.rotation_columns.append((axis, num_columns))
                 num_columns += 1
         else:
             raise ValueError(f"it is not a BVH file: unknown keyword '{token}'")
-    frames, seconds = int(header[1]), float(header[2])
+    num_frames, frame_seconds = int(header[1]), float(header[2])
     values = np.array(motion[header.end() :].split(), float)
-    if not frames or seconds <= 0 or values.size < frames * num_columns:
+    if not num_frames or frame_seconds <= 0 or values.size < num_frames * num_columns:
         raise ValueError(
-            f"it is broken: the header announces {frames} frames of {num_columns} values, the file has {values.size}"
+            f"it is broken: the header announces {num_frames} frames of {num_columns} values, "
+            f"the file has {values.size}"
         )
-    values = values[: frames * num_columns].reshape(frames, num_columns)  # some exporters write one frame too many
-    return nodes, values, seconds
+    # some exporters write one frame too many
+    values = values[: num_frames * num_columns].reshape(num_frames, num_columns)
+    return nodes, values, frame_seconds
 
 
 def _kinematics(nodes: list[_Node], frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,9 +120,9 @@ def _kinematics(nodes: list[_Node], frames: np.ndarray) -> tuple[np.ndarray, np.
             rotations.append(local)
             positions.append(offset)
         else:
-            parent = rotations[node.parent]
-            rotations.append(parent @ local)
-            positions.append(positions[node.parent] + (parent @ offset[..., None])[..., 0])
+            parent_rotation = rotations[node.parent]
+            rotations.append(parent_rotation @ local)
+            positions.append(positions[node.parent] + (parent_rotation @ offset[..., None])[..., 0])
     return np.stack(rotations), np.stack(positions)
 
 
@@ -145,20 +147,22 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _match_joints(nodes: list[_Node]) -> dict[int, int]:
-    """Our joint -> the file's. Limbs, pelvis and head by name, the trunk by its position between them.
+    """Our joint -> index of the file's node. Limbs, pelvis and head match by name, the trunk by its place between.
 
     Raises ValueError that lists the missing joints.
     """
-    by_name = {}
+    node_of_name = {}
     for index, node in enumerate(nodes):
-        by_name.setdefault(_split_name(node.name), index)
+        node_of_name.setdefault(_split_name(node.name), index)
     matches = {}
     candidates = [(joint, "", names) for joint, names in _CENTRAL_JOINT_NAMES.items()]
     candidates += [
-        (f"{side}_{part}", side, names) for part, names in _LIMB_JOINT_NAMES.items() for side in ("left", "right")
+        (f"{side}_{limb_joint}", side, names)
+        for limb_joint, names in _LIMB_JOINT_NAMES.items()
+        for side in ("left", "right")
     ]
     for joint, side, names in candidates:
-        indices = (by_name.get((side, name)) for name in names.split())
+        indices = (node_of_name.get((side, name)) for name in names.split())
         index = next((index for index in indices if index is not None and index not in matches.values()), None)
         if index is not None:
             matches[JOINTS.index(joint)] = index
@@ -169,26 +173,26 @@ def _match_joints(nodes: list[_Node]) -> dict[int, int]:
     def ancestry(index: int) -> list[int]:
         return ([*ancestry(nodes[index].parent)] if nodes[index].parent >= 0 else []) + [index]
 
-    left, right = ancestry(matches[16]), ancestry(matches[17])
-    shared = [index for index in left if index in right]
-    spine = [index for index in shared if index not in ancestry(matches[0])]
-    if spine:
-        matches[9] = spine[-1]
-    if len(spine) > 1:
-        matches[3] = spine[0]
-    if len(spine) > 2:
-        matches[6] = spine[(len(spine) - 1) // 2]
+    left_ancestry, right_ancestry = ancestry(matches[16]), ancestry(matches[17])
+    shared_ancestors = [index for index in left_ancestry if index in right_ancestry]
+    spine_nodes = [index for index in shared_ancestors if index not in ancestry(matches[0])]
+    if spine_nodes:
+        matches[9] = spine_nodes[-1]
+    if len(spine_nodes) > 1:
+        matches[3] = spine_nodes[0]
+    if len(spine_nodes) > 2:
+        matches[6] = spine_nodes[(len(spine_nodes) - 1) // 2]
     if 15 in matches:
-        neck = [index for index in ancestry(matches[15])[:-1] if index not in shared]
-        if neck:
-            matches[12] = neck[-1]
+        neck_nodes = [index for index in ancestry(matches[15])[:-1] if index not in shared_ancestors]
+        if neck_nodes:
+            matches[12] = neck_nodes[-1]
     return matches
 
 
 def _begins_with_setup_pose(local: Tensor) -> bool:
     """Whether the first of (T, 24, 3, 3) is a T-pose that an exporter put before the motion: a jump follows it."""
-    step = (local[1:] - local[:-1]).square().sum((-2, -1)).sqrt().mean(-1)
-    return len(step) > 2 and bool(step[0] > 0.2 and step[0] > 10 * step[1:].median())
+    mean_change = (local[1:] - local[:-1]).square().sum((-2, -1)).sqrt().mean(-1)
+    return len(mean_change) > 2 and bool(mean_change[0] > 0.2 and mean_change[0] > 10 * mean_change[1:].median())
 
 
 def read_bvh(path: Path | str) -> Tensor:
@@ -198,20 +202,20 @@ def read_bvh(path: Path | str) -> Tensor:
     ValueError for a file that is not BVH, or whose skeleton cannot be matched.
     """
     try:
-        nodes, frames, seconds = _parse(Path(path).read_text(errors="replace"))
+        nodes, frames, frame_seconds = _parse(Path(path).read_text(errors="replace"))
         matches = _match_joints(nodes)
         rotations, positions = (torch.from_numpy(array) for array in _kinematics(nodes, frames))
-        zeros = np.zeros((1, frames.shape[1]))
-        rest = torch.from_numpy(_kinematics(nodes, zeros)[1])[:, 0]
+        rest_channels = np.zeros((1, frames.shape[1]))
+        rest_positions = torch.from_numpy(_kinematics(nodes, rest_channels)[1])[:, 0]
         local, root = retarget(
-            {joint: rotations[source] for joint, source in matches.items()},
-            {joint: rest[source] for joint, source in matches.items()},
+            {joint: rotations[node] for joint, node in matches.items()},
+            {joint: rest_positions[node] for joint, node in matches.items()},
             (positions[matches[1]] + positions[matches[2]]) / 2,
         )
     except (ValueError, IndexError, StopIteration, RuntimeError) as error:
         raise ValueError(f"cannot read {path}: {error or 'it is not a BVH file'}") from None
-    first = int(_begins_with_setup_pose(local))
-    return to_motion_rate(local[first:], root[first:], 1 / seconds)
+    first_frame = int(_begins_with_setup_pose(local))
+    return to_motion_rate(local[first_frame:], root[first_frame:], 1 / frame_seconds)
 
 
 # writing -------------------------------------------------------------------------------------------------------------
@@ -222,18 +226,18 @@ def write_bvh(path: Path | str, motion: Tensor, offsets: Tensor = OFFSETS) -> No
     _, root, local = unpack(motion.detach().double().cpu())
     to_y_up = STANDING.T.double()
     local = torch.cat([(to_y_up @ local[:, 0])[:, None], local[:, 1:]], 1)
-    position = (root @ to_y_up.T * _CENTIMETRES).numpy()
+    root_positions = (root @ to_y_up.T * _CENTIMETRES_PER_METRE).numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of gimbal lock: any split of a rotation between two angles is valid
         angles = Rotation.from_matrix(local.flatten(0, 1).numpy()).as_euler("ZXY")
     angles = np.degrees(np.unwrap(angles.reshape(len(root), len(JOINTS), 3), axis=0))
 
     lines = ["HIERARCHY"]
-    order = []
+    joint_order = []
 
     def append_joint(joint: int, indent: str) -> None:
-        order.append(joint)
-        x, y, z = (offsets[joint] * _CENTIMETRES).tolist()
+        joint_order.append(joint)
+        x, y, z = (offsets[joint] * _CENTIMETRES_PER_METRE).tolist()
         channels = "CHANNELS 3 " if joint else "CHANNELS 6 Xposition Yposition Zposition "
         lines.append(f"{indent}{'JOINT' if joint else 'ROOT'} {JOINTS[joint]}")
         lines.append(f"{indent}{{")
@@ -249,6 +253,6 @@ def write_bvh(path: Path | str, motion: Tensor, offsets: Tensor = OFFSETS) -> No
 
     append_joint(0, "")
     lines += ["MOTION", f"Frames: {len(root)}", f"Frame Time: {1 / MOTION_FPS:.8f}"]
-    values = np.concatenate([position, angles[:, order].reshape(len(root), -1)], 1)
+    values = np.concatenate([root_positions, angles[:, joint_order].reshape(len(root), -1)], 1)
     lines += [" ".join(f"{value:.6f}" for value in frame) for frame in values]
     Path(path).write_text("\n".join(lines) + "\n")

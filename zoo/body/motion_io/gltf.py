@@ -15,9 +15,9 @@ from zoo.body.render.mesh import Body
 from zoo.body.skeleton import JOINTS, PARENTS, STANDING, quaternion_from_matrix, unpack
 
 # component types and buffer targets of the specification, sec. 3.6.2 and 5.11
-_COMPONENTS = {np.dtype("u1"): 5121, np.dtype("<u2"): 5123, np.dtype("<u4"): 5125, np.dtype("<f4"): 5126}
-_SHAPES = {(): "SCALAR", (2,): "VEC2", (3,): "VEC3", (4,): "VEC4", (4, 4): "MAT4"}
-_VERTICES, _INDICES = 34962, 34963
+_COMPONENT_TYPES = {np.dtype("u1"): 5121, np.dtype("<u2"): 5123, np.dtype("<u4"): 5125, np.dtype("<f4"): 5126}
+_ACCESSOR_TYPES = {(): "SCALAR", (2,): "VEC2", (3,): "VEC3", (4,): "VEC4", (4, 4): "MAT4"}
+_ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _NUM_INFLUENCES = 4  # joints a vertex; more are allowed, but few programs read them
 _GAMMA = 2.2  # of sRGB vertex colors
 _BODY_COLOR = [0.62, 0.52, 0.46, 1.0]  # linear RGBA of bodies without vertex colors
@@ -34,9 +34,9 @@ class _Buffer:
         view = {"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes}
         accessor = {
             "bufferView": len(self.views),
-            "componentType": _COMPONENTS[array.dtype],
+            "componentType": _COMPONENT_TYPES[array.dtype],
             "count": len(array),
-            "type": _SHAPES[array.shape[1:]],
+            "type": _ACCESSOR_TYPES[array.shape[1:]],
         }
         if bounds:
             flat = array.reshape(len(array), -1)
@@ -51,9 +51,9 @@ class _Buffer:
 def _largest_weights(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(V, 24) -> the four joints of the largest weights (V, 4) uint8, and these (V, 4) float32, which sum to 1."""
     joints = np.argsort(-weights, axis=1, kind="stable")[:, :_NUM_INFLUENCES]
-    largest = np.take_along_axis(weights, joints, 1).astype("<f4")
-    largest /= largest.sum(1, keepdims=True)
-    return np.where(largest > 0, joints, 0).astype("u1"), largest
+    largest_weights = np.take_along_axis(weights, joints, 1).astype("<f4")
+    largest_weights /= largest_weights.sum(1, keepdims=True)
+    return np.where(largest_weights > 0, joints, 0).astype("u1"), largest_weights
 
 
 def _animation(motion: Tensor, body: Body) -> tuple[np.ndarray, np.ndarray]:
@@ -82,23 +82,23 @@ def write_glb(path: Path | str, motion: Tensor, body: Body, colors: np.ndarray |
 
     buffer = _Buffer()
     attributes = {
-        "POSITION": buffer.add(body.vertices.astype("<f4"), _VERTICES, bounds=True),
-        "NORMAL": buffer.add(body.normals.astype("<f4"), _VERTICES),
-        "JOINTS_0": buffer.add(joints, _VERTICES),
-        "WEIGHTS_0": buffer.add(weights, _VERTICES),
+        "POSITION": buffer.add(body.vertices.astype("<f4"), _ARRAY_BUFFER, bounds=True),
+        "NORMAL": buffer.add(body.normals.astype("<f4"), _ARRAY_BUFFER),
+        "JOINTS_0": buffer.add(joints, _ARRAY_BUFFER),
+        "WEIGHTS_0": buffer.add(weights, _ARRAY_BUFFER),
     }
     if colors is not None:
-        linear = (colors.astype(np.float64) / 255) ** _GAMMA
-        rgba = np.concatenate([linear, np.ones((len(linear), 1))], 1)
-        attributes["COLOR_0"] = buffer.add((rgba * 65535).round().astype("<u2"), _VERTICES, normalized=True)
-    indices = buffer.add(body.faces.astype("<u4").reshape(-1), _INDICES)
-    inverse_binds = buffer.add(inverse_bind_matrices)
-    keyframe_times = buffer.add(times, bounds=True)
-    samplers = [{"input": keyframe_times, "output": buffer.add(pelvis)}]
+        linear_colors = (colors.astype(np.float64) / 255) ** _GAMMA
+        rgba = np.concatenate([linear_colors, np.ones((len(linear_colors), 1))], 1)
+        attributes["COLOR_0"] = buffer.add((rgba * 65535).round().astype("<u2"), _ARRAY_BUFFER, normalized=True)
+    index_accessor = buffer.add(body.faces.astype("<u4").reshape(-1), _ELEMENT_ARRAY_BUFFER)
+    inverse_bind_accessor = buffer.add(inverse_bind_matrices)
+    keyframe_accessor = buffer.add(times, bounds=True)
+    samplers = [{"input": keyframe_accessor, "output": buffer.add(pelvis)}]
     channels = [{"sampler": 0, "target": {"node": 0, "path": "translation"}}]
     for joint, quaternion in enumerate(quaternions):
         channels.append({"sampler": len(samplers), "target": {"node": joint, "path": "rotation"}})
-        samplers.append({"input": keyframe_times, "output": buffer.add(quaternion)})
+        samplers.append({"input": keyframe_accessor, "output": buffer.add(quaternion)})
 
     nodes = []
     for joint, name in enumerate(JOINTS):
@@ -114,18 +114,20 @@ def write_glb(path: Path | str, motion: Tensor, body: Body, colors: np.ndarray |
         "scene": 0,
         "scenes": [{"nodes": [0, len(JOINTS)]}],
         "nodes": nodes,
-        "meshes": [{"name": body.name, "primitives": [{"attributes": attributes, "indices": indices, "material": 0}]}],
+        "meshes": [
+            {"name": body.name, "primitives": [{"attributes": attributes, "indices": index_accessor, "material": 0}]}
+        ],
         "materials": [
             {"pbrMetallicRoughness": {"baseColorFactor": base_color, "metallicFactor": 0.0, "roughnessFactor": 0.8}}
         ],
-        "skins": [{"joints": list(range(len(JOINTS))), "skeleton": 0, "inverseBindMatrices": inverse_binds}],
+        "skins": [{"joints": list(range(len(JOINTS))), "skeleton": 0, "inverseBindMatrices": inverse_bind_accessor}],
         "animations": [{"name": "dance", "samplers": samplers, "channels": channels}],
         "buffers": [{"byteLength": len(buffer.data)}],
         "bufferViews": buffer.views,
         "accessors": buffer.accessors,
     }
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<I4s", len(text), b"JSON") + text
+    json_chunk = json.dumps(document, separators=(",", ":")).encode()
+    json_chunk += b" " * (-len(json_chunk) % 4)
+    chunks = struct.pack("<I4s", len(json_chunk), b"JSON") + json_chunk
     chunks += struct.pack("<I4s", len(buffer.data), b"BIN\0") + bytes(buffer.data)
     Path(path).write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)

@@ -30,8 +30,8 @@ _NUM_BODY_JOINTS = 22  # that SMPL, SMPL-H and SMPL-X share; the hands after the
 # AIST++ --------------------------------------------------------------------------------------------------------------
 
 
-def _latin1(text: str, encoding: str) -> bytes:
-    """Decode bytes as pickles of protocol 2 encode them; other uses of `codecs.encode` are refused."""
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """Stands for `codecs.encode`, with which pickles of protocol 2 restore bytes; other encodings are refused."""
     if encoding != "latin1":
         raise ValueError(f"it uses the text encoding '{encoding}'")
     return text.encode("latin1")
@@ -49,7 +49,7 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
             return getattr(np, name)
         if (module, name) == ("_codecs", "encode"):
-            return _latin1
+            return _encode_latin1
         raise ValueError(f"it asks for {module}.{name}, which is not an array; nothing of it was run")
 
 
@@ -63,8 +63,10 @@ def read_aistpp_pickle(path: Path | str) -> Tensor:
         with open(path, "rb") as file:
             data = _ArraysOnly(file).load()
         poses = torch.from_numpy(np.asarray(data["smpl_poses"], np.float64)).unflatten(-1, (len(JOINTS), 3))
-        root = torch.from_numpy(np.asarray(data["smpl_trans"], np.float64) / float(np.ravel(data["smpl_scaling"])[0]))
-        if not len(poses) or root.shape != (len(poses), 3):
+        root_positions = torch.from_numpy(
+            np.asarray(data["smpl_trans"], np.float64) / float(np.ravel(data["smpl_scaling"])[0])
+        )
+        if not len(poses) or root_positions.shape != (len(poses), 3):
             raise ValueError("its poses and positions differ in length")
     except KeyError as error:
         raise ValueError(f"cannot read {path}: it is not an AIST++ motion, it has no {error}") from None
@@ -73,8 +75,8 @@ def read_aistpp_pickle(path: Path | str) -> Tensor:
     local = matrix_from_axis_angle(poses)
     standing = STANDING.double()
     local = torch.cat([(standing @ local[:, 0])[:, None], local[:, 1:]], 1)
-    step = AIST_FPS // MOTION_FPS
-    return to_motion_rate(local[::step], (root @ standing.T)[::step], MOTION_FPS)
+    frame_step = AIST_FPS // MOTION_FPS
+    return to_motion_rate(local[::frame_step], (root_positions @ standing.T)[::frame_step], MOTION_FPS)
 
 
 # SMPL and AMASS npz --------------------------------------------------------------------------------------------------
@@ -110,10 +112,10 @@ def read_npz(path: Path | str) -> Tensor:
             raise ValueError("it is not an npz file")
         with np.load(path, allow_pickle=False) as data:
             poses, trans = (torch.from_numpy(data[key].astype(np.float64)) for key in ("poses", "trans"))
-            rates = [key for key in ("mocap_framerate", "mocap_frame_rate", "fps") if key in data]
-            if not rates:
+            rate_keys = [key for key in ("mocap_framerate", "mocap_frame_rate", "fps") if key in data]
+            if not rate_keys:
                 raise ValueError("it has no frame rate")
-            fps = float(data[rates[0]])
+            fps = float(data[rate_keys[0]])
     except KeyError as error:
         raise ValueError(f"cannot read {path}: it is not an SMPL motion, it has no {error}") from None
     except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
@@ -137,9 +139,9 @@ def read_npz(path: Path | str) -> Tensor:
 
 # DeepMimic -----------------------------------------------------------------------------------------------------------
 
-# our joint and number of values, in a frame after duration and root position: rotations to the parent as quaternions
-# (w, x, y, z) or, for knees and elbows, an angle about z. The humanoid faces +X, Y up, its right at +Z; its arms hang
-# down at rest.
+# (our joint, number of values), in the order of a frame after duration and root position: rotations to the parent as
+# quaternions (w, x, y, z) or, for knees and elbows, an angle about z. The humanoid faces +X,
+# Y up, its right at +Z; its arms hang down at rest.
 _DEEPMIMIC_JOINTS = [
     (0, 4),
     (9, 4),
@@ -185,11 +187,11 @@ def read_deepmimic(path: Path | str) -> Tensor:
             raise ValueError("frames of 44 values are expected")
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read {path}: it is not a DeepMimic motion ({error})") from None
-    rotations, rest, column = {}, {0: torch.zeros(3, dtype=frames.dtype)}, 4
-    for joint, size in _DEEPMIMIC_JOINTS:
-        values = frames[:, column : column + size]
-        column += size
-        if size == 1:
+    rotations, rest, next_column = {}, {0: torch.zeros(3, dtype=frames.dtype)}, 4
+    for joint, num_values in _DEEPMIMIC_JOINTS:
+        values = frames[:, next_column : next_column + num_values]
+        next_column += num_values
+        if num_values == 1:
             local = matrix_from_axis_angle(torch.cat([torch.zeros_like(frames[:, :2]), values], 1))
         else:
             local = matrix_from_quaternion(values)

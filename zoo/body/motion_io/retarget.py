@@ -25,9 +25,9 @@ from zoo.body.skeleton import (
     unpack,
 )
 
-_LIMBS = ((1, 4, 7), (2, 5, 8), (16, 18, 20), (17, 19, 21))  # hip, knee, ankle and shoulder, elbow, wrist
+_LIMBS = ((1, 4, 7), (2, 5, 8), (16, 18, 20), (17, 19, 21))  # (hip, knee, ankle) twice, (shoulder, elbow, wrist) twice
 _ANKLE_AND_TOES = ((7, 10), (8, 11))
-_END_JOINTS = {20: 18, 22: 18, 21: 19, 23: 19, 10: 7, 11: 8}  # joint -> bone whose rest rotation it has
+_END_JOINTS = {20: 18, 22: 18, 21: 19, 23: 19, 10: 7, 11: 8}  # wrist, hand or toes -> joint whose rest rotation it has
 _TRUNK_CHAINS = ((0, 3, 6, 9), (9, 12, 15))  # missing joints are interpolated between their neighbours
 REQUIRED_JOINTS = frozenset((0, *_LIMBS[0], *_LIMBS[1], *_LIMBS[2], *_LIMBS[3]))
 
@@ -51,33 +51,35 @@ def _rest_frame(rest: dict[int, Tensor]) -> Tensor:
     left = F.normalize(left - (left @ up) * up, dim=0)
     if not (F.normalize(hips - ankles, dim=0) @ up > 0.8 and torch.isfinite(left).all() and left.norm() > 0.5):
         raise ValueError("its rest pose is not an upright body, so its joints' rotations cannot be interpreted")
-    frame = torch.stack([left, up, torch.linalg.cross(left, up)], 1)
-    axes = frame.round()
-    return axes if torch.equal(axes @ axes.T, torch.eye(3).to(axes)) else frame
+    rest_frame = torch.stack([left, up, torch.linalg.cross(left, up)], 1)
+    axes = rest_frame.round()
+    return axes if torch.equal(axes @ axes.T, torch.eye(3).to(axes)) else rest_frame
 
 
-def _rest_rotations(rest: dict[int, Tensor], frame: Tensor, offsets: Tensor) -> dict[int, Tensor]:
+def _rest_rotations(rest: dict[int, Tensor], rest_frame: Tensor, offsets: Tensor) -> dict[int, Tensor]:
     """Rotations (3, 3) from our rest limbs to the source's, in our rest frame, of the joints that have one."""
     rotations = {}
     for limb in _LIMBS:
         for joint, child in zip(limb[:-1], limb[1:], strict=True):
-            rotations[joint] = _rotation_between(offsets[child], frame.T @ (rest[child] - rest[joint]))
+            rotations[joint] = _rotation_between(offsets[child], rest_frame.T @ (rest[child] - rest[joint]))
     horizontal = torch.tensor([1.0, 0.0, 1.0]).to(offsets)
     for ankle, toes in _ANKLE_AND_TOES:
         if toes in rest:  # toes outwards or inwards, but never up or down
-            direction = frame.T @ (rest[toes] - rest[ankle])
+            direction = rest_frame.T @ (rest[toes] - rest[ankle])
             rotations[ankle] = _rotation_between(offsets[toes] * horizontal, direction * horizontal)
     return rotations | {joint: rotations[bone] for joint, bone in _END_JOINTS.items() if bone in rotations}
 
 
-def _interpolate_trunk(world: dict[int, Tensor]) -> None:
+def _interpolate_trunk(world_rotations: dict[int, Tensor]) -> None:
     """Interpolate the rotations of the trunk's missing joints between those of their neighbours, in place."""
     for chain in _TRUNK_CHAINS:
-        available = [i for i, joint in enumerate(chain) if joint in world]
-        for low, high in zip(available[:-1], available[1:], strict=True):
-            start, end = (quaternion_from_matrix(world[chain[i]]) for i in (low, high))
-            for i in range(low + 1, high):
-                world[chain[i]] = matrix_from_quaternion(slerp(start, end, (i - low) / (high - low)))
+        available = [index for index, joint in enumerate(chain) if joint in world_rotations]
+        for low_index, high_index in zip(available[:-1], available[1:], strict=True):
+            start, end = (quaternion_from_matrix(world_rotations[chain[index]]) for index in (low_index, high_index))
+            for index in range(low_index + 1, high_index):
+                world_rotations[chain[index]] = matrix_from_quaternion(
+                    slerp(start, end, (index - low_index) / (high_index - low_index))
+                )
 
 
 def retarget(
@@ -93,26 +95,28 @@ def retarget(
     assert set(rotations) >= REQUIRED_JOINTS and set(rest) >= REQUIRED_JOINTS
     offsets = offsets.to(hips)
     standing = STANDING.to(hips)
-    frame = _rest_frame(rest)
-    rest_rotations = _rest_rotations(rest, frame, offsets)
-    world = {}
+    rest_frame = _rest_frame(rest)
+    rest_rotations = _rest_rotations(rest, rest_frame, offsets)
+    world_rotations = {}
     for joint, rotation in rotations.items():
-        world[joint] = standing @ frame.T @ rotation @ frame @ rest_rotations.get(joint, torch.eye(3).to(hips))
-    _interpolate_trunk(world)
+        world_rotations[joint] = (
+            standing @ rest_frame.T @ rotation @ rest_frame @ rest_rotations.get(joint, torch.eye(3).to(hips))
+        )
+    _interpolate_trunk(world_rotations)
 
     local = torch.eye(3).to(hips).repeat(len(hips), len(JOINTS), 1, 1)
-    local[:, 0] = world[0]
+    local[:, 0] = world_rotations[0]
     for joint, parent in enumerate(PARENTS[1:], 1):
-        if joint in world:
-            local[:, joint] = world[parent].mT @ world[joint]
+        if joint in world_rotations:
+            local[:, joint] = world_rotations[parent].mT @ world_rotations[joint]
         else:
-            world[joint] = world[parent]
+            world_rotations[joint] = world_rotations[parent]
 
     leg_length = sum(offsets[child].norm() for leg in _LIMBS[:2] for child in leg[1:])
     source_bones = [(a, b) for leg in _LIMBS[:2] for a, b in zip(leg[:-1], leg[1:], strict=True)]
     source_leg_length = sum((rest[b] - rest[a]).norm() for a, b in source_bones)
     hip_offset = (offsets[1] + offsets[2]) / 2
-    root = (standing @ frame.T @ hips.T).T * (leg_length / source_leg_length) - world[0] @ hip_offset
+    root = (standing @ rest_frame.T @ hips.T).T * (leg_length / source_leg_length) - world_rotations[0] @ hip_offset
     return local, root
 
 
@@ -120,7 +124,7 @@ def to_motion_rate(local: Tensor, root: Tensor, fps: float) -> Tensor:
     """Motion (T, 151) float32 at 30 Hz on the floor, from rotations (S, 24, 3, 3) and root (S, 3) at `fps`."""
     if abs(fps - round(fps)) < 0.02:  # "Frame Time: 0.008333" means 120, but 29.97 means 29.97
         fps = round(fps)
-    frames = int((len(root) - 1) / fps * MOTION_FPS + 1e-6) + 1
-    motion = resample(pack(local, root), torch.arange(frames, dtype=torch.float64) / MOTION_FPS, fps)
+    num_frames = int((len(root) - 1) / fps * MOTION_FPS + 1e-6) + 1
+    motion = resample(pack(local, root), torch.arange(num_frames, dtype=torch.float64) / MOTION_FPS, fps)
     _, root, local = unpack(motion)
     return put_on_floor(pack(local, root)).float()
