@@ -247,10 +247,10 @@ def collate(items: list[dict] | Batch) -> Batch:
     if isinstance(items, dict):
         return items
     batch: dict[str, Any] = {}
-    for name, first in items[0].items():
+    for name, first_value in items[0].items():
         values = [item[name] for item in items]
-        if isinstance(first, Tensor):
+        if isinstance(first_value, Tensor):
             batch[name] = torch.stack(values)
         else:
-            batch[name] = values if isinstance(first, str) else first
+            batch[name] = values if isinstance(first_value, str) else first_value
     return cast(Batch, batch)

@@ -59,46 +59,50 @@ class ClipFolder:
         """
         self.clips: list[ClipFiles] = []
         self.skipped: list[tuple[str, str]] = []
-        expression = _compile_pattern(pattern)
-        songs = _songs(music) if music else None
-        is_listed = None if names is None else {normalize_name(name): False for name in names}  # True: it exists
-        first_files: dict[str, Path] = {}
-        for name, media in sorted(_media(folder), key=lambda pair: (normalize_name(str(pair[0])), str(pair[1]))):
+        label_pattern = _compile_pattern(pattern)
+        song_files = _song_files(music) if music else None
+        clip_exists = None if names is None else {normalize_name(name): False for name in names}
+        first_files: dict[str, Path] = {}  # key -> first file of its clip
+        for name, media_files in sorted(
+            _possible_clips(folder), key=lambda pair: (normalize_name(str(pair[0])), str(pair[1]))
+        ):
             key = normalize_name("-".join(name.parts))
-            listed = [
-                alias for alias in (key, aist.with_all_cameras(key)) if is_listed is not None and alias in is_listed
+            list_entries = [
+                alias for alias in (key, aist.with_all_cameras(key)) if clip_exists is not None and alias in clip_exists
             ]
-            labels = labels_of(key, expression)
-            if is_listed is not None and not listed:
+            labels = labels_of(key, label_pattern)
+            if clip_exists is not None and not list_entries:
                 continue
             if any(labels.get(label) not in values for label, values in label_filter.items()):
                 continue
-            if is_listed is not None:
-                is_listed |= dict.fromkeys(listed, True)
+            if clip_exists is not None:
+                clip_exists |= dict.fromkeys(list_entries, True)
             if key in first_files:
-                duplicate = media[0].relative_to(folder).as_posix()  # its key belongs to a usable clip, which stays
-                self.skipped.append((duplicate, f"another clip, {first_files[key].name}, is called {key} too"))
+                duplicate_path = (
+                    media_files[0].relative_to(folder).as_posix()
+                )  # its key belongs to a usable clip, which stays
+                self.skipped.append((duplicate_path, f"another clip, {first_files[key].name}, is called {key} too"))
                 continue
-            first_files[key] = media[0]
+            first_files[key] = media_files[0]
             try:
-                is_video = media[0].suffix.lower() in VIDEO_SUFFIXES
-                frames = VideoFile(media[0]) if is_video else NumberedImages(media, fps)
+                is_video = media_files[0].suffix.lower() in VIDEO_SUFFIXES
+                frames = VideoFile(media_files[0]) if is_video else NumberedImages(media_files, fps)
             except ValueError as error:
                 self.skipped.append((key, str(error)))
                 continue
-            stem = folder / name
-            if songs is not None:
-                sound = songs.get(labels.get("song", ""), songs.get(normalize_name(name.name)))
+            clip_stem = folder / name
+            if song_files is not None:
+                sound = song_files.get(labels.get("song", ""), song_files.get(normalize_name(name.name)))
                 if sound is None:
                     self.skipped.append((key, f"{music} has no song named {labels.get('song', name.name)}"))
                     continue
             else:
-                sound = _file_beside(stem, SOUND_SUFFIXES)
+                sound = _file_beside(clip_stem, SOUND_SUFFIXES)
             labels.setdefault("song", normalize_name(sound.stem) if sound else key)
-            parts = _part_maps(media, frames, fps)
-            self.clips.append(ClipFiles(key, frames, sound, _file_beside(stem, (".txt",)), labels, parts))
+            part_maps = _part_maps(media_files, frames, fps)
+            self.clips.append(ClipFiles(key, frames, sound, _file_beside(clip_stem, (".txt",)), labels, part_maps))
         self.skipped += [
-            (name, f"{folder} has no such clip") for name, exists in (is_listed or {}).items() if not exists
+            (name, f"{folder} has no such clip") for name, exists in (clip_exists or {}).items() if not exists
         ]
         if not self.clips:
             reason = f": {self.skipped[0][0]}: {self.skipped[0][1]}" if self.skipped else ""
@@ -130,46 +134,46 @@ def _compile_pattern(pattern: str) -> re.Pattern:
     return expression
 
 
-def _media(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
+def _possible_clips(folder: Path) -> Iterator[tuple[Path, list[Path]]]:
     """(name relative to the folder, files) of every possible clip; a folder of images has at least two."""
     if not folder.is_dir():
         raise ValueError(f"data.folder={folder} is no folder; name the one that holds the videos")
-    for root, folders, file_names in os.walk(folder):
-        place = Path(root)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files = [place / name for name in sorted(file_names) if not name.startswith(".")]
-        relative = place.relative_to(folder)
+    for root, folder_names, file_names in os.walk(folder):
+        directory = Path(root)
+        folder_names[:] = sorted(name for name in folder_names if not name.startswith("."))
+        files = [directory / name for name in sorted(file_names) if not name.startswith(".")]
+        relative_path = directory.relative_to(folder)
         videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
         for path in videos:
-            yield relative / path.stem, [path]
-        if relative.name != "images" and (place.parent / "images").is_dir() and relative != Path():
+            yield relative_path / path.stem, [path]
+        if relative_path.name != "images" and (directory.parent / "images").is_dir() and relative_path != Path():
             continue  # masks and the like, which lie beside the images
-        images = _numbered(files)
+        images = _numbered_images(files)
         if videos or len(images) > 1:
-            folders[:] = [name for name in folders if name not in MAP_FOLDERS]
-        name = relative.parent if relative.name == "images" else relative
+            folder_names[:] = [name for name in folder_names if name not in MAP_FOLDERS]
+        name = relative_path.parent if relative_path.name == "images" else relative_path
         if len(images) > 1 and name != Path():
             yield name, images
 
 
-def _numbered(files: Iterable[Path]) -> list[Path]:
+def _numbered_images(files: Iterable[Path]) -> list[Path]:
     return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and number_of(path) is not None]
 
 
-def _part_maps(media: Sequence[Path], frames: FrameSource, fps: Fraction) -> PartMaps | None:
+def _part_maps(media_files: Sequence[Path], frames: FrameSource, fps: Fraction) -> PartMaps | None:
     """The part maps beside a clip's files; an image's map has its number."""
-    place = media[0].parent
-    for folder_name, read in MAP_FOLDERS.items():
+    directory = media_files[0].parent
+    for folder_name, decode in MAP_FOLDERS.items():
         if isinstance(frames, VideoFile):
-            video = _file_beside(place / folder_name / media[0].stem, VIDEO_SUFFIXES)
+            video = _file_beside(directory / folder_name / media_files[0].stem, VIDEO_SUFFIXES)
             if video:
-                return PartMaps(VideoFile(video), read)
+                return PartMaps(VideoFile(video), decode)
             continue
-        folder = (place.parent if place.name == "images" else place) / folder_name
+        folder = (directory.parent if directory.name == "images" else directory) / folder_name
         if folder.is_dir():
-            maps = {number_of(path): path for path in _numbered(sorted(folder.iterdir()))}
-            files = [maps.get(number_of(path), folder / path.name) for path in media]
-            return PartMaps(NumberedImages(files, fps), read)  # reading a missing map raises ValueError
+            map_of_number = {number_of(path): path for path in _numbered_images(sorted(folder.iterdir()))}
+            map_files = [map_of_number.get(number_of(path), folder / path.name) for path in media_files]
+            return PartMaps(NumberedImages(map_files, fps), decode)  # reading a missing map raises ValueError
     return None
 
 
@@ -178,7 +182,7 @@ def _file_beside(stem: Path, suffixes: Sequence[str]) -> Path | None:
     return next((path for suffix in suffixes if (path := stem.with_name(stem.name + suffix)).is_file()), None)
 
 
-def _songs(folder: Path) -> dict[str, Path]:
+def _song_files(folder: Path) -> dict[str, Path]:
     """Stem -> sound file of a folder of songs; of two formats of a song the first in SOUND_SUFFIXES."""
     if not folder.is_dir():
         raise ValueError(f"data.music={folder} is no folder; name the one that holds the songs")

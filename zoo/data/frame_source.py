@@ -18,9 +18,9 @@ import numpy as np
 
 from zoo.media import decodable_frames, open_media, read_image, to_rgb
 
-MAX_DISTANCE = Fraction(1, 4)  # s; a time with no frame nearer than this lies in a gap of the file
+MAX_TIME_DISTANCE = Fraction(1, 4)  # s; a time with no frame nearer than this lies in a gap of the file
 MIN_SEEK_TIME = Fraction(2)  # s; before this time, decoding from the beginning is faster than seeking
-NUMBERED = re.compile(r"(.*?)(\d+)")
+NUMBERED_STEM = re.compile(r"(.*?)(\d+)")
 
 
 class FrameSource(ABC):
@@ -65,17 +65,17 @@ class VideoFile(FrameSource):
     def seconds(self) -> Fraction:
         """From the packets, without decoding: a header can be wrong."""
         with self._open() as (container, stream):
-            origin, end = _origin(stream), Fraction(0)
+            origin, end_time = _origin(stream), Fraction(0)
             try:
                 for packet in container.demux(stream):
                     if packet.size and packet.pts is not None:
-                        length = (packet.duration or 0) * packet.time_base or 1 / _rate(stream)
-                        end = max(end, packet.pts * packet.time_base + length - origin)
+                        packet_duration = (packet.duration or 0) * packet.time_base or 1 / _rate(stream)
+                        end_time = max(end_time, packet.pts * packet.time_base + packet_duration - origin)
             except av.error.InvalidDataError:
                 pass  # a cut-off file: the packets before the end count
-        if end <= 0:
+        if end_time <= 0:
             raise ValueError(f"{self.path.name} cannot be read as video (it has no timestamps); give an mp4")
-        return end
+        return end_time
 
     def has_sound(self) -> bool:
         """See FrameSource."""
@@ -85,44 +85,48 @@ class VideoFile(FrameSource):
     def frames_at(self, times: Sequence[Fraction]) -> Iterator[np.ndarray]:
         """See FrameSource."""
         frames = self._nearest(times, times[0] if times[0] > MIN_SEEK_TIME else None)
-        first = next(frames, None)
-        if first is None:  # the seek went past the time: some files have no good index
+        first_frame = next(frames, None)
+        if first_frame is None:  # the seek went past the time: some files have no good index
             frames = self._nearest(times, None)
-            first = next(frames)
-        yield first
+            first_frame = next(frames)
+        yield first_frame
         for frame in frames:
-            if frame.shape != first.shape:
+            if frame.shape != first_frame.shape:
                 raise ValueError(f"{self.path.name} changes its size in the middle")
             yield frame
 
-    def _nearest(self, times: Sequence[Fraction], seek: Fraction | None) -> Iterator[np.ndarray]:
-        """As `frames_at`; seek: begin to decode about there, and yield nothing when that is too late."""
+    def _nearest(self, times: Sequence[Fraction], seek_time: Fraction | None) -> Iterator[np.ndarray]:
+        """As `frames_at`. seek_time: begin to decode about there; yield nothing if the first decoded frame is later."""
         with self._open() as (container, stream):
             origin = _origin(stream)
-            if seek is not None:
-                container.seek(int((seek + origin) / stream.time_base), stream=stream)
-            waiting, previous, previous_time = list(times), None, Fraction(0)
+            if seek_time is not None:
+                container.seek(int((seek_time + origin) / stream.time_base), stream=stream)
+            pending_times, previous, previous_time = list(times), None, Fraction(0)
             for frame in decodable_frames(container, stream):
                 if frame.pts is None:
                     raise ValueError(f"{self.path.name} has frames without timestamps; convert it to mp4")
-                time = frame.pts * frame.time_base - origin
-                if seek is not None and previous is None and time > seek:
+                frame_time = frame.pts * frame.time_base - origin
+                if seek_time is not None and previous is None and frame_time > seek_time:
                     return
-                while waiting and previous is not None and waiting[0] - previous_time <= time - waiting[0]:
-                    yield self._to_rgb(previous, previous_time, waiting.pop(0))
-                if not waiting:
+                while (
+                    pending_times
+                    and previous is not None
+                    and pending_times[0] - previous_time <= frame_time - pending_times[0]
+                ):
+                    yield self._to_rgb(previous, previous_time, pending_times.pop(0))
+                if not pending_times:
                     return
-                previous, previous_time = frame, time
+                previous, previous_time = frame, frame_time
             if previous is None:
                 raise ValueError(f"{self.path.name} cannot be read as video (no frame of it decodes); give an mp4")
-            end = previous_time + ((previous.duration or 0) * previous.time_base or 1 / _rate(stream))
-            while waiting and waiting[0] < end:
-                yield self._to_rgb(previous, previous_time, waiting.pop(0))
-            if waiting:
-                raise ValueError(f"{self.path.name} lasts {float(end):.2f} s, which is too short")
+            end_time = previous_time + ((previous.duration or 0) * previous.time_base or 1 / _rate(stream))
+            while pending_times and pending_times[0] < end_time:
+                yield self._to_rgb(previous, previous_time, pending_times.pop(0))
+            if pending_times:
+                raise ValueError(f"{self.path.name} lasts {float(end_time):.2f} s, which is too short")
 
-    def _to_rgb(self, frame: av.VideoFrame, time: Fraction, requested_time: Fraction) -> np.ndarray:
-        if abs(time - requested_time) > MAX_DISTANCE:
+    def _to_rgb(self, frame: av.VideoFrame, frame_time: Fraction, requested_time: Fraction) -> np.ndarray:
+        if abs(frame_time - requested_time) > MAX_TIME_DISTANCE:
             raise ValueError(f"{self.path.name} has no frame that decodes near {float(requested_time):.2f} s")
         return to_rgb(frame)
 
@@ -175,9 +179,9 @@ class NumberedImages(FrameSource):
     """
 
     def __init__(self, files: Sequence[Path], fps: Fraction):
-        numbered = sorted(((number_of(path) or 0, path) for path in files), key=lambda pair: pair[0])
-        self.files, self.fps = [path for _, path in numbered], fps
-        numbers = [number for number, _ in numbered]
+        numbered_files = sorted(((number_of(path) or 0, path) for path in files), key=lambda pair: pair[0])
+        self.files, self.fps = [path for _, path in numbered_files], fps
+        numbers = [number for number, _ in numbered_files]
         for number, next_number, path in zip(numbers, numbers[1:], self.files, strict=False):
             if next_number - number != numbers[1] - numbers[0]:
                 raise ValueError(f"the image after {path.name} is missing, or there twice")
@@ -233,5 +237,5 @@ class PartMaps:
 
 def number_of(path: Path) -> int | None:
     """The number at the end of a file's stem; None where there is none."""
-    match = NUMBERED.fullmatch(path.stem)
+    match = NUMBERED_STEM.fullmatch(path.stem)
     return int(match[2]) if match else None

@@ -15,7 +15,7 @@ from zoo.batch import Batch, check_required_keys
 from zoo.data.base import SPLITS, DataSource, ItemDataset, WindowSpec, collate
 from zoo.music.encoder import MusicEncoder
 
-MAX_PREPARE_ITEMS = 4096  # training windows that `Stage.fit_normalizers` sees
+MAX_NORMALIZER_ITEMS = 4096  # largest number of training windows that `Stage.fit_normalizers` sees
 
 
 class StepSampler(Sampler[list[int]]):
@@ -53,11 +53,11 @@ class StepSampler(Sampler[list[int]]):
 
     def batch(self, step: int) -> list[int]:
         """The indices of batch `step` on this rank."""
-        first = (step * self.world_size + self.rank) * self.batch_size
+        first_position = (step * self.world_size + self.rank) * self.batch_size
         indices = []
-        for position in range(first, first + self.batch_size):
-            epoch, place_in_epoch = divmod(position, self.length)
-            index = self._permutation(epoch)[place_in_epoch]
+        for position in range(first_position, first_position + self.batch_size):
+            epoch, position_in_epoch = divmod(position, self.length)
+            index = self._permutation(epoch)[position_in_epoch]
             indices.append(index + epoch * self.length if self.unique_draws else index)
         return indices
 
@@ -126,8 +126,8 @@ class DanceData(LightningDataModule):
             start_step = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
         dataset = self.dataset("train")
         unique_draws = self.window.num_sampled_frames is not None
-        order = StepSampler(len(dataset), self.batch_size, self.seed, rank, world_size, start_step, unique_draws)
-        return self._loader(dataset, order)
+        sampler = StepSampler(len(dataset), self.batch_size, self.seed, rank, world_size, start_step, unique_draws)
+        return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader:
         """Finite, always the same: at most `val_items` windows spread over the held-out split, shared by the ranks."""
@@ -135,7 +135,7 @@ class DanceData(LightningDataModule):
 
     def batches(self) -> Iterator[Batch]:
         """One pass over training windows in a fixed order, for `Stage.fit_normalizers`: all, or 4096 spread evenly."""
-        yield from self._loader(*self._even_subset("train", MAX_PREPARE_ITEMS, all_ranks_equal=True))
+        yield from self._loader(*self._even_subset("train", MAX_NORMALIZER_ITEMS, all_ranks_equal=True))
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -147,11 +147,13 @@ class DanceData(LightningDataModule):
         rank, world_size = (0, 1) if all_ranks_equal else self._rank_and_world_size()
         dataset = self.dataset(split)
         count = min(count, len(dataset))
-        spread = [index * len(dataset) // count for index in range(count)]
-        per_rank = max(1, count // world_size)  # equal counts: an uneven last batch would leave a rank waiting forever
-        own_indices = [spread[(rank * per_rank + index) % count] for index in range(per_rank)]
-        size = self.batch_size
-        return dataset, [own_indices[first : first + size] for first in range(0, len(own_indices), size)]
+        spread_indices = [index * len(dataset) // count for index in range(count)]
+        num_per_rank = max(
+            1, count // world_size
+        )  # equal counts: an uneven last batch would leave a rank waiting forever
+        own_indices = [spread_indices[(rank * num_per_rank + index) % count] for index in range(num_per_rank)]
+        batch_size = self.batch_size
+        return dataset, [own_indices[first : first + batch_size] for first in range(0, len(own_indices), batch_size)]
 
     def _loader(self, dataset: ItemDataset, batches: Iterable[list[int]]) -> DataLoader:
         return DataLoader(

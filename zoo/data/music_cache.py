@@ -19,8 +19,10 @@ from zoo.music import mel as mel_module
 from zoo.music.beats import Beats, find_beats
 from zoo.music.encoder import MusicEncoder, MusicFeatures, source_hash
 
-MAX_IN_MEMORY = 4 << 20  # bytes; features of a song up to this size stay in memory, larger ones are mapped from disk
-MAX_MAPPED = 256  # songs mapped at a time: each map holds a file open
+MAX_BYTES_IN_MEMORY = (
+    4 << 20
+)  # bytes; features of a song up to this size stay in memory, larger ones are mapped from disk
+MAX_MAPPED_SONGS = 256  # songs mapped at a time: each map holds a file open
 
 
 class MusicFeatureCache:
@@ -40,30 +42,31 @@ class MusicFeatureCache:
 
         workers: processes, for encoders without weights.
         """
-        missing = {}
+        missing_sounds = {}  # sound id -> (reader, a sample that has it)
         for reader in readers:
             for sample in reader.samples:
                 sound_id = sample.info.get("sound_id")
-                if sound_id and sound_id not in missing and not (self._file(sound_id, ".json")).is_file():
-                    missing[sound_id] = reader, sample
-        if not missing:
+                if sound_id and sound_id not in missing_sounds and not self._file(sound_id, ".json").is_file():
+                    missing_sounds[sound_id] = reader, sample
+        if not missing_sounds:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, (reader, sample) in missing.items())
-        progress: dict[str, Any] = {"total": len(missing), "description": "encoding songs"}
+        jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, (reader, sample) in missing_sounds.items())
+        progress_options: dict[str, Any] = {"total": len(missing_sounds), "description": "encoding songs"}
         if workers > 1 and not self.encoder.needs_weights_file:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(workers, context, _use_one_thread) as pool:
-                for _ in track(_map_in_order(pool, self._encode, jobs, max_waiting=4 * workers), **progress):
+                for _ in track(_map_in_order(pool, self._encode, jobs, max_waiting=4 * workers), **progress_options):
                     pass
         else:
-            for job in track(jobs, **progress):
+            for job in track(jobs, **progress_options):
                 self._encode(job)
 
     def _file(self, sound_id: str, suffix: str) -> Path:
         return self.folder / f"{safe_name(sound_id)}{suffix}"  # the id stands in the shard, and may be any text
 
     def _encode(self, job: tuple[str, np.ndarray, int]) -> None:
+        """Encode one sound, (sound id, waveform (S,), sample rate), into the cache."""
         sound_id, waveform, sample_rate = job
         beats = find_beats(waveform, sample_rate)
         with torch.inference_mode():
@@ -71,18 +74,18 @@ class MusicFeatureCache:
             features = encoded.float().cpu().numpy()
         with replacing(self._file(sound_id, ".npy")) as file:
             np.save(file, features)
-        values = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}
-        write_atomic(self._file(sound_id, ".json"), json.dumps(values).encode())
+        beat_info = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}
+        write_atomic(self._file(sound_id, ".json"), json.dumps(beat_info).encode())
 
     def get(self, sound_id: str) -> tuple[np.ndarray, Beats]:
         """Load (features (L, D) float32 of the whole song, detected beats)."""
         if sound_id not in self._loaded:
             path = self._file(sound_id, ".npy")
-            is_large = path.stat().st_size > MAX_IN_MEMORY
-            if is_large and len(self._loaded) >= MAX_MAPPED:
+            is_large = path.stat().st_size > MAX_BYTES_IN_MEMORY
+            if is_large and len(self._loaded) >= MAX_MAPPED_SONGS:
                 self._loaded.pop(next(iter(self._loaded)))
-            values = json.loads(path.with_suffix(".json").read_text())
-            beats = Beats(np.array(values["times"], np.float64), values["tempo"], values["downbeat"])
+            beat_info = json.loads(path.with_suffix(".json").read_text())
+            beats = Beats(np.array(beat_info["times"], np.float64), beat_info["tempo"], beat_info["downbeat"])
             self._loaded[sound_id] = np.load(path, mmap_mode="r" if is_large else None), beats
         return self._loaded[sound_id]
 

@@ -26,7 +26,7 @@ MAPS = {
     "heatmaps": (np.uint8, 255),
 }
 ARRAYS = ("motion", "joints2d", "joints3d")  # float32 .npy
-EXTENSIONS = {
+EXTENSIONS = {  # field -> the part of its file's name after KEY.
     "info": "json",
     "sound": "flac",
     "frames": "mp4",
@@ -34,7 +34,7 @@ EXTENSIONS = {
     **{name: f"{name}.npy" for name in ARRAYS},
     **{name: f"{name}.npz" for name in MAPS},
 }
-FIELDS = {extension: field for field, extension in EXTENSIONS.items()}
+FIELD_OF_EXTENSION = {extension: field for field, extension in EXTENSIONS.items()}
 
 
 def encode_sample(sample: dict[str, Any]) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
-from zoo.data.sample_format import EXTENSIONS, FIELDS, decode_field, encode_sample, sound_id
+from zoo.data.sample_format import EXTENSIONS, FIELD_OF_EXTENSION, decode_field, encode_sample, sound_id
 from zoo.files import cache_root, replacing, write_atomic
 
 MAX_INFO_BYTES = 1 << 20  # of a sample's .json; ours have 2 kB
@@ -48,7 +48,7 @@ class ShardReader:
         Raises ValueError naming the shard that is missing, cut off or not a tar.
         """
         self.samples = [sample for path in paths for sample in _index(Path(path))]
-        self._files: dict[str, int] = {}
+        self._files: dict[str, int] = {}  # shard -> file descriptor
 
     def read_bytes(self, sample: Sample, field: str) -> bytes:
         """Read the content of one field's file."""
@@ -79,35 +79,35 @@ def _index(path: Path) -> list[Sample]:
     """The samples of a shard; the index is cached by path, size and modification time."""
     if not path.is_file():
         raise ValueError(f"shard {path} does not exist; data.urls names it")
-    state = path.stat()
-    state_text = f"{path.resolve()}:{state.st_size}:{state.st_mtime_ns}"
+    file_stat = path.stat()
+    state_text = f"{path.resolve()}:{file_stat.st_size}:{file_stat.st_mtime_ns}"
     cache_file = cache_root() / "index" / f"{hashlib.sha256(state_text.encode()).hexdigest()[:24]}.json"
     if cache_file.is_file():
-        rows = json.loads(cache_file.read_text())
+        index_rows = json.loads(cache_file.read_text())
     else:
-        rows = _scan(path, state.st_size)
-        write_atomic(cache_file, json.dumps(rows).encode())
+        index_rows = _scan(path, file_stat.st_size)
+        write_atomic(cache_file, json.dumps(index_rows).encode())
     return [
         Sample(str(path), key, info, {field: (offset, size) for field, (offset, size) in byte_ranges.items()})
-        for key, info, byte_ranges in rows
+        for key, info, byte_ranges in index_rows
     ]
 
 
-def _scan(path: Path, size: int) -> list[list]:
+def _scan(path: Path, file_size: int) -> list[list]:
     """[key, info, byte_ranges] for each sample of a tar."""
     byte_ranges: dict[str, dict[str, tuple[int, int]]] = {}
-    infos, members = {}, []
+    infos, member_names = {}, []
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                members.append(member.name)
+                member_names.append(member.name)
                 folder, slash, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 key = folder + slash + stem
-                field = FIELDS.get(extension)
+                field = FIELD_OF_EXTENSION.get(extension)
                 if not member.isfile() or field is None:
                     continue
-                if member.offset_data + member.size > size:
+                if member.offset_data + member.size > file_size:
                     raise tarfile.ReadError("unexpected end of data")
                 byte_ranges.setdefault(key, {})[field] = (member.offset_data, member.size)
                 if key.startswith("/") or ".." in key.split("/") or not key.isprintable():
@@ -121,14 +121,14 @@ def _scan(path: Path, size: int) -> list[list]:
                     if not isinstance(infos[key], dict) or not isinstance(infos[key].get("sound_id", ""), str):
                         raise tarfile.ReadError(f"{member.name} does not describe a sample")
         with open(path, "rb") as file:  # a tar ends in two empty blocks; one cut between two members does not
-            file.seek(max(0, size - 2 * tarfile.BLOCKSIZE))
+            file.seek(max(0, file_size - 2 * tarfile.BLOCKSIZE))
             if any(file.read()):
                 raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
         raise ValueError(f"shard {path} cannot be read: {error}; make or download it again") from error
     without_info = [key for key in byte_ranges if key not in infos]
-    if without_info or (members and not byte_ranges):  # an empty tar is a shard whose dances were all too short
-        name = without_info[0] if without_info else members[0]
+    if without_info or (member_names and not byte_ranges):  # an empty tar is a shard whose dances were all too short
+        name = without_info[0] if without_info else member_names[0]
         raise ValueError(f"shard {path} is not one of DanceZoo's: {name} has no .json")
     for key, info in infos.items():
         if "sound" in byte_ranges[key] and "sound_id" not in info:  # a shard of another program

@@ -74,11 +74,11 @@ def check_windows(samples: list[Sample], keys: Iterable[str], window: WindowSpec
         return  # lengths of sound and motion are known when they are read
     for sample in samples:
         check_image_window(sample, window)
-    longest = max((float(sample.info["frames"] / stored_fps(sample)) for sample in samples), default=0.0)
-    if not window.window_starts(longest, split):
+    longest_seconds = max((float(sample.info["frames"] / stored_fps(sample)) for sample in samples), default=0.0)
+    if not window.window_starts(longest_seconds, split):
         raise ValueError(
-            f"the longest {split} clip lasts {longest:.2f} s, less than the {window.seconds:.2f} s of one window: "
-            "use longer clips, or a smaller clip.num_frames"
+            f"the longest {split} clip lasts {longest_seconds:.2f} s, "
+            f"less than the {window.seconds:.2f} s of one window: use longer clips, or a smaller clip.num_frames"
         )
 
 
@@ -110,19 +110,20 @@ class WindowDataset(ItemDataset, ABC):
         """features: of the encoder in use, already built where a key needs music or beats."""
         self.reader, self.samples, self.window, self.features = reader, samples, window, features
         self.required_keys = frozenset(keys) | {"key"}
-        self.windows: list[tuple[int, float]] = []  # (sample, seconds from its start)
+        self.windows: list[tuple[int, float]] = []  # (index of the sample, seconds from its start)
+        # by sample, in seconds of its sound
         self.beat_times: list[np.ndarray] = []
         self.move_starts: list[list[float]] = []
         needs_music = bool(self.required_keys & {"music", "beats", "beat_phase"})
-        for index, sample in enumerate(samples):
+        for sample_index, sample in enumerate(samples):
             duration = self._duration(sample)
             if needs_music:
-                tokens, detected_beats = features.get(sample.info["sound_id"])
-                duration = min(duration, len(tokens) / features.encoder.rate - sample.info.get("start", 0.0))
+                music_tokens, detected_beats = features.get(sample.info["sound_id"])
+                duration = min(duration, len(music_tokens) / features.encoder.rate - sample.info.get("start", 0.0))
                 true_beats = sample.info.get("beats")
                 self.beat_times.append(detected_beats.times if true_beats is None else np.array(true_beats))
             self.move_starts.append([move[0] for move in sample.info.get("moves", [])])
-            self.windows += [(index, start) for start in window.window_starts(duration, split)]
+            self.windows += [(sample_index, start) for start in window.window_starts(duration, split)]
 
     @abstractmethod
     def _duration(self, sample: Sample) -> float:
@@ -133,28 +134,28 @@ class WindowDataset(ItemDataset, ABC):
 
     def texts(self, item: int) -> dict[str, str]:
         """Texts of one window: key, labels, caption, the move at its middle."""
-        index, offset = self.windows[item]
-        sample = self.samples[index]
-        start = sample.info.get("start", 0.0) + offset
-        texts = {"key": f"{sample.key}@{offset:g}"}
+        sample_index, window_start = self.windows[item]
+        sample = self.samples[sample_index]
+        sound_time = sample.info.get("start", 0.0) + window_start
+        texts = {"key": f"{sample.key}@{window_start:g}"}
         texts |= {name: sample.info[name] for name in self.required_keys & set(LABELS)}
         if "move" in self.required_keys:
-            move = bisect.bisect_right(self.move_starts[index], start + self.window.seconds / 2) - 1
-            texts["move"] = sample.info["moves"][max(move, 0)][2]
+            move_index = bisect.bisect_right(self.move_starts[sample_index], sound_time + self.window.seconds / 2) - 1
+            texts["move"] = sample.info["moves"][max(move_index, 0)][2]
         if "caption" in self.required_keys:
             moves = sample.info.get("moves")  # a sample without moves has one line for the whole clip
-            text = moves and caption(moves, start, start + self.window.seconds, texts["key"])
+            text = moves and caption(moves, sound_time, sound_time + self.window.seconds, texts["key"])
             texts["caption"] = text or sample.info["caption"]
         return texts
 
     def music(self, item: int) -> np.ndarray:
         """(L, D): the song's tokens over exactly the time of the window."""
-        index, offset = self.windows[item]
-        info, rate = self.samples[index].info, self.features.encoder.rate
+        sample_index, window_start = self.windows[item]
+        info, rate = self.samples[sample_index].info, self.features.encoder.rate
         tokens = self.features.get(info["sound_id"])[0]
-        count = self.window.num_tokens(rate)
-        first = min(round((info.get("start", 0.0) + offset) * rate), len(tokens) - count)
-        return tokens[first : first + count]
+        num_tokens = self.window.num_tokens(rate)
+        first_token = min(round((info.get("start", 0.0) + window_start) * rate), len(tokens) - num_tokens)
+        return tokens[first_token : first_token + num_tokens]
 
     def beats(self, item: int) -> np.ndarray:
         """(F,) int64, 1 on the frames that a beat falls on."""
@@ -167,8 +168,8 @@ class WindowDataset(ItemDataset, ABC):
 
     def _beat_times(self, item: int) -> np.ndarray:
         """Seconds from the window's start."""
-        index, offset = self.windows[item]
-        return self.beat_times[index] - (self.samples[index].info.get("start", 0.0) + offset)
+        sample_index, window_start = self.windows[item]
+        return self.beat_times[sample_index] - (self.samples[sample_index].info.get("start", 0.0) + window_start)
 
     def constants(self) -> dict[str, float]:
         """Values that are the same for every window."""
@@ -181,7 +182,7 @@ class WindowDataset(ItemDataset, ABC):
             return joints_of(motion)
         times = torch.arange(self.window.num_frames, dtype=torch.float64) / float(self.window.rate)
         motions = motion.reshape(-1, *motion.shape[-2:])
-        joints = torch.stack([joints_of(resample(single, times)) for single in motions])
+        joints = torch.stack([joints_of(resample(single_motion, times)) for single_motion in motions])
         return joints.reshape(*motion.shape[:-2], self.window.num_frames, 24, 3)
 
 
@@ -198,11 +199,14 @@ class MotionWindowDataset(WindowDataset):
         features: MusicFeatureCache,
     ):
         motions = [torch.from_numpy(reader.read(sample, "motion")) for sample in samples]
+        # sample key -> motion frames
         self.lengths = {sample.key: len(motion) for sample, motion in zip(samples, motions, strict=True)}
         super().__init__(reader, samples, keys, window, split, features)
-        offsets = np.cumsum([0] + [len(motion) for motion in motions])
+        sample_offsets = np.cumsum([0] + [len(motion) for motion in motions])
         self.motion = torch.cat(motions) if motions else torch.empty(0, MOTION_DIM)
-        self.first_rows = torch.tensor([offsets[index] + round(start * MOTION_FPS) for index, start in self.windows])
+        self.first_rows = torch.tensor(
+            [sample_offsets[sample_index] + round(start * MOTION_FPS) for sample_index, start in self.windows]
+        )
 
     def _duration(self, sample: Sample) -> float:
         return self.lengths[sample.key] / MOTION_FPS
@@ -251,43 +255,45 @@ class VideoWindowDataset(WindowDataset):
     def _duration(self, sample: Sample) -> float:
         return sample.info["frames"] / float(stored_fps(sample))
 
-    def _read(self, index: int, field: str) -> np.ndarray:
+    def _read(self, sample_index: int, field: str) -> np.ndarray:
         """All of one field of a sample, decoded once where the cache has room."""
-        fields = self._decoded.get(index)
+        fields = self._decoded.get(sample_index)
         if fields is None:
             fields = {}
             if len(self._decoded) < self.window.decoded_cache_size:
-                self._decoded[index] = fields
+                self._decoded[sample_index] = fields
         if field not in fields:
-            fields[field] = self.reader.read(self.samples[index], field)
+            fields[field] = self.reader.read(self.samples[sample_index], field)
         return fields[field]
 
     def __getitem__(self, item_and_draw: int) -> dict:
         draw, item = divmod(item_and_draw, len(self))
-        index, offset = self.windows[item]
-        sample, window = self.samples[index], self.window
-        fps, first = stored_fps(sample), Fraction(str(offset))
-        rows = np.array([round((first + i / window.rate) * fps) for i in range(window.num_frames)])
-        rows = np.minimum(rows, sample.info["frames"] - 1)
+        sample_index, window_start = self.windows[item]
+        sample, window = self.samples[sample_index], self.window
+        fps, exact_start = stored_fps(sample), Fraction(str(window_start))
+        frame_indices = np.array([round((exact_start + i / window.rate) * fps) for i in range(window.num_frames)])
+        frame_indices = np.minimum(frame_indices, sample.info["frames"] - 1)
         if window.num_sampled_frames is not None:
-            rows = rows[np.random.default_rng([draw, item]).permutation(len(rows))[: window.num_sampled_frames]]
+            frame_indices = frame_indices[
+                np.random.default_rng([draw, item]).permutation(len(frame_indices))[: window.num_sampled_frames]
+            ]
         result: dict[str, Any] = {**self.constants(), **self.texts(item)}
         if "frame_indices" in self.required_keys:
-            result["frame_indices"] = torch.from_numpy(rows)
+            result["frame_indices"] = torch.from_numpy(frame_indices)
         size, stored_size = (window.height, window.width), (sample.info["height"], sample.info["width"])
         for field, convert in _IMAGE_FIELDS.items():
             if field in self.required_keys:
-                values = self._read(index, field)
-                values = values[None] if field == "reference" else values[rows]
+                values = self._read(sample_index, field)
+                values = values[None] if field == "reference" else values[frame_indices]
                 converted = convert(values, size, stored_size)
                 result[field] = converted[0] if field == "reference" else converted
         if "joints3d" in self.required_keys:
-            result["joints3d"] = torch.from_numpy(self.reader.read(sample, "joints3d")[rows])
+            result["joints3d"] = torch.from_numpy(self.reader.read(sample, "joints3d")[frame_indices])
         if "motion" in self.required_keys:
             motion = self.reader.read(sample, "motion")
-            count = window.num_tokens(MOTION_FPS)
-            start = min(round(offset * MOTION_FPS), len(motion) - count)
-            result["motion"] = torch.from_numpy(motion[start : start + count])
+            num_motion_frames = window.num_tokens(MOTION_FPS)
+            first_motion_frame = min(round(window_start * MOTION_FPS), len(motion) - num_motion_frames)
+            result["motion"] = torch.from_numpy(motion[first_motion_frame : first_motion_frame + num_motion_frames])
         if "music" in self.required_keys:
             result["music"] = torch.from_numpy(np.array(self.music(item)))
         if "beats" in self.required_keys:
@@ -297,7 +303,7 @@ class VideoWindowDataset(WindowDataset):
         return result
 
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # (height, width)
 
 
 def _resize(values: Tensor, size: Size) -> Tensor:
@@ -319,14 +325,17 @@ def _labels(values: np.ndarray, size: Size, stored_size: Size) -> Tensor:
 
 
 def _depth(values: np.ndarray, size: Size, stored_size: Size) -> Tensor:
+    """(F, h, w) -> (F, H, W)"""
     return _resize(torch.from_numpy(values)[:, None], size)[:, 0]
 
 
 def _normal(values: np.ndarray, size: Size, stored_size: Size) -> Tensor:
+    """(F, h, w, 3) -> (F, 3, H, W)"""
     return _resize(torch.from_numpy(values).movedim(-1, 1), size)
 
 
 def _heatmaps(values: np.ndarray, size: Size, stored_size: Size) -> Tensor:
+    """(F, J, h, w) -> (F, J, H / 4, W / 4)"""
     return _resize(torch.from_numpy(values), (size[0] // 4, size[1] // 4))
 
 

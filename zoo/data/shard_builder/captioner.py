@@ -15,14 +15,14 @@ import cv2
 import numpy as np
 
 FRAME_STEP = 10  # frames; MuseDance sec. 4.1
-MAX_SIDE = 384  # pixels of the longer side of the model's images
+MAX_IMAGE_SIDE = 384  # pixels of the longer side of the model's images
 MAX_NEW_TOKENS = 80
 INSTRUCTION = (
     "These frames are in order, from one short video of a dancer. Say in one sentence, in plain words, how the body "
     "moves: arms, legs, turns, jumps, steps, their order and their energy. Do not mention who dances, looks, clothes, "
     "hair, the background, the camera or the music. Begin with 'the dancer'."
 )
-TIMEOUT = 120  # s
+TIMEOUT_SECONDS = 120
 
 
 class CaptionError(ValueError):
@@ -40,8 +40,8 @@ class Captioner(ABC):
 
 
 def subsample_frames(frames: np.ndarray) -> list[np.ndarray]:
-    """Every tenth frame, shrunk to at most MAX_SIDE pixels."""
-    scale = min(1.0, MAX_SIDE / max(frames.shape[1:3]))
+    """Every tenth frame, shrunk to at most MAX_IMAGE_SIDE pixels a side."""
+    scale = min(1.0, MAX_IMAGE_SIDE / max(frames.shape[1:3]))
     size = round(frames.shape[2] * scale), round(frames.shape[1] * scale)
     return [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames[::FRAME_STEP]]
 
@@ -59,15 +59,15 @@ class ApiCaptioner(Captioner):
         content: list[dict] = [{"type": "text", "text": INSTRUCTION}]
         for frame in subsample_frames(frames):
             jpeg = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes()
-            address = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-            content.append({"type": "image_url", "image_url": {"url": address}})
-        body = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
+            data_url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+            content.append({"type": "image_url", "image_url": {"url": data_url}})
+        payload = {"model": self.model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
         headers = {"Content-Type": "application/json"}
         if os.environ.get(self.key):
             headers["Authorization"] = f"Bearer {os.environ[self.key]}"
-        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
+        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(payload).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
                 text = json.load(response)["choices"][0]["message"]["content"]
         except (urllib.error.URLError, TimeoutError, KeyError, IndexError, TypeError, ValueError) as error:
             raise CaptionError(f"no caption from {self.url}: {str(error) or type(error).__name__}") from None

@@ -75,10 +75,10 @@ class MocapFolder:
 
     def _samples(self) -> Iterator[tuple[str, dict]]:
         num_read, keys = 0, unique_keys([path for path, _ in self.pairs], self.folder)
-        for path, music in track(self.pairs, description="reading motion capture"):
+        for path, sound_path in track(self.pairs, description="reading motion capture"):
             try:
                 motion = read_motion(path)
-                sound = Sound(music)
+                sound = Sound(sound_path)
                 waveform = sound.mono(sound.sample_rate)
             except ValueError as error:
                 print(f"data.mocap_folder: left out: {error}", flush=True)
@@ -88,7 +88,7 @@ class MocapFolder:
             num_read += 1
             info = {
                 "split": "train",
-                "song": f"real-{music.stem}",
+                "song": f"real-{sound_path.stem}",
                 "dancer": f"real-{aist_name['dancer'] if aist_name else path.stem}",
                 "style": aist.world_style(aist_name["style"]) if aist_name else "real",
                 "fps": MOTION_FPS,
@@ -103,12 +103,13 @@ class MocapFolder:
 
 def unique_keys(paths: Sequence[Path], folder: Path) -> dict[Path, str]:
     """Path -> the key of its sample; a hash keeps files with equal keys apart, such as a.b.bvh and a_b.bvh."""
-    names = {path: path.relative_to(folder) for path in paths}
+    relative_paths = {path: path.relative_to(folder) for path in paths}
     keys = {
-        path: "real-" + str(name.with_suffix("")).replace(".", "_").replace("/", "-") for path, name in names.items()
+        path: "real-" + str(relative_path.with_suffix("")).replace(".", "_").replace("/", "-")
+        for path, relative_path in relative_paths.items()
     }
     counts = Counter(keys.values())
     return {
-        path: key if counts[key] == 1 else f"{key}-{hashlib.sha256(str(names[path]).encode()).hexdigest()[:6]}"
+        path: key if counts[key] == 1 else f"{key}-{hashlib.sha256(str(relative_paths[path]).encode()).hexdigest()[:6]}"
         for path, key in keys.items()
     }

@@ -16,7 +16,7 @@ from zoo.data.windows import available_keys_of, check_windows, make_dataset, son
 from zoo.files import user_path
 from zoo.music.encoder import MusicEncoder
 
-HELD_OUT_FRACTION = 20  # one song in so many is held out where there are no val shards
+SONGS_PER_HELD_OUT = 20  # one song in so many is held out where there are no val shards
 
 
 def expand(urls: str | Iterable[str]) -> list[Path]:
@@ -80,8 +80,8 @@ class Shards(DataSource):
         if self.paths["val"] and self.paths[split]:
             return samples
         songs = sorted(set(map(song_of, samples)), key=lambda song: hashlib.sha256(song.encode()).digest())
-        held_out = set(songs[: max(1, len(songs) // HELD_OUT_FRACTION)])
-        return [sample for sample in samples if (song_of(sample) in held_out) == (split != "train")]
+        held_out_songs = set(songs[: max(1, len(songs) // SONGS_PER_HELD_OUT)])
+        return [sample for sample in samples if (song_of(sample) in held_out_songs) == (split != "train")]
 
     @property
     def available_keys(self) -> frozenset[str]:

@@ -34,8 +34,8 @@ from zoo.files import cache_root, user_path, write_atomic
 from zoo.media import Sound
 from zoo.music.encoder import MusicEncoder, MusicFeatures, encode_song, source_hash
 
-WINDOWS = ("first", "all")
-SOUND_TOLERANCE = Fraction(1, 10)  # s that a clip's sound may end before its frames: codecs cut both in blocks
+WINDOW_CHOICES = ("first", "all")
+SOUND_TOLERANCE_SECONDS = Fraction(1, 10)  # by which a clip's sound may end before its frames: codecs cut in blocks
 NUM_DETECTION_FRAMES = 16  # frames of a clip in which the dancer is detected to choose the crop
 MIN_RATE_FRACTION = Fraction(19, 20)  # of the required frames a second: 29.97 serves as 30, 25 does not
 NOT_FOR_TRAINING = (
@@ -70,8 +70,8 @@ class Videos(DataSource):
         numbered images. allow_silent: keep clips without sound, as silent ones; otherwise they are left out.
         pose_detector: locates dancers for crop=dancer; a detector or its file.
         """
-        if windows not in WINDOWS:
-            raise ValueError(f"data.windows={windows}: use one of {' '.join(WINDOWS)}")
+        if windows not in WINDOW_CHOICES:
+            raise ValueError(f"data.windows={windows}: use one of {' '.join(WINDOW_CHOICES)}")
         try:
             self.image_fps = Fraction(str(image_fps))
         except (ValueError, ZeroDivisionError):
@@ -171,24 +171,24 @@ class VideoEvalClips(EvalClips):
         spec = self.spec
         try:
             video_seconds = float(clip.frames.seconds()) if self.source.windows == "all" else float(spec.seconds)
-            rate = clip.frames.rate()
-            if rate < spec.rate * MIN_RATE_FRACTION:
-                return _unusable(f"it has {float(rate):.4g} frames a second, fewer than the required {spec.rate}")
-            detection_frames = set(np.linspace(0, spec.frames - 1, NUM_DETECTION_FRAMES).round().astype(int))
-            images = []  # the dancer is detected in these; the others are decoded to know that they can be
+            fps = clip.frames.rate()
+            if fps < spec.rate * MIN_RATE_FRACTION:
+                return _unusable_result(f"it has {float(fps):.4g} frames a second, fewer than the required {spec.rate}")
+            detection_indices = set(np.linspace(0, spec.frames - 1, NUM_DETECTION_FRAMES).round().astype(int))
+            detection_images = []  # the dancer is detected in these; the others are decoded to know that they can be
             for index, image in enumerate(clip.frames.frames_at(self._times(start))):
-                if index in detection_frames if spec.crop == "dancer" else index == 0:
-                    images.append(image)
-            detector, (height, width) = self.source.pose_detector, images[0].shape[:2]
-            joints = detector.detect(np.stack(images)).joints if detector and spec.crop == "dancer" else None
+                if index in detection_indices if spec.crop == "dancer" else index == 0:
+                    detection_images.append(image)
+            detector, (height, width) = self.source.pose_detector, detection_images[0].shape[:2]
+            joints = detector.detect(np.stack(detection_images)).joints if detector and spec.crop == "dancer" else None
             box = crop_box(spec, height, width, joints)
             sound = self._sound(clip)
         except ValueError as error:
-            return _unusable(str(error))
+            return _unusable_result(str(error))
         if sound is None and not self.source.allow_silent:
-            return _unusable(f"it has no sound: put {clip.key}.wav beside it, or give data.music=FOLDER")
-        if sound is not None and sound.duration < start + spec.seconds - SOUND_TOLERANCE:
-            return _unusable(f"its sound ends after {float(sound.duration):.2f} s, before its frames do")
+            return _unusable_result(f"it has no sound: put {clip.key}.wav beside it, or give data.music=FOLDER")
+        if sound is not None and sound.duration < start + spec.seconds - SOUND_TOLERANCE_SECONDS:
+            return _unusable_result(f"its sound ends after {float(sound.duration):.2f} s, before its frames do")
         return {"seconds": video_seconds, "box": box, "sound": sound is not None}
 
     def _sound(self, clip: ClipFiles) -> Sound | None:
@@ -223,13 +223,13 @@ class VideoEvalClips(EvalClips):
 
     def _music(self, sound: Sound | None, min_seconds: Fraction) -> MusicFeatures:
         """Features of the whole sound, padded with silence to at least `min_seconds`."""
-        rate = self.encoder.sample_rate
-        waveform = sound.mono(rate) if sound else np.zeros(0, np.float32)
-        missing = max(0, round(min_seconds * rate) + 1 - len(waveform))
-        return encode_song(np.pad(waveform, (0, missing)), self.encoder, sample_rate=rate)
+        sample_rate = self.encoder.sample_rate
+        waveform = sound.mono(sample_rate) if sound else np.zeros(0, np.float32)
+        num_missing_samples = max(0, round(min_seconds * sample_rate) + 1 - len(waveform))
+        return encode_song(np.pad(waveform, (0, num_missing_samples)), self.encoder, sample_rate=sample_rate)
 
 
-def _unusable(reason: str) -> dict:
+def _unusable_result(reason: str) -> dict:
     return {"reason": reason, "seconds": 0}
 
 
