@@ -222,7 +222,7 @@ class MuseDance(LatentPictures, Family):
 
     def truncated_prompt(self, prompt: str) -> str:
         """See `Family`."""
-        return self.words.truncated(prompt)
+        return self.words.truncated_end(prompt)
 
     def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
         """Blocks (F, 3, size, size) uint8 of a dance of the pictured figure, window after window (sec. 3.3).
