@@ -9,7 +9,7 @@ import torch
 from weights import jukebox_state, scale_of_tones
 
 from zoo.music.jukebox import Jukebox
-from zoo.nn.jukebox import PRIOR, VQVAE, TopPrior
+from zoo.nn.jukebox import PRIOR_FILE, VQVAE_FILE, TopPrior
 
 RATE = 44100
 REFERENCE = np.load(Path(__file__).parent / "data" / "jukebox_reference.npz")  # made by make_jukebox_reference.py
@@ -24,7 +24,7 @@ def state(name: str) -> dict[str, torch.Tensor]:
 def folder(tmp_path_factory):
     """OpenAI's two files: the VQ-VAE as large as it is, the prior 64 wide and four layers deep."""
     where = tmp_path_factory.mktemp("jukebox")
-    for file, name in ((VQVAE, "vqvae"), (PRIOR, "prior")):
+    for file, name in ((VQVAE_FILE, "vqvae"), (PRIOR_FILE, "prior")):
         torch.save({"model": state(name), "step": 7}, where / file, _use_new_zipfile_serialization=False)
     return where
 
@@ -76,15 +76,15 @@ def test_other_files_are_refused(folder, tmp_path):
         Jukebox(str(folder), layer=4).encode(sound, RATE)
     with pytest.raises(ValueError, match="of 66 layers or more"):
         Jukebox(str(folder), dim=64).encode(sound, RATE)
-    (tmp_path / VQVAE).symlink_to(folder / PRIOR)
-    (tmp_path / PRIOR).symlink_to(folder / PRIOR)
-    with pytest.raises(ValueError, match=f"it is not Jukebox's {VQVAE}"):
+    (tmp_path / VQVAE_FILE).symlink_to(folder / PRIOR_FILE)
+    (tmp_path / PRIOR_FILE).symlink_to(folder / PRIOR_FILE)
+    with pytest.raises(ValueError, match=f"it is not Jukebox's {VQVAE_FILE}"):
         Jukebox(str(tmp_path), layer=4, dim=64).encode(sound, RATE)
-    (tmp_path / VQVAE).unlink()
-    (tmp_path / VQVAE).symlink_to(folder / VQVAE)
-    (tmp_path / PRIOR).unlink()
+    (tmp_path / VQVAE_FILE).unlink()
+    (tmp_path / VQVAE_FILE).symlink_to(folder / VQVAE_FILE)
+    (tmp_path / PRIOR_FILE).unlink()
     lyrics = state("prior") | {"prime_prior.x_emb.weight": torch.zeros(80, 64)}
-    torch.save({"model": lyrics}, tmp_path / PRIOR)
+    torch.save({"model": lyrics}, tmp_path / PRIOR_FILE)
     with pytest.raises(ValueError, match="unexpected"):
         Jukebox(str(tmp_path), layer=4, dim=64).encode(sound, RATE)
 
@@ -100,7 +100,7 @@ def test_the_published_prior_fits(tmp_path):
     shapes["prior.x_out.weight"] = [2048, 4800]
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 5_060_452_800
     views = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}  # each stores one value
-    torch.save({"model": views}, tmp_path / PRIOR)
-    prior = TopPrior(tmp_path / PRIOR, 66).to("meta")
+    torch.save({"model": views}, tmp_path / PRIOR_FILE)
+    prior = TopPrior(tmp_path / PRIOR_FILE, 66).to("meta")
     assert prior.width == 4800 and len(prior.layers) == 66
     assert prior(torch.zeros(1, 1722, dtype=torch.long, device="meta")).shape == (1, 1722, 4800)

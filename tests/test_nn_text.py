@@ -89,7 +89,8 @@ def test_hashed_tokens_have_positions_and_long_texts_are_truncated():
     )
     torch.testing.assert_close(empty, encoder.table(torch.zeros(4, dtype=int)) + encoder.place)
     assert (
-        encoder.truncated("a dancer turns to the left") == "the left" and encoder.truncated("a dancer turns to") == ""
+        encoder.truncated_end("a dancer turns to the left") == "the left"
+        and encoder.truncated_end("a dancer turns to") == ""
     )
 
 
@@ -116,6 +117,6 @@ def test_clip_tokens_are_the_last_hidden_states(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(states, network(rows).last_hidden_state)
     assert states.shape == (3, 77, 768) and not clip.state_dict()
-    assert clip.truncated("b " * 75) == "" and clip.truncated("b " * 75 + "a b") == "a b"
+    assert clip.truncated_end("b " * 75) == "" and clip.truncated_end("b " * 75 + "a b") == "a b"
     with pytest.raises(ValueError, match="a folder with its tokenizer/ and text_encoder/, not None"):
         ClipTokenEncoder()(["b"])

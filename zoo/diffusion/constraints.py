@@ -44,5 +44,5 @@ class ReplaceKnownFrames:
 
     def __call__(self, x: Tensor, t: int, i: int) -> Tensor:
         """x (B, ...) at step t, the i-th of the run -> the same with the known part replaced."""
-        steps = torch.full((len(x),), t, device=x.device)
-        return torch.where(self.mask, self.denoiser.add_noise(self.known_frames, self.noise_fn(), steps), x)
+        timesteps = torch.full((len(x),), t, device=x.device)
+        return torch.where(self.mask, self.denoiser.add_noise(self.known_frames, self.noise_fn(), timesteps), x)

@@ -25,18 +25,21 @@ class ClassifierFreeGuidance:
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Return x0 (B, ...)."""
         conditional, unconditional = self.denoiser(x.repeat(2, *[1] * (x.ndim - 1)), t.repeat(2)).chunk(2)
-        schedule = self.guidance_scale
-        scale = per_sample(schedule(t), x) if callable(schedule) else schedule
-        return unconditional + scale * (conditional - unconditional)
+        scale = self.guidance_scale
+        scale_value = per_sample(scale(t), x) if callable(scale) else scale
+        return unconditional + scale_value * (conditional - unconditional)
 
 
 def guidance_ramp(guidance_scale: float, num_inference_steps: int, num_train_timesteps: int = 1000) -> GuidanceSchedule:
-    """Return EDGE's scale for long dances: clip(linspace(0, 2 guidance_scale, steps), max=guidance_scale)."""
-    first, last = num_train_timesteps - 1, num_train_timesteps // num_inference_steps - 1
+    """Return EDGE's scale for long dances: clip(linspace(0, 2 guidance_scale, steps), max=guidance_scale).
+
+    It rises from 0 at the first, noisiest step.
+    """
+    first_t, last_t = num_train_timesteps - 1, num_train_timesteps // num_inference_steps - 1
 
     def scale_at(t: Tensor) -> Tensor:
         if num_inference_steps == 1:
             return torch.full_like(t, guidance_scale, dtype=torch.float32)
-        return (2 * guidance_scale * (first - t) / (first - last)).clamp(max=guidance_scale)
+        return (2 * guidance_scale * (first_t - t) / (first_t - last_t)).clamp(max=guidance_scale)
 
     return scale_at

@@ -23,14 +23,15 @@ class LfdmScheduler(DDIMScheduler):
     def step(
         self, x0: Tensor, t: int, x: Tensor, eta: float = 0.0, variance_noise: Tensor | None = None
     ) -> DDIMSchedulerOutput:
-        """Take x at t to x at the next of the times; variance_noise: standard, like x, for eta > 0."""
+        """Take x at t to x at the next, lower of the times; variance_noise: standard normal, like x, for eta > 0."""
         index = self.timesteps.tolist().index(t)
         next_t = self.timesteps[index + 1] if index + 1 < len(self.timesteps) else 0
-        alpha_bar = self.alphas_cumprod[t]
-        noise = (x - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
-        alpha_bar_t = self.alphas_cumprod[t - 1]
-        alpha_bar_next = self.alphas_cumprod[next_t - 1] if next_t else torch.ones_like(alpha_bar_t)
-        sigma = eta * ((1 - alpha_bar_t / alpha_bar_next) * (1 - alpha_bar_next) / (1 - alpha_bar_t)).sqrt()
+        alpha_bar_t = self.alphas_cumprod[t]
+        noise = (x - alpha_bar_t.sqrt() * x0) / (1 - alpha_bar_t).sqrt()
+        # of the step's two ends, both one time earlier (see the class)
+        alpha_bar_current = self.alphas_cumprod[t - 1]
+        alpha_bar_next = self.alphas_cumprod[next_t - 1] if next_t else torch.ones_like(alpha_bar_current)
+        sigma = eta * ((1 - alpha_bar_current / alpha_bar_next) * (1 - alpha_bar_next) / (1 - alpha_bar_current)).sqrt()
         if self.config.thresholding:
             x0 = self._threshold_sample(x0)
         previous_sample = alpha_bar_next.sqrt() * x0 + (1 - alpha_bar_next - sigma**2).sqrt() * noise

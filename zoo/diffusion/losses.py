@@ -27,8 +27,8 @@ def sample_timesteps(
 
     timestep_bias above 0 prefers noisy steps, which decide the coarse content (diffusers' training scripts: "later").
     """
-    uniform = torch.rand(num_samples, device=device)
-    t = (uniform ** (1 / (1 + timestep_bias)) * schedule.config.num_train_timesteps).long()
+    u = torch.rand(num_samples, device=device)
+    t = (u ** (1 / (1 + timestep_bias)) * schedule.config.num_train_timesteps).long()
     return t.clamp(max=schedule.config.num_train_timesteps - 1)  # a float just below 1 may be rounded up
 
 

@@ -39,18 +39,18 @@ def make_sampler(
             raise ValueError(f"sampling with 'lfdm' in {num_inference_steps} steps: it takes 1 to {max_steps - 1}")
     elif not 1 <= num_inference_steps <= max_steps or (name == "ddim" and max_steps % num_inference_steps):
         divisors = (n for n in range(1, max_steps + 1) if max_steps % n == 0)
-        nearest = min(divisors, key=lambda n: abs(n - num_inference_steps))
+        nearest_divisor = min(divisors, key=lambda n: abs(n - num_inference_steps))
         raise ValueError(
             f"sampling with '{name}' in {num_inference_steps} steps: it must divide {max_steps}; "
-            f"the nearest is {nearest}"
+            f"the nearest is {nearest_divisor}"
         )
-    config = {"timestep_spacing": "trailing", "prediction_type": "sample", "clip_sample": False}
-    config |= {
+    overrides = {"timestep_spacing": "trailing", "prediction_type": "sample", "clip_sample": False}
+    overrides |= {
         "thresholding": dynamic_threshold is not None,
         "dynamic_thresholding_ratio": dynamic_threshold,
         "sample_max_value": 1e6,
     }
-    sampler = SAMPLERS[name].from_config(schedule.config, **config)
+    sampler = SAMPLERS[name].from_config(schedule.config, **overrides)
     sampler.set_timesteps(num_inference_steps)
     if name in ("ddim", "lfdm"):
         # at eta 1 the first step takes the root of 1 - abar - sigma^2, about 1e-9, which float32 may make negative
@@ -74,20 +74,20 @@ def sample(
     [-clamp, clamp] in each step, and the noise is computed again from it (EDGE). constraint: changes x after each step
     but the last.
     """
-    times = sampler.timesteps.tolist()
+    timesteps = sampler.timesteps.tolist()
     is_stochastic = eta > 0 and isinstance(sampler, DDIMScheduler)
-    for i, t in enumerate(times):
+    for i, t in enumerate(timesteps):
         x0 = denoiser(x, torch.full((len(x),), t, device=x.device))
         if clamp is not None:
             x0 = x0.clamp(-clamp, clamp)
-        is_last = i + 1 == len(times)
+        is_last = i + 1 == len(timesteps)
         if is_last and isinstance(sampler, DDIMScheduler):  # the step to x0 itself, where the noise has the factor 0
             return sampler._threshold_sample(x0) if sampler.config.thresholding else x0
-        options: dict[str, Any] = {}
+        step_options: dict[str, Any] = {}
         if is_stochastic:
             assert noise_fn is not None, "eta > 0 needs noise_fn"
-            options = {"eta": eta, "variance_noise": noise_fn()}
-        x = sampler.step(x0, t, x, **options).prev_sample
+            step_options = {"eta": eta, "variance_noise": noise_fn()}
+        x = sampler.step(x0, t, x, **step_options).prev_sample
         if constraint is not None and not is_last:
-            x = constraint(x, times[i + 1], i)
+            x = constraint(x, timesteps[i + 1], i)
     return x

@@ -23,8 +23,8 @@ def make_noise_schedule(name: str, prediction_type: str, shift: float = 1.0) -> 
     with torch.device("cpu"):  # schedules are cached: one that is first built on the meta device would have no values
         if name == "cosine":
             return cosine_schedule(prediction_type, shift=shift)
-        betas = "linear" if name == "animatediff" else "scaled_linear"
-        return stable_diffusion_schedule(prediction_type, beta_schedule=betas)
+        beta_schedule = "linear" if name == "animatediff" else "scaled_linear"
+        return stable_diffusion_schedule(prediction_type, beta_schedule=beta_schedule)
 
 
 @cache
@@ -65,9 +65,9 @@ def stable_diffusion_schedule(
     )
 
 
-def per_sample(value: Tensor, x: Tensor) -> Tensor:
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """Reshape (B,) to (B, 1, ...), to broadcast over x (B, ...)."""
-    return value.view(-1, *[1] * (x.ndim - 1))
+    return values.view(-1, *[1] * (x.ndim - 1))
 
 
 def alpha_sigma(schedule: DDPMScheduler, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

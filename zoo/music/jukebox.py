@@ -16,10 +16,10 @@ from zoo.files import file_hash
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.nn import jukebox as jukebox_module
-from zoo.nn.jukebox import HOP, PRIOR, RATE, VQVAE, TopEncoder, TopPrior
+from zoo.nn.jukebox import PRIOR_FILE, SAMPLE_RATE, TOKEN_SAMPLES, VQVAE_FILE, TopEncoder, TopPrior
 from zoo.nn.weights.lazy import LazyWeights
 
-WINDOW, STRIDE = 5 * RATE, 5 * RATE // 2  # samples: EDGE's window and its stride
+WINDOW_SAMPLES, STRIDE_SAMPLES = 5 * SAMPLE_RATE, 5 * SAMPLE_RATE // 2  # EDGE's window and its stride
 LAYER, WIDTH = 66, 4800  # of 72; values of a state
 
 
@@ -33,11 +33,11 @@ class Jukebox(LazyWeights, MusicEncoder):
     details.
     """
 
-    dim, rate, sample_rate = WIDTH, 30.0, RATE
-    context_seconds, needs_weights_file = WINDOW / RATE, True
+    dim, rate, sample_rate = WIDTH, 30.0, SAMPLE_RATE
+    context_seconds, needs_weights_file = WINDOW_SAMPLES / SAMPLE_RATE, True
 
     def __init__(self, weights: str | None = None, layer: int = LAYER, dim: int = WIDTH):
-        """weights: a folder with OpenAI's VQVAE and PRIOR of the 5b model, read for the first encoded sound, in
+        """weights: a folder with 5b's VQVAE_FILE and PRIOR_FILE, read for the first encoded sound, in
         their stored precision (10 GB). layer: whose output is used; dim: the prior's width.
         """
         super().__init__()
@@ -66,33 +66,38 @@ class Jukebox(LazyWeights, MusicEncoder):
         """
         device = torch.device("cuda") if torch.cuda.is_available() else waveform.device
         modules = [network.to(device) for network in self.loaded]
-        count = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
-        if sample_rate != RATE:
-            resampled = librosa.resample(waveform.cpu().numpy(), orig_sr=sample_rate, target_sr=RATE)
+        num_tokens = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
+        if sample_rate != SAMPLE_RATE:
+            resampled = librosa.resample(waveform.cpu().numpy(), orig_sr=sample_rate, target_sr=SAMPLE_RATE)
             waveform = torch.from_numpy(resampled).to(waveform.device)
-        starts = range(0, max(waveform.shape[1] - WINDOW + STRIDE, 1), STRIDE)
+        starts = range(0, max(waveform.shape[1] - WINDOW_SAMPLES + STRIDE_SAMPLES, 1), STRIDE_SAMPLES)
         jobs = [(row, start) for row in range(len(waveform)) for start in starts]
         features_per_row: list[list[Tensor]] = [[] for _ in waveform]
         for row, start in tqdm(jobs, desc="jukebox", disable=None if len(jobs) > 1 else True, leave=False):
-            features = self._encode_window(waveform[row, start : start + WINDOW].to(device), *modules)
-            features_per_row[row].append(features[round(self.rate * STRIDE / RATE) :] if start else features)
-        return torch.stack([torch.cat(windows)[:count] for windows in features_per_row]).to(waveform.device)
+            features = self._encode_window(waveform[row, start : start + WINDOW_SAMPLES].to(device), *modules)
+            features_per_row[row].append(
+                features[round(self.rate * STRIDE_SAMPLES / SAMPLE_RATE) :] if start else features
+            )
+        return torch.stack([torch.cat(windows)[:num_tokens] for windows in features_per_row]).to(waveform.device)
 
     @torch.no_grad()
     def _encode_window(self, sound: Tensor, encoder: TopEncoder, prior: TopPrior) -> Tensor:
         """Encode one window (S,) at 44.1 kHz, scaled to peak 1, to features (L, dim) at 30 Hz."""
-        count = token_count(Fraction(len(sound), RATE), self.rate)
+        num_tokens = token_count(Fraction(len(sound), SAMPLE_RATE), self.rate)
         peak = sound.abs().max()
-        sound = F.pad(sound / peak if peak > 0 else sound, (0, max(0, HOP - len(sound))))
+        sound = F.pad(sound / peak if peak > 0 else sound, (0, max(0, TOKEN_SAMPLES - len(sound))))
         states = prior(encoder(sound[None]))[0].T.cpu().numpy()
-        resampled = librosa.resample(np.asfortranarray(states), orig_sr=RATE / HOP, target_sr=self.rate, res_type="fft")
+        resampled = librosa.resample(
+            np.asfortranarray(states), orig_sr=SAMPLE_RATE / TOKEN_SAMPLES, target_sr=self.rate, res_type="fft"
+        )
         features = torch.from_numpy(resampled.T)
-        return torch.cat([features, features[-1:].expand(max(0, count - len(features)), -1)])[:count]
+        return torch.cat([features, features[-1:].expand(max(0, num_tokens - len(features)), -1)])[:num_tokens]
 
     def _files(self) -> tuple[Path, Path]:
         folder = Path(self.weights or "")
-        if self.weights is None or not all((folder / name).is_file() for name in (VQVAE, PRIOR)):
+        if self.weights is None or not all((folder / name).is_file() for name in (VQVAE_FILE, PRIOR_FILE)):
             raise ValueError(
-                f"music=jukebox needs music.weights=DIR with Jukebox 5b's {VQVAE} and {PRIOR}, not {self.weights}"
+                f"music=jukebox needs music.weights=DIR with Jukebox 5b's {VQVAE_FILE} and {PRIOR_FILE}, "
+                f"not {self.weights}"
             )
-        return folder / VQVAE, folder / PRIOR
+        return folder / VQVAE_FILE, folder / PRIOR_FILE

@@ -19,17 +19,18 @@ import torch
 from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
 
-PRECISIONS = ("fp32", "bf16")
-MIN_PIXELS = 256  # with fewer, a convolution waits for its weights, and split products gain nothing
+PRECISIONS = ("fp32", "bf16")  # of `fast_inference`
+# B * H * W of a convolution's input; with fewer it waits for its weights, and split products gain nothing
+MIN_CONV_PIXELS = 256
 
 
 def is_supported() -> bool:
     """Return whether this CPU and this torch have the operators used here."""
     ops = torch.ops.mkldnn  # those that torch.compile emits
-    names = ["_is_mkldnn_bf16_supported", "_convolution_pointwise_"]
-    names += [f"_{kind}_pointwise" for kind in ("convolution", "linear")]
-    names += [f"_reorder_{kind}_weight" for kind in ("convolution", "linear")]
-    has_operators = torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in names)
+    operator_names = ["_is_mkldnn_bf16_supported", "_convolution_pointwise_"]
+    operator_names += [f"_{kind}_pointwise" for kind in ("convolution", "linear")]
+    operator_names += [f"_reorder_{kind}_weight" for kind in ("convolution", "linear")]
+    has_operators = torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in operator_names)
     return has_operators and ops._is_mkldnn_bf16_supported()
 
 
@@ -48,19 +49,20 @@ def fast_inference(network: nn.Module, precision: str | None) -> Iterator[None]:
     """
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"precision={precision}: use fp32 or bf16, or leave it out")
-    replaced, handled = [], set()
+    # modules with another `forward`, and children whose work is done by it
+    replaced_modules, fused_children = [], set()
     try:
         if precision is not None and is_supported():
             dtype = torch.bfloat16 if precision == "bf16" else torch.float32
             for module in network.modules():
-                forward = None if module in handled else _packed_forward(module, dtype)
+                forward = None if module in fused_children else _packed_forward(module, dtype)
                 if forward is not None:
                     module.forward = forward
-                    replaced.append(module)
-                    handled.update(module.children())
+                    replaced_modules.append(module)
+                    fused_children.update(module.children())
         yield
     finally:
-        for module in replaced:
+        for module in replaced_modules:
             del module.forward
 
 
@@ -83,19 +85,19 @@ class PackedLinear:
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, activation: str = "none"):
         """activation: 'gelu' or 'none'."""
         self.weight, self.bias, self.dtype, self.activation = weight, bias, dtype, activation
-        self.packed = None
+        self.packed_weight = None
 
     def __call__(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """factor: multiplied with the output, and like it."""
+        """factor: of the output's shape; the output is multiplied with it elementwise."""
         x = x.to(self.dtype)
-        if self.packed is None:
-            self.packed = torch.ops.mkldnn._reorder_linear_weight(
+        if self.packed_weight is None:
+            self.packed_weight = torch.ops.mkldnn._reorder_linear_weight(
                 self.weight.detach().to(self.dtype), len(x.flatten(0, -2))
             )
             self.bias = None if self.bias is None else self.bias.detach().to(self.dtype)
         if factor is not None:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self.packed, self.bias, "mul")
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.activation, [], "none")
+            return torch.ops.mkldnn._linear_pointwise.binary(x, factor, self.packed_weight, self.bias, "mul")
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed_weight, self.bias, self.activation, [], "none")
 
 
 class PackedGEGLU:
@@ -116,38 +118,38 @@ class PackedConv2d:
         self.module, self.dtype = module, dtype
         is_wide = min(module.in_channels, module.out_channels) >= 32 and module.kernel_size != (1, 1)
         has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
-        self.split_products = is_wide and dtype == torch.float32 and has_amx
-        self.geometry = [list(module.padding), list(module.stride), list(module.dilation), 1]
-        self.weights, self.biases = None, None
+        self.use_split_products = is_wide and dtype == torch.float32 and has_amx
+        self.geometry = [list(module.padding), list(module.stride), list(module.dilation), 1]  # 1: groups
+        self.weights, self.biases = None, None  # of `pack`: [rounded], or [rounded, rest] for split products
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         if self.weights is None:
             self.pack(x)
         conv = torch.ops.mkldnn._convolution_pointwise
-        if not self.split_products:
+        if not self.use_split_products:
             return conv(x.to(self.dtype), self.weights[0], self.biases[0], *self.geometry, "none", [], "")
         (weight_high, weight_low), (bias_high, bias_low) = self.weights, self.biases
         high = x.bfloat16()
         low = high.float()
         low = torch.sub(x, low, out=low).bfloat16()
         y = conv(high, weight_high, bias_high, *self.geometry, "none", [], "")
-        remainder = conv.binary(high, y, weight_high, bias_high, *self.geometry, "sub", 1.0, None, [], None)
-        add = partial(torch.ops.mkldnn._convolution_pointwise_.binary, remainder)
-        add(low, weight_high, None, *self.geometry, "add", 1.0, None, [], None)
-        add(high, weight_low, bias_low, *self.geometry, "add", 1.0, None, [], None)
-        return y.float().add_(remainder)
+        correction = conv.binary(high, y, weight_high, bias_high, *self.geometry, "sub", 1.0, None, [], None)
+        add_product = partial(torch.ops.mkldnn._convolution_pointwise_.binary, correction)
+        add_product(low, weight_high, None, *self.geometry, "add", 1.0, None, [], None)
+        add_product(high, weight_low, bias_low, *self.geometry, "add", 1.0, None, [], None)
+        return y.float().add_(correction)
 
     def pack(self, x: Tensor) -> None:
         """Cast and pack the weights for inputs of the size of x."""
         weight, bias = self.module.weight.detach(), self.module.bias
-        self.split_products = self.split_products and len(x) * x.shape[2] * x.shape[3] >= MIN_PIXELS
-        dtypes = [torch.bfloat16] * 2 if self.split_products else [self.dtype]
+        self.use_split_products = self.use_split_products and len(x) * x.shape[2] * x.shape[3] >= MIN_CONV_PIXELS
+        dtypes = [torch.bfloat16] * 2 if self.use_split_products else [self.dtype]
         self.weights, self.biases = [], []
         for dtype in dtypes:
             rounded = weight.to(dtype)
-            packed = torch.ops.mkldnn._reorder_convolution_weight(rounded, *self.geometry, list(x.shape))
-            self.weights.append(packed)
+            packed_weight = torch.ops.mkldnn._reorder_convolution_weight(rounded, *self.geometry, list(x.shape))
+            self.weights.append(packed_weight)
             weight = weight - rounded
             rounded_bias = None if bias is None else bias.detach().to(dtype)
             self.biases.append(rounded_bias)

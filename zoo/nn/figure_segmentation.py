@@ -17,7 +17,10 @@ NUM_PARTS = 24  # of DensePose; 0 is the background
 
 
 class FigureSegmenter(nn.Module):
-    """A small U-Net (diffusers) that segments the figure, and optionally its body regions, in latents of an image."""
+    """A small U-Net (diffusers) that segments the figure, and optionally its body regions, in latents of an image.
+
+    channels: of the U-Net's levels, from the latent's resolution downwards.
+    """
 
     fsdp_forward_methods = ("loss",)
 
@@ -58,14 +61,17 @@ class FigureSegmenter(nn.Module):
 def foreground_mask(parts: Tensor, size: tuple[int, int]) -> Tensor:
     """DensePose parts (N, H, W) -> (N, 1, h, w): 1 at the body and one latent pixel around it, otherwise 0.
 
-    The margin is there because the latents next to a body contain some of it.
+    size: (h, w). The margin is there because the latents next to a body contain some of it.
     """
     body = F.adaptive_max_pool2d((parts > 0).float()[:, None], size)
     return F.max_pool2d(body, 3, 1, 1)
 
 
 def region_masks(parts: Tensor, size: tuple[int, int]) -> Tensor:
-    """DensePose parts (N, H, W) 0..24 -> soft masks (N, 8, h, w): fraction of each latent pixel in each region."""
+    """DensePose parts (N, H, W) 0..24 -> soft masks (N, 8, h, w): fraction of each latent pixel in each region.
+
+    size: (h, w).
+    """
     region_of_part = torch.zeros(1 + NUM_PARTS, dtype=torch.long, device=parts.device)
     for index, region_parts in enumerate(BODY_REGIONS):
         region_of_part[list(region_parts)] = index + 1
@@ -84,18 +90,18 @@ def region_means(latents: Tensor, masks: Tensor) -> Tensor:
 
     The mean of the whole figure counts as one more pixel of each region, for regions that are hardly visible.
     """
-    pixels, weights = latents.flatten(2), masks.flatten(2)
-    total_weight = weights.sum(2)[..., None]
-    sums = weights @ pixels.mT
-    figure_mean = sums.sum(1, keepdim=True) / total_weight.sum(1, keepdim=True).clamp(min=1e-3)
-    return (sums + figure_mean) / (total_weight + 1)
+    flat_latents, flat_masks = latents.flatten(2), masks.flatten(2)
+    total_weight = flat_masks.sum(2)[..., None]
+    weighted_sums = flat_masks @ flat_latents.mT
+    figure_mean = weighted_sums.sum(1, keepdim=True) / total_weight.sum(1, keepdim=True).clamp(min=1e-3)
+    return (weighted_sums + figure_mean) / (total_weight + 1)
 
 
 def composite_regions(background: Tensor, region_means: Tensor, masks: Tensor) -> Tensor:
     """Fill masks (N, F, 8, h, w) with region means (N, 8, C) over a background (N, C, h, w) -> (N, C, F, h, w)."""
     background_mask = (1 - masks.sum(2))[:, None]
-    regions = torch.einsum("nrc,nfrhw->ncfhw", region_means.to(background), masks.to(background))
-    return background[:, :, None] * background_mask + regions
+    figure = torch.einsum("nrc,nfrhw->ncfhw", region_means.to(background), masks.to(background))
+    return background[:, :, None] * background_mask + figure
 
 
 def inpaint_background(latents: Tensor, foreground_mask: Tensor) -> Tensor:
@@ -106,7 +112,7 @@ def inpaint_background(latents: Tensor, foreground_mask: Tensor) -> Tensor:
 def _push_pull(x: Tensor, weights: Tensor) -> Tensor:
     """Interpolate x (N, C, h, w) where weights (N, 1, h, w) are low (Gortler et al. 1996, "The Lumigraph").
 
-    Each level averages 2x2 pixels of the finer one.
+    weights: confidence in x, in [0, 1]. Each level averages 2x2 pixels of the finer one.
     """
     if max(x.shape[2:]) == 1:
         return x

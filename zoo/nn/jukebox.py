@@ -15,20 +15,21 @@ from torch import Tensor, nn
 
 from zoo.nn.weights.loading import load_strict, unwrap_state_dict
 
-VQVAE, PRIOR = "vqvae.pth.tar", "prior_level_2.pth.tar"  # OpenAI's names, in models/5b
-RATE, HOP = 44100, 128  # samples a second; samples a token
-NUM_DOWNSAMPLES, DILATION_GROWTH = (3, 2, 2), 3  # halvings in each block; from convolution to convolution
-BLOCK_TOKENS, HEADS = 64, 8  # tokens of a block of the prior's sparse attention
+VQVAE_FILE, PRIOR_FILE = "vqvae.pth.tar", "prior_level_2.pth.tar"  # OpenAI's names, in models/5b
+SAMPLE_RATE, TOKEN_SAMPLES = 44100, 128  # Hz; samples from one token to the next
+NUM_DOWNSAMPLES = (3, 2, 2)  # halvings of the length in each block of the VQ-VAE's encoders, the coarsest last
+DILATION_GROWTH = 3  # factor of the dilation from one residual block to the next
+BLOCK_TOKENS, NUM_HEADS = 64, 8  # tokens of a block of the prior's sparse attention
 # samples that the song is declared to have, as in jukemirlib: the prior knows none below 60 s
-SONG_SAMPLES = 62 * RATE // HOP * HOP
-MAX_SONG_SAMPLES, CONTEXT_SAMPLES = 600 * RATE, 8192 * HOP  # of a song, and of the prior's context
+SONG_SAMPLES = 62 * SAMPLE_RATE // TOKEN_SAMPLES * TOKEN_SAMPLES
+MAX_SONG_SAMPLES, CONTEXT_SAMPLES = 600 * SAMPLE_RATE, 8192 * TOKEN_SAMPLES  # of a song, and of the prior's context
 
 
 class TopEncoder(nn.Module):
     """The VQ-VAE's coarsest encoder and its codebook."""
 
     def __init__(self, path: str | Path):
-        """Raises ValueError, naming the difference, for another file than OpenAI's VQVAE."""
+        """Raises ValueError, which names the difference, for another file than OpenAI's VQVAE_FILE."""
         super().__init__()
         load_strict(self, path, self._build, assign=True)
         self.eval().requires_grad_(False)
@@ -45,12 +46,12 @@ class TopEncoder(nn.Module):
             code_dim = state_dict["level_blocks.1.model.0.0.weight"].shape[1]
             with torch.device("meta"):
                 self.level_blocks = nn.ModuleList(
-                    _DownsampleBlock(channels if index == 0 else code_dim, width, hidden, code_dim, depth, count)
-                    for index, count in enumerate(NUM_DOWNSAMPLES)
+                    _DownsampleBlock(channels if index == 0 else code_dim, width, hidden, code_dim, depth, num_halvings)
+                    for index, num_halvings in enumerate(NUM_DOWNSAMPLES)
                 )
-                self.register_buffer("k", torch.empty_like(state_dict["k"]))
+                self.register_buffer("k", torch.empty_like(state_dict["k"]))  # codebook (codes, code_dim)
         except (KeyError, ValueError):
-            raise ValueError(f"it is not Jukebox's {VQVAE}") from None
+            raise ValueError(f"it is not Jukebox's {VQVAE_FILE}") from None
         return state_dict
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -65,10 +66,10 @@ class TopEncoder(nn.Module):
 class TopPrior(nn.Module):
     """The first layers of the prior of those tokens, for a song of unknown genre and artist."""
 
-    def __init__(self, path: str | Path, layers: int):
-        """Raises ValueError, naming the difference, for another file than OpenAI's PRIOR or one of fewer layers."""
+    def __init__(self, path: str | Path, num_layers: int):
+        """Raises ValueError, which names the difference, for a file that is not OpenAI's or has fewer layers."""
         super().__init__()
-        self.depth = layers
+        self.depth = num_layers
         load_strict(self, path, self._build, assign=True)
         self.eval().requires_grad_(False)
 
@@ -96,7 +97,7 @@ class TopPrior(nn.Module):
                     for index, (attention_dim, hidden) in enumerate(sizes)
                 )
         except KeyError as error:
-            raise ValueError(f"it is not Jukebox's {PRIOR} of {self.depth} layers or more: no {error}") from None
+            raise ValueError(f"it is not Jukebox's {PRIOR_FILE} of {self.depth} layers or more: no {error}") from None
         return state_dict
 
     @property
@@ -109,39 +110,49 @@ class TopPrior(nn.Module):
 
         A state depends on the tokens before its own only.
         """
-        count = tokens.shape[1]
-        start = (self.bow_genre_emb[0] + self.artist_emb[0]).float().expand(len(tokens), 1, -1)
-        x = torch.cat([start, self.x_emb.weight[tokens[:, :-1]].float()], 1)
-        x = x + self.pos_emb.pos_emb[:count].float() + self._time_embedding(count)
-        x = F.pad(x, (0, 0, 0, -count % BLOCK_TOKENS))
+        num_tokens = tokens.shape[1]
+        start_embedding = (self.bow_genre_emb[0] + self.artist_emb[0]).float().expand(len(tokens), 1, -1)
+        x = torch.cat([start_embedding, self.x_emb.weight[tokens[:, :-1]].float()], 1)
+        x = x + self.pos_emb.pos_emb[:num_tokens].float() + self._time_embedding(num_tokens)
+        x = F.pad(x, (0, 0, 0, -num_tokens % BLOCK_TOKENS))
         for layer in self.layers:
             x = layer(x)
-        return x[:, :count]
+        return x[:, :num_tokens]
 
-    def _time_embedding(self, count: int) -> Tensor:
+    def _time_embedding(self, num_tokens: int) -> Tensor:
         """Embed the time of each token in its song, absolute and relative to its length: (T, width)."""
-        fraction = torch.arange(count, device=self.x_emb.weight.device) / (CONTEXT_SAMPLES // HOP)
-        total = self.total_length_emb[int(len(self.total_length_emb) * (SONG_SAMPLES / RATE - 60) / 540)]
-        absolute = (len(self.absolute_pos_emb) * (CONTEXT_SAMPLES * fraction / MAX_SONG_SAMPLES)).floor().long()
+        context_fraction = torch.arange(num_tokens, device=self.x_emb.weight.device) / (
+            CONTEXT_SAMPLES // TOKEN_SAMPLES
+        )
+        length_embedding = self.total_length_emb[
+            int(len(self.total_length_emb) * (SONG_SAMPLES / SAMPLE_RATE - 60) / 540)
+        ]
+        absolute_bins = (
+            (len(self.absolute_pos_emb) * (CONTEXT_SAMPLES * context_fraction / MAX_SONG_SAMPLES)).floor().long()
+        )
         # float32 as in the public code: rounding decides the bin
-        per_song = (torch.tensor(CONTEXT_SAMPLES).float() / SONG_SAMPLES).to(fraction)
-        relative = (len(self.relative_pos_emb) * per_song * fraction).floor().long()
-        return total.float() + self.absolute_pos_emb[absolute].float() + self.relative_pos_emb[relative].float()
+        contexts_per_song = (torch.tensor(CONTEXT_SAMPLES).float() / SONG_SAMPLES).to(context_fraction)
+        relative_bins = (len(self.relative_pos_emb) * contexts_per_song * context_fraction).floor().long()
+        return (
+            length_embedding.float()
+            + self.absolute_pos_emb[absolute_bins].float()
+            + self.relative_pos_emb[relative_bins].float()
+        )
 
 
 class _DownsampleBlock(nn.Module):
-    """`count` halvings of the length, each a strided convolution and `depth` residual blocks of growing dilation."""
+    """`num_halvings` strided convolutions, each with `depth` residual blocks of growing dilation behind it."""
 
-    def __init__(self, channels: int, width: int, hidden: int, out: int, depth: int, count: int):
+    def __init__(self, channels: int, width: int, hidden: int, out_channels: int, depth: int, num_halvings: int):
         super().__init__()
         halvings = [
             nn.Sequential(
                 nn.Conv1d(width if index else channels, width, 4, 2, 1),
                 _Sequence(*(_ResBlock(width, hidden, DILATION_GROWTH**level) for level in range(depth))),
             )
-            for index in range(count)
+            for index in range(num_halvings)
         ]
-        self.model = nn.Sequential(*halvings, nn.Conv1d(width, out, 3, 1, 1))
+        self.model = nn.Sequential(*halvings, nn.Conv1d(width, out_channels, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x)
@@ -186,7 +197,8 @@ class _Layer(nn.Module):
 
     def __init__(self, index: int, width: int, attention_dim: int, hidden: int):
         super().__init__()
-        self.pattern = index % 3
+        # 0: to the own block, 1: to the same position in all blocks, 2: to the previous block
+        self.attention_pattern = index % 3
         self.ln_0, self.ln_1 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = nn.ModuleDict(
             {"c_attn": _TransposedLinear(width, 3 * attention_dim), "c_proj": _TransposedLinear(attention_dim, width)}
@@ -201,21 +213,21 @@ class _Layer(nn.Module):
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Three (B, T, attention_dim) -> (B, T, attention_dim)."""
-        pattern = "b (n p) (h d) -> b p h n d" if self.pattern == 1 else "b (n p) (h d) -> b n h p d"
-        query, key, value = (rearrange(x, pattern, p=BLOCK_TOKENS, h=HEADS) for x in (query, key, value))
-        if self.pattern == 2:  # the first block has no previous one: it attends to zeros
+        einops_pattern = "b (n p) (h d) -> b p h n d" if self.attention_pattern == 1 else "b (n p) (h d) -> b n h p d"
+        query, key, value = (rearrange(x, einops_pattern, p=BLOCK_TOKENS, h=NUM_HEADS) for x in (query, key, value))
+        if self.attention_pattern == 2:  # the first block has no previous one: it attends to zeros
             key, value = (F.pad(x[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)) for x in (key, value))
-        y = F.scaled_dot_product_attention(query, key, value, is_causal=self.pattern != 2)
-        tokens, blocks = pattern.split(" -> ")
-        return rearrange(y, f"{blocks} -> {tokens}")
+        y = F.scaled_dot_product_attention(query, key, value, is_causal=self.attention_pattern != 2)
+        token_axes, block_axes = einops_pattern.split(" -> ")
+        return rearrange(y, f"{block_axes} -> {token_axes}")
 
 
 def _norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
     return F.layer_norm(x, layer.normalized_shape, layer.weight.to(x), layer.bias.to(x))
 
 
-def _empty_like(value: Tensor) -> nn.Parameter:
-    return nn.Parameter(torch.empty(value.shape))
+def _empty_like(template: Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.empty(template.shape))
 
 
 def _model_weights(contents: Any) -> Mapping[str, Tensor]:

@@ -19,11 +19,18 @@ from torch import Tensor, nn
 
 from zoo.nn.weights.loading import load_strict, unwrap_state_dict
 
-FILE = "music_audioset_epoch_15_esc_90.14.pt"  # the published checkpoint for music: HTSAT-base, no fusion
+CHECKPOINT_FILE = "music_audioset_epoch_15_esc_90.14.pt"  # the published checkpoint for music: HTSAT-base, no fusion
 EMBED_DIM = 512  # values of an embedding
-SECONDS, RATE = 10, 48000  # s and Hz of the audio tower's input
-HTSAT_SIZES = {96: "tiny", 128: "base"}  # channels of HTSAT's first layer -> its name
-MEL_CONFIG = {"sample_rate": RATE, "window_size": 1024, "hop_size": 480, "fmin": 50, "fmax": 14000, "mel_bins": 64}
+WINDOW_SECONDS, SAMPLE_RATE = 10, 48000  # s and Hz of the audio tower's input
+HTSAT_SIZE_NAMES = {96: "tiny", 128: "base"}  # channels of HTSAT's first layer -> its name
+MEL_CONFIG = {
+    "sample_rate": SAMPLE_RATE,
+    "window_size": 1024,
+    "hop_size": 480,
+    "fmin": 50,
+    "fmax": 14000,
+    "mel_bins": 64,
+}
 AUDIO_PREFIXES, TEXT_PREFIXES = ("audio_branch.", "audio_projection."), ("text_branch.", "text_projection.")
 LOSS_PREFIXES = ("audio_transform.", "text_transform.", "logit_scale_a", "logit_scale_t")  # of the training loss only
 # the optimiser's learning rate, beside the weights, is a numpy number
@@ -33,10 +40,10 @@ NUMPY_CLASSES = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"
 class ClapTower(nn.Module, ABC):
     """One tower of a file and its projection."""
 
-    prefixes: tuple[str, ...]  # of its names in the file
+    prefixes: tuple[str, ...]  # of the tower's parameters in the file
 
     def __init__(self, path: str | Path):
-        """Raises ValueError, naming the difference, for a file that is not a CLAP checkpoint of LAION."""
+        """Raises ValueError, which names the difference, for a file that is not a CLAP checkpoint of LAION."""
         super().__init__()
         with torch.random.fork_rng(devices=[]):  # initial weights draw no global random numbers
             load_strict(self, path, self._convert, NUMPY_CLASSES)
@@ -50,7 +57,7 @@ class ClapTower(nn.Module, ABC):
         try:
             self.build(state_dict)
         except (KeyError, IndexError):
-            raise ValueError(f"it is no CLAP checkpoint of LAION's, such as {FILE}") from None
+            raise ValueError(f"it is no CLAP checkpoint of LAION's, such as {CHECKPOINT_FILE}") from None
         return state_dict
 
     @abstractmethod
@@ -66,12 +73,14 @@ class AudioTower(ClapTower):
     def build(self, state_dict: dict[str, Tensor]) -> None:
         """See `ClapTower`. Raises ValueError for a fusion model."""
         if any(".fusion_model." in name or ".mel_conv" in name for name in state_dict):
-            raise ValueError(f"it is a fusion model, which chooses its windows at random; take {FILE}")
+            raise ValueError(f"it is a fusion model, which chooses its windows at random; take {CHECKPOINT_FILE}")
         channels = len(state_dict["audio_branch.patch_embed.proj.weight"])
-        if channels not in HTSAT_SIZES:
-            raise ValueError(f"its audio tower is {channels} wide: neither HTSAT-tiny nor HTSAT-base, as in {FILE}")
-        settings = SimpleNamespace(model_name=HTSAT_SIZES[channels], class_num=527, **MEL_CONFIG)
-        self.audio_branch = import_clap_module("htsat").create_htsat_model(settings)
+        if channels not in HTSAT_SIZE_NAMES:
+            raise ValueError(
+                f"its audio tower is {channels} wide: neither HTSAT-tiny nor HTSAT-base, as in {CHECKPOINT_FILE}"
+            )
+        htsat_config = SimpleNamespace(model_name=HTSAT_SIZE_NAMES[channels], class_num=527, **MEL_CONFIG)
+        self.audio_branch = import_clap_module("htsat").create_htsat_model(htsat_config)
         self.audio_projection = _projection(self.audio_branch.num_features)
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -91,20 +100,20 @@ class TextTower(ClapTower):
         from transformers import RobertaConfig, RobertaModel
 
         state_dict.pop("text_branch.embeddings.position_ids", None)  # 0, 1, 2, ...: only of older transformers
-        words = state_dict["text_branch.embeddings.word_embeddings.weight"]
-        layers = {name.split(".")[3] for name in state_dict if name.startswith("text_branch.encoder.layer.")}
+        word_embeddings = state_dict["text_branch.embeddings.word_embeddings.weight"]
+        layer_indices = {name.split(".")[3] for name in state_dict if name.startswith("text_branch.encoder.layer.")}
         config = RobertaConfig(
-            vocab_size=len(words),
-            hidden_size=words.shape[1],
-            num_hidden_layers=len(layers),
-            num_attention_heads=words.shape[1] // 64,
+            vocab_size=len(word_embeddings),
+            hidden_size=word_embeddings.shape[1],
+            num_hidden_layers=len(layer_indices),
+            num_attention_heads=word_embeddings.shape[1] // 64,
             intermediate_size=len(state_dict["text_branch.encoder.layer.0.intermediate.dense.weight"]),
             max_position_embeddings=len(state_dict["text_branch.embeddings.position_embeddings.weight"]),
             type_vocab_size=1,
             layer_norm_eps=1e-5,
         )
         self.text_branch = RobertaModel(config)
-        self.text_projection = _projection(words.shape[1])
+        self.text_projection = _projection(word_embeddings.shape[1])
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Two (B, N) int64, mask 1 at tokens and 0 at padding -> (B, 512) of length 1."""

@@ -8,7 +8,8 @@ from torchvision.models import vgg19
 from zoo.nn.weights.loading import load_strict
 
 SCALES = (1, 2, 4, 8)  # factors by which images are downsampled
-LAYERS = (2, 7, 12, 21, 30)  # VGG-19 is cut after the first ReLU of each of its five resolutions
+# indices in VGG-19's `features`, which are cut after the first ReLU of each of the five resolutions
+SLICE_ENDS = (2, 7, 12, 21, 30)
 
 
 class PerceptualLoss(nn.Module):
@@ -28,8 +29,10 @@ class PerceptualLoss(nn.Module):
         if vgg_weights is not None:
             network = vgg19()
             load_strict(network, vgg_weights)
-            cuts = (0, *LAYERS)
-            self.slices = nn.ModuleList(network.features[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True))
+            cuts = (0, *SLICE_ENDS)
+            self.slices = nn.ModuleList(
+                network.features[start:stop] for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
+            )
         self.requires_grad_(False).eval()
 
     def features(self, x: Tensor) -> list[Tensor]:
@@ -44,13 +47,15 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """Two (B, 3, H, W) in [0, 1] -> scalar."""
-        total = output.new_zeros(())
+        total_loss = output.new_zeros(())
         for downsample in self.downsamples:
             with torch.no_grad():
-                target_features = self.features(downsample(target))
-            for a, b in zip(self.features(downsample(output)), target_features, strict=True):
-                total = total + F.l1_loss(a, b)
-        return self.weight * total
+                all_target_features = self.features(downsample(target))
+            for output_features, target_features in zip(
+                self.features(downsample(output)), all_target_features, strict=True
+            ):
+                total_loss = total_loss + F.l1_loss(output_features, target_features)
+        return self.weight * total_loss
 
 
 class AntiAliasDownsample(nn.Module):
@@ -59,7 +64,7 @@ class AntiAliasDownsample(nn.Module):
     def __init__(self, channels: int, factor: int):
         super().__init__()
         sigma = (factor - 1) / 2
-        radius = round(sigma * 4)
+        radius = round(sigma * 4)  # pixels, of the kernel
         gaussian = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2)) if sigma else torch.ones(1)
         kernel = torch.outer(gaussian, gaussian)
         self.register_buffer("weight", (kernel / kernel.sum()).repeat(channels, 1, 1, 1))
@@ -69,6 +74,6 @@ class AntiAliasDownsample(nn.Module):
         """(B, C, H, W) -> (B, C, H/factor, W/factor)."""
         if self.factor == 1:
             return x
-        row = self.weight.sum(2, keepdim=True)  # the kernel is the outer product of a row with itself
-        x = F.conv2d(x, row, stride=(1, self.factor), padding=(0, self.radius), groups=len(row))
-        return F.conv2d(x, row.mT, stride=(self.factor, 1), padding=(self.radius, 0), groups=len(row))
+        row_kernel = self.weight.sum(2, keepdim=True)  # the kernel is the outer product of a normalised row with itself
+        x = F.conv2d(x, row_kernel, stride=(1, self.factor), padding=(0, self.radius), groups=len(row_kernel))
+        return F.conv2d(x, row_kernel.mT, stride=(self.factor, 1), padding=(self.radius, 0), groups=len(row_kernel))

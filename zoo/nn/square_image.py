@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FAR_RESOLUTION = 16  # pixels a side of the blurred border
-MIRROR_FADE = 0.03  # of the side: distance over which the mirrored border fades to the blurred one
+BLUR_RESOLUTION = 16  # pixels a side of the blurred border
+MIRROR_FADE_RATIO = 0.03  # of the square's side: distance over which the mirrored border fades to the blurred one
 
 
 def pad_to_square(image: Tensor, resolution: int) -> Tensor:
@@ -14,19 +14,20 @@ def pad_to_square(image: Tensor, resolution: int) -> Tensor:
     Near the image the border is its mirror image; farther away it is the blurred mean of the edge pixels. So the border
     has neither streaks nor a second figure, which the networks would animate.
     """
-    longest = max(image.shape[1:])
-    height, width = (max(1, round(length * resolution / longest)) for length in image.shape[1:])
+    longest_side = max(image.shape[1:])
+    height, width = (max(1, round(length * resolution / longest_side)) for length in image.shape[1:])
     x = _resize(image.float()[None], height, width)
     if height != width:
         index = torch.arange(resolution, device=image.device)
+        # of each pixel of the square: its row and column in the image, negative or too large on the border
         rows, columns = index - (resolution - height) // 2, index - (resolution - width) // 2
         nearest_rows, nearest_columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
         # distance to the image, pixels
         distance = (rows - nearest_rows).abs()[:, None] + (columns - nearest_columns).abs()
-        coarse = _resize(x[..., nearest_rows, :][..., nearest_columns], FAR_RESOLUTION, FAR_RESOLUTION)
-        far = F.interpolate(coarse, (resolution, resolution), mode="bicubic", align_corners=False)
-        mirrored = x[..., _mirror(rows, height), :][..., _mirror(columns, width)]
-        x = torch.lerp(mirrored, far, (distance / (MIRROR_FADE * resolution)).clamp(max=1))
+        coarse = _resize(x[..., nearest_rows, :][..., nearest_columns], BLUR_RESOLUTION, BLUR_RESOLUTION)
+        blurred_border = F.interpolate(coarse, (resolution, resolution), mode="bicubic", align_corners=False)
+        mirrored_border = x[..., _mirror(rows, height), :][..., _mirror(columns, width)]
+        x = torch.lerp(mirrored_border, blurred_border, (distance / (MIRROR_FADE_RATIO * resolution)).clamp(max=1))
     return x[0].round().clamp(0, 255).to(image.dtype)
 
 

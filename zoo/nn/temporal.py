@@ -21,8 +21,8 @@ NUM_DIRECTIONS = 10  # directions in which the encodings of these positions vary
 
 def sinusoidal_positions(positions: Tensor, dim: int) -> Tensor:
     """Encode positions (T,), in frames, by interleaved sines and cosines -> (T, dim)."""
-    rates = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-math.log(10_000) / dim))
-    angles = positions[:, None].float() * rates
+    frequencies = torch.exp(torch.arange(0, dim, 2, device=positions.device) * (-math.log(10_000) / dim))
+    angles = positions[:, None].float() * frequencies
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)[:, :dim]
 
 
@@ -40,12 +40,12 @@ def _subtract_mean(x: Tensor) -> Tensor:
 def drop_position_tables(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a published state dict without `pos_encoder.pe`. Raises ValueError if one holds other values than ours."""
     remaining = {}
-    for name, value in state_dict.items():
+    for name, tensor in state_dict.items():
         if not name.endswith("pos_encoder.pe"):
-            remaining[name] = value
+            remaining[name] = tensor
             continue
-        encodings = sinusoidal_positions(torch.arange(value.shape[1]), value.shape[2])
-        if (encodings - value[0].float()).abs().max() > 1e-2:
+        encodings = sinusoidal_positions(torch.arange(tensor.shape[1]), tensor.shape[2])
+        if (encodings - tensor[0].float()).abs().max() > 1e-2:
             raise ValueError(f"{name} is not a table of sinusoidal positions")
     return remaining
 
@@ -154,11 +154,11 @@ class MusicAttentionModule(nn.Module):
         ).solution.mT
         head_dim = len(key_weight) // attention.heads
         for head in range(attention.heads):
-            rows = slice(head * head_dim, (head + 1) * head_dim)
+            head_rows = slice(head * head_dim, (head + 1) * head_dim)
             rotation = torch.empty(head_dim, len(directions), device="cpu")
             nn.init.orthogonal_(rotation)
-            key_weight[rows] = (rotation @ directions).to(key_weight)
-            query_weight[rows] = (INIT_LOGIT_SCALE * rotation @ frame_directions).to(query_weight)
+            key_weight[head_rows] = (rotation @ directions).to(key_weight)
+            query_weight[head_rows] = (INIT_LOGIT_SCALE * rotation @ frame_directions).to(query_weight)
         nn.init.orthogonal_(attention.to_v.weight)
         nn.init.orthogonal_(attention.to_out[0].weight)
 

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor, nn
 
-from zoo.nn.laion_clap import EMBED_DIM, FILE, TextTower
+from zoo.nn.laion_clap import CHECKPOINT_FILE, EMBED_DIM, TextTower
 from zoo.nn.weights.lazy import LazyWeights
 
 MAX_TOKENS = 77  # of the texts that CLAP and CLIP were trained with
-WORD = re.compile(r"[\w']+")
+WORD_PATTERN = re.compile(r"[\w']+")
 TOKENIZER_FILES = ("vocab.json", "merges.txt")
 
 
@@ -34,21 +34,21 @@ class TextEncoder(nn.Module, ABC):
 class HashedTextEncoder(TextEncoder):
     """Hashed counts of words, word pairs, and letter 3- and 4-grams within words. Needs no weights.
 
-    Texts are near each other as far as they share these, whatever they mean.
+    Texts that share many of these are near each other, whatever they mean.
     """
 
     def __init__(self, dim: int = EMBED_DIM):
         super().__init__()
         self.dim = dim
-        common = {"n_features": dim, "dtype": np.float32}
+        shared_options = {"n_features": dim, "dtype": np.float32}
         self.vectorizers = (
-            HashingVectorizer(analyzer="word", ngram_range=(1, 2), **common),
-            HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), **common),
+            HashingVectorizer(analyzer="word", ngram_range=(1, 2), **shared_options),
+            HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), **shared_options),
         )
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """See `TextEncoder`; a text without a letter is all zeros."""
-        counts = sum(torch.from_numpy(view.transform(list(texts)).toarray()) for view in self.vectorizers)
+        counts = sum(torch.from_numpy(vectorizer.transform(list(texts)).toarray()) for vectorizer in self.vectorizers)
         return F.normalize(counts, dim=-1)
 
 
@@ -64,7 +64,7 @@ class ClapTextEncoder(LazyWeights, TextEncoder):
         """
         super().__init__()
         self.weights, self.tokenizer_folder = weights, tokenizer
-        self.cache: dict[str, Tensor] = {}  # a training has few texts, and many batches
+        self.cache: dict[str, Tensor] = {}  # text -> vector (D,): a training has few texts, and many batches
 
     def load(self) -> tuple[Any, TextTower]:
         """Read the tokenizer, from the folder alone, and the tower."""
@@ -78,18 +78,18 @@ class ClapTextEncoder(LazyWeights, TextEncoder):
             )
         tokenizer = RobertaTokenizer.from_pretrained(folder, local_files_only=True)
         if self.weights is None or not Path(self.weights).is_file():
-            raise ValueError(f"CLAP's text tower needs weights=FILE, LAION's {FILE}, not {self.weights}")
+            raise ValueError(f"CLAP's text tower needs weights=FILE, LAION's {CHECKPOINT_FILE}, not {self.weights}")
         return tokenizer, TextTower(self.weights)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """See `TextEncoder`; tokens after the 77th are dropped."""
-        new = sorted(set(texts) - self.cache.keys())
-        if new:
+        new_texts = sorted(set(texts) - self.cache.keys())
+        if new_texts:
             tokenizer, tower = self.loaded
-            tokens = tokenizer(new, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+            tokens = tokenizer(new_texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
             with torch.no_grad():
                 vectors = tower(tokens["input_ids"], tokens["attention_mask"])
-            self.cache |= dict(zip(new, vectors, strict=True))
+            self.cache |= dict(zip(new_texts, vectors, strict=True))
         return torch.stack([self.cache[text] for text in texts])
 
 
@@ -103,7 +103,7 @@ class TokenTextEncoder(nn.Module, ABC):
         """Encode B texts -> (B, L, D), L the same for all texts."""
 
     @abstractmethod
-    def truncated(self, text: str) -> str:
+    def truncated_end(self, text: str) -> str:
         """Return the end of a text that is too long to be encoded, empty where all of it is."""
 
 
@@ -115,19 +115,21 @@ class HashedTokenEncoder(TokenTextEncoder):
         super().__init__()
         self.dim, self.max_tokens = dim, max_tokens
         self.table = nn.Embedding(vocab_size, dim)
-        self.place = nn.Parameter(0.02 * torch.randn(max_tokens, dim))
+        self.place = nn.Parameter(0.02 * torch.randn(max_tokens, dim))  # learned position embedding
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """See `TokenTextEncoder`."""
-        count = self.table.num_embeddings - 1
-        rows = [[1 + crc32(word.encode()) % count for word in WORD.findall(text.lower())] for text in texts]
-        rows = [row[: self.max_tokens] + [0] * (self.max_tokens - len(row)) for row in rows]
-        return self.table(torch.tensor(rows, device=self.place.device)) + self.place
+        num_word_rows = self.table.num_embeddings - 1
+        row_indices = [
+            [1 + crc32(word.encode()) % num_word_rows for word in WORD_PATTERN.findall(text.lower())] for text in texts
+        ]
+        row_indices = [row[: self.max_tokens] + [0] * (self.max_tokens - len(row)) for row in row_indices]
+        return self.table(torch.tensor(row_indices, device=self.place.device)) + self.place
 
-    def truncated(self, text: str) -> str:
+    def truncated_end(self, text: str) -> str:
         """See `TokenTextEncoder`."""
-        dropped = list(WORD.finditer(text))[self.max_tokens :]
-        return text[dropped[0].start() :] if dropped else ""
+        dropped_matches = list(WORD_PATTERN.finditer(text))[self.max_tokens :]
+        return text[dropped_matches[0].start() :] if dropped_matches else ""
 
 
 class ClipTokenEncoder(LazyWeights, TokenTextEncoder):
@@ -140,8 +142,8 @@ class ClipTokenEncoder(LazyWeights, TokenTextEncoder):
         super().__init__()
         self.weights = weights
 
-    def load(self) -> tuple:
-        """Read the tokenizer and the network."""
+    def load(self) -> tuple[Any, nn.Module]:
+        """Read the tokenizer and the network, in this order."""
         from transformers import CLIPTextModel, CLIPTokenizer
 
         folder = Path(self.weights or "")
@@ -162,7 +164,7 @@ class ClipTokenEncoder(LazyWeights, TokenTextEncoder):
         )
         return network(tokens["input_ids"]).last_hidden_state
 
-    def truncated(self, text: str) -> str:
+    def truncated_end(self, text: str) -> str:
         """See `TokenTextEncoder`; two of the 77 tokens mark the beginning and the end."""
         tokenizer = self.loaded[0]
         return tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][MAX_TOKENS - 2 :])

@@ -26,7 +26,7 @@ def build_vae(block_out_channels: Sequence[int], **config) -> AutoencoderKL:
     )
     init_delta_orthogonal_(vae)
     with torch.no_grad():
-        first_logvar = vae.config.latent_channels  # the channels behind the means
-        vae.quant_conv.weight[first_logvar:].mul_(0.1)
-        vae.quant_conv.bias[first_logvar:].fill_(INITIAL_LOGVAR)
+        first_logvar_channel = vae.config.latent_channels  # the channels behind the means
+        vae.quant_conv.weight[first_logvar_channel:].mul_(0.1)
+        vae.quant_conv.bias[first_logvar_channel:].fill_(INITIAL_LOGVAR)
     return vae

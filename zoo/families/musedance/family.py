@@ -171,7 +171,7 @@ class MuseDance(Family):
 
     def truncated_prompt(self, prompt: str) -> str:
         """See `Family`."""
-        return self.text_encoder.truncated(prompt)
+        return self.text_encoder.truncated_end(prompt)
 
     def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
         """Yield blocks (F, 3, resolution, resolution) uint8 of a dance of the image's figure, by windows (sec. 3.3).
