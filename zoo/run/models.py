@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from zoo.files import resource_root, user_path
 from zoo.run.config import CONFIG_FILE, read_config
 
 CARD_FILE, WEIGHTS_FILE = "README.md", "model.safetensors"
 DEFAULT_SIZE = "tiny"
+HEADER_MARK = "---"  # before and after the YAML header of a model card, which the Hugging Face hub reads, too
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,24 @@ class ShippedModel:
         file = self.folder / CARD_FILE
         return file.read_text() if file.is_file() else ""
 
+    @property
+    def header(self) -> dict[str, Any]:
+        """The values of the card's YAML header, such as `training`: data, command, commit, seed, minutes, machine."""
+        return yaml.safe_load(_split_card(self.card)[0]) or {}
+
     def __str__(self) -> str:
-        text = (line.strip() for line in self.card.splitlines() if line.strip())
-        summary = next((line for line in text if line[0].isalpha() and ":" not in line), "")
+        text = (line.strip() for line in _split_card(self.card)[1].splitlines() if line.strip())
+        summary = next((line for line in text if line[0].isalpha()), "")
         return f"{self.name:20} {self.family:12} {self.megabytes:5.1f} MB  {summary}".rstrip()
+
+
+def _split_card(card: str) -> tuple[str, str]:
+    """The YAML header of a model card, '' without one, and the text below it."""
+    mark = f"{HEADER_MARK}\n"
+    if not card.startswith(mark):
+        return "", card
+    header, _, text = card.removeprefix(mark).partition(f"\n{mark}")
+    return header, text
 
 
 def shipped_models() -> list[ShippedModel]:

@@ -1,0 +1,44 @@
+"""README's table of shipped models is the one that tools/zoo_table.py makes of results/zoo.json."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from zoo.run.models import shipped_models
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("zoo_table", ROOT / "tools" / "zoo_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_readme_shows_the_stored_values(tool):
+    readme, values = tool.README.read_text(), json.loads(tool.STORED.read_text())
+    assert tool.updated(readme, tool.zoo_table(values)) == readme, "run python tools/zoo_table.py"
+    rows = {row["name"]: row for row in values["rows"]}
+    assert rows.keys() >= {model.name for model in shipped_models()}, "run python evaluate.py, then tools/zoo_table.py"
+
+
+def test_another_value_is_another_table(tool):
+    values = json.loads(tool.STORED.read_text())
+    values["rows"][-1]["scores"]["psnr"] = {"mean": 99.126, "low": 98.0, "high": 100.5, "n": 16}
+    table = tool.zoo_table(values)
+    assert "99.13 [98.00, 100.50]" in table and table != tool.zoo_table(json.loads(tool.STORED.read_text()))
+    with pytest.raises(ValueError, match="README.md has no lines"):
+        tool.updated("# DanceZoo", table)
+
+
+def test_every_shipped_model_is_one_line_with_its_training(tool):
+    """`dancezoo models`, and the header of each model card."""
+    for model in shipped_models():
+        line, training = str(model), model.header["training"]
+        assert "\n" not in line and line.startswith(model.name) and len(line) > 50
+        assert training["minutes"] > 0 and "train.py" in training["command"] and training["commit"]
+        assert isinstance(training["seed"], int) and training["machine"] and training["data"]

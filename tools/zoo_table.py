@@ -1,0 +1,79 @@
+"""Write README's table of the shipped models from an evaluation: python tools/zoo_table.py [METRICS.json]
+
+METRICS.json is what `python evaluate.py` writes. What the table needs of it is stored in results/zoo.json. Without an
+argument the table is written again from there. tests/test_zoo_table.py fails where README and results/zoo.json differ.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from zoo.run.models import shipped_models
+from zoo.run.report.table import format_number
+
+ROOT = Path(__file__).parents[1]
+README, STORED = ROOT / "README.md", ROOT / "results" / "zoo.json"
+BEGIN, END = "<!-- zoo table: tools/zoo_table.py -->", "<!-- end of the zoo table -->"
+COLUMNS = ("psnr", "identity_distance", "fvd_world", "beat_align_2d", "prompt_following")
+KEPT = ("name", "kind", "cost", "scores")
+ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+DASH = "–"
+
+
+def stored_values(results: dict[str, Any]) -> dict[str, Any]:
+    """The part of metrics.json that the table is made of."""
+    columns = {key: results["columns"][key] for key in COLUMNS if key in results["columns"]}
+    rows = [{key: row[key] for key in KEPT} for row in results["rows"]]
+    rows = [row | {"scores": {key: row["scores"][key] for key in columns}} for row in rows]
+    protocol = {key: results["protocol"][key] for key in ("id", "hash", "description")}
+    return {"provenance": results["provenance"], "protocol": protocol, "columns": columns, "rows": rows}
+
+
+def zoo_table(values: dict[str, Any]) -> str:
+    """README's table: a row for each row of the evaluation, with size and training time of the shipped models."""
+    models = {model.name: model for model in shipped_models()}
+    columns, provenance = values["columns"], values["provenance"]
+    titles = [f"{column['heading']}{ARROWS[column['better']]}" for column in columns.values()]
+    lines = [f"| | MB | training, min | s per video s | {' | '.join(titles)} |", "|---|" + "---:|" * (3 + len(titles))]
+    for row in values["rows"]:
+        model, seconds = models.get(row["name"]), row["cost"]["seconds_per_second"]
+        minutes = model.header.get("training", {}).get("minutes") if model else None
+        cells = [f"`{row['name']}`" if model else row["name"], f"{model.megabytes:.1f}" if model else DASH]
+        cells += [DASH if minutes is None else f"{minutes:.0f}", DASH if seconds is None else f"{seconds:.2f}"]
+        cells += [_cell(row["scores"][key], column["digits"]) for key, column in columns.items()]
+        lines.append(f"| {' | '.join(cells)} |")
+    protocol = values["protocol"]
+    source = (
+        f"`python evaluate.py`, protocol `{protocol['id']}` ({protocol['hash']}), commit `{provenance['commit']}`, "
+        f"{provenance['machine']}. Means over clips with 95% intervals."
+    )
+    return "\n".join([*lines, "", source])
+
+
+def _cell(score: dict[str, Any], digits: int) -> str:
+    if "reason" in score:
+        return "n/a"
+    mean, low, high = (format_number(score[name], digits) for name in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} [{low}, {high}]"
+
+
+def updated(readme: str, table: str) -> str:
+    """README with the table between its two marks. Raises ValueError where they are missing."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"README.md has no lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+
+
+def main() -> None:
+    """Store the values of a new evaluation, where one is given, and write the table."""
+    if len(sys.argv) > 1:
+        values = stored_values(json.loads(Path(sys.argv[1]).read_text()))
+        STORED.write_text(json.dumps(values, indent=1) + "\n")
+    README.write_text(updated(README.read_text(), zoo_table(json.loads(STORED.read_text()))))
+
+
+if __name__ == "__main__":
+    main()
