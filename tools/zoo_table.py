@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 README, STORED = ROOT / "README.md", ROOT / "results" / "zoo.json"
 BEGIN, END = "<!-- zoo table: tools/zoo_table.py -->", "<!-- end of the zoo table -->"
 COLUMNS = ("psnr", "identity_distance", "fvd_world", "beat_align_2d", "prompt_following")
-KEPT = ("name", "kind", "cost", "scores")
+ROW_KEYS = ("name", "kind", "cost", "scores")
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 DASH = "–"
 
@@ -24,7 +24,7 @@ DASH = "–"
 def stored_values(results: dict[str, Any]) -> dict[str, Any]:
     """The part of metrics.json that the table is made of."""
     columns = {key: results["columns"][key] for key in COLUMNS if key in results["columns"]}
-    rows = [{key: row[key] for key in KEPT} for row in results["rows"]]
+    rows = [{key: row[key] for key in ROW_KEYS} for row in results["rows"]]
     rows = [row | {"scores": {key: row["scores"][key] for key in columns}} for row in rows]
     protocol = {key: results["protocol"][key] for key in ("id", "hash", "description")}
     return {"provenance": results["provenance"], "protocol": protocol, "columns": columns, "rows": rows}
