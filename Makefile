@@ -6,6 +6,8 @@ HOST_PYTHON = $(shell for name in python3.11 python3.12 python3; do \
   $$name -c '$(SUPPORTED)' 2>/dev/null && echo $$name && break; done)
 STAMP := $(VENV)/.dancezoo-$(firstword $(shell cat requirements.txt pyproject.toml | cksum))
 TESTS ?= tests
+# one file is one worker's, so that its fixtures are made once
+PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: setup demo test lint types bench compare
 
@@ -25,7 +27,7 @@ demo: setup
 	$(BIN)/python sample.py
 
 test: setup
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python $(PYTEST) $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,12 +5,16 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from zoo.files import cache_root
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: parallel workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 # a world of eight short songs and a network of a few thousand values: a step takes a hundredth of a second
@@ -96,13 +100,17 @@ def wheel() -> Path:
         return Path(os.environ["DANCEZOO_PEOPLE"])
     folder = cache_root() / "people"
     if not list(folder.glob("mediapipe-0.10.21-*.whl")):
+        folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--retries=0", "--timeout=5"]
         kind = ["--only-binary=:all:", "--platform=manylinux_2_28_x86_64", "--python-version=3.11"]
-        try:
-            command += [*kind, f"--dest={folder}", "mediapipe==0.10.21"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        except subprocess.TimeoutExpired:
-            pytest.skip("mediapipe's wheel could not be fetched within two minutes")
-        if done.returncode:
-            pytest.skip(f"mediapipe's wheel could not be fetched: {done.stderr.strip().splitlines()[-1:]}")
+        with tempfile.TemporaryDirectory(dir=folder) as own:  # two workers may fetch it at the same time
+            try:
+                command += [*kind, f"--dest={own}", "mediapipe==0.10.21"]
+                done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            except subprocess.TimeoutExpired:
+                pytest.skip("mediapipe's wheel could not be fetched within two minutes")
+            if done.returncode:
+                pytest.skip(f"mediapipe's wheel could not be fetched: {done.stderr.strip().splitlines()[-1:]}")
+            for file in Path(own).iterdir():
+                file.replace(folder / file.name)
     return next(folder.glob("mediapipe-0.10.21-*.whl"))
