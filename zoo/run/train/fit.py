@@ -160,8 +160,8 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
         build_source(config),
         {name: (required_keys(config, name, family), WindowSpec(**trainings[name].clip)) for name in names},
     )
-    primary = is_first_process()
-    if primary:
+    is_first = is_first_process()
+    if is_first:
         remove_leftovers(run, names)
         print_plan(config)
         print(f"run: {run}", flush=True)
@@ -175,7 +175,7 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
         _fit_stage(config, name, trainings[name], run, start=last, resume_from=checkpoint)
         last = latest_checkpoint(run / name)
     assert last is not None, "every stage ends with a checkpoint"
-    if primary:
+    if is_first:
         print(f"trained: {last}", flush=True)
         if config.export is not None:
             export(last, config.export, config.export_dtype)
@@ -212,13 +212,13 @@ def _fit_stage(
         num_workers=settings.num_workers,
         val_items=max(1, settings.limit_val_batches) * settings.batch_size,
     )
-    text = OmegaConf.to_yaml(config)
+    config_yaml = OmegaConf.to_yaml(config)
     try:
-        trainer = _trainer(config, name, settings, run, text, deadline)
+        trainer = _trainer(config, name, settings, run, config_yaml, deadline)
     except (MisconfigurationException, TypeError) as error:  # trainer.devices=0 and the like
         raise ValueError(f"this trainer cannot be made: {error}") from None
     if trainer.is_global_zero:
-        write_atomic(run / CONFIG_FILE, text.encode())
+        write_atomic(run / CONFIG_FILE, config_yaml.encode())
     try:
         trainer.fit(stage, datamodule=data, ckpt_path=resume_from, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
@@ -243,7 +243,7 @@ def _load_initial_weights(config: DictConfig, name: str, family: Family, start: 
 
 
 def _trainer(
-    config: DictConfig, name: str, settings: StageTraining, run: Path, text: str, deadline: float | None
+    config: DictConfig, name: str, settings: StageTraining, run: Path, config_yaml: str, deadline: float | None
 ) -> Trainer:
     options = config.trainer
     strategy = build_strategy(options.strategy)
@@ -273,7 +273,7 @@ def _trainer(
     clips = settings.batch_size * settings.accumulate_grad_batches * trainer.world_size
     trainer.callbacks += [
         *([WallClockLimit(deadline)] if deadline is not None else []),
-        CheckpointSaver(run / name, settings.save_every_n_steps, settings.keep_last, text, name),
+        CheckpointSaver(run / name, settings.save_every_n_steps, settings.keep_last, config_yaml, name),
         ProgressBar(name, settings.log_every_n_steps, clips, deadline),
     ]
     return trainer

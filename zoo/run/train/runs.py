@@ -17,7 +17,7 @@ from zoo.run.validate import existing_file
 DTYPES = ("fp32", "fp16", "bf16", "int8")
 RUN_ENV = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
 LAST_COMMIT_OF = {1: "af8ef85"}  # config_version -> the last commit that resumes its runs
-RANKS = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
 # what an explicit override may change in a run that is resumed: nothing that a step computes with
 RESUMABLE_OVERRIDES = {
     "resume", "trainer", "export", "export_dtype", "plan", "trusted_modules",
@@ -49,16 +49,16 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
     names = stage_names(config)
     unknown = [name for name in names if name not in config.model.stages]
     if unknown or not names or names != sorted(set(names), key=list(config.model.stages).index):
-        known = ", ".join(config.model.stages)
-        raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {known}, in this order")
+        stage_list = ", ".join(config.model.stages)
+        raise ValueError(f"stage={config.stage}: {config.model.name} has the stages {stage_list}, in this order")
     renderer, renderers = config.get("renderer"), list(config.model.get("renderers", []))
     if renderer is not None and renderer.name not in renderers:
         hint = f"it trains with {' or '.join(renderers)}" if renderers else "it has no renderers"
         raise ValueError(f"renderer={renderer.name} is not trained by model={config.model.name}: {hint}")
     previous = previous_stages(config, names[0])
-    starts = config.model.get("requires_init")
-    if starts and config.ckpt is None and config.init is None and not config.plan:
-        raise ValueError(f"model={config.model.name} size={config.size.name} starts from {starts}: give init=")
+    required_init = config.model.get("requires_init")
+    if required_init and config.ckpt is None and config.init is None and not config.plan:
+        raise ValueError(f"model={config.model.name} size={config.size.name} starts from {required_init}: give init=")
     if previous and config.ckpt is None and config.init is None and not config.plan:
         raise ValueError(f"stage={names[0]} goes on from stage {previous[-1]}: give its last.ckpt as ckpt=, or init=")
     run = (
@@ -82,7 +82,7 @@ def init_files(config: DictConfig) -> list[str]:
 
 def is_first_process() -> bool:
     """Whether this is the only process of its job, or the first of all on all machines (srun, torchrun, Lightning)."""
-    return not any(int(os.environ.get(name) or 0) for name in RANKS)
+    return not any(int(os.environ.get(name) or 0) for name in RANK_VARIABLES)
 
 
 def check_new_folder(folder: Path) -> None:
