@@ -181,6 +181,22 @@ def test_shards_of_other_programs(cache, tmp_path):
     assert len(set(fingerprints)) == 2
 
 
+def test_a_crop_without_a_dancer_is_skipped_and_a_reference_of_another_size_is_cropped(cache, tmp_path):
+    frames, sound = np.zeros((12, 32, 32, 3), np.uint8), (np.zeros(2 * 22050, np.float32), 22050)
+    joints = np.tile(np.array([[10, 8], [14, 24]], np.float32), (12, 1, 1))
+    reference = np.zeros((64, 40, 3), np.uint8)
+    reference[12:52] = 200  # its central square
+    sample = {
+        "info": {"fps": "12", "frames": 12, "height": 32, "width": 32, "song": "s"},
+        "sound": sound, "frames": frames, "joints2d": joints, "reference": reference,
+    }  # fmt: skip
+    write_shard(tmp_path / "a.tar", [("undetected", sample | {"joints2d": joints * np.nan}), ("good", sample)])
+    source = Shards(str(tmp_path / "a.tar"), str(tmp_path / "a.tar"))
+    eval_clips = source.eval_clips("test", EvalSpec(12, 12, 24, 24, crop="dancer"), Index())
+    assert eval_clips.keys == ["good"] and "no dancer" in eval_clips.skipped[0][1]
+    assert (eval_clips[0].reference == 200).all()
+
+
 def test_second_motion_is_of_another_dancer_at_the_same_seconds(cache, tmp_path):
     """The next dance by key whose dancer is another and which has those seconds."""
     frames, sound = np.zeros((12, 32, 32, 3), np.uint8), (np.zeros(6 * 22050, np.float32), 22050)

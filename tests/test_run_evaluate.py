@@ -228,7 +228,7 @@ def test_inputs_for_others(scripts, tmp_path, truths):
         ("device=best", "auto, cpu or cuda"),
         ("workers=-1", "workers"),
         ("precision=half", "fp32 or bf16"),
-        ("precision=bf16", "ckpt=magicdance-tiny has no denoiser that it applies to"),
+        ("precision=bf16", "no ckpt= has a denoiser that it applies to"),
         ("renderer=cartoon", "renderer/cartoon"),
         ("weights=raw", "weights.lpips="),
         ("weights.pose_detector=nowhere", "no such file"),

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -68,21 +69,24 @@ class ShardEvalClips(EvalClips):
             self._dances_of_song[song_of(sample)].append(sample)
 
     def load(self, index: int) -> EvalClip:
-        """See EvalClips. Raises ValueError naming the shard when it is damaged."""
+        """See EvalClips. A reference of another size than the frames is cropped at its centre.
+
+        Raises ValueError naming the shard when it is damaged.
+        """
         sample, spec = self.samples[index], self.spec
-        info, fps = sample.info, stored_fps(sample)
+        info = sample.info
         start, seconds = start_of(sample), spec.seconds
-        frame_indices = np.minimum([round(i / spec.rate * fps) for i in range(spec.frames)], info["frames"] - 1)
-        joints = self.reader.read(sample, "joints2d")[frame_indices] if "joints2d" in sample.byte_ranges else None
+        frame_indices = self._frame_indices(sample)
+        joints = self._joints2d(sample)
         box = crop_box(spec, info["height"], info["width"], joints)
         frames = crop_images(self.reader.read(sample, "frames")[frame_indices], box, spec)
         reference = frames[0]
         if "reference" in sample.byte_ranges:
             reference_image = self.reader.read(sample, "reference")
-            has_frame_size = reference_image.shape[:2] == (info["height"], info["width"])
-            reference = crop_images(
-                reference_image[None], box if has_frame_size else crop_box(spec, *reference_image.shape[:2]), spec
-            )[0]
+            size = reference_image.shape[:2]
+            has_frame_size = size == (info["height"], info["width"])
+            reference_box = box if has_frame_size else crop_box(replace(spec, crop="centre"), *size)
+            reference = crop_images(reference_image[None], reference_box, spec)[0]
         music = cut_music(self.features.music(info["sound_id"]), start, seconds)
         waveform, sample_rate = self.reader.read(sample, "sound")
         beats = np.array(info["beats"], np.float64) - float(start) if "beats" in info else music.beats.times
@@ -102,6 +106,17 @@ class ShardEvalClips(EvalClips):
             joints2d=None if joints is None else crop_points(joints, box, spec),
         )
 
+    def _frame_indices(self, sample: Sample) -> np.ndarray:
+        """Stored frames nearest to the clip's moments, (frames,) int."""
+        fps, last = stored_fps(sample), sample.info["frames"] - 1
+        return np.minimum([round(i / self.spec.rate * fps) for i in range(self.spec.frames)], last)
+
+    def _joints2d(self, sample: Sample) -> np.ndarray | None:
+        """Joints in the clip's frames, (frames, J, 2) pixels of the stored image; None where the sample has none."""
+        if "joints2d" not in sample.byte_ranges:
+            return None
+        return self.reader.read(sample, "joints2d")[self._frame_indices(sample)]
+
     def _unusable_reason(self, sample: Sample) -> str | None:
         """The reason why a sample cannot be cut according to the spec; None when it can."""
         info, spec = sample.info, self.spec
@@ -120,6 +135,8 @@ class ShardEvalClips(EvalClips):
             return "its sound ends before its frames do"
         if spec.crop == "dancer" and "joints2d" not in sample.byte_ranges:
             return "it has no joints2d, which locate the dancer; ask for crop=whole or centre"
+        if spec.crop == "dancer" and not np.isfinite(self._joints2d(sample)).all(-1).any():
+            return "no dancer was found in its frames; ask for crop=whole or centre"
         if spec.crop == "whole":
             return distortion_reason(spec, info["height"], info["width"])
         return None

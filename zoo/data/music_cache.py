@@ -19,9 +19,8 @@ from zoo.music import mel as mel_module
 from zoo.music.beats import Beats, find_beats
 from zoo.music.encoder import MusicEncoder, MusicFeatures, source_hash
 
-MAX_BYTES_IN_MEMORY = (
-    4 << 20
-)  # bytes; features of a song up to this size stay in memory, larger ones are mapped from disk
+MAX_BYTES_IN_MEMORY = 4 << 20  # of a song's features: larger ones are mapped from disk
+MIN_SOUNDS_PER_WORKER = 4  # a process needs longer to start than to encode fewer
 MAX_MAPPED_SONGS = 256  # songs mapped at a time: each map holds a file open
 
 
@@ -40,7 +39,7 @@ class MusicFeatureCache:
     def build(self, readers: Iterable[ShardReader], workers: int) -> None:
         """Encode the sounds of shards that are not in the cache yet, with a progress bar.
 
-        workers: processes, for encoders without weights.
+        workers: at most so many processes, for encoders without weights.
         """
         missing_sounds = {}  # sound id -> (reader, a sample that has it)
         for reader in readers:
@@ -53,6 +52,7 @@ class MusicFeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, (reader, sample) in missing_sounds.items())
         progress_options: dict[str, Any] = {"total": len(missing_sounds), "description": "encoding songs"}
+        workers = min(workers, len(missing_sounds) // MIN_SOUNDS_PER_WORKER)
         if workers > 1 and not self.encoder.needs_weights_file:
             context = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(workers, context, _use_one_thread) as pool:

@@ -61,7 +61,8 @@ def av_align(audio: np.ndarray, video: np.ndarray, fps: float) -> float:
     """Intersection over union of two sets of peaks, seconds (Yariv et al. 2024, sec. 4.2, as their code computes it).
 
     The intersection I is the number of audio peaks with a video peak less than a frame away (three frames in all); the
-    score is I / (audio + video - I), in [0, 1]. `nan` where there are no peaks at all.
+    score is I / (audio + video - I). As in their code, it exceeds 1 where several audio peaks share a video peak. `nan`
+    where there are no peaks at all.
     """
     if len(audio) + len(video) == 0:
         return float("nan")

@@ -93,6 +93,8 @@ def evaluate(config: DictConfig) -> Path:
         checkpoints.append(checkpoint)
         if config.ablations == "all" or (config.ablations == "shipped" and path == find_model(name)):
             checkpoints += ablated_checkpoints(checkpoint, config.use_ema, config.get("renderer"))
+    if precision is not None and not any(checkpoint.precision for checkpoint in checkpoints):
+        raise ValueError(f"precision={precision}: no ckpt= has a denoiser that it applies to")
     out = open_folder(config.out)
 
     encoder = checkpoints[0].encoder if checkpoints else Spectral()

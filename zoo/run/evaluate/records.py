@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from zoo.data.base import EvalClips
-from zoo.files import write_atomic
+from zoo.files import user_path, write_atomic
 from zoo.media import encode_frames, write_sound
 
 FOLDER_MARKER = ".dancezoo-evaluation"  # in every folder that an evaluation created
@@ -28,12 +28,12 @@ Measurements = dict[str, dict[str, np.ndarray]]  # ConfiguredMetric.fingerprint 
 
 def open_folder(path: str, option: str = "out") -> Path:
     """Create or reopen an evaluation's folder. Raises ValueError where other files lie or nothing can be written."""
-    folder = Path(path).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{option}={path} is a file; name a folder")
-    if folder.is_dir() and not (folder / FOLDER_MARKER).is_file() and any(folder.iterdir()):
-        raise ValueError(f"{option}={path} holds other files, which are never overwritten; name another folder")
+    folder = user_path(path)
     try:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{option}={path} is a file; name a folder")
+        if folder.is_dir() and not (folder / FOLDER_MARKER).is_file() and any(folder.iterdir()):
+            raise ValueError(f"{option}={path} holds other files, which are never overwritten; name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / FOLDER_MARKER, b"Files of evaluate.py. The folder can be deleted.\n")
     except OSError as error:

@@ -193,13 +193,14 @@ GroupResult = tuple[list[MetricJob], list[str | None]]
 def _run_jobs(config: DictConfig, runner: MetricRunner, groups: list[list[MetricJob]]) -> Iterable[GroupResult]:
     progress = {"total": len(groups), "desc": "scoring", "unit": "clip", "disable": None, "dynamic_ncols": True}
     if config.workers <= 1 or len(groups) < 2:
-        num_threads = torch.get_num_threads()
+        num_threads, num_cv_threads = torch.get_num_threads(), cv2.getNumThreads()
         _use_one_thread()  # as in worker processes: sums depend on the number of threads
         try:
             for group in tqdm(groups, **progress):
                 yield group, [runner.measure(job) for job in group]
         finally:
             torch.set_num_threads(num_threads)
+            cv2.setNumThreads(num_cv_threads)
         return
     context = multiprocessing.get_context("spawn")  # a forked copy of a process with running torch threads may hang
     num_workers = min(config.workers, len(groups))

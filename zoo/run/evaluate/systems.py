@@ -205,16 +205,15 @@ def _foreign_code(family: Family) -> str:
 def load_checkpoint(name: str, path: Path, use_ema: bool, precision: str | None) -> EvaluatedCheckpoint:
     """Load a checkpoint and its music encoder.
 
-    Raises ValueError, with its name, where one of them cannot be loaded, or where it has no network for `precision`.
+    `precision` is left out where the family has no denoiser that it applies to. Raises ValueError, with its name, where
+    one of them cannot be loaded.
     """
     family, config = load_family(path, use_ema)
     try:
         encoder = build_encoder(config)
     except ValueError as error:
         raise ValueError(f"ckpt={name} needs a music encoder that cannot be built: {error}") from None
-    if precision is not None and not family.denoisers():
-        raise ValueError(f"precision={precision}: ckpt={name} has no denoiser that it applies to")
-    return EvaluatedCheckpoint(name, path, family, encoder, config, precision=precision)
+    return EvaluatedCheckpoint(name, path, family, encoder, config, precision=precision if family.denoisers() else None)
 
 
 def ablated_checkpoints(
