@@ -56,8 +56,9 @@ class FIDVID(VideoFrechet):
     def features(self, window: np.ndarray) -> Tensor:
         """Features (2048,), all at least 0."""
         images = torch.tensor(window).permute(0, 3, 1, 2).float()
-        images = F.interpolate(images, size=(INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True)
-        images = images.round().clamp(0, 255)  # bytes, as Pillow's bicubic returns
+        images = F.interpolate(
+            images, size=(INPUT_SIZE, INPUT_SIZE), mode="bicubic", antialias=True
+        )  # not clipped, as in DisCo
         video = images - torch.tensor(KINETICS_MEAN)[:, None, None]
         return _load_network(self.weights)(video.transpose(0, 1)[None])[0]
 
