@@ -28,9 +28,8 @@ class Jukebox(LazyWeights, MusicEncoder):
 
     For five seconds they equal those of jukemirlib, which EDGE was trained with. Longer sounds are encoded in windows
     of five seconds, every 2.5 seconds. Of all windows but the first only the second half is used, because a state
-    depends only on the past within its window. Cutting the sound at a multiple of 2.5 s does not
-    change the features that are at least five seconds away from the cut. M2PEnc uses 4,800 values a frame and gives no
-    details.
+    depends only on the past within its window. Cutting the sound at a multiple of 2.5 s does not change the features
+    that are at least five seconds away from the cut. M2PEnc uses 4,800 values a frame and gives no details.
     """
 
     dim, rate, sample_rate = WIDTH, 30.0, SAMPLE_RATE
@@ -66,7 +65,7 @@ class Jukebox(LazyWeights, MusicEncoder):
         """
         device = torch.device("cuda") if torch.cuda.is_available() else waveform.device
         modules = [network.to(device) for network in self.loaded]
-        num_tokens = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
+        num_feature_frames = token_count(Fraction(waveform.shape[1], sample_rate), self.rate)
         if sample_rate != SAMPLE_RATE:
             resampled = librosa.resample(waveform.cpu().numpy(), orig_sr=sample_rate, target_sr=SAMPLE_RATE)
             waveform = torch.from_numpy(resampled).to(waveform.device)
@@ -78,20 +77,22 @@ class Jukebox(LazyWeights, MusicEncoder):
             features_per_row[row].append(
                 features[round(self.rate * STRIDE_SAMPLES / SAMPLE_RATE) :] if start else features
             )
-        return torch.stack([torch.cat(windows)[:num_tokens] for windows in features_per_row]).to(waveform.device)
+        features = torch.stack([torch.cat(windows)[:num_feature_frames] for windows in features_per_row])
+        return features.to(waveform.device)
 
     @torch.no_grad()
     def _encode_window(self, sound: Tensor, encoder: TopEncoder, prior: TopPrior) -> Tensor:
         """Encode one window (S,) at 44.1 kHz, scaled to peak 1, to features (L, dim) at 30 Hz."""
-        num_tokens = token_count(Fraction(len(sound), SAMPLE_RATE), self.rate)
+        num_feature_frames = token_count(Fraction(len(sound), SAMPLE_RATE), self.rate)
         peak = sound.abs().max()
         sound = F.pad(sound / peak if peak > 0 else sound, (0, max(0, TOKEN_SAMPLES - len(sound))))
-        states = prior(encoder(sound[None]))[0].T.cpu().numpy()
+        states = prior(encoder(sound[None]))[0].T.cpu().numpy()  # (dim, Jukebox's tokens)
         resampled = librosa.resample(
             np.asfortranarray(states), orig_sr=SAMPLE_RATE / TOKEN_SAMPLES, target_sr=self.rate, res_type="fft"
         )
         features = torch.from_numpy(resampled.T)
-        return torch.cat([features, features[-1:].expand(max(0, num_tokens - len(features)), -1)])[:num_tokens]
+        num_missing = max(0, num_feature_frames - len(features))
+        return torch.cat([features, features[-1:].expand(num_missing, -1)])[:num_feature_frames]
 
     def _files(self) -> tuple[Path, Path]:
         folder = Path(self.weights or "")

@@ -35,8 +35,8 @@ class ShippedModel:
         return yaml.safe_load(_split_card(self.card)[0]) or {}
 
     def __str__(self) -> str:
-        text = (line.strip() for line in _split_card(self.card)[1].splitlines() if line.strip())
-        summary = next((line for line in text if line[0].isalpha()), "")
+        lines = (line.strip() for line in _split_card(self.card)[1].splitlines() if line.strip())
+        summary = next((line for line in lines if line[0].isalpha()), "")
         return f"{self.name:20} {self.family:12} {self.megabytes:5.1f} MB  {summary}".rstrip()
 
 
@@ -52,11 +52,11 @@ def _split_card(card: str) -> tuple[str, str]:
 def shipped_models() -> list[ShippedModel]:
     """Every shipped model, in the order of their names."""
     models = []
-    for config in sorted((resource_root() / "assets").glob(f"*/{CONFIG_FILE}")):
-        folder = config.parent
-        size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6
-        family = str(read_config(config.read_text(), config).model.name)
-        models.append(ShippedModel(folder.name, family, folder, size))
+    for config_file in sorted((resource_root() / "assets").glob(f"*/{CONFIG_FILE}")):
+        folder = config_file.parent
+        megabytes = sum(file.stat().st_size for file in folder.iterdir() if file.is_file()) / 1e6
+        family = str(read_config(config_file.read_text(), config_file).model.name)
+        models.append(ShippedModel(folder.name, family, folder, megabytes))
     return models
 
 

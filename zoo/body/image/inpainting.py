@@ -12,8 +12,9 @@ import numpy as np
 
 PATCH_SIDE = 9  # pixels
 BLEND_SIGMA = 2.0  # pixels: standard deviation of the Gaussian weights of overlapping patches
-LEVELS = ((4, 2), (2, 3), (2, 4))  # (iterations, pixels between patches), coarse to fine; each has twice the resolution
-SEARCH_ROWS, SEARCH_COLUMNS = 14, 40  # pixels: largest distance of the patch that is copied
+# (iterations, pixels between patches) of each pyramid level, coarse to fine; each has twice the resolution
+LEVEL_SETTINGS = ((4, 2), (2, 3), (2, 4))
+SEARCH_ROW_RADIUS, SEARCH_COLUMN_RADIUS = 14, 40  # pixels: largest distance of the patch that is copied
 
 
 def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -21,7 +22,7 @@ def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     gaussian = cv2.getGaussianKernel(PATCH_SIDE, BLEND_SIGMA)
     blend_weights = np.float32(gaussian @ gaussian.T)[..., None]
     result = None
-    for level, (num_iterations, grid_step) in zip(reversed(range(len(LEVELS))), LEVELS, strict=True):
+    for level, (num_iterations, grid_step) in zip(reversed(range(len(LEVEL_SETTINGS))), LEVEL_SETTINGS, strict=True):
         size = [max(1, side >> level) for side in image.shape[1::-1]]
         mask = cv2.resize(np.float32(hole), size, interpolation=cv2.INTER_AREA) > 0.01
         source_image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -45,9 +46,10 @@ def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         for _ in range(num_iterations):
             weighted_sum = np.zeros((*mask.shape, 4), np.float32)  # of colors, and the sum of the weights
             matches = _nearest_patches(guide_image, touches_hole, np.argwhere(on_grid & touches_hole))
-            for (row, column), (y, x) in matches:
-                patch_sum = weighted_sum[row : row + PATCH_SIDE, column : column + PATCH_SIDE]
-                patch_sum[..., :3] += blend_weights * result[y : y + PATCH_SIDE, x : x + PATCH_SIDE]
+            for (y, x), (source_y, source_x) in matches:
+                source_patch = result[source_y : source_y + PATCH_SIDE, source_x : source_x + PATCH_SIDE]
+                patch_sum = weighted_sum[y : y + PATCH_SIDE, x : x + PATCH_SIDE]
+                patch_sum[..., :3] += blend_weights * source_patch
                 patch_sum[..., 3:] += blend_weights
             result[mask] = weighted_sum[mask, :3] / weighted_sum[mask, 3:]
             guide_image = result
@@ -57,13 +59,13 @@ def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 def _nearest_patches(
     image: np.ndarray, touches_hole: np.ndarray, corners: np.ndarray
 ) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
-    """For each corner (y, x) of a patch: the corner, and that of the most similar patch outside the hole."""
+    """The corner (y, x) of each patch to fill, and the corner of the most similar patch outside the hole."""
     rows, columns = touches_hole.shape
-    # the search area grows until it has such a patch
-    search_areas = ((SEARCH_ROWS, SEARCH_COLUMNS), (SEARCH_ROWS, columns), (rows, columns))
+    # (row, column) radii that are tried in this order, until the search area has a patch outside the hole
+    search_radii = ((SEARCH_ROW_RADIUS, SEARCH_COLUMN_RADIUS), (SEARCH_ROW_RADIUS, columns), (rows, columns))
     for corner in corners:
         y, x = corner
-        for row_radius, column_radius in search_areas:
+        for row_radius, column_radius in search_radii:
             top, left = max(0, y - row_radius), max(0, x - column_radius)
             bottom, right = y + row_radius + 1, x + column_radius + 1
             excluded = touches_hole[top:bottom, left:right]
@@ -72,5 +74,5 @@ def _nearest_patches(
         patch = image[y : y + PATCH_SIDE, x : x + PATCH_SIDE]
         area = image[top : bottom + PATCH_SIDE - 1, left : right + PATCH_SIDE - 1]
         distance = np.where(excluded, np.inf, cv2.matchTemplate(area, patch, cv2.TM_SQDIFF))
-        best = np.unravel_index(distance.argmin(), distance.shape)
-        yield corner, (top + int(best[0]), left + int(best[1]))
+        best_row, best_column = np.unravel_index(distance.argmin(), distance.shape)
+        yield corner, (top + int(best_row), left + int(best_column))

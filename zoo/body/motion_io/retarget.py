@@ -25,11 +25,13 @@ from zoo.body.skeleton import (
     unpack,
 )
 
-_LIMBS = ((1, 4, 7), (2, 5, 8), (16, 18, 20), (17, 19, 21))  # (hip, knee, ankle) twice, (shoulder, elbow, wrist) twice
+# (hip, knee, ankle) twice, (shoulder, elbow, wrist) twice
+_LIMB_CHAINS = ((1, 4, 7), (2, 5, 8), (16, 18, 20), (17, 19, 21))
 _ANKLE_AND_TOES = ((7, 10), (8, 11))
-_END_JOINTS = {20: 18, 22: 18, 21: 19, 23: 19, 10: 7, 11: 8}  # wrist, hand or toes -> joint whose rest rotation it has
+# wrist, hand or toes -> joint whose rest rotation it has
+_END_TO_LIMB_JOINT = {20: 18, 22: 18, 21: 19, 23: 19, 10: 7, 11: 8}
 _TRUNK_CHAINS = ((0, 3, 6, 9), (9, 12, 15))  # missing joints are interpolated between their neighbours
-REQUIRED_JOINTS = frozenset((0, *_LIMBS[0], *_LIMBS[1], *_LIMBS[2], *_LIMBS[3]))
+REQUIRED_JOINTS = frozenset((0, *_LIMB_CHAINS[0], *_LIMB_CHAINS[1], *_LIMB_CHAINS[2], *_LIMB_CHAINS[3]))
 
 
 def _rotation_between(start: Tensor, end: Tensor) -> Tensor:
@@ -59,22 +61,22 @@ def _rest_frame(rest: dict[int, Tensor]) -> Tensor:
 def _rest_rotations(rest: dict[int, Tensor], rest_frame: Tensor, offsets: Tensor) -> dict[int, Tensor]:
     """Rotations (3, 3) from our rest limbs to the source's, in our rest frame, of the joints that have one."""
     rotations = {}
-    for limb in _LIMBS:
-        for joint, child in zip(limb[:-1], limb[1:], strict=True):
+    for chain in _LIMB_CHAINS:
+        for joint, child in zip(chain[:-1], chain[1:], strict=True):
             rotations[joint] = _rotation_between(offsets[child], rest_frame.T @ (rest[child] - rest[joint]))
     horizontal = torch.tensor([1.0, 0.0, 1.0]).to(offsets)
     for ankle, toes in _ANKLE_AND_TOES:
         if toes in rest:  # toes outwards or inwards, but never up or down
             direction = rest_frame.T @ (rest[toes] - rest[ankle])
             rotations[ankle] = _rotation_between(offsets[toes] * horizontal, direction * horizontal)
-    return rotations | {joint: rotations[bone] for joint, bone in _END_JOINTS.items() if bone in rotations}
+    return rotations | {end: rotations[joint] for end, joint in _END_TO_LIMB_JOINT.items() if joint in rotations}
 
 
 def _interpolate_trunk(world_rotations: dict[int, Tensor]) -> None:
     """Interpolate the rotations of the trunk's missing joints between those of their neighbours, in place."""
     for chain in _TRUNK_CHAINS:
-        available = [index for index, joint in enumerate(chain) if joint in world_rotations]
-        for low_index, high_index in zip(available[:-1], available[1:], strict=True):
+        available_indices = [index for index, joint in enumerate(chain) if joint in world_rotations]
+        for low_index, high_index in zip(available_indices[:-1], available_indices[1:], strict=True):
             start, end = (quaternion_from_matrix(world_rotations[chain[index]]) for index in (low_index, high_index))
             for index in range(low_index + 1, high_index):
                 world_rotations[chain[index]] = matrix_from_quaternion(
@@ -94,13 +96,13 @@ def retarget(
     """
     assert set(rotations) >= REQUIRED_JOINTS and set(rest) >= REQUIRED_JOINTS
     offsets = offsets.to(hips)
-    standing = STANDING.to(hips)
+    standing_rotation = STANDING.to(hips)
     rest_frame = _rest_frame(rest)
     rest_rotations = _rest_rotations(rest, rest_frame, offsets)
     world_rotations = {}
     for joint, rotation in rotations.items():
         world_rotations[joint] = (
-            standing @ rest_frame.T @ rotation @ rest_frame @ rest_rotations.get(joint, torch.eye(3).to(hips))
+            standing_rotation @ rest_frame.T @ rotation @ rest_frame @ rest_rotations.get(joint, torch.eye(3).to(hips))
         )
     _interpolate_trunk(world_rotations)
 
@@ -112,12 +114,12 @@ def retarget(
         else:
             world_rotations[joint] = world_rotations[parent]
 
-    leg_length = sum(offsets[child].norm() for leg in _LIMBS[:2] for child in leg[1:])
-    source_bones = [(a, b) for leg in _LIMBS[:2] for a, b in zip(leg[:-1], leg[1:], strict=True)]
-    source_leg_length = sum((rest[b] - rest[a]).norm() for a, b in source_bones)
+    leg_length = sum(offsets[child].norm() for leg in _LIMB_CHAINS[:2] for child in leg[1:])
+    leg_bones = [(a, b) for leg in _LIMB_CHAINS[:2] for a, b in zip(leg[:-1], leg[1:], strict=True)]
+    source_leg_length = sum((rest[b] - rest[a]).norm() for a, b in leg_bones)
     hip_offset = (offsets[1] + offsets[2]) / 2
-    root = (standing @ rest_frame.T @ hips.T).T * (leg_length / source_leg_length) - world_rotations[0] @ hip_offset
-    return local, root
+    world_hips = (standing_rotation @ rest_frame.T @ hips.T).T * (leg_length / source_leg_length)
+    return local, world_hips - world_rotations[0] @ hip_offset
 
 
 def to_motion_rate(local: Tensor, root: Tensor, fps: float) -> Tensor:

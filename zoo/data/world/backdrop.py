@@ -39,17 +39,14 @@ def _plain(kind: str, rng: np.random.Generator, origin: np.ndarray, rays: np.nda
         bottom_color = np.clip(color * rng.uniform(0.4, 0.8) + rng.uniform(0, 0.15, 3), 0, 1)
         return np.broadcast_to(color * (1 - row_fraction) + bottom_color * row_fraction, rays.shape).copy()
     # a studio sweep: the floor rises smoothly into the wall, darker at the bend, with a bright spot on the floor
-    elevation = rays[..., 2] / np.linalg.norm(rays[..., :2], axis=-1)  # tangent of the angle above the horizon
-    bend_elevation = -origin[2] / (np.linalg.norm(origin[:2]) + 3.0)
-    bend_darkness = np.exp(-np.square((elevation - bend_elevation) / 0.09))
+    slope = rays[..., 2] / np.linalg.norm(rays[..., :2], axis=-1)  # tangent of the angle above the horizon
+    bend_slope = -origin[2] / (np.linalg.norm(origin[:2]) + 3.0)
+    bend_darkness = np.exp(-np.square((slope - bend_slope) / 0.09))
     is_floor = rays[..., 2] < -1e-4
     depth = origin[2] / np.where(is_floor, -rays[..., 2], 1)
     floor_distance = np.where(is_floor, np.linalg.norm(origin[:2] + depth[..., None] * rays[..., :2], axis=-1), 9.0)
     spot = np.exp(-np.square(floor_distance / 2.5))
-    light = (
-        np.where(elevation < bend_elevation, 0.86 + 0.12 * spot, 0.93 + 0.1 * (elevation - bend_elevation))
-        - 0.10 * bend_darkness
-    )
+    light = np.where(slope < bend_slope, 0.86 + 0.12 * spot, 0.93 + 0.1 * (slope - bend_slope)) - 0.10 * bend_darkness
     return color * light[..., None]
 
 
@@ -100,17 +97,17 @@ def _poster(rng: np.random.Generator, u: np.ndarray, v: np.ndarray) -> np.ndarra
         mask = v < 0.4 + 0.2 * np.sin(6 * u + 9 * center_u) + 0.1 * np.sin(15 * u + 9 * center_v)
     else:
         mask = (np.floor(u * 4) * 7 + np.floor(v * 5) * 13 + rng.integers(9)) % 3 == 0
-    pattern = np.where(mask[:, None], foreground, background)
+    colors = np.where(mask[:, None], foreground, background)
     is_border = (np.minimum(u, 1 - u) < 0.04) | (np.minimum(v, 1 - v) < 0.04)
-    return np.where(is_border[:, None], border_color * 0.4, pattern)
+    return np.where(is_border[:, None], border_color * 0.4, colors)
 
 
 def _room(rng: np.random.Generator, origin: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """Colours (h, w, 3) in [0, 1] of a room seen from inside."""
-    half_size = np.maximum(np.abs(origin[:2]) + 0.5, rng.uniform(3.0, 5.0, 2))
+    half_size_xy = np.maximum(np.abs(origin[:2]) + 0.5, rng.uniform(3.0, 5.0, 2))
     low_corner, high_corner = (
-        np.array([-half_size[0], -half_size[1], 0.0]),
-        np.array([half_size[0], half_size[1], max(rng.uniform(2.8, 4.0), origin[2] + 0.5)]),
+        np.array([-half_size_xy[0], -half_size_xy[1], 0.0]),
+        np.array([half_size_xy[0], half_size_xy[1], max(rng.uniform(2.8, 4.0), origin[2] + 0.5)]),
     )
     flat_rays = rays.reshape(-1, 3)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -182,12 +179,13 @@ def _add_object(
     Changes rgb (n, 3) and ray_depths (n,), metres along the rays, in place. low_corner, high_corner (3,): of the room.
     """
     size = rng.uniform([0.25, 0.25, 0.3], [0.8, 0.8, 1.8])
-    middle = rng.uniform(low_corner[:2] + 0.5, high_corner[:2] - 0.5)
-    wall_axis = int(rng.integers(2))  # that the wall is perpendicular to
-    middle[wall_axis] = (
-        (low_corner[wall_axis] + size[wall_axis] / 2 + 0.05)
+    # x and y of the object's center
+    floor_center = rng.uniform(low_corner[:2] + 0.5, high_corner[:2] - 0.5)
+    wall_normal_axis = int(rng.integers(2))
+    floor_center[wall_normal_axis] = (
+        (low_corner[wall_normal_axis] + size[wall_normal_axis] / 2 + 0.05)
         if rng.random() < 0.5
-        else (high_corner[wall_axis] - size[wall_axis] / 2 - 0.05)
+        else (high_corner[wall_normal_axis] - size[wall_normal_axis] / 2 - 0.05)
     )
     color, is_ball, texture_kind = (
         _random_color(rng, (0.1, 0.8), (0.2, 0.9)),
@@ -195,19 +193,19 @@ def _add_object(
         rng.choice(["plaster", "stripes", "tiles"]),
     )
     view_direction = -origin[:2] / (np.linalg.norm(origin[:2]) + 1e-9)
-    if middle @ view_direction < 1.3 + size[:2].max():
+    if floor_center @ view_direction < 1.3 + size[:2].max():
         return
     if is_ball:
         radius = min(size[2], 1.0) / 2
-        to_centre = np.array([*middle, radius]) - origin
-        projection = rays @ to_centre
-        discriminant = radius**2 - (to_centre @ to_centre - projection**2)
+        to_center = np.array([*floor_center, radius]) - origin
+        projection = rays @ to_center
+        discriminant = radius**2 - (to_center @ to_center - projection**2)
         hit_depths = np.where(discriminant > 0, projection - np.sqrt(np.maximum(discriminant, 0)), np.inf)
         is_visible = hit_depths < ray_depths
-        normal = (origin + hit_depths[is_visible, None] * rays[is_visible] - [*middle, radius]) / radius
+        normal = (origin + hit_depths[is_visible, None] * rays[is_visible] - [*floor_center, radius]) / radius
         rgb[is_visible] = color * (0.45 + 0.55 * np.clip(normal @ LIGHT_DIRECTION, 0, 1))[:, None]
     else:
-        corners = np.array([[*(middle - size[:2] / 2), 0.0], [*(middle + size[:2] / 2), size[2]]])
+        corners = np.array([[*(floor_center - size[:2] / 2), 0.0], [*(floor_center + size[:2] / 2), size[2]]])
         with np.errstate(divide="ignore", invalid="ignore"):
             plane_depths = (corners[:, None] - origin) / rays
         entry_depths = np.nan_to_num(plane_depths.min(0), nan=-np.inf)

@@ -78,24 +78,26 @@ class DabFusion(Family):
         self.codec = FlowCodec(flow_residual_scale=flow_residual_scale, flow_pool_factor=flow_pool_factor)
         self.condition_on_heatmaps = condition_on_heatmaps
         num_heatmaps = self.autoencoder.region_predictor.regions.out_channels if condition_on_heatmaps else 0
-        upsample = self.autoencoder.flow_upsample
-        if upsample % flow_pool_factor:
-            raise ValueError(f"flow_pool_factor={flow_pool_factor} does not divide flow_upsample={upsample}")
-        self.flow_upsample = upsample // flow_pool_factor  # resolution of the packed flow over the latent's
+        flow_upsample = self.autoencoder.flow_upsample
+        if flow_upsample % flow_pool_factor:
+            raise ValueError(f"flow_pool_factor={flow_pool_factor} does not divide flow_upsample={flow_upsample}")
+        self.packed_flow_upsample = flow_upsample // flow_pool_factor  # resolution of the packed flow over the latent's
         self.unet = FlowUNet(
-            latent_channels=self.autoencoder.latent_channels + num_heatmaps, flow_upsample=self.flow_upsample, **unet
+            latent_channels=self.autoencoder.latent_channels + num_heatmaps,
+            flow_upsample=self.packed_flow_upsample,
+            **unet,
         )
         if condition_on not in ("music", "text"):
             raise ValueError(f"condition_on={condition_on}: use music or text")
         if condition_on == "text" and text_encoder is None:
             raise ValueError("condition_on=text needs a text_encoder")
         self.text_encoder = text_encoder if condition_on == "text" else None
-        condition_dim = music_dim if self.text_encoder is None else self.text_encoder.dim
-        self.music_scale = FeatureNormalizer(condition_dim)
+        feature_dim = music_dim if self.text_encoder is None else self.text_encoder.dim
+        self.music_scale = FeatureNormalizer(feature_dim)
         if condition_on_beats is None:
             condition_on_beats = self.text_encoder is None
         self.beat_dim = 3 if condition_on_beats else 0  # beat mark, cosine and sine of the beat phase
-        self.music_embedding = MusicEmbedding(condition_dim + self.beat_dim, self.unet.music_dim)
+        self.music_embedding = MusicEmbedding(feature_dim + self.beat_dim, self.unet.music_dim)
         self.resolution, self.num_frames, self.fps = resolution, num_frames, Fraction(str(fps))
         self.noise_schedule_config = dict(noise_schedule)
         make_noise_schedule(**noise_schedule)  # refuses wrong values
@@ -144,17 +146,17 @@ class DabFusion(Family):
         Returns (B, num_frames, D + beat_dim), normalised.
         """
         seconds = (start + np.arange(num_frames)) / float(self.fps)
-        position = torch.from_numpy(seconds).to(features.device) * rate
-        low = position.floor().long().clamp(0, features.shape[1] - 1)
+        fractional_index = torch.from_numpy(seconds).to(features.device) * rate
+        low = fractional_index.floor().long().clamp(0, features.shape[1] - 1)
         high = (low + 1).clamp(max=features.shape[1] - 1)
-        fraction = (position - low).clamp(0, 1).to(features.dtype)[:, None]
+        fraction = (fractional_index - low).clamp(0, 1).to(features.dtype)[:, None]
         music = self.music_scale(torch.lerp(features[:, low], features[:, high], fraction))
         return self._append_beats(music, beats)
 
     def encode_style(self, styles: Sequence[str], beats: Tensor | None, num_frames: int) -> Tensor:
         """Return the condition of a model on text, like `align_music`: (B, num_frames, text_encoder.dim + beat_dim)."""
-        texts = self.music_scale(self.encode_texts(styles).to(self.device))
-        return self._append_beats(texts[:, None].expand(-1, num_frames, -1), beats)
+        text_embeddings = self.music_scale(self.encode_texts(styles).to(self.device))
+        return self._append_beats(text_embeddings[:, None].expand(-1, num_frames, -1), beats)
 
     def encode_texts(self, styles: Sequence[str]) -> Tensor:
         """Encode the styles of B dances in one wording for training and sampling: (B, text_encoder.dim)."""
@@ -168,8 +170,8 @@ class DabFusion(Family):
         phase = beat_phase(times, (start + np.arange(num_frames)) / float(self.fps))
         return torch.from_numpy(np.concatenate([marks[:, None], phase], -1))[None]
 
-    def _append_beats(self, music: Tensor, beats: Tensor | None) -> Tensor:
-        return torch.cat([music, beats.to(music)], -1) if self.beat_dim else music
+    def _append_beats(self, features: Tensor, beats: Tensor | None) -> Tensor:
+        return torch.cat([features, beats.to(features)], -1) if self.beat_dim else features
 
     def reference_condition(self, image: Tensor, latent: Tensor, regions: Regions | None = None) -> Tensor:
         """Return the U-Net's z0 for images (B, 3, H, W): their latents (B, C, h, w), perhaps with region heat maps.
@@ -206,9 +208,9 @@ class DabFusion(Family):
             motion = torch.cat([zero_motion if context is None else context[-1:], volume[num_context:]])
             end = start + len(motion) - 1
             stop = num_frames if end >= last_position else int(end * fps / self.fps) + 1
-            positions = [index * self.fps / fps - start for index in range(num_done, stop)]
-            for first in range(0, len(positions), DECODE_BATCH):
-                flow, occlusion = self._interpolate_flow(motion, positions[first : first + DECODE_BATCH])
+            window_positions = [index * self.fps / fps - start for index in range(num_done, stop)]
+            for first in range(0, len(window_positions), DECODE_BATCH):
+                flow, occlusion = self._interpolate_flow(motion, window_positions[first : first + DECODE_BATCH])
                 frames = self.autoencoder.decode(levels, flow, occlusion)
                 yield (frames * 255).round().clamp(0, 255).to(torch.uint8)
             if stop < num_frames and not self.num_context_frames:
@@ -219,7 +221,7 @@ class DabFusion(Family):
 
     def _zero_motion(self, latent: Tensor) -> Tensor:
         """Return the packed flow of a frame without motion: (1, 3, h, w)."""
-        size = [side * self.flow_upsample * self.codec.flow_pool_factor for side in latent.shape[2:]]
+        size = [side * self.packed_flow_upsample * self.codec.flow_pool_factor for side in latent.shape[2:]]
         return self.codec.pack_flow(identity_flow(*size, latent)[None], latent.new_ones(1, 1, *size))
 
     def _sample_window(
@@ -246,7 +248,7 @@ class DabFusion(Family):
             z0, condition = z0.expand(2, *z0.shape[1:]), torch.cat([condition, torch.zeros_like(condition)])
         conditioning = self.unet.precompute_conditioning(z0, condition)
         denoiser = Denoiser(lambda x, t: self.unet(x, t, conditioning).float(), self.noise_schedule)
-        shape = (1, 3, self.num_frames, *(side * self.flow_upsample for side in z0.shape[2:]))
+        shape = (1, 3, self.num_frames, *(side * self.packed_flow_upsample for side in z0.shape[2:]))
 
         def draw_noise() -> Tensor:
             return torch.randn(shape, generator=generator).to(self.device)
@@ -262,7 +264,7 @@ class DabFusion(Family):
 
     def _interpolate_flow(self, motion: Tensor, positions: Sequence[Fraction]) -> tuple[Tensor, Tensor]:
         """Return flow and occlusion at positions in own frames, counted from the window's reference."""
-        position = torch.tensor([float(value) for value in positions], device=motion.device)
-        low = position.floor().long().clamp(max=len(motion) - 2)
-        fraction = (position - low).to(motion.dtype)[:, None, None, None]
+        fractional_index = torch.tensor([float(position) for position in positions], device=motion.device)
+        low = fractional_index.floor().long().clamp(max=len(motion) - 2)
+        fraction = (fractional_index - low).to(motion.dtype)[:, None, None, None]
         return self.codec.unpack_flow(torch.lerp(motion[low], motion[low + 1], fraction))

@@ -16,9 +16,10 @@ from zoo.families.dabfusion.limbs import flip_horizontal, heatmap_kl_loss, limb_
 from zoo.families.latent.cache import LatentCache
 from zoo.nn.perceptual_loss import PerceptualLoss
 
-COND_DROP_PROB = 0.1  # of training without music, for classifier-free guidance (LFDM's public code)
+COND_DROP_PROB = 0.1  # of training without music or text, for classifier-free guidance (LFDM's public code)
 # weight of the limb assignment and occlusion losses, which are means over mostly background, beside the heat-map loss
 DENSE_LOSS_WEIGHT = 7.5
+# prefixes of the autoencoder's parameters that limb supervision trains: all others get no gradient in the warm-up
 SUPERVISED_MODULES = ("region_predictor.", "generator.pixelwise_flow_predictor.")
 
 
@@ -79,17 +80,17 @@ class FlowStage(Stage):
         clips, joints, parts = self._augmented_clips(batch)
         if self._is_warming_up():
             return self._supervision_losses(clips, joints, parts)
-        is_supervised, weight = bool(self.limb_supervision_weight), self.limb_supervision_weight
+        is_supervised, supervision_weight = bool(self.limb_supervision_weight), self.limb_supervision_weight
         source, driving = clips[: self.num_reconstructed_clips, :2].unbind(1)
-        count = len(source)
-        extra_images = clips[count:].flatten(0, 1) if is_supervised else clips[:0, 0]
-        transform = RandomTPS(count, driving.device)
-        images = torch.cat([source, driving, extra_images, transform.transform_images(driving)])
+        num_reconstructed = len(source)
+        region_only_images = clips[num_reconstructed:].flatten(0, 1) if is_supervised else clips[:0, 0]
+        transform = RandomTPS(num_reconstructed, driving.device)
+        images = torch.cat([source, driving, region_only_images, transform.transform_images(driving)])
         regions = autoencoder.region_predictor(images)
         output = autoencoder(source, driving, regions.detach() if is_supervised else regions)
         with torch.autocast(source.device.type, enabled=False):
-            driving_regions = regions.select(slice(count, 2 * count))
-            transformed_regions = regions.select(slice(-count, None))
+            driving_regions = regions.select(slice(num_reconstructed, 2 * num_reconstructed))
+            transformed_regions = regions.select(slice(-num_reconstructed, None))
             shift, affine = equivariance_losses(driving_regions, transformed_regions, transform)
             losses = {
                 "perceptual": self.perceptual_loss(output.image.float(), driving),
@@ -99,10 +100,14 @@ class FlowStage(Stage):
             if self.warp_loss_weight:
                 losses["warp"] = self.warp_loss_weight * self.perceptual_loss(warp(source, output.flow), driving)
             if is_supervised:
-                targets = torch.cat([joints[:count, 0], joints[:count, 1], joints[count:].flatten(0, 1)])
-                source_parts, driving_parts = parts[:count, :2].unbind(1)
-                dense_weight = DENSE_LOSS_WEIGHT * weight
-                losses["heatmap"] = weight * heatmap_kl_loss(regions.heatmap[: len(targets)], targets)
+                reconstructed_joints, other_joints = joints[:num_reconstructed], joints[num_reconstructed:]
+                target_joints = torch.cat(
+                    [reconstructed_joints[:, 0], reconstructed_joints[:, 1], other_joints.flatten(0, 1)]
+                )
+                source_parts, driving_parts = parts[:num_reconstructed, :2].unbind(1)
+                dense_weight = DENSE_LOSS_WEIGHT * supervision_weight
+                heatmap = regions.heatmap[: len(target_joints)]
+                losses["heatmap"] = supervision_weight * heatmap_kl_loss(heatmap, target_joints)
                 losses["limb_assignment"] = dense_weight * limb_assignment_loss(output.weights, driving_parts)
                 losses["occlusion"] = dense_weight * occlusion_loss(output.occlusion, source_parts, driving_parts)
             return losses
@@ -110,18 +115,19 @@ class FlowStage(Stage):
     def _supervision_losses(self, clips: Tensor, joints: Tensor, parts: Tensor) -> dict[str, Tensor]:
         """Return the three losses of limb supervision, for all clips."""
         autoencoder, (source, driving) = self.family.autoencoder, clips[:, :2].unbind(1)
-        count, targets = len(clips), joints[:, :2].transpose(0, 1).flatten(0, 1)
+        num_clips, target_joints = len(clips), joints[:, :2].transpose(0, 1).flatten(0, 1)
         regions = autoencoder.region_predictor(torch.cat([source, driving]))
-        source_regions = regions.detach().select(slice(0, count))
-        driving_regions = regions.detach().select(slice(count, None))
-        _, occlusion, weights = autoencoder.predict_motion(source, driving, source_regions, driving_regions)
+        source_regions = regions.detach().select(slice(0, num_clips))
+        driving_regions = regions.detach().select(slice(num_clips, None))
+        _, occlusion, region_weights = autoencoder.predict_motion(source, driving, source_regions, driving_regions)
         # DDP waits for a gradient of every parameter ...
         zero = 0 * sum(parameter.sum() for parameter in autoencoder.parameters())
-        weight, dense_weight = self.limb_supervision_weight, DENSE_LOSS_WEIGHT * self.limb_supervision_weight
+        supervision_weight = self.limb_supervision_weight
+        dense_weight = DENSE_LOSS_WEIGHT * supervision_weight
         with torch.autocast(source.device.type, enabled=False):
             return {
-                "heatmap": weight * heatmap_kl_loss(regions.heatmap, targets) + zero,
-                "limb_assignment": dense_weight * limb_assignment_loss(weights, parts[:, 1]),
+                "heatmap": supervision_weight * heatmap_kl_loss(regions.heatmap, target_joints) + zero,
+                "limb_assignment": dense_weight * limb_assignment_loss(region_weights, parts[:, 1]),
                 "occlusion": dense_weight * occlusion_loss(occlusion, *parts[:, :2].unbind(1)),
             }
 
@@ -146,16 +152,17 @@ class FlowStage(Stage):
         joints, parts = batch["joints2d"] / clips.new_tensor(clips.shape[:-3:-1]), batch["parts"]
         if not self.training:
             return clips, joints, parts
-        random = torch.rand(len(clips), 10, device=clips.device)
+        uniform = torch.rand(len(clips), 10, device=clips.device)
         if self.global_step < self.color_augment_steps:
-            order, gain, offset = random[:, :3].argsort(1), 0.7 + 0.6 * random[:, 3:6], 0.2 * random[:, 6:9] - 0.1
-            order, gain, offset = (value[:, None, :, None, None] for value in (order, gain, offset))
-            clips = (clips.gather(2, order.expand_as(clips)) * gain + offset).clamp(0, 1)
-        inputs = clips, joints, parts
-        is_flipped = random[:, 9] < 0.5
+            channel_order = uniform[:, :3].argsort(1)[:, None, :, None, None]
+            gain, offset = (uniform[:, None, first : first + 3, None, None] for first in (3, 6))
+            gain, offset = 0.7 + 0.6 * gain, 0.2 * offset - 0.1
+            clips = (clips.gather(2, channel_order.expand_as(clips)) * gain + offset).clamp(0, 1)
+        unflipped = clips, joints, parts
+        is_flipped = uniform[:, 9] < 0.5
         return tuple(
             torch.where(is_flipped.view(-1, *[1] * (value.ndim - 1)), flipped, value)
-            for value, flipped in zip(inputs, flip_horizontal(*inputs), strict=True)
+            for value, flipped in zip(unflipped, flip_horizontal(*unflipped), strict=True)
         )
 
 
@@ -180,8 +187,8 @@ class DiffusionStage(Stage):
     @classmethod
     def required_keys(cls, family: DabFusion, **options: Any) -> tuple[str, ...]:
         """Clips with their music, or with their style, and perhaps with beats."""
-        condition = ("music", "music_rate") if family.text_encoder is None else ("style",)
-        return ("key", "frames", *condition, *(("beats", "beat_phase") if family.beat_dim else ()))
+        condition_keys = ("music", "music_rate") if family.text_encoder is None else ("style",)
+        return ("key", "frames", *condition_keys, *(("beats", "beat_phase") if family.beat_dim else ()))
 
     @classmethod
     def trainable_paths(cls, family: DabFusion, **options: Any) -> list[str]:
@@ -205,15 +212,15 @@ class DiffusionStage(Stage):
         if family.beat_dim:
             beats = torch.cat([batch["beats"][:, 1:, None], batch["beat_phase"][:, 1:]], -1)
         if family.text_encoder is None:
-            music = family.align_music(batch["music"], batch["music_rate"], beats, num_frames, start=1)
+            features = family.align_music(batch["music"], batch["music_rate"], beats, num_frames, start=1)
         else:
-            music = family.encode_style(batch["style"], beats, num_frames)
+            features = family.encode_style(batch["style"], beats, num_frames)
         t = torch.randint(schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         is_conditional = torch.rand(len(x0), 1, 1, device=x0.device) >= COND_DROP_PROB
-        condition = family.music_embedding(music) * is_conditional
-        noisy = add_training_noise(x0, t, schedule)
-        model_output = family.unet(noisy.x, t, (z0, condition))
-        return denoising_loss(model_output, noisy, self.velocity_weight)
+        condition = family.music_embedding(features) * is_conditional
+        noisy_sample = add_training_noise(x0, t, schedule)
+        model_output = family.unet(noisy_sample.x, t, (z0, condition))
+        return denoising_loss(model_output, noisy_sample, self.velocity_weight)
 
     def _flow_volumes(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the packed flows (B, 3, F, h, w) of a batch's clips, and z0 of their first frames (B, C, h, w)."""
@@ -224,15 +231,17 @@ class DiffusionStage(Stage):
     def _encode_clip(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         """One clip (1 + F, 3, H, W) in [0, 1] -> packed flows (3, F, h, w) and z0 (C, h, w)."""
         family, autoencoder = self.family, self.family.autoencoder
-        count = len(clip) - 1
-        if count != family.num_frames:
+        num_flows = len(clip) - 1
+        if num_flows != family.num_frames:
             raise ValueError(
-                f"clips of {count + 1} frames for windows of {family.num_frames} flows: "
+                f"clips of {num_flows + 1} frames for windows of {family.num_frames} flows: "
                 f"clip.num_frames must be {family.num_frames + 1}"
             )
         regions = autoencoder.region_predictor(clip)
         source_regions, driving_regions = regions.select(slice(0, 1)), regions.select(slice(1, None))
-        source = clip[:1].expand(count, -1, -1, -1)
-        flow, occlusion, _ = autoencoder.predict_motion(source, clip[1:], source_regions.expand(count), driving_regions)
+        source = clip[:1].expand(num_flows, -1, -1, -1)
+        flow, occlusion, _ = autoencoder.predict_motion(
+            source, clip[1:], source_regions.expand(num_flows), driving_regions
+        )
         z0 = family.reference_condition(clip[:1], autoencoder.encode(clip[:1])[-1], source_regions)
         return family.codec.pack_flow(flow, occlusion).movedim(1, 0), z0[0]

@@ -13,8 +13,8 @@ from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.dabfusion.flow_unet import from_lfdm
 from zoo.nn.weights.loading import unwrap_state_dict
 
-AUTOENCODER_MODULES = ("generator", "region_predictor", "bg_predictor")
-NOT_IN_LFDM = ("music_scale.", "music_embedding.")  # LFDM is conditioned on text
+AUTOENCODER_MODULES = ("generator", "region_predictor", "bg_predictor")  # keys of LFDM's file, and our modules
+NOT_IN_LFDM = ("music_scale.", "music_embedding.")  # prefixes of our names: LFDM is conditioned on text
 SCHEDULE_BUFFERS = (
     "betas",
     "alphas_cumprod",
@@ -30,6 +30,7 @@ SCHEDULE_BUFFERS = (
     "posterior_mean_coef2",
 )  # all follow from betas
 
+# a function from a file's contents to a state dict, and prefixes of the names that the file may lack
 Converter = tuple[Callable[[Any], Mapping[str, Tensor]], tuple[str, ...]]
 
 
@@ -46,10 +47,10 @@ def find_converter(contents: Any, prediction_type: str) -> Converter:
 
 
 def _convert_autoencoder(contents: Mapping[str, Any]) -> dict[str, Tensor]:
-    modules = {module: _state_dict_of(contents, module) for module in AUTOENCODER_MODULES}
+    state_dicts = {module: _state_dict_of(contents, module) for module in AUTOENCODER_MODULES}
     return {
         f"autoencoder.{module}.{name}": value
-        for module, state_dict in modules.items()
+        for module, state_dict in state_dicts.items()
         for name, value in state_dict.items()
     }
 

@@ -70,8 +70,8 @@ class MotionStage(Stage):
         music = family.music_condition(batch["music"], batch["music_rate"], beats, x0.shape[1])
         t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         keep = torch.rand(len(x0), device=x0.device) >= COND_DROP_PROB
-        noisy = add_training_noise(x0, t, family.schedule)
-        prediction = family.motion_denoiser(noisy.x, music, t, keep).float()  # x0
+        noisy_sample = add_training_noise(x0, t, family.schedule)
+        prediction = family.motion_denoiser(noisy_sample.x, music, t, keep).float()  # x0
         with torch.autocast(x0.device.type, enabled=False):
             losses = motion_losses(prediction, x0, family.normalizer.inverse)
         return {name: LOSS_WEIGHTS[name] * value for name, value in losses.items()}
@@ -140,12 +140,12 @@ class _RendererStage(DenoisingStage):
         if faces is not None:
             is_conditioned = torch.arange(len(x0), device=x0.device) < num_conditioned
             face_tokens = faces.tokens * is_conditioned[:, None, None]
-        noisy = self.add_noise(x0, animator.noise_schedule)
+        noisy_sample = self.add_noise(x0, animator.noise_schedule)
         conditions = reference.map(lambda value: value[:num_conditioned])
         model_output = animator.predict(
-            noisy.x, noisy.t, conditions, pose_features, face_tokens, text, independent_frames
+            noisy_sample.x, noisy_sample.t, conditions, pose_features, face_tokens, text, independent_frames
         )
-        return self.denoising_loss(model_output, noisy)
+        return self.denoising_loss(model_output, noisy_sample)
 
 
 def jitter_boxes(boxes: Tensor) -> Tensor:

@@ -33,9 +33,11 @@ class _MuseDanceStage(DenoisingStage):
     ) -> dict[str, Tensor]:
         """Return the U-Net's losses for latents (B, C, F, h, w) of frames with DensePose parts (B, F, H, W)."""
         family = self.family
-        noisy = self.add_noise(family.background.to_residual(latents, reference), family.noise_schedule)
-        model_output, region_logits = family.predict_with_regions(noisy.x, noisy.t, conditioning, reference)
-        losses = self.denoising_loss(model_output, noisy)
+        noisy_sample = self.add_noise(family.background.to_residual(latents, reference), family.noise_schedule)
+        model_output, region_logits = family.predict_with_regions(
+            noisy_sample.x, noisy_sample.t, conditioning, reference
+        )
+        losses = self.denoising_loss(model_output, noisy_sample)
         if region_logits is not None:
             losses["regions"] = region_loss(region_logits.movedim(2, 1).flatten(0, 1), parts.flatten(0, 1))
         return losses

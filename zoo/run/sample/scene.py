@@ -14,8 +14,8 @@ from zoo.media import read_rgba
 
 MIN_TRANSPARENCY = 0.01  # fraction of the image; less is no cutout, but rounded corners
 STATURE_METRES = 1.7  # of the world's adults
-TOES = np.array([0, -0.15, 0])  # metres: nearest point to the camera of a figure that stands at the origin
-HIP_HEIGHT = 0.55  # of the stature
+TOES_POSITION = np.array([0, -0.15, 0])  # metres in the world: nearest point to the camera of a figure at the origin
+HIP_HEIGHT_FRACTION = 0.55  # of the stature
 
 
 def read_cutout(path: Path, detector_path: Path | None) -> Cutout:
@@ -26,9 +26,9 @@ def read_cutout(path: Path, detector_path: Path | None) -> Cutout:
     rgba = read_rgba(path)
     is_cutout = (rgba[..., 3] < 128).mean() > MIN_TRANSPARENCY
     if not is_cutout and detector_path is None:
-        files = f"the mediapipe 0.10.21 wheel or its .tflite files ({DOWNLOAD_HINT}), or DWPose's .onnx"
+        accepted_files = f"the mediapipe 0.10.21 wheel or its .tflite files ({DOWNLOAD_HINT}), or DWPose's .onnx"
         raise ValueError(
-            f"scene= finds the person of image={path} with weights.pose_detector=FILE, {files}; "
+            f"scene= finds the person of image={path} with weights.pose_detector=FILE, {accepted_files}; "
             "a transparent png needs none"
         )
     try:
@@ -47,16 +47,16 @@ def set_scene(cutout: Cutout, backdrop: np.ndarray | None, seed: int, side: int)
     random_place = RandomPlace(seed)
     camera = random_place.camera
     image = random_place.draw_backdrop(side) if backdrop is None else _middle_square(backdrop, side)
-    (toes, feet, top), _ = camera.project(np.array([TOES, [0, 0, 0], [0, 0, STATURE_METRES]]), side, side)
-    stature = feet[1] - top[1]
-    rgb, alpha = paste_cutout(cutout, side, toes, stature)
-    metres_per_pixel = STATURE_METRES / stature
+    (toes, feet, top), _ = camera.project(np.array([TOES_POSITION, [0, 0, 0], [0, 0, STATURE_METRES]]), side, side)
+    stature_pixels = feet[1] - top[1]
+    rgb, alpha = paste_cutout(cutout, side, toes, stature_pixels)
+    metres_per_pixel = STATURE_METRES / stature_pixels
     contacts = [
-        [(x - feet[0]) * metres_per_pixel, depth, lift]
-        for x in ground_contacts(alpha, stature)
+        [(column - feet[0]) * metres_per_pixel, depth, lift]
+        for column in ground_contacts(alpha, stature_pixels)
         for depth, lift in ((-0.1, 0), (0, 0.08))
     ]
-    shade_floor(image, np.array([[0, 0, HIP_HEIGHT * STATURE_METRES], *contacts]), camera)
+    shade_floor(image, np.array([[0, 0, HIP_HEIGHT_FRACTION * STATURE_METRES], *contacts]), camera)
     return np.round(image * (1 - alpha[..., None]) + rgb).clip(0, 255).astype(np.uint8)
 
 
