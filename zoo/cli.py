@@ -23,6 +23,7 @@ USAGE = """usage: dancezoo COMMAND [KEY=VALUE ...]
   train      train a model, continue a run, or export one: model=musedance
   evaluate   compare checkpoints and folders of videos in one table: ckpt=[A,B]
   shards     make training shards of a folder of dance videos: folder=DIR out=DIR
+  sdgpip     make training shards of generated motion with guidance maps: out=DIR
   models     list the shipped models
   setup      check this installation and download the pose detector that photographs need
 
@@ -168,6 +169,14 @@ def shards(config: Any) -> None:
     build_shards(config)
 
 
+@hydra_script("sdgpip")
+def sdgpip(config: Any) -> None:
+    """Make training shards of generated motion with guidance maps: conf/sdgpip.yaml."""
+    from zoo.run.build_sdgpip import build_sdgpip
+
+    build_sdgpip(config)
+
+
 def models() -> None:
     """List the shipped models, a line each."""
     from zoo.run.models import shipped_models
@@ -190,6 +199,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "shards": shards,
+    "sdgpip": sdgpip,
     "models": models,
     "setup": setup,
 }

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from zoo.data.base import DataSource
+from zoo.data.sdgpip.slices import MotionTeacher, SliceSpec
 from zoo.data.world.recipe import RenderSpec
 from zoo.families.base import Family, Stage
 from zoo.music.encoder import MusicEncoder
@@ -48,7 +49,11 @@ OPTIMIZER = Kind("an optimiser", ("torch.optim.", "timm.optim.", "zoo.nn."), (Op
 LR_SCHEDULE = Kind(
     "a learning-rate schedule", ("torch.optim.lr_scheduler.",), (LRScheduler,), ("diffusers.optimization.get_",)
 )
-DATA = Kind("a data source", ("zoo.data.sources.", "zoo.data.world."), (DataSource, RenderSpec))
+DATA = Kind(
+    "a data source",
+    ("zoo.data.sources.", "zoo.data.world.", "zoo.data.sdgpip.", "zoo.run.motion_teacher."),
+    (DataSource, RenderSpec, SliceSpec, MotionTeacher),
+)
 STRATEGY = Kind(
     "a training strategy",
     tuple(f"lightning.pytorch.strategies.{name}Strategy" for name in ("DDP", "FSDP", "ModelParallel", "SingleDevice")),

@@ -8,20 +8,17 @@ that makes the data: another seed or a changed line of that code makes another c
 
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
-
 from zoo.batch import MOTION_DIM, MOTION_FPS, Batch
 from zoo.data.base import IMAGE_KEYS, SPLITS, DataSource, EvalClips, EvalSpec, ItemDataset, WindowSpec
 from zoo.data.code_hash import code_hash
 from zoo.data.eval_clips import ShardEvalClips, content_fingerprint
+from zoo.data.jobs import FileJob, groups, run_jobs
 from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.shard_file import Sample, ShardReader
 from zoo.data.sources.mocap import MocapFolder
@@ -56,7 +53,6 @@ DANCES_CODE_EXCLUDED = (
     *(f"data/world/{name}.py" for name in ("render_clips", "scene", "place", "backdrop")),
 )
 ALL_KEYS = frozenset(Batch.__annotations__)
-ShardJob = tuple[Path, Callable[[Path], None]]  # a shard, and the function that writes it
 
 
 class World(DataSource):
@@ -151,9 +147,9 @@ class World(DataSource):
         splits = list(splits)
         if self.mocap and "train" in splits:
             self.mocap.build()
-        _run_jobs([job for split in splits for job in self._dance_jobs(split)], self.workers, "making songs and dances")
+        run_jobs([job for split in splits for job in self._dance_jobs(split)], self.workers, "making songs and dances")
         if rendered:
-            _run_jobs([job for split in splits for job in self._clip_jobs(split)], self.workers, "rendering dances")
+            run_jobs([job for split in splits for job in self._clip_jobs(split)], self.workers, "rendering dances")
 
     def _reader(self, split: str, rendered: bool) -> ShardReader:
         if (split, rendered) not in self._readers:
@@ -164,7 +160,7 @@ class World(DataSource):
             self._readers[split, rendered] = ShardReader(paths)
         return self._readers[split, rendered]
 
-    def _dance_jobs(self, split: str) -> list[ShardJob]:
+    def _dance_jobs(self, split: str) -> list[FileJob]:
         """The shards of a split's dances."""
         key = _cache_key(asdict(self.dance_spec), code_hash(DANCES_CODE, DANCES_CODE_EXCLUDED))
         folder = cache_root() / "world" / f"dances-{key}"
@@ -173,10 +169,10 @@ class World(DataSource):
                 folder / f"{split}-{songs[0]:05d}-{songs[-1]:05d}.tar",
                 partial(make_dances, self.dance_spec, split, songs),
             )
-            for songs in _groups(self.songs[split], SONGS_PER_SHARD)
+            for songs in groups(self.songs[split], SONGS_PER_SHARD)
         ]
 
-    def _clip_jobs(self, split: str) -> list[ShardJob]:
+    def _clip_jobs(self, split: str) -> list[FileJob]:
         """The shards of a split's clips: one per shard of dances, for as many as hold the first `rendering.songs`
         songs (rounded up to whole shards)."""
         settings = {"dances": asdict(self.dance_spec), "rendering": self.rendering.content_settings()}
@@ -188,10 +184,6 @@ class World(DataSource):
             dance_shards.append(self.mocap.path)
         render = partial(_render, self.rendering, self.dance_spec.seed)
         return [(folder / dances.name, partial(render, dances)) for dances in dance_shards]
-
-
-def _groups(count: int, size: int) -> list[range]:
-    return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 def _cache_key(settings: dict[str, Any], code: str) -> str:
@@ -210,24 +202,3 @@ def _with_figure_label(sample: Sample) -> Sample:
     from zoo.data.world.scene import figure_label  # late, as above
 
     return replace(sample, info={**sample.info, "figure": figure_label(sample.info)})
-
-
-def _run_jobs(jobs: list[ShardJob], workers: int, description: str) -> None:
-    """Run the jobs whose file does not exist, in processes, with a progress bar."""
-    missing = [(path, job) for path, job in jobs if not path.is_file()]
-    if not missing:
-        return
-    progress_options: dict[str, Any] = {"total": len(missing), "description": description}
-    if workers <= 1:
-        for path, job in track(missing, **progress_options):
-            job(path)
-        return
-    context = multiprocessing.get_context("spawn")  # a forked copy of a process with running torch threads may hang
-    with ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
-        futures = [pool.submit(job, path) for path, job in missing]
-        try:
-            for future in track(as_completed(futures), **progress_options):
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
