@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from zoo.files import conf_folder
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
 from zoo.run.train.fit import stage_training, with_supported_precision
-from zoo.run.train.runs import RANKS, is_first_process
+from zoo.run.train.runs import RANK_VARIABLES, is_first_process
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:
@@ -148,7 +148,7 @@ def test_a_cpu_without_bf16_trains_in_fp32(monkeypatch, has_bf16, overrides, pre
 
 def test_one_process_of_a_job_is_the_first(monkeypatch):
     """Only that one makes the run, prints and exports, whoever started the processes of however many machines."""
-    for name in RANKS:
+    for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     assert is_first_process()
     for first in ({"RANK": "0", "LOCAL_RANK": "0"}, {"SLURM_PROCID": "0"}, {"NODE_RANK": "0"}):
