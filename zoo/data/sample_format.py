@@ -54,7 +54,7 @@ def encode_sample(sample: dict[str, Any]) -> dict[str, bytes]:
         elif field == "reference":
             content = _png(value)
         elif field in MAPS:
-            content = _deflate(_to_file(value, *MAPS[field]))
+            content = _deflate(_quantize(value, *MAPS[field]))
         elif field in ARRAYS:
             buffer = io.BytesIO()
             np.save(buffer, np.asarray(value, np.float32))
@@ -74,10 +74,10 @@ def decode_field(field: str, content: bytes) -> Any:
     if field == "frames":
         return decode_frames(content)
     if field in MAPS:
-        _, scale = MAPS[field]
+        _, full_scale = MAPS[field]
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             values = archive["values"]
-        return values if scale == 1 else values.astype(np.float32) / scale
+        return values if full_scale == 1 else values.astype(np.float32) / full_scale
     if field in ARRAYS:
         return np.load(io.BytesIO(content), allow_pickle=False)
     with tempfile.TemporaryDirectory() as folder:  # media files are read by path
@@ -85,8 +85,8 @@ def decode_field(field: str, content: bytes) -> Any:
         path.write_bytes(content)
         if field == "reference":
             return read_image(path)
-        sound = Sound(path)
-        return sound.mono(sound.sample_rate), sound.sample_rate
+        sound_file = Sound(path)
+        return sound_file.mono(sound_file.sample_rate), sound_file.sample_rate
 
 
 def sound_id(content: bytes) -> str:
@@ -94,8 +94,8 @@ def sound_id(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:20]
 
 
-def _to_file(value: np.ndarray, dtype: type, scale: int) -> np.ndarray:
-    return np.asarray(value, dtype) if scale == 1 else np.rint(np.asarray(value) * scale).astype(dtype)
+def _quantize(values: np.ndarray, dtype: type, full_scale: int) -> np.ndarray:
+    return np.asarray(values, dtype) if full_scale == 1 else np.rint(np.asarray(values) * full_scale).astype(dtype)
 
 
 def _deflate(values: np.ndarray) -> bytes:

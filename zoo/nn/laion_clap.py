@@ -22,7 +22,7 @@ from zoo.nn.weights.loading import load_strict, unwrap_state_dict
 CHECKPOINT_FILE = "music_audioset_epoch_15_esc_90.14.pt"  # the published checkpoint for music: HTSAT-base, no fusion
 EMBED_DIM = 512  # values of an embedding
 WINDOW_SECONDS, SAMPLE_RATE = 10, 48000  # s and Hz of the audio tower's input
-HTSAT_SIZE_NAMES = {96: "tiny", 128: "base"}  # channels of HTSAT's first layer -> its name
+HTSAT_SIZE_NAMES = {96: "tiny", 128: "base"}  # channels of HTSAT's patch embedding -> its name
 MEL_CONFIG = {
     "sample_rate": SAMPLE_RATE,
     "window_size": 1024,
@@ -52,8 +52,10 @@ class ClapTower(nn.Module, ABC):
     def _convert(self, contents: Any) -> Mapping[str, Tensor]:
         """Build the layers that a file's weights fit; return its weights without the other tower and the loss."""
         state_dict = unwrap_state_dict(contents)
-        ignored = tuple(name for name in AUDIO_PREFIXES + TEXT_PREFIXES if name not in self.prefixes) + LOSS_PREFIXES
-        state_dict = {name: value for name, value in state_dict.items() if not name.startswith(ignored)}
+        ignored_prefixes = (
+            tuple(prefix for prefix in AUDIO_PREFIXES + TEXT_PREFIXES if prefix not in self.prefixes) + LOSS_PREFIXES
+        )
+        state_dict = {name: value for name, value in state_dict.items() if not name.startswith(ignored_prefixes)}
         try:
             self.build(state_dict)
         except (KeyError, IndexError):
@@ -74,12 +76,12 @@ class AudioTower(ClapTower):
         """See `ClapTower`. Raises ValueError for a fusion model."""
         if any(".fusion_model." in name or ".mel_conv" in name for name in state_dict):
             raise ValueError(f"it is a fusion model, which chooses its windows at random; take {CHECKPOINT_FILE}")
-        channels = len(state_dict["audio_branch.patch_embed.proj.weight"])
-        if channels not in HTSAT_SIZE_NAMES:
+        patch_embed_dim = len(state_dict["audio_branch.patch_embed.proj.weight"])
+        if patch_embed_dim not in HTSAT_SIZE_NAMES:
             raise ValueError(
-                f"its audio tower is {channels} wide: neither HTSAT-tiny nor HTSAT-base, as in {CHECKPOINT_FILE}"
+                f"its audio tower is {patch_embed_dim} wide: neither HTSAT-tiny nor HTSAT-base, as in {CHECKPOINT_FILE}"
             )
-        htsat_config = SimpleNamespace(model_name=HTSAT_SIZE_NAMES[channels], class_num=527, **MEL_CONFIG)
+        htsat_config = SimpleNamespace(model_name=HTSAT_SIZE_NAMES[patch_embed_dim], class_num=527, **MEL_CONFIG)
         self.audio_branch = import_clap_module("htsat").create_htsat_model(htsat_config)
         self.audio_projection = _projection(self.audio_branch.num_features)
 
@@ -121,8 +123,8 @@ class TextTower(ClapTower):
         return F.normalize(self.text_projection(pooled), dim=-1)
 
 
-def _projection(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(channels, EMBED_DIM), nn.ReLU(), nn.Linear(EMBED_DIM, EMBED_DIM))
+def _projection(in_features: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(in_features, EMBED_DIM), nn.ReLU(), nn.Linear(EMBED_DIM, EMBED_DIM))
 
 
 def import_clap_module(name: str) -> ModuleType:

@@ -29,7 +29,7 @@ MAX_HEIGHT_RATIO = (
 # widths of the mask on an image edge, as fractions of the stature, above which a part of the body is cut off
 MAX_EDGE_WIDTH = {"feet": 0.13, "head": 0.09, "side": 0.05}
 MAX_OUTSIDE = 0.02  # of the stature: distance beyond the image edge up to which a point counts as inside
-MIN_FACE_LINE = 0.06  # of the stature: shorter lines between eyes and ears do not show how the head is tilted
+MIN_FACE_LINE = 0.06  # of the stature: shorter sums of the eyes' and the ears' vectors do not show the head's tilt
 
 
 class BlazePoseDetector(PersonDetector):
@@ -71,10 +71,10 @@ class BlazePoseDetector(PersonDetector):
 
         The previous frame gives the region; if the figure is lost there, the whole frame is searched.
         """
-        count, height, width, _ = frames.shape
-        joints = np.full((count, len(JOINTS), 2), np.nan, np.float32)
-        confidence = np.zeros((count, len(JOINTS)), np.float32)
-        mask = np.zeros((count, height, width), np.float32)
+        num_frames, height, width, _ = frames.shape
+        joints = np.full((num_frames, len(JOINTS), 2), np.nan, np.float32)
+        confidence = np.zeros((num_frames, len(JOINTS)), np.float32)
+        mask = np.zeros((num_frames, height, width), np.float32)
         region = None
         for index, frame in enumerate(frames):
             region, landmarks = self._track(frame, region)
@@ -130,17 +130,18 @@ class BlazePoseDetector(PersonDetector):
 def _head_joint(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature: float) -> np.ndarray:
     """Position of the head joint: over the neck, perpendicular to the line of BlazePose's eyes and ears.
 
-    So a head that is held upright over a leaning trunk stays upright. If the line is too short, `head` is returned.
+    A head that is upright over a leaning trunk stays upright. `head`, the position by `TO_JOINTS`, gives the distance
+    from the neck, and is returned if the line is too short.
     """
-    line = points[EYES[0]] - points[EYES[1]] + points[EARS[0]] - points[EARS[1]]
-    if np.linalg.norm(line) < MIN_FACE_LINE * stature:
+    face_line = points[EYES[0]] - points[EYES[1]] + points[EARS[0]] - points[EARS[1]]
+    if np.linalg.norm(face_line) < MIN_FACE_LINE * stature:
         return head
-    up = np.array([line[1], -line[0]]) / np.linalg.norm(line)
-    return neck + np.linalg.norm(head - neck) * (up if up[1] < 0 else -up)
+    normal = np.array([face_line[1], -face_line[0]]) / np.linalg.norm(face_line)
+    return neck + np.linalg.norm(head - neck) * (normal if normal[1] < 0 else -normal)
 
 
 def _check_whole_body(landmarks: Landmarks, mask: np.ndarray, stature: float) -> None:
-    """Raises ValueError if more than a small part of the figure is outside the image, or its feet are hidden."""
+    """Raises ValueError if the feet, the head or a side of the figure are cut off, or its feet are hidden."""
     image_width = mask.shape[1]
     is_figure = mask > 0.5
     edges = is_figure[0], is_figure[-1], is_figure[:, 0], is_figure[:, -1]
@@ -155,15 +156,22 @@ def _check_whole_body(landmarks: Landmarks, mask: np.ndarray, stature: float) ->
         raise ValueError(f"the feet of the person are cut off or hidden; {hint}")
     if top_width > MAX_EDGE_WIDTH["head"] or landmarks.points[HEAD_POINTS, 1].min() < 0:
         raise ValueError(f"the head or a raised hand of the person is cut off; {hint}")
-    hands_x, margin = landmarks.points[HAND_POINTS, 0], MAX_OUTSIDE * stature
-    if max(side_widths) > MAX_EDGE_WIDTH["side"] or hands_x.min() < -margin or hands_x.max() > image_width + margin:
+    hands_x, max_outside = landmarks.points[HAND_POINTS, 0], MAX_OUTSIDE * stature
+    if (
+        max(side_widths) > MAX_EDGE_WIDTH["side"]
+        or hands_x.min() < -max_outside
+        or hands_x.max() > image_width + max_outside
+    ):
         raise ValueError(f"the person is cut off at the side; {hint}")
 
 
 def _stature_from_points(points: np.ndarray) -> float:
     """Stature in pixels from BlazePose's points (33, 2): raised arms and bent knees do not change it."""
-    ears, shoulders, hips = (points[list(pair)].mean(0) for pair in (EARS, SHOULDERS, HIPS))
-    hip, knee, ankle = points[23:25], points[25:27], points[27:29]
-    thigh_and_shank = [np.linalg.norm(lower - upper, axis=1).max() for lower, upper in ((knee, hip), (ankle, knee))]
-    length = np.linalg.norm(ears - shoulders) + np.linalg.norm(shoulders - hips) + sum(thigh_and_shank)
-    return float(length) / EAR_TO_ANKLE_RATIO
+    mid_ear, mid_shoulder, mid_hip = (points[list(pair)].mean(0) for pair in (EARS, SHOULDERS, HIPS))
+    hip_pair, knee_pair, ankle_pair = points[23:25], points[25:27], points[27:29]
+    # thigh and shank; of the two sides the longer one, which is less foreshortened
+    leg_lengths = [
+        np.linalg.norm(lower - upper, axis=1).max() for lower, upper in ((knee_pair, hip_pair), (ankle_pair, knee_pair))
+    ]
+    ear_to_ankle = np.linalg.norm(mid_ear - mid_shoulder) + np.linalg.norm(mid_shoulder - mid_hip) + sum(leg_lengths)
+    return float(ear_to_ankle) / EAR_TO_ANKLE_RATIO

@@ -32,11 +32,11 @@ NUM_POINTS = 133  # COCO-WholeBody: body 17, feet 6, face 68, hands 21 each
 BINS_PER_PIXEL = 2  # SimCC: one classification along x and one along y
 # SMPL's joints without their side -> keypoints, left and right. Toes are the mean of the big and the small one, hands
 # the knuckles of the middle fingers.
-LIMB_POINTS = {
+POINTS_OF_JOINT = {
     "knee": ((13,), (14,)), "ankle": ((15,), (16,)), "foot": ((17, 18), (20, 21)),
     "shoulder": ((5,), (6,)), "elbow": ((7,), (8,)), "wrist": ((9,), (10,)), "hand": ((100,), (121,)),
 }  # fmt: skip
-TO_JOINTS = joint_weights(NUM_POINTS, LIMB_POINTS, shoulders=(5, 6), hips=(11, 12), ears=(3, 4))
+TO_JOINTS = joint_weights(NUM_POINTS, POINTS_OF_JOINT, shoulders=(5, 6), hips=(11, 12), ears=(3, 4))
 TRUNK_MARGIN = 0.035  # of the stature: distance of the trunk's outline from its joints
 EDGE_SOFTNESS = 0.03  # of the stature: standard deviation of the blur of a drawn mask's edge
 
@@ -110,8 +110,8 @@ class DWPose:
         try:
             with suppress_stderr():
                 names = network.getUnconnectedOutLayersNames()
-                outputs = {output.shape[1:]: output[0] for output in network.forward(names)}
-            return [outputs[shape] for shape in shapes]
+                output_of_shape = {output.shape[1:]: output[0] for output in network.forward(names)}
+            return [output_of_shape[shape] for shape in shapes]
         except (cv2.error, KeyError):
             file = self.files[network_index]
             raise ValueError(f"pose detector {file} holds another network than DWPose's; {DOWNLOAD_HINT}") from None
@@ -169,9 +169,9 @@ def draw_mask(joints: np.ndarray, height: int, width: int) -> np.ndarray:
         """OpenCV's drawing coordinates: from the first pixel's center, in sixteenths, clipped to its integers."""
         return np.round((point.clip(-2e4, 2e4) - 0.5) * 16).astype(int).tolist()
 
-    trunk = cv2.convexHull(np.array([to_fixed_point(joints[JOINT_INDEX[name]]) for name in TORSO_CORNERS]))
-    cv2.fillConvexPoly(mask, trunk, 1.0, cv2.LINE_8, 4)
-    cv2.polylines(mask, [trunk], True, 1.0, max(1, round(2 * TRUNK_MARGIN * stature)), cv2.LINE_8, 4)
+    trunk_outline = cv2.convexHull(np.array([to_fixed_point(joints[JOINT_INDEX[name]]) for name in TORSO_CORNERS]))
+    cv2.fillConvexPoly(mask, trunk_outline, 1.0, cv2.LINE_8, 4)
+    cv2.polylines(mask, [trunk_outline], True, 1.0, max(1, round(2 * TRUNK_MARGIN * stature)), cv2.LINE_8, 4)
     for name, (first, second, thickness, _) in LIMBS.items():
         a, b = joints[JOINT_INDEX[first]], joints[JOINT_INDEX[second]]
         extended_end = a + LIMB_EXTENSION.get(name.split("_")[-1], 1.0) * (b - a)

@@ -23,30 +23,32 @@ from zoo.body.skeleton import FEET, FOOT_HEIGHTS, OFFSETS, PARENTS, STANDING, fo
 # mean confidence of the synthetic detector that rendered figures exceed; of photographs it is about 0.05
 DETECTION_CONFIDENCE = 0.2
 MAX_FRAME_SIDE = 720  # pixels of the longer side of the frames
-BENDING_JOINTS = {first for first, *_ in LIMBS.values()}
-PARENT_LIMB = {second: name for name, (_, second, *_) in LIMBS.items()}  # the limb that ends in a joint
+BENDING_JOINTS = {first for first, *_ in LIMBS.values()}  # a limb begins there: the figure bends about them
+LIMB_OF_END_JOINT = {second: name for name, (_, second, *_) in LIMBS.items()}  # the limb that ends in a joint
 STRETCH_RANGE, HEAD_STRETCH_RANGE = (0.3, 1.6), (0.85, 1.15)  # the length of a limb, over its pictured length
 TRUNK_STRETCH_RANGE, TRUNK_WIDTH_RANGE = (0.7, 1.2), (0.75, 1.2)  # its length and width, over the pictured ones
 MAX_TURN = np.radians(35)  # an image shows one side of a figure: the motion turns it by at most so much
-CAMERA_TILT = 0.12  # metres that a point a metre farther away appears higher: the camera looks down a little
+RISE_PER_DEPTH = 0.12  # a point a metre farther away appears so many metres higher: the camera looks down a little
 BLEND_SECONDS = 0.8  # duration of the transition from the pictured pose to the motion
 ARM_MARGIN = 0.32  # of the stature: room that a dancer's arms need on either side
-MIN_OFFSET_RATIO = 0.06  # of the stature: the pelvis may always move so far sideways, however narrow the image
+MIN_SIDE_ROOM = 0.06  # of the stature: the pelvis may always move so far, however narrow the image
 INPAINTED_STATURE = 150  # pixels: the image is shrunk to this stature to inpaint the background
-HIDDEN_MARGIN = 0.02  # of the stature: pixels so close to the figure may be mixed with its colors
+HOLE_MARGIN = 0.02  # of the stature: pixels so close to the figure may be mixed with its colors
 
 # Sizes below are fractions of the stature, or of a limb's thickness where it says so.
 MIN_ALPHA = 0.02  # of the figure's pixels
 CELL_SIZE = 0.022  # distance of the mesh's nodes
-TRUNK_THICKNESS, MIN_TRUNK_DISTANCE = 0.035, 0.8  # the trunk's pixels count as so many thicknesses away from it
-TRUNK_OVERLAP = 0.01  # width of the trunk under an arm that lies on it
+TRUNK_THICKNESS = 0.035  # unit of the distance from the trunk
+MIN_TRUNK_DISTANCE = 0.8  # of that thickness: the trunk's own pixels count as so far away from it
+TRUNK_OVERLAP = 0.01  # pixels so close to the trunk's outline belong to it too, even under an arm
 TRUNK_CAPS = {**dict.fromkeys(TORSO_CORNERS, 0.035), "neck": 0.07}  # radii of the trunk about its joints
-END_CAP = 0.75  # radius of a limb about its second joint, over that about its first
-MIN_COMPONENT = 0.1  # smallest area of a connected part of a limb, over its largest part
-HANDLE_WIDTH = 0.75  # of the thickness: pixels so close to a limb's bone follow it
-PIN_RADIUS, MAX_BEND_LENGTH = 0.4, 0.35  # of the thickness: radius that a joint pins; of the limb: length that bends
-TRUNK_BEND = 0.05  # distance from a joint in which the trunk deforms
-FEATHER = 0.006  # blur of the limbs' edges
+END_CAP_RATIO = 0.75  # radius in which a limb covers its second joint, over that about its first
+MIN_COMPONENT_RATIO = 0.1  # smallest area of a connected part of a limb, over its largest part
+HANDLE_RADIUS = 0.75  # of the limb's thickness: pixels so close to its bone are its handles
+MAX_BEND_LENGTH = 0.35  # of the limb's length: it deforms within so much of a joint, at most
+JOINT_HANDLE_RADIUS = 0.4  # of the length that deforms: pixels so close to the joint itself are handles again
+TRUNK_BEND_LENGTH = 0.05  # the trunk deforms within this distance of a joint
+LIMB_EDGE_BLUR = 0.006  # blur of the limbs' edges
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class PuppetAnimator:
     def __init__(self, puppet: Puppet, fps: float):
         self.puppet, self.fps = puppet, fps
         self.scale = puppet.stature / SMPL_STATURE  # pixels a metre
-        self.num_frames = 0
+        self.num_frames_drawn = 0
         self.origin: torch.Tensor | None = None  # (2,) metres: where the motion began
 
     def joints(self, rotations: torch.Tensor, root: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -100,28 +102,33 @@ class PuppetAnimator:
         """
         puppet = self.puppet
         rotations, root = rotations.double(), root.double()
-        canonical = forward_kinematics(rotations, root, OFFSETS.double())
+        standard_joints = forward_kinematics(rotations, root, OFFSETS.double())
         rotations = rotations.clone()
-        left_column, right_column = puppet.joints[[JOINT_INDEX["left_shoulder"], JOINT_INDEX["right_shoulder"]], 0]
-        rotations[:, 0] = _limit_turn(rotations[:, 0], from_behind=left_column < right_column)
+        left_shoulder_column, right_shoulder_column = puppet.joints[
+            [JOINT_INDEX["left_shoulder"], JOINT_INDEX["right_shoulder"]], 0
+        ]
+        rotations[:, 0] = _limit_turn(rotations[:, 0], from_behind=left_shoulder_column < right_shoulder_column)
         if self.origin is None:
             self.origin = root[0, :2].clone()
-        pelvis = root.clone()
-        pelvis[:, :2] = (root[:, :2] - self.origin) * self.scale
-        pelvis_column = float(puppet.joints[0, 0])
-        side_room = min(pelvis_column, puppet.background.shape[1] - pelvis_column) - ARM_MARGIN * puppet.stature
-        max_offset = max(side_room, MIN_OFFSET_RATIO * puppet.stature)
-        pelvis[:, :2] = max_offset * torch.tanh(pelvis[:, :2] / max_offset)
-        positions = forward_kinematics(rotations, pelvis, puppet.offsets.double())
-        # the lowest foot keeps the motion's height above the floor, whatever the length of the legs
-        height_above_floor = (canonical[:, FEET, 2] - torch.tensor(FOOT_HEIGHTS)).amin(1) * self.scale
-        foot_heights = torch.tensor(FOOT_HEIGHTS) * self.scale
-        positions[..., 2] += (height_above_floor - (positions[:, FEET, 2] - foot_heights).amin(1))[:, None]
-        x, y, z = positions.unbind(-1)
-        pixels = torch.stack([pelvis_column + x, puppet.floor_row - z - CAMERA_TILT * y], -1).numpy()
-        times = (self.num_frames + np.arange(len(pixels))) / self.fps
-        self.num_frames += len(pixels)
-        return _blend_from_pose(puppet.joints, pixels, np.clip(times / BLEND_SECONDS, 0, 1)), y.numpy()
+        pelvis_pixels = root.clone()  # its z does not matter: the feet decide the height below
+        pelvis_pixels[:, :2] = (root[:, :2] - self.origin) * self.scale
+        pictured_pelvis_column = float(puppet.joints[0, 0])
+        side_room = (
+            min(pictured_pelvis_column, puppet.background.shape[1] - pictured_pelvis_column)
+            - ARM_MARGIN * puppet.stature
+        )
+        max_displacement = max(side_room, MIN_SIDE_ROOM * puppet.stature)
+        pelvis_pixels[:, :2] = max_displacement * torch.tanh(pelvis_pixels[:, :2] / max_displacement)
+        positions = forward_kinematics(rotations, pelvis_pixels, puppet.offsets.double())
+        # the lowest sole keeps the motion's height above the floor, whatever the length of the legs
+        lowest_sole_height = (standard_joints[:, FEET, 2] - torch.tensor(FOOT_HEIGHTS)).amin(1) * self.scale
+        joint_to_sole = torch.tensor(FOOT_HEIGHTS) * self.scale
+        positions[..., 2] += (lowest_sole_height - (positions[:, FEET, 2] - joint_to_sole).amin(1))[:, None]
+        x, depth, z = positions.unbind(-1)
+        pixels = torch.stack([pictured_pelvis_column + x, puppet.floor_row - z - RISE_PER_DEPTH * depth], -1).numpy()
+        times = (self.num_frames_drawn + np.arange(len(pixels))) / self.fps
+        self.num_frames_drawn += len(pixels)
+        return _blend_from_pose(puppet.joints, pixels, np.clip(times / BLEND_SECONDS, 0, 1)), depth.numpy()
 
     def draw(self, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Frames (F, H, W, 3) uint8 of poses from `joints`."""
@@ -145,19 +152,22 @@ def limb_transforms(puppet: Puppet, joints: np.ndarray) -> dict[str, np.ndarray]
         pose[[JOINT_INDEX[name] for name in TORSO_CORNERS]] for pose in (pictured_joints, joints)
     )
     transforms = {"torso": _trunk_transform(source_corners, target_corners)}
-    parent_limbs = {JOINT_INDEX[name]: "torso" for name in (*TORSO_CORNERS, "neck")}
+    limb_at_joint = {JOINT_INDEX[name]: "torso" for name in (*TORSO_CORNERS, "neck")}
     for name, (first, second, *_) in LIMBS.items():
         a, b = pictured_joints[JOINT_INDEX[first]], pictured_joints[JOINT_INDEX[second]]
-        limb_start = _apply(transforms[parent_limbs[JOINT_INDEX[first]]], a)
+        limb_start = _apply(transforms[limb_at_joint[JOINT_INDEX[first]]], a)
         direction = joints[JOINT_INDEX[second]] - joints[JOINT_INDEX[first]]
         stretch_range = STRETCH_RANGE if name != "head" else HEAD_STRETCH_RANGE
         transforms[name] = _limb_transform(a, b, limb_start, direction, stretch_range)
-        parent_limbs[JOINT_INDEX[second]] = name
+        limb_at_joint[JOINT_INDEX[second]] = name
     return transforms
 
 
 def drawing_order(joints: np.ndarray, depth: np.ndarray) -> list[str]:
-    """Limbs from the farthest to the nearest: a limb is behind or in front of the trunk, as its end is."""
+    """Limbs from the farthest to the nearest.
+
+    An arm is in front of the trunk or behind it by its depth, a leg only in front if its knee is raised over the hips.
+    """
     trunk_depth = depth[[JOINT_INDEX[name] for name in TORSO_CORNERS]].mean()
     hip_row = joints[[JOINT_INDEX["left_hip"], JOINT_INDEX["right_hip"]], 1].mean()
     behind: list[tuple[float, list[str]]] = []
@@ -186,13 +196,14 @@ def _limb_alphas(alpha: np.ndarray, joints: np.ndarray, stature: float) -> dict[
     y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
     trunk_distance = _distance_to_trunk(x, y, joints)
     names = ["torso"]
-    distances = [np.maximum(trunk_distance / (TRUNK_THICKNESS * stature), MIN_TRUNK_DISTANCE)]  # in thicknesses
+    # in thicknesses of the limb
+    relative_distances = [np.maximum(trunk_distance / (TRUNK_THICKNESS * stature), MIN_TRUNK_DISTANCE)]
     for name, (first, second, thickness, _) in LIMBS.items():
         a, b = joints[JOINT_INDEX[first]], joints[JOINT_INDEX[second]]
-        extension = LIMB_EXTENSION.get(name.split("_")[-1], 1.0)
+        length_ratio = LIMB_EXTENSION.get(name.split("_")[-1], 1.0)
         names.append(name)
-        distances.append(_distance_to_segment(x, y, a, a + extension * (b - a)) / (thickness * stature))
-    nearest = np.stack(distances).argmin(0)
+        relative_distances.append(_distance_to_segment(x, y, a, a + length_ratio * (b - a)) / (thickness * stature))
+    nearest = np.stack(relative_distances).argmin(0)
     masks = {}
     for index, name in enumerate(names):
         mask = is_figure & (nearest == index)
@@ -200,12 +211,12 @@ def _limb_alphas(alpha: np.ndarray, joints: np.ndarray, stature: float) -> dict[
             mask |= is_figure & (trunk_distance < TRUNK_OVERLAP * stature)
             cap_radii = TRUNK_CAPS
         else:
-            first, second, _, overlap = LIMBS[name]
-            cap_radii = {first: overlap, second: END_CAP * overlap}
+            first, second, _, overlap_radius = LIMBS[name]
+            cap_radii = {first: overlap_radius, second: END_CAP_RATIO * overlap_radius}
         for joint, radius in cap_radii.items():
             mask |= is_figure & (_distance_to_joint(x, y, joints, joint) < radius * stature)
         masks[name] = _remove_small_components(mask)
-    kernel_side = 2 * max(1, round(FEATHER * stature)) + 1
+    kernel_side = 2 * max(1, round(LIMB_EDGE_BLUR * stature)) + 1
     return {
         name: cv2.GaussianBlur(np.float32(mask), (kernel_side, kernel_side), 0) * alpha for name, mask in masks.items()
     }
@@ -217,7 +228,7 @@ def _remove_small_components(mask: np.ndarray) -> np.ndarray:
     if num_labels <= 2:
         return mask
     areas = stats[:, cv2.CC_STAT_AREA]
-    large = np.flatnonzero(areas > MIN_COMPONENT * areas[1:].max())
+    large = np.flatnonzero(areas > MIN_COMPONENT_RATIO * areas[1:].max())
     return np.isin(labels, large[large > 0])
 
 
@@ -237,9 +248,9 @@ def _distance_to_segment(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndar
 def _distance_to_trunk(x: np.ndarray, y: np.ndarray, joints: np.ndarray) -> np.ndarray:
     """Distance of pixels to the trunk's outline, 0 within."""
     corners = joints[[JOINT_INDEX[name] for name in TORSO_CORNERS]].astype(np.float32)
-    trunk = np.uint8(np.zeros(x.shape))
-    cv2.fillConvexPoly(trunk, cv2.convexHull(corners).round().astype(np.int32), 1)
-    return cv2.distanceTransform(1 - trunk, cv2.DIST_L2, 5)
+    trunk_mask = np.uint8(np.zeros(x.shape))
+    cv2.fillConvexPoly(trunk_mask, cv2.convexHull(corners).round().astype(np.int32), 1)
+    return cv2.distanceTransform(1 - trunk_mask, cv2.DIST_L2, 5)
 
 
 def _make_mesh(figure: Figure) -> Mesh:
@@ -249,41 +260,41 @@ def _make_mesh(figure: Figure) -> Mesh:
     y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
     limbs, connections = {}, []
     for name, limb_alpha in _limb_alphas(alpha, joints, stature).items():
-        pixels = np.dstack([figure.rgb * limb_alpha[..., None], 255 * limb_alpha]).round().clip(0, 255).astype(np.uint8)
+        rgba = np.dstack([figure.rgb * limb_alpha[..., None], 255 * limb_alpha]).round().clip(0, 255).astype(np.uint8)
         if name == "torso":
             is_handle = _distance_to_trunk(x, y, joints) == 0
-            end_joints, bend_length = TORSO_CORNERS, TRUNK_BEND * stature
+            end_joints, bend_length = TORSO_CORNERS, TRUNK_BEND_LENGTH * stature
         else:
-            first, second, thickness, overlap = LIMBS[name]
+            first, second, thickness, overlap_radius = LIMBS[name]
             a, b = joints[JOINT_INDEX[first]], joints[JOINT_INDEX[second]]
             end_joints = (first, second)
             bend_length = min(thickness * stature, MAX_BEND_LENGTH * float(np.linalg.norm(b - a)))
-            handle_width = max(HANDLE_WIDTH * LIMBS[name][2] * stature, 0.8 * cell_size)
-            is_handle = _distance_to_segment(x, y, a, b) < handle_width
-            radius = overlap * stature + 1.5 * cell_size
-            connections.append(Connection(name, PARENT_LIMB.get(first, "torso"), a, radius))
+            handle_radius = max(HANDLE_RADIUS * thickness * stature, 0.8 * cell_size)
+            is_handle = _distance_to_segment(x, y, a, b) < handle_radius
+            connection_radius = overlap_radius * stature + 1.5 * cell_size
+            connections.append(Connection(name, LIMB_OF_END_JOINT.get(first, "torso"), a, connection_radius))
         for joint in end_joints:
             if joint in BENDING_JOINTS:
                 distance = _distance_to_joint(x, y, joints, joint)
-                is_pinned = distance < max(PIN_RADIUS * bend_length, 0.8 * cell_size)
-                is_handle = (is_handle & (distance > bend_length)) | is_pinned
-        limbs[name] = Limb(pixels, is_handle)
+                is_joint_handle = distance < max(JOINT_HANDLE_RADIUS * bend_length, 0.8 * cell_size)
+                is_handle = (is_handle & (distance > bend_length)) | is_joint_handle
+        limbs[name] = Limb(rgba, is_handle)
     return Mesh(limbs, connections, cell_size)
 
 
 def _inpaint_figure(figure: Figure) -> np.ndarray:
     """The image with the figure replaced by inpainted background."""
     image, figure_mask = figure.image, np.uint8(figure.alpha > MIN_ALPHA)
-    kernel_side = 2 * max(2, round(HIDDEN_MARGIN * figure.stature)) + 1
-    # pixels near the figure are no source of colors, but stay unchanged where possible
-    hidden_mask, replaced_mask = (
+    kernel_side = 2 * max(2, round(HOLE_MARGIN * figure.stature)) + 1
+    # pixels near the figure are no source of colors, but those beyond replaced_mask stay unchanged
+    hole_mask, replaced_mask = (
         cv2.dilate(figure_mask, np.ones((dilation_side, dilation_side), np.uint8))
         for dilation_side in (kernel_side, 2 * kernel_side // 3 | 1)
     )
     scale = min(1.0, INPAINTED_STATURE / figure.stature)
     small_size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small_image = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA)
-    is_hole = cv2.resize(np.float32(hidden_mask), small_size, interpolation=cv2.INTER_AREA) > 0.01
+    is_hole = cv2.resize(np.float32(hole_mask), small_size, interpolation=cv2.INTER_AREA) > 0.01
     background = cv2.resize(inpaint(small_image, is_hole), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     weight = cv2.GaussianBlur(np.float32(replaced_mask), (kernel_side, kernel_side), 0)
     weight = np.maximum(weight, figure_mask)[..., None]
@@ -355,11 +366,11 @@ def _limb_transform(
 
 def _trunk_transform(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The map of the trunk between corners (4, 2) in the order of TORSO_CORNERS."""
-    (source_up, source_hips, source_width), (target_up, target_hips, target_width) = (
+    (source_up, source_hips, source_shoulder_width), (target_up, target_hips, target_shoulder_width) = (
         (corners[:2].mean(0) - corners[2:].mean(0), corners[2:].mean(0), np.linalg.norm(corners[0] - corners[1]))
         for corners in (source, target)
     )
     ratio = np.linalg.norm(target_up) / max(np.linalg.norm(source_up), 1e-6)
     stretch = float(np.clip(ratio, *TRUNK_STRETCH_RANGE))
-    widening = float(np.clip(target_width / max(source_width, 1e-6), *TRUNK_WIDTH_RANGE))
+    widening = float(np.clip(target_shoulder_width / max(source_shoulder_width, 1e-6), *TRUNK_WIDTH_RANGE))
     return _stretch_between(source_up, target_up, (stretch, widening), source_hips, target_hips)

@@ -21,7 +21,8 @@ from zoo.families.magicdance.family import MagicDance
 from zoo.families.magicdance.renderers.animator import Animator, FaceFeatures, densepose_to_rgb, head_boxes
 
 COND_DROP_PROB = 0.25  # of the music, for classifier-free guidance (EDGE's public code)
-CENTER_JITTER, SCALE_JITTER = 0.06, 0.1  # standard deviations of face boxes: in sides, and of the log of the side
+# standard deviations of head boxes: of the center, in sides, and of the side's logarithm
+CENTER_JITTER, SCALE_JITTER = 0.06, 0.1
 CONTACT_THRESHOLD = 0.95  # a foot with a higher predicted contact should not move
 # EDGE eq. 6 and appendix C, as in its public code
 LOSS_WEIGHTS = {"reconstruction": 0.636, "velocity": 2.964, "joints": 0.646, "feet": 10.942}
@@ -66,8 +67,8 @@ class MotionStage(Stage):
         """EDGE's four losses at a random timestep for each clip, weighted."""
         family = self.family
         x0 = family.normalizer(batch["motion"])
-        beats = [row.nonzero()[:, 0].numpy() / float(batch["fps"]) for row in batch["beats"].cpu()]
-        music = family.music_condition(batch["music"], batch["music_rate"], beats, x0.shape[1])
+        beat_times = [beat_flags.nonzero()[:, 0].numpy() / float(batch["fps"]) for beat_flags in batch["beats"].cpu()]
+        music = family.music_condition(batch["music"], batch["music_rate"], beat_times, x0.shape[1])
         t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         keep = torch.rand(len(x0), device=x0.device) >= COND_DROP_PROB
         noisy_sample = add_training_noise(x0, t, family.schedule)
@@ -81,8 +82,8 @@ def motion_losses(prediction: Tensor, x0: Tensor, denormalize: Callable[[Tensor]
     """EDGE's losses, not weighted, of normalised motions (B, T, 151).
 
     reconstruction: of all values. velocity: of differences between frames, without contacts. joints: of positions by
-    forward kinematics, m^2. feet: squared steps of the foot joints that the prediction says are in contact, m^2 per
-    frame.
+    forward kinematics, m^2. feet: squared displacements from frame to frame, m^2, of the foot joints that the
+    prediction says are in contact.
     """
     reconstruction = (prediction - x0).square().mean()
     velocity = (prediction[..., 4:].diff(dim=1) - x0[..., 4:].diff(dim=1)).square().mean()
@@ -91,12 +92,12 @@ def motion_losses(prediction: Tensor, x0: Tensor, denormalize: Callable[[Tensor]
     with torch.no_grad():
         _, target_root, target_rotations = unpack(denormalize(x0))
         target_joints = forward_kinematics(target_rotations, target_root)
-    steps = joints[:, :, FEET].diff(dim=1).square()
-    slips = torch.where(contacts[:, :-1, :, None] > CONTACT_THRESHOLD, steps, 0)
+    squared_steps = joints[:, :, FEET].diff(dim=1).square()
+    squared_slips = torch.where(contacts[:, :-1, :, None] > CONTACT_THRESHOLD, squared_steps, 0)
     # EDGE averages over all T frames, the last of which has no step
-    feet = slips.sum(dim=1).mean() / joints.shape[1]
+    foot_error = squared_slips.sum(dim=1).mean() / joints.shape[1]
     joint_error = (joints - target_joints).square().mean()
-    return {"reconstruction": reconstruction, "velocity": velocity, "joints": joint_error, "feet": feet}
+    return {"reconstruction": reconstruction, "velocity": velocity, "joints": joint_error, "feet": foot_error}
 
 
 class _RendererStage(DenoisingStage):
@@ -122,38 +123,40 @@ class _RendererStage(DenoisingStage):
     ) -> dict[str, Tensor]:
         """Denoising loss of latents (B, C, F, h, w), whose frames have DensePose parts (B, F, H, W).
 
-        reference_latents (B, C, h, w): of the reference images, whose faces are in boxes (B, 4).
+        reference_latents (B, C, h, w): of the reference images, whose heads are in boxes (B, 4), of `head_boxes`.
+        independent_frames: frames are images, not a video.
         """
-        animator, background = self.animator, self.animator.background
-        reference = background.encode_reference(reference_latents)
+        animator = self.animator
+        reference = animator.background.encode_reference(reference_latents)
         if animator.head_drop_prob and faces is not None:
             num_references = len(reference_latents)
             is_masked = torch.rand(num_references, device=reference_latents.device) < animator.head_drop_prob
             reference = animator.mask_heads(reference, boxes, faces, is_masked)
-        reference = animator.paste_faces(background.with_pose(reference, parts), faces, parts)
-        x0 = background.to_residual(latents, reference)
+        reference = animator.background.with_pose(reference, parts)
+        reference = animator.paste_faces(reference, faces, parts)
+        x0 = animator.background.to_residual(latents, reference)
         text = animator.text_encoder([""]).to(x0.device).expand(len(x0), -1, -1)
         pose_features = animator.controlnet.encode_condition(densepose_to_rgb(parts))
-        # the last samples of a batch, which is in random order, lose their condition
-        num_conditioned = len(x0) - int((torch.rand(len(x0)) < self.cond_drop_prob).sum())
+        # the last samples of a batch, which is in random order, lose their reference and face
+        num_with_condition = len(x0) - int((torch.rand(len(x0)) < self.cond_drop_prob).sum())
         face_tokens = None
         if faces is not None:
-            is_conditioned = torch.arange(len(x0), device=x0.device) < num_conditioned
-            face_tokens = faces.tokens * is_conditioned[:, None, None]
+            has_condition = torch.arange(len(x0), device=x0.device) < num_with_condition
+            face_tokens = faces.tokens * has_condition[:, None, None]
         noisy_sample = self.add_noise(x0, animator.noise_schedule)
-        conditions = reference.map(lambda value: value[:num_conditioned])
+        reference = reference.map(lambda tensor: tensor[:num_with_condition])
         model_output = animator.predict(
-            noisy_sample.x, noisy_sample.t, conditions, pose_features, face_tokens, text, independent_frames
+            noisy_sample.x, noisy_sample.t, reference, pose_features, face_tokens, text, independent_frames
         )
         return self.denoising_loss(model_output, noisy_sample)
 
 
 def jitter_boxes(boxes: Tensor) -> Tensor:
-    """Jitter exact boxes (B, 4) as a detector does. The deviations are those of most of 55 images of the world."""
-    center, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    center = center + CENTER_JITTER * side * torch.randn_like(center)
-    half = side / 2 * (SCALE_JITTER * torch.randn_like(side[:, :1])).exp()
-    return torch.cat([center - half, center + half], 1)
+    """Jitter exact boxes (B, 4) as a detector does. The standard deviations match most of 55 images of the world."""
+    center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    center = center + CENTER_JITTER * size * torch.randn_like(center)
+    half_size = size / 2 * (SCALE_JITTER * torch.randn_like(size[:, :1])).exp()
+    return torch.cat([center - half_size, center + half_size], 1)
 
 
 class ImageStage(_RendererStage):
@@ -237,26 +240,32 @@ class VideoStage(_RendererStage):
     def trainable_paths(cls, family: MagicDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """The motion modules, and perhaps the rest of the U-Net."""
         unet = family.animator.unet
-        modules = unet.temporal_modules() | (unet.spatial_modules() if train_spatial_layers else {})
-        return [f"animator.unet.{path}" for path in modules]
+        trained_modules = unet.temporal_modules() | (unet.spatial_modules() if train_spatial_layers else {})
+        return [f"animator.unet.{path}" for path in trained_modules]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss of a random window of each clip, given a random frame."""
-        frames, parts, num_frames = batch["frames"], batch["parts"], self.animator.num_frames
-        if frames.shape[1] < num_frames:
+        frames, parts, window_length = batch["frames"], batch["parts"], self.animator.num_frames
+        if frames.shape[1] < window_length:
             raise ValueError(
-                f"clips of {frames.shape[1]} frames are shorter than windows of {num_frames}: set clip.num_frames"
+                f"clips of {frames.shape[1]} frames are shorter than windows of {window_length}: set clip.num_frames"
             )
         (latents,) = self.latent_cache.get_or_compute(
             batch["key"], lambda index: (self.animator.codec.encode(frames[index]),)
         )
         latents = latents.to(frames.device)
-        clip = torch.arange(len(frames), device=frames.device)
-        reference = torch.randint(frames.shape[1], (len(frames),), device=frames.device)
-        start = torch.randint(frames.shape[1] - num_frames + 1, (len(frames), 1), device=frames.device)
-        window = start + torch.arange(num_frames, device=frames.device)
-        boxes = jitter_boxes(head_boxes(parts[clip, reference]))
+        clip_index = torch.arange(len(frames), device=frames.device)
+        reference_index = torch.randint(frames.shape[1], (len(frames),), device=frames.device)
+        start = torch.randint(frames.shape[1] - window_length + 1, (len(frames), 1), device=frames.device)
+        window_indices = start + torch.arange(window_length, device=frames.device)
+        boxes = jitter_boxes(head_boxes(parts[clip_index, reference_index]))
         with torch.no_grad():
-            faces = self.animator.encode_faces(frames[clip, reference], boxes)
-        x0 = latents[clip[:, None], window].movedim(1, 2)
-        return self.renderer_loss(x0, latents[clip, reference], faces, boxes, parts[clip[:, None], window])
+            faces = self.animator.encode_faces(frames[clip_index, reference_index], boxes)
+        window_latents = latents[clip_index[:, None], window_indices].movedim(1, 2)
+        return self.renderer_loss(
+            window_latents,
+            latents[clip_index, reference_index],
+            faces,
+            boxes,
+            parts[clip_index[:, None], window_indices],
+        )

@@ -26,7 +26,7 @@ class WallClockLimit(Callback):
         self.deadline = deadline
 
     def on_train_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The first process decides, after a whole step."""
         if _is_step_end(trainer, batch_idx) and trainer.strategy.broadcast(time.monotonic() >= self.deadline):
@@ -34,42 +34,43 @@ class WallClockLimit(Callback):
 
 
 class CheckpointSaver(Callback):
-    """Writes step_0001000.ckpt every so many steps and at the end, and `last.ckpt` as another name of the newest."""
+    """Writes step_0001000.ckpt every so many steps and at the end. `last.ckpt` is a hard link to the newest."""
 
-    def __init__(self, folder: Path, every: int, keep: int, config: str, stage: str):
+    def __init__(self, folder: Path, every: int, keep: int, config: str, stage_name: str):
         """every: steps between files; keep: step files left in the folder; config: resolved, as YAML text."""
         self.folder, self.every, self.keep = folder, every, keep
-        self.config, self.stage = config, stage
-        self._saved = -1
+        self.config, self.stage_name = config, stage_name
+        self._last_saved_step = -1
 
-    def on_save_checkpoint(self, trainer: Trainer, stage: LightningModule, checkpoint: dict) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         """Everything `sample.py` needs besides the weights."""
-        checkpoint["config"], checkpoint["stage"] = self.config, self.stage
+        checkpoint["config"], checkpoint["stage"] = self.config, self.stage_name
 
     def on_train_batch_end(
-        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save here and nowhere else: Lightning knows how to go on from this point of its loop."""
         if not _is_step_end(trainer, batch_idx):
             return
         step = trainer.global_step
         is_last = trainer.should_stop or step >= trainer.max_steps
-        if step == self._saved or not (is_last or step % self.every == 0):
+        if step == self._last_saved_step or not (is_last or step % self.every == 0):
             return
-        self._saved = step
+        self._last_saved_step = step
         file = self.folder / f"step_{step:07d}.ckpt"
         trainer.save_checkpoint(file)
         if trainer.is_global_zero:
-            self._point_last_at(file)
+            self._link_last_and_prune(file)
 
-    def _point_last_at(self, file: Path) -> None:
-        with replacing(self.folder / "last.ckpt") as temporary:
+    def _link_last_and_prune(self, file: Path) -> None:
+        """Make `last.ckpt` a link to a step file, or its copy, and delete all but the newest `keep` step files."""
+        with replacing(self.folder / "last.ckpt") as temporary_link:
             try:
-                os.link(file, temporary)
+                os.link(file, temporary_link)
             except OSError:  # a file system without hard links
-                shutil.copyfile(file, temporary)
-        for old in sorted(self.folder.glob("step_*.ckpt"))[: -self.keep or None]:
-            old.unlink(missing_ok=True)
+                shutil.copyfile(file, temporary_link)
+        for outdated in sorted(self.folder.glob("step_*.ckpt"))[: -self.keep or None]:
+            outdated.unlink(missing_ok=True)
 
 
 class ProgressBar(Callback):
@@ -79,26 +80,26 @@ class ProgressBar(Callback):
         """clips_per_step: over all processes; deadline: as `time.monotonic()` counts."""
         self.name, self.log_every, self.clips_per_step, self.deadline = name, log_every, clips_per_step, deadline
         self._bar: tqdm | None = None
-        self._since = (0.0, 0)
+        self._last_log_time, self._last_log_step = 0.0, 0  # seconds of `time.monotonic()`
 
-    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin where a resumed run left off."""
-        self._since = (time.monotonic(), trainer.global_step)
+        self._last_log_time, self._last_log_step = time.monotonic(), trainer.global_step
         if trainer.is_global_zero:
-            is_log = not sys.stderr.isatty()
+            is_terminal = sys.stderr.isatty()
             self._bar = tqdm(
                 total=trainer.max_steps, initial=trainer.global_step, desc=self.name, unit="step", dynamic_ncols=True,
-                mininterval=30 if is_log else 0.2, maxinterval=30 if is_log else 10, miniters=1,
+                mininterval=0.2 if is_terminal else 30, maxinterval=10 if is_terminal else 30, miniters=1,
             )  # fmt: skip
 
-    def on_train_batch_end(self, trainer: Trainer, stage: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Move the bar by whole optimiser steps and log the speed."""
         step = trainer.global_step
-        if step % self.log_every == 0 and step > self._since[1]:
+        if step % self.log_every == 0 and step > self._last_log_step:
             now = time.monotonic()
-            speed = (step - self._since[1]) / (now - self._since[0])
-            self._since = (now, step)
-            stage.log("train/clips_per_second", speed * self.clips_per_step, batch_size=1)
+            steps_per_second = (step - self._last_log_step) / (now - self._last_log_time)
+            self._last_log_time, self._last_log_step = now, step
+            pl_module.log("train/clips_per_second", steps_per_second * self.clips_per_step, batch_size=1)
             if self._bar is not None:
                 postfix = {"loss": f"{float(trainer.callback_metrics.get('train/loss', float('nan'))):.4f}"}
                 if "val/loss" in trainer.callback_metrics:

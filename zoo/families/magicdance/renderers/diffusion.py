@@ -31,15 +31,16 @@ class DiffusionRenderer(Renderer):
     ):
         """fallback: draws where no figure is found or no image is given; None: `begin` raises a ValueError instead.
         face: (3, H, W) uint8, an image of one whole figure whose face the dancer gets (sec. 4). use_alignment: fit the
-        motion to the figure (sec. 3.2), else a baseline. Raises ValueError where no face encoder was trained.
+        motion to the figure (sec. 3.2), else see `standard_placement`. Raises ValueError where a face is given and no
+        face encoder was trained.
         """
         self.animator, self.detector, self.fallback = animator, detector, fallback
         self.use_alignment = use_alignment
-        self.face: FaceFeatures | None = None
+        self.face: FaceFeatures | None = None  # of another figure
         if face is not None:
             if animator.face is None:
                 raise ValueError("this checkpoint has no face encoder")
-            self.face = self._encode_face(*self._aligned(face))
+            self.face = self._encode_face(*self._align(face))
 
     @classmethod
     def build(
@@ -52,41 +53,41 @@ class DiffusionRenderer(Renderer):
                 "renderer=diffusion: this checkpoint was trained without it; train with renderer=diffusion"
             )
         assert detector is not None, "its configuration says needs_detector"
-        path, use_alignment = options.get("face"), options.get("align", True)
+        face_path, use_alignment = options.get("face"), options.get("align", True)
         if not isinstance(use_alignment, bool):
             raise ValueError(f"renderer.align={use_alignment}: use true or false")
-        if path is None:
+        if face_path is None:
             return cls(family.animator, detector, fallback, use_alignment=use_alignment)
-        if not Path(path).is_file():
-            raise ValueError(f"renderer.face={path}: there is no such file")
+        if not Path(face_path).is_file():
+            raise ValueError(f"renderer.face={face_path}: there is no such file")
         try:
-            face = torch.from_numpy(read_image(Path(path))).permute(2, 0, 1)
-            return cls(family.animator, detector, fallback, face, use_alignment)
+            face_image = torch.from_numpy(read_image(Path(face_path))).permute(2, 0, 1)
+            return cls(family.animator, detector, fallback, face_image, use_alignment)
         except ValueError as error:
-            raise ValueError(f"renderer.face={path}: {error}") from None
+            raise ValueError(f"renderer.face={face_path}: {error}") from None
 
     def begin(self, image: Tensor | None, fps: Fraction, seed: int) -> RenderSession:
         """See `Renderer`. Without a fallback, raises ValueError unless the image shows one whole figure."""
         try:
             if image is None:
                 raise ValueError("renderer=diffusion moves the figure of an image: give image=FILE")
-            reference, alignment = self._aligned(image)
+            square_image, alignment = self._align(image)
         except ValueError:
             if self.fallback is None:
                 raise
             return self.fallback.begin(image, fps, seed)
-        face = self._encode_face(reference, alignment) if self.face is None else self.face
-        return DiffusionSession(self.animator, reference, alignment, face, seed, face_swapped=self.face is not None)
+        face = self._encode_face(square_image, alignment) if self.face is None else self.face
+        return DiffusionSession(self.animator, square_image, alignment, face, seed, face_swapped=self.face is not None)
 
-    def _aligned(self, image: Tensor) -> tuple[Tensor, Alignment]:
+    def _align(self, image: Tensor) -> tuple[Tensor, Alignment]:
         """An image (3, H, W) uint8 as (1, 3, S, S) in [-1, 1], and where its figure is."""
         resolution = self.animator.resolution
-        large = pad_to_square(image.cpu(), max(resolution, min(MAX_DETECTION_SIDE, max(image.shape[1:]))))
-        alignment = align(large.permute(1, 2, 0).numpy(), self.detector, resolution)
+        detection_image = pad_to_square(image.cpu(), max(resolution, min(MAX_DETECTION_SIDE, max(image.shape[1:]))))
+        alignment = align(detection_image.permute(1, 2, 0).numpy(), self.detector, resolution)
         check_quality(alignment.quality)
         if not self.use_alignment:
             alignment = standard_placement(alignment)
-        return pad_to_square(large, resolution)[None].to(self.animator.device).float() / 127.5 - 1, alignment
+        return pad_to_square(detection_image, resolution)[None].to(self.animator.device).float() / 127.5 - 1, alignment
 
     @torch.no_grad()
     def _encode_face(self, image: Tensor, alignment: Alignment) -> FaceFeatures | None:
@@ -114,10 +115,12 @@ class DiffusionSession(RenderSession):
         reference = animator.background.encode_reference(animator.codec.encode(image))
         reference = animator.background.with_pixel_residual(reference, image, animator.codec)
         if face_swapped and animator.head_drop_prob:
-            box = torch.from_numpy(alignment.face)[None].to(image.device)
-            reference = animator.mask_heads(reference, box, face, torch.ones(1, dtype=torch.bool, device=box.device))
+            head_box = torch.from_numpy(alignment.face)[None].to(image.device)
+            is_masked = torch.ones(1, dtype=torch.bool, device=head_box.device)
+            reference = animator.mask_heads(reference, head_box, face, is_masked)
         self.reference = reference
-        self.context: tuple[Tensor, Tensor] | None = None  # parts and latents of the last frames
+        self.context_parts: Tensor | None = None  # (K, S, S): DensePose parts of the last frames
+        self.context_latents: Tensor | None = None  # (K, C, h, w): their latents
 
     def draw(self, motion: Tensor) -> Tensor:
         """See `RenderSession`."""
@@ -126,17 +129,19 @@ class DiffusionSession(RenderSession):
     def render_parts(self, parts: Tensor) -> Tensor:
         """The next frames (F, 3, S, S) uint8, with the body where the DensePose parts (F, S, S) 0..24 are."""
         frames, animator = [], self.animator
-        pending = parts.to(animator.device)
-        while len(pending):
-            num_context = 0 if self.context is None else len(self.context[0])
-            parts, pending = pending[: animator.num_frames - num_context], pending[animator.num_frames - num_context :]
-            num_new = len(parts)
-            context_latents = None
-            if self.context is not None:
-                parts, context_latents = torch.cat([self.context[0], parts]), self.context[1]
-            latents = animator.sample_window(self.reference, self.face, parts, context_latents, self.generator)
+        pending_parts = parts.to(animator.device)
+        while len(pending_parts):
+            num_context = 0 if self.context_parts is None else len(self.context_parts)
+            num_new = min(animator.num_frames - num_context, len(pending_parts))
+            window_parts, pending_parts = pending_parts[:num_new], pending_parts[num_new:]
+            if self.context_parts is not None:
+                window_parts = torch.cat([self.context_parts, window_parts])
+            latents = animator.sample_window(
+                self.reference, self.face, window_parts, self.context_latents, self.generator
+            )
             pixel_residual = animator.background.frame_pixel_residual(latents[-num_new:], self.reference)
             frames.append(animator.codec.decode(latents[-num_new:], pixel_residual).cpu())
             if animator.num_context_frames:
-                self.context = parts[-animator.num_context_frames :], latents[-animator.num_context_frames :]
+                self.context_parts = window_parts[-animator.num_context_frames :]
+                self.context_latents = latents[-animator.num_context_frames :]
         return torch.cat(frames)
