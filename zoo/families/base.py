@@ -142,6 +142,11 @@ class MotionGenerator(ABC):
     ) -> Iterator[Tensor]:
         """Yield blocks (T, 151) of un-normalised motion at `zoo.batch.MOTION_FPS`, `num_frames` in all."""
 
+    @property
+    def available_frames(self) -> int | None:
+        """Length of the motion where it is limited: then its last pose is held. None: any length."""
+        return None
+
     def notes(self, music: MusicFeatures, prompt: str) -> list[str]:
         """Lines to print before the dance: choices made for the user, and inputs that are ignored."""
         return []

@@ -9,6 +9,7 @@ from pathlib import Path
 from zoo.files import resource_root, user_path
 
 VIDEO_SUFFIXES, MOTION_SUFFIXES = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
+READABLE_MOTION_SUFFIXES = (*MOTION_SUFFIXES, ".pkl", ".txt", ".json")
 NTSC_NOMINAL_RATES = (24, 30, 48, 60, 120)  # their x1000/1001 rates are usually written with two or three decimals
 PRECISIONS = ("fp32", "bf16")
 

@@ -19,6 +19,7 @@ from zoo.body.motion_io.retarget import REQUIRED_JOINTS, retarget, to_motion_rat
 from zoo.body.skeleton import JOINTS, OFFSETS, PARENTS, STANDING, unpack
 
 _CENTIMETRES_PER_METRE = 100.0
+MAX_VALUES = 8_000_000  # channels or joints times frames of a file that is read: 20 minutes of 100 channels at 60 Hz
 _END_SITES = {
     10: (0, 0, 5),
     11: (0, 0, 5),
@@ -92,7 +93,9 @@ def _parse(text: str) -> tuple[list[_Node], np.ndarray, float]:
         else:
             raise ValueError(f"it is not a BVH file: unknown keyword '{token}'")
     num_frames, frame_seconds = int(header[1]), float(header[2])
-    values = np.array(motion[header.end() :].split(), float)
+    if num_frames * max(num_columns, len(nodes)) > MAX_VALUES:
+        raise ValueError(f"{num_frames} frames of {len(nodes)} joints are more than {MAX_VALUES} values")
+    values = _read_numbers(motion[header.end() :])
     if not num_frames or frame_seconds <= 0 or values.size < num_frames * num_columns:
         raise ValueError(
             f"it is broken: the header announces {num_frames} frames of {num_columns} values, "
@@ -101,6 +104,16 @@ def _parse(text: str) -> tuple[list[_Node], np.ndarray, float]:
     # some exporters write one frame too many
     values = values[: num_frames * num_columns].reshape(num_frames, num_columns)
     return nodes, values, frame_seconds
+
+
+def _read_numbers(text: str) -> np.ndarray:
+    """Numbers between white space, without a string object for each. Raises ValueError for anything else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return np.fromstring(text, float, sep=" ")
+        except DeprecationWarning:
+            raise ValueError("it is broken: its frames hold something that is not a number") from None
 
 
 def _kinematics(nodes: list[_Node], frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -195,11 +208,19 @@ def _begins_with_setup_pose(local: Tensor) -> bool:
     return len(mean_change) > 2 and bool(mean_change[0] > 0.2 and mean_change[0] > 10 * mean_change[1:].median())
 
 
+def _is_own(nodes: list[_Node]) -> bool:
+    """Whether these are the joints and bones that `write_bvh` writes."""
+    bones = {node.name: node.offset / _CENTIMETRES_PER_METRE for node in nodes}
+    return set(bones) == set(JOINTS) and all(
+        np.allclose(bones[joint], offset, atol=1e-6) for joint, offset in zip(JOINTS, OFFSETS.tolist(), strict=True)
+    )
+
+
 def read_bvh(path: Path | str) -> Tensor:
     """Read a humanoid BVH (CMU, Mixamo, SMPL and similar names) as motion (T, 151) at 30 Hz, standing on the floor.
 
-    Any unit, channel order, up axis and frame rate. A T-pose put before the motion is left out. Raises
-    ValueError for a file that is not BVH, or whose skeleton cannot be matched.
+    Any unit, channel order, up axis and frame rate. A T-pose put before the motion is left out. A file of `write_bvh`
+    keeps its height and all frames. Raises ValueError for a file that is not BVH, or whose skeleton cannot be matched.
     """
     try:
         nodes, frames, frame_seconds = _parse(Path(path).read_text(errors="replace"))
@@ -212,10 +233,11 @@ def read_bvh(path: Path | str) -> Tensor:
             {joint: rest_positions[node] for joint, node in matches.items()},
             (positions[matches[1]] + positions[matches[2]]) / 2,
         )
+        is_own = _is_own(nodes)
+        first_frame = 0 if is_own else int(_begins_with_setup_pose(local))
+        return to_motion_rate(local[first_frame:], root[first_frame:], 1 / frame_seconds, on_floor=not is_own)
     except (ValueError, IndexError, StopIteration, RuntimeError) as error:
         raise ValueError(f"cannot read {path}: {error or 'it is not a BVH file'}") from None
-    first_frame = int(_begins_with_setup_pose(local))
-    return to_motion_rate(local[first_frame:], root[first_frame:], 1 / frame_seconds)
 
 
 # writing -------------------------------------------------------------------------------------------------------------

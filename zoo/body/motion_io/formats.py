@@ -1,4 +1,4 @@
-"""Motion files by suffix: writes .bvh, .glb, .npz; reads .bvh, .npz, AIST++ .pkl, DeepMimic .txt and .json."""
+"""Motion files by suffix: writes .bvh, .glb, .npz; reads these, AIST++ .pkl, DeepMimic .txt and .json."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from zoo.body.motion_io.bvh import read_bvh, write_bvh
-from zoo.body.motion_io.gltf import write_glb
+from zoo.body.motion_io.gltf import read_glb, write_glb
 from zoo.body.motion_io.mocap import read_aistpp_pickle, read_deepmimic, read_npz, write_npz
 from zoo.body.render.appearance import Appearance, vertex_colors
 from zoo.body.render.rasterizer import clothed_body
@@ -14,18 +14,23 @@ from zoo.files import replacing
 
 READERS = {
     ".bvh": read_bvh,
+    ".glb": read_glb,
     ".npz": read_npz,
     ".pkl": read_aistpp_pickle,
     ".txt": read_deepmimic,
     ".json": read_deepmimic,
 }
 WRITABLE_SUFFIXES = (".bvh", ".glb", ".npz")
+MAX_FILE_BYTES = 128 * 2**20
+MAX_OBJECT_FILE_BYTES = 16 * 2**20  # of formats whose values become Python objects first, which take much memory
+OBJECT_SUFFIXES = (".pkl", ".txt", ".json")
 
 
 def read_motion(path: Path | str) -> Tensor:
-    """Read a motion file as motion (T, 151) float32 at 30 Hz, standing on the floor.
+    """Read a motion file as motion (T, 151) float32 at 30 Hz.
 
-    Raises ValueError for a missing file, an unknown suffix or unexpected content.
+    Its lowest foot stands on the floor; files of `write_motion` are read as they were written. Raises ValueError for a
+    missing file, an unknown suffix, unexpected content, and a file that is too large.
     """
     path = Path(path)
     reader = READERS.get(path.suffix.lower())
@@ -33,6 +38,9 @@ def read_motion(path: Path | str) -> Tensor:
         raise ValueError(f"cannot read motion from {path}: its suffix is none of {' '.join(READERS)}")
     if not path.is_file():
         raise ValueError(f"cannot read motion from {path}: there is no such file")
+    max_bytes = MAX_OBJECT_FILE_BYTES if path.suffix.lower() in OBJECT_SUFFIXES else MAX_FILE_BYTES
+    if path.stat().st_size > max_bytes:
+        raise ValueError(f"cannot read {path}: it is larger than {max_bytes // 2**20} MiB")
     return reader(path)
 
 

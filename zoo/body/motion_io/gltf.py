@@ -1,24 +1,28 @@
-"""Write an animated body as one glTF 2.0 binary file: mesh, skeleton, skin weights and animation.
+"""Write an animated body as one glTF 2.0 binary file: mesh, skeleton, skin weights and animation; read its motion.
 
 glTF has Y up, metres, and faces +Z, which is the rest frame of all bodies here; importers turn it upright.
 """
 
 import json
+import math
 import struct
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from zoo.batch import MOTION_FPS
+from zoo.body.motion_io.retarget import to_motion_rate
 from zoo.body.render.mesh import Body
-from zoo.body.skeleton import JOINTS, PARENTS, STANDING, quaternion_from_matrix, unpack
+from zoo.body.skeleton import JOINTS, PARENTS, STANDING, matrix_from_quaternion, quaternion_from_matrix, unpack
 
 # component types and buffer targets of the specification, sec. 3.6.2 and 5.11
 _COMPONENT_TYPES = {np.dtype("u1"): 5121, np.dtype("<u2"): 5123, np.dtype("<u4"): 5125, np.dtype("<f4"): 5126}
 _ACCESSOR_TYPES = {(): "SCALAR", (2,): "VEC2", (3,): "VEC3", (4,): "VEC4", (4, 4): "MAT4"}
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _NUM_INFLUENCES = 4  # joints a vertex; more are allowed, but few programs read them
+MAX_JSON_BYTES = 4 * 2**20  # of a file that is read; ours has some thousand
 _GAMMA = 2.2  # of sRGB vertex colors
 _BODY_COLOR = [0.62, 0.52, 0.46, 1.0]  # linear RGBA of bodies without vertex colors
 
@@ -110,7 +114,11 @@ def write_glb(path: Path | str, motion: Tensor, body: Body, colors: np.ndarray |
     nodes.append({"name": body.name, "mesh": 0, "skin": 0})
     base_color = [1.0, 1.0, 1.0, 1.0] if colors is not None else _BODY_COLOR
     document = {
-        "asset": {"version": "2.0", "generator": "DanceZoo"},
+        "asset": {
+            "version": "2.0",
+            "generator": "DanceZoo",
+            "extras": {"leg_scale": float(body.leg_scale), "sole_offset": float(body.sole_offset)},  # `Body.scale_root`
+        },
         "scene": 0,
         "scenes": [{"nodes": [0, len(JOINTS)]}],
         "nodes": nodes,
@@ -131,3 +139,57 @@ def write_glb(path: Path | str, motion: Tensor, body: Body, colors: np.ndarray |
     chunks = struct.pack("<I4s", len(json_chunk), b"JSON") + json_chunk
     chunks += struct.pack("<I4s", len(buffer.data), b"BIN\0") + bytes(buffer.data)
     Path(path).write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+
+
+def read_glb(path: Path | str) -> Tensor:
+    """Read the motion (T, 151) at 30 Hz of a file of `write_glb`, at its height.
+
+    Raises ValueError for any other content: also for a .glb of another program, whose rest pose may be any.
+    """
+    try:
+        document, binary = _parse(Path(path).read_bytes())
+        extras = document["asset"].get("extras", {})
+        leg_scale, sole_offset = extras.get("leg_scale"), extras.get("sole_offset")
+        names = [node.get("name") for node in document["nodes"][: len(JOINTS)]]
+        if names != JOINTS or not isinstance(leg_scale, float) or not isinstance(sole_offset, float) or leg_scale <= 0:
+            raise ValueError("of .glb files, only those that DanceZoo writes can be read")
+        animation = document["animations"][0]
+        values = {}
+        for channel in animation["channels"]:
+            sampler, target = animation["samplers"][channel["sampler"]], channel["target"]
+            key = (target["node"], target["path"])
+            values[key] = _accessor(document, binary, sampler["output"], 3 if key == (0, "translation") else 4)
+        pelvis = torch.from_numpy(values[0, "translation"])
+        quaternions = torch.stack([torch.from_numpy(values[joint, "rotation"]) for joint in range(len(JOINTS))], 1)
+        local = matrix_from_quaternion(quaternions[..., [3, 0, 1, 2]])
+        standing = STANDING.double()
+        local = torch.cat([(standing @ local[:, 0])[:, None], local[:, 1:]], 1)
+        root = (pelvis @ standing.T - torch.tensor([0, 0, sole_offset])) / leg_scale
+        if len(root) != len(local):
+            raise ValueError("it is broken: its keyframes differ in number")
+        return to_motion_rate(local, root, MOTION_FPS, on_floor=False)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, struct.error) as error:
+        reason = str(error) if isinstance(error, ValueError) else "it is no .glb file that DanceZoo wrote"
+        raise ValueError(f"cannot read {path}: {reason}") from None
+
+
+def _parse(data: bytes) -> tuple[dict, bytes]:
+    """The JSON and the binary chunk of a file. Raises ValueError."""
+    magic, version, _, json_bytes, json_kind = struct.unpack_from("<4sII I4s", data)
+    if (magic, version, json_kind) != (b"glTF", 2, b"JSON") or json_bytes > MAX_JSON_BYTES:
+        raise ValueError("it is not a binary glTF 2.0 file")
+    try:
+        document = json.loads(data[20 : 20 + json_bytes])
+    except ValueError:
+        raise ValueError("it is broken: it has no JSON") from None
+    return document, data[28 + json_bytes :]
+
+
+def _accessor(document: dict, binary: bytes, index: int, width: int) -> np.ndarray:
+    """The array (T, width) float64 of an accessor of float32. Raises ValueError outside of the file."""
+    accessor = document["accessors"][index]
+    view, count = document["bufferViews"][accessor["bufferView"]], accessor["count"]
+    values = np.frombuffer(binary, "<f4", count * width, view["byteOffset"]).reshape(count, width).astype(np.float64)
+    if not math.isfinite(values.sum()):
+        raise ValueError("it has values that are not finite")
+    return values

@@ -3,6 +3,7 @@
 import json
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from zoo.body.skeleton import (
 AIST_FPS = 60
 # the pelvis joint of SMPL's mean body (metres, its own axes): SMPL rotates the body about it, then adds `trans`
 SMPL_PELVIS = torch.tensor([-0.00179506, -0.22333382, 0.02821918], dtype=torch.float64)
+MAX_ARRAY_BYTES = 256 * 2**20  # of one array of an npz, unpacked
 _NUM_BODY_JOINTS = 22  # that SMPL, SMPL-H and SMPL-X share; the hands after them differ
 
 # AIST++ --------------------------------------------------------------------------------------------------------------
@@ -76,7 +78,15 @@ def read_aistpp_pickle(path: Path | str) -> Tensor:
     standing = STANDING.double()
     local = torch.cat([(standing @ local[:, 0])[:, None], local[:, 1:]], 1)
     frame_step = AIST_FPS // MOTION_FPS
-    return to_motion_rate(local[::frame_step], (root_positions @ standing.T)[::frame_step], MOTION_FPS)
+    return _at_motion_rate(path, local[::frame_step], (root_positions @ standing.T)[::frame_step], MOTION_FPS)
+
+
+def _at_motion_rate(path: Path | str, local: Tensor, root: Tensor, fps: float, on_floor: bool = True) -> Tensor:
+    """As `to_motion_rate`, whose errors name the file."""
+    try:
+        return to_motion_rate(local, root, fps, on_floor)
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
 
 
 # SMPL and AMASS npz --------------------------------------------------------------------------------------------------
@@ -102,23 +112,44 @@ def write_npz(path: Path | str, motion: Tensor) -> None:
         )
 
 
+def _read_array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
+    """One array of numbers of an npz, float64. Raises KeyError, and ValueError before a huge one takes memory."""
+    try:
+        info = archive.getinfo(f"{key}.npy")
+    except KeyError:
+        raise KeyError(key) from None
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+    num_bytes = dtype.itemsize * int(np.prod(shape, dtype=object))
+    if dtype.kind not in "fiu" or not 0 <= num_bytes <= min(MAX_ARRAY_BYTES, info.file_size):
+        raise ValueError(f"its {key} is no array of numbers of at most {MAX_ARRAY_BYTES // 2**20} MiB")
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False).astype(np.float64)
+
+
 def read_npz(path: Path | str) -> Tensor:
     """Read a file of `write_npz` or of AMASS (SMPL 72, SMPL-H 156, SMPL-X 165 values a pose; hands are left out).
 
-    Raises ValueError for any other content.
+    A file of `write_npz`, which has `contacts`, keeps these and its height. Raises ValueError for any other content.
     """
+    contacts = None
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not an npz file")
-        with np.load(path, allow_pickle=False) as data:
-            poses, trans = (torch.from_numpy(data[key].astype(np.float64)) for key in ("poses", "trans"))
-            rate_keys = [key for key in ("mocap_framerate", "mocap_frame_rate", "fps") if key in data]
+        with zipfile.ZipFile(path) as archive:
+            poses, trans = (torch.from_numpy(_read_array(archive, key)) for key in ("poses", "trans"))
+            names = archive.namelist()
+            rate_keys = [key for key in ("mocap_framerate", "mocap_frame_rate", "fps") if f"{key}.npy" in names]
             if not rate_keys:
                 raise ValueError("it has no frame rate")
-            fps = float(data[rate_keys[0]])
+            fps = float(_read_array(archive, rate_keys[0]))
+            if "contacts.npy" in names and fps == MOTION_FPS:
+                contacts = torch.from_numpy(_read_array(archive, "contacts"))
     except KeyError as error:
         raise ValueError(f"cannot read {path}: it is not an SMPL motion, it has no {error}") from None
-    except (ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"cannot read {path}: {error or 'it is not an SMPL motion'}") from None
     if (
         poses.dim() != 2
@@ -129,12 +160,14 @@ def read_npz(path: Path | str) -> Tensor:
         raise ValueError(
             f"cannot read {path}: poses {tuple(poses.shape)} and trans {tuple(trans.shape)} are not SMPL's"
         )
-    if not len(poses) or fps <= 0:
-        raise ValueError(f"cannot read {path}: it has {len(poses)} frames at {fps} Hz")
     poses = poses.unflatten(-1, (-1, 3))
     if poses.shape[1] != len(JOINTS):
         poses = torch.cat([poses[:, :_NUM_BODY_JOINTS], torch.zeros(len(poses), 2, 3, dtype=poses.dtype)], 1)
-    return to_motion_rate(matrix_from_axis_angle(poses), trans + SMPL_PELVIS, fps)
+    is_own = contacts is not None and contacts.shape == (len(poses), 4) and bool(torch.isfinite(contacts).all())
+    motion = _at_motion_rate(path, matrix_from_axis_angle(poses), trans + SMPL_PELVIS, fps, on_floor=not is_own)
+    if is_own:
+        motion[:, :4] = contacts
+    return motion
 
 
 # DeepMimic -----------------------------------------------------------------------------------------------------------
@@ -185,7 +218,7 @@ def read_deepmimic(path: Path | str) -> Tensor:
         frames = torch.tensor(json.loads(Path(path).read_text())["Frames"], dtype=torch.float64)
         if frames.dim() != 2 or frames.shape[1] != 44 or not (frames[:, 0].mean() > 0):
             raise ValueError("frames of 44 values are expected")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:  # too deep, or numbers of too many digits
         raise ValueError(f"cannot read {path}: it is not a DeepMimic motion ({error})") from None
     rotations, rest, next_column = {}, {0: torch.zeros(3, dtype=frames.dtype)}, 4
     for joint, num_values in _DEEPMIMIC_JOINTS:
@@ -202,4 +235,5 @@ def read_deepmimic(path: Path | str) -> Tensor:
     for elbow, wrist in ((18, 20), (19, 21)):
         rotations[wrist] = rotations[elbow]
     local, root = retarget(rotations, rest, frames[:, 1:4], OFFSETS)  # its hips are level with its root
-    return to_motion_rate(local, root, 1 / float(frames[:, 0].median()))
+    seconds = float(frames[:, 0].median())
+    return _at_motion_rate(path, local, root, 1 / seconds if seconds > 0 else 0.0)

@@ -25,6 +25,8 @@ from zoo.body.skeleton import (
     unpack,
 )
 
+MAX_SECONDS = 1200  # of a motion: longer ones take more memory than any dance needs
+MAX_COORDINATE = 1000.0  # metres from the origin
 # (hip, knee, ankle) twice, (shoulder, elbow, wrist) twice
 _LIMB_CHAINS = ((1, 4, 7), (2, 5, 8), (16, 18, 20), (17, 19, 21))
 _ANKLE_AND_TOES = ((7, 10), (8, 11))
@@ -122,11 +124,20 @@ def retarget(
     return local, world_hips - world_rotations[0] @ hip_offset
 
 
-def to_motion_rate(local: Tensor, root: Tensor, fps: float) -> Tensor:
-    """Motion (T, 151) float32 at 30 Hz on the floor, from rotations (S, 24, 3, 3) and root (S, 3) at `fps`."""
+def to_motion_rate(local: Tensor, root: Tensor, fps: float, on_floor: bool = True) -> Tensor:
+    """Motion (T, 151) float32 at 30 Hz, from rotations (S, 24, 3, 3) and root (S, 3) at `fps`.
+
+    on_floor: raise or lower it until its lowest foot stands on the floor. Raises ValueError for no frames, values that
+    are not finite, and a motion that is too long.
+    """
+    if not len(root) or not 0 < fps < float("inf") or len(root) / fps > MAX_SECONDS:
+        raise ValueError(f"it has {len(root)} frames at {fps:g} Hz; a motion lasts at most {MAX_SECONDS} s")
+    if not (torch.isfinite(local).all() and bool((root.abs() <= MAX_COORDINATE).all())):
+        raise ValueError(f"it has values that are not finite, or leads farther than {MAX_COORDINATE:g} m")
     if abs(fps - round(fps)) < 0.02:  # "Frame Time: 0.008333" means 120, but 29.97 means 29.97
         fps = round(fps)
     num_frames = int((len(root) - 1) / fps * MOTION_FPS + 1e-6) + 1
     motion = resample(pack(local, root), torch.arange(num_frames, dtype=torch.float64) / MOTION_FPS, fps)
     _, root, local = unpack(motion)
-    return put_on_floor(pack(local, root)).float()
+    motion = pack(local, root)
+    return (put_on_floor(motion) if on_floor else motion).float()

@@ -23,11 +23,13 @@ from zoo.families.magicdance.long_form import (
     WINDOW_FRAMES,
     MotionMask,
     crossfade,
+    ease_edges,
     long_form,
     num_windows,
     resample_music,
 )
 from zoo.families.magicdance.motions.diffusion import DiffusionMotion
+from zoo.families.magicdance.motions.edit import EditedMotion, KeptPart
 from zoo.families.magicdance.renderers.animator import Animator, upgrade_animator
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
 from zoo.families.renderer import Renderer, RenderSession
@@ -108,6 +110,11 @@ class MagicDance(Family, MotionGenerator):
         """Blocks (T, 151) of motion, `num_frames` in all, by the chosen generator, at first the diffuser."""
         return self.motion_generator.generate_motion(music, num_frames, seed, sampling, prompt)
 
+    @property
+    def available_frames(self) -> int | None:
+        """See MotionGenerator."""
+        return self.motion_generator.available_frames
+
     def notes(self, music: MusicFeatures, prompt: str) -> list[str]:
         """See MotionGenerator."""
         return self.motion_generator.notes(music, prompt)
@@ -138,7 +145,7 @@ class MagicDance(Family, MotionGenerator):
         motion_mask = MotionMask(self.normalizer(source), mask)
         windows = self._sample_windows(music, len(source), seed, sampling, motion_mask)
         output = torch.cat(list(crossfade(map(self.normalizer.inverse, windows))))[: len(source)]
-        return torch.where(mask > 0, source, output).cpu()
+        return ease_edges(output, source, mask).cpu()
 
     @torch.no_grad()  # as a decorator it holds inside the generator only, not between its yields
     def _sample_windows(
@@ -242,10 +249,11 @@ class MagicDance(Family, MotionGenerator):
         """Choose the renderer and the motion generator.
 
         motion: the node of conf/motion/NAME.yaml with its options; renderer: that of conf/renderer/NAME.yaml; without a
-        node, the choice stays as it is. pose_detector: for renderers that need one; use_fallback: draw a mesh where no
-        figure is found in the image. Raises ValueError for anything else.
+        node, the choice stays as it is. edit: the part that the diffuser keeps of the chosen motion, see `KeptPart`.
+        pose_detector: for renderers that need one; use_fallback: draw a mesh where no figure is found in the image.
+        Raises ValueError for anything else.
         """
-        unknown = sorted(set(options) - {"motion", "renderer", "pose_detector", "use_fallback"})
+        unknown = sorted(set(options) - {"motion", "edit", "renderer", "pose_detector", "use_fallback"})
         if unknown:
             raise ValueError(f"{unknown[0]}= is not an option of magicdance")
         if options.get("motion"):
@@ -255,6 +263,9 @@ class MagicDance(Family, MotionGenerator):
                 raise ValueError(f"motion={node.get('name')}: {cls} is no motion generator")
             node.pop("name")
             self.motion_generator = cls.build(self, node)
+        part = KeptPart.parse(options.get("edit") or {})
+        if part is not None:
+            self.motion_generator = EditedMotion(self, self.motion_generator, part)
         if "renderer" not in options:
             return
         node = dict(options["renderer"])

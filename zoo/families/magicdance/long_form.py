@@ -32,6 +32,7 @@ from zoo.diffusion.samplers import sample
 
 WINDOW_FRAMES = 150  # of the network's input (EDGE sec. 4)
 HOP_FRAMES = WINDOW_FRAMES // 2  # from one window to the next
+EASE_FRAMES = 15  # beside a preserved part, over which the generated motion leaves it
 
 
 def num_windows(num_frames: int) -> int:
@@ -167,6 +168,22 @@ def _fade(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     contacts = torch.lerp(contacts, target_contacts, weight[:, None])
     root = torch.lerp(root, target_root, weight[:, None])
     return torch.cat([contacts, root, sixd_from_matrix(matrix_from_quaternion(rotations)).flatten(-2)], -1)
+
+
+def ease_edges(output: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+    """The source where it is preserved, else the output, which begins and ends at the source where they meet.
+
+    output, source and mask: (T, 151). The last denoising step is not constrained, so the two differ at an edge: the
+    difference there is added to the generated values beside it, and fades within EASE_FRAMES.
+    """
+    is_preserved, difference, eased = mask > 0, source - output, output.clone()
+    fade = (0.5 + 0.5 * torch.cos(torch.pi * torch.arange(1, EASE_FRAMES + 1) / (EASE_FRAMES + 1))).to(output)[:, None]
+    for edge in (is_preserved[1:] != is_preserved[:-1]).any(1).nonzero()[:, 0].tolist():  # between edge and edge + 1
+        after, before = eased[edge + 1 : edge + 1 + EASE_FRAMES], eased[max(0, edge + 1 - EASE_FRAMES) : edge + 1]
+        ends, begins = is_preserved[edge] & ~is_preserved[edge + 1], ~is_preserved[edge] & is_preserved[edge + 1]
+        after += fade[: len(after)] * difference[edge] * ends
+        before += fade.flip(0)[-len(before) :] * difference[edge + 1] * begins
+    return torch.where(is_preserved, source, eased)
 
 
 def frame_mask(num_frames: int, *preserved: slice) -> Tensor:

@@ -102,6 +102,8 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
     motion = request.motion or load_choice("motion", {"name": family.default_motion})
     if motion is not None:
         family.configure({"motion": motion})
+    if request.edit is not None:
+        family.configure({"edit": request.edit})
     seconds = Fraction(str(request.seconds))
     music = encode_song(sound, build_encoder(config), seconds, keep_waveform=True)
     available = min(sound.duration, Fraction(music.seconds))  # a truncated file holds less than its header says
@@ -116,6 +118,9 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
     if isinstance(family, MotionGenerator):
         for note in family.notes(music, request.prompt):
             print(note)
+        length = family.available_frames
+        if length is not None and length < ceil(num_frames / request.fps * MOTION_FPS):
+            print(f"the motion lasts {length / MOTION_FPS:.2f} s; then its last pose is held")
     generation = GenerationRequest(
         image=None if image is None else torch.from_numpy(image).permute(2, 0, 1).to(device),
         music=replace(music, features=music.features.to(device)),

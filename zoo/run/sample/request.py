@@ -9,9 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from zoo.files import cache_root, conf_folder
-from zoo.run.config import load_choice, load_renderer
+from zoo.run.config import load_choice, load_renderer, to_dict
 from zoo.run.models import checkpoint_path
 from zoo.run.validate import (
+    READABLE_MOTION_SUFFIXES,
     between,
     check_not_input,
     existing_file,
@@ -38,6 +39,7 @@ class SamplingRequest:
     image: Path | None
     renderer: Mapping[str, Any] | None  # node of conf/renderer/NAME.yaml; None: the family's default
     motion: Mapping[str, Any] | None  # node of conf/motion/NAME.yaml; None: the family's default
+    edit: Mapping[str, Any] | None  # keep_seconds and joints of the motion that an edit keeps; None: no edit
     scene: Path | str | None  # what the image's figure is placed in: an image, or WORLD_SCENE
     detector_path: Path | None  # of the pose detector's files; None: the synthetic one
     music: Path
@@ -64,7 +66,7 @@ def compose_request(options: Mapping[str, Any]) -> SamplingRequest:
         if name not in config:
             raise ValueError(f"there is no option {name}; use one of {', '.join(map(str, config))}")
         if name in ("renderer", "motion"):
-            config[name] = {"name": value} if isinstance(value, str) else dict(value or {"name": None})
+            config[name] = dict(value or {"name": None}) if isinstance(value, Mapping | None) else {"name": str(value)}
         elif isinstance(config[name], DictConfig):
             unknown = [key for key in value if key not in config[name]]
             if unknown:
@@ -103,7 +105,8 @@ def read_request(config: DictConfig) -> SamplingRequest:
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
         renderer=renderer,
-        motion=load_choice("motion", config.motion),
+        motion=_read_motion(config.motion),
+        edit=_read_edit(config.edit),
         scene=scene,
         detector_path=None if detector_path is None else existing_path(detector_path, "weights.pose_detector"),
         music=existing_file(config.music, "music"),
@@ -120,10 +123,32 @@ def read_request(config: DictConfig) -> SamplingRequest:
     return check_output(request)
 
 
+def _read_motion(options: DictConfig) -> dict[str, Any] | None:
+    """The node of conf/motion: of a name, or of a file that stands in its place."""
+    name = options.get("name")
+    suffix = Path(str(name or "")).suffix.lower()
+    if suffix in READABLE_MOTION_SUFFIXES:
+        return load_choice("motion", {**options, "name": "file", "file": str(existing_file(name, "motion"))})
+    if suffix:
+        raise ValueError(f"motion={name}: a motion file ends in one of {' '.join(READABLE_MOTION_SUFFIXES)}")
+    node = load_choice("motion", options)
+    if node is not None and "file" in node:
+        node["file"] = str(existing_file(node["file"], "motion.file"))
+    return node
+
+
+def _read_edit(options: DictConfig) -> dict[str, Any] | None:
+    """The options that are set; their values are the family's to check."""
+    edit = {key: value for key, value in to_dict(options).items() if value is not None}
+    return edit or None
+
+
 def check_output(request: SamplingRequest) -> SamplingRequest:
     """The request itself. Raises ValueError when its output would overwrite one of its inputs."""
     scene = request.scene if isinstance(request.scene, Path) else None
-    check_not_input(request.out, (request.checkpoint, request.image, request.music, request.detector_path, scene))
+    motion = Path(request.motion["file"]) if request.motion and "file" in request.motion else None
+    inputs = (request.checkpoint, request.image, request.music, request.detector_path, scene, motion)
+    check_not_input(request.out, inputs)
     return request
 
 
