@@ -25,6 +25,7 @@ from zoo.body.image.puppet import (
     make_puppet,
 )
 from zoo.body.image.segmentation import extract_figure
+from zoo.body.image.shadow import separate_shadow
 from zoo.body.skeleton import STANDING, matrix_from_axis_angle
 from zoo.media import read_video, write_sound
 
@@ -117,6 +118,45 @@ def test_blocks_start_at_the_pictured_pose_and_continue(puppet):
         np.abs(lowest - puppet.joints[[JOINT_INDEX["left_ankle"], JOINT_INDEX["right_ankle"]], 1].max()).max()
         < 0.08 * puppet.stature
     )
+
+
+def lit_floor(with_shadow: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(image, floor without shadow, figure) of a striped floor that gets lighter to the right; its shadow is known."""
+    y, x = np.mgrid[:200, :300].astype(np.float32)
+    floor = np.repeat((130 + 0.2 * x + 12 * np.sin(y / 9))[..., None], 3, -1)
+    shadow = 1 - 0.5 * np.exp(-(((x - 150) / 30) ** 2) - ((y - 150) / 9) ** 2)
+    image = floor * shadow[..., None] if with_shadow else floor
+    figure = (abs(x - 150) < 12) & (y < 152)
+    image = np.where(figure[..., None], 250, image)
+    return image.round().astype(np.uint8), floor.round().astype(np.uint8), figure
+
+
+def test_the_shadow_is_separated_and_moves_with_the_feet():
+    """Floor and shadow give the image back; a moved one is darkest at the feet, a jump makes it lighter."""
+    image, floor, figure = lit_floor(with_shadow=True)
+    center = np.array([150.0, 150.0])
+    shadow = separate_shadow(image, floor, figure, center, 20.0, 120.0)
+    beside = ~cv2.dilate(np.uint8(figure), np.ones((15, 15))).astype(bool)
+    frame = floor.copy()
+    shadow.draw(frame, center, 20.0, 0.0)
+    assert np.abs(frame.astype(int) - image)[beside].max() <= 6
+    moved, jumped = floor.copy(), floor.copy()
+    shadow.draw(moved, center + (40, 5), 20.0, 0.0)
+    shadow.draw(jumped, center + (40, 5), 20.0, 30.0)
+    darkness, jump_darkness = (floor.astype(int) - drawn for drawn in (moved, jumped))
+    row, column = np.unravel_index(cv2.GaussianBlur(np.float32(darkness[..., 0]), (0, 0), 6).argmax(), (200, 300))
+    assert abs(column - 190) <= 4 and abs(row - 155) <= 4
+    assert 0.2 < jump_darkness.sum() / darkness.sum() < 0.5
+    edge = floor.copy()
+    shadow.draw(edge, np.array([-500.0, 150.0]), 20.0, 0.0)  # outside the frame
+    assert (edge == floor).all()
+
+
+def test_without_a_shadow_nothing_is_darkened():
+    image, floor, figure = lit_floor(with_shadow=False)
+    assert separate_shadow(image, floor, figure, np.array([150.0, 150.0]), 20.0, 120.0) is None
+    wrong_floor = np.full_like(floor, 250)  # an inpainted floor that disagrees with what is around it
+    assert separate_shadow(image, wrong_floor, figure, np.array([150.0, 150.0]), 20.0, 120.0) is None
 
 
 def test_blended_bones_turn_the_shorter_way():

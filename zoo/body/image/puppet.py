@@ -2,8 +2,8 @@
 
 No network but the detector's is used. The figure is cut out (`zoo.body.image.segmentation`), each pixel belongs to the
 nearest limb, limbs are connected at their joints (`zoo.body.image.arap`), and the background that the body hides is
-inpainted (`zoo.body.image.inpainting`). The motion is fitted to the pictured body: its limb lengths, the floor that it
-stands on, the side that it shows.
+inpainted (`zoo.body.image.inpainting`). The shadow under the feet moves along (`zoo.body.image.shadow`). The motion is
+fitted to the pictured body: its limb lengths, the floor that it stands on, the side that it shows.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from zoo.body.detection.base import PoseDetector
 from zoo.body.image.arap import Connection, Limb, Mesh
 from zoo.body.image.inpainting import inpaint
 from zoo.body.image.segmentation import Figure, extract_figure
+from zoo.body.image.shadow import Shadow, separate_shadow, shadow_area
 from zoo.body.image_skeleton import JOINT_INDEX, LIMB_EXTENSION, LIMBS, SMPL_STATURE, TORSO_CORNERS, limb_offsets
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, OFFSETS, PARENTS, STANDING, forward_kinematics
 
@@ -55,7 +56,8 @@ LIMB_EDGE_BLUR = 0.006  # blur of the limbs' edges
 class Puppet:
     """A figure as a mesh, and its image without it."""
 
-    background: np.ndarray  # (H, W, 3) uint8
+    background: np.ndarray  # (H, W, 3) uint8, without the shadow
+    shadow: Shadow | None
     mesh: Mesh
     joints: np.ndarray  # (24, 2) pixels: the pictured pose
     stature: float  # pixels
@@ -74,12 +76,15 @@ def make_puppet(image: np.ndarray, detector: PoseDetector, max_side: int = MAX_F
     joints, stature = figure.joints, figure.stature
     offsets, plausibility = limb_offsets(joints, stature)
     sole_rows = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
+    floor_row = float(sole_rows.max())
+    background, shadow = _separate_background(figure, floor_row)
     return Puppet(
-        _inpaint_figure(figure)[:height, :width],
+        background[:height, :width],
+        shadow,
         _make_mesh(figure),
         joints,
         stature,
-        float(sole_rows.max()),
+        floor_row,
         offsets,
         figure.quality * plausibility,
     )
@@ -136,6 +141,12 @@ class PuppetAnimator:
 
     def _draw_frame(self, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
         puppet, frame = self.puppet, self.puppet.background.copy()
+        if puppet.shadow is not None:
+            feet = joints[list(FEET)]
+            floor_rows = puppet.floor_row - RISE_PER_DEPTH * depth[list(FEET)]
+            heights = floor_rows - feet[:, 1] - np.array(FOOT_HEIGHTS) * self.scale
+            center = np.array([feet[:, 0].mean(), floor_rows.mean()])
+            puppet.shadow.draw(frame, center, _feet_distance(joints), float(heights.min()))
         nodes = puppet.mesh.deform(limb_transforms(puppet, joints))
         puppet.mesh.draw(frame, nodes, drawing_order(joints, depth))
         return frame
@@ -282,9 +293,27 @@ def _make_mesh(figure: Figure) -> Mesh:
     return Mesh(limbs, connections, cell_size)
 
 
-def _inpaint_figure(figure: Figure) -> np.ndarray:
-    """The image with the figure replaced by inpainted background."""
+def _separate_background(figure: Figure, floor_row: float) -> tuple[np.ndarray, Shadow | None]:
+    """The image (H, W, 3) uint8 without the figure and its shadow, and the shadow, if one can be told."""
+    center = np.array([figure.joints[list(FEET), 0].mean(), floor_row])
+    is_shadow_area = shadow_area(figure.alpha.shape, center, figure.stature) < 1
+    floor = _inpaint_figure(figure, is_shadow_area)
+    is_figure, feet_distance = figure.alpha > MIN_ALPHA, _feet_distance(figure.joints)
+    shadow = separate_shadow(figure.image, floor, is_figure, center, feet_distance, figure.stature)
+    return (floor, shadow) if shadow is not None else (_inpaint_figure(figure), None)
+
+
+def _feet_distance(joints: np.ndarray) -> float:
+    """Horizontal distance of the ankles of joints (24, 2)."""
+    left, right = joints[list(FEET[:2]), 0]
+    return float(abs(left - right))
+
+
+def _inpaint_figure(figure: Figure, also_replaced: np.ndarray | None = None) -> np.ndarray:
+    """The image with the figure, and the pixels `also_replaced` (H, W) bool, replaced by inpainted background."""
     image, figure_mask = figure.image, np.uint8(figure.alpha > MIN_ALPHA)
+    if also_replaced is not None:
+        figure_mask |= np.uint8(also_replaced)
     kernel_side = 2 * max(2, round(HOLE_MARGIN * figure.stature)) + 1
     # pixels near the figure are no source of colors, but those beyond replaced_mask stay unchanged
     hole_mask, replaced_mask = (
