@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from torch.utils.data import Dataset
 
 from zoo.data.base import DataSource, WindowSpec, check_stage_data, collate
+from zoo.data.global_batch import GlobalBatch
 from zoo.data.module import DanceData, StepSampler
 from zoo.data.world.recipe import RenderSpec
 from zoo.data.world.source import World
@@ -74,6 +75,48 @@ def test_ranks_share_the_global_batch():
     ranks = [StepSampler(50, 2, seed=7, rank=rank, world_size=4) for rank in range(4)]
     for step in range(20):
         assert sum((sampler.batch(step) for sampler in ranks), []) == single.batch(step)
+
+
+@pytest.mark.parametrize(
+    "num_clips, world_size, max_batch_size, num_batches",
+    [
+        (20, 1, 20, 1),
+        (20, 8, 20, 1),
+        (100, 32, 100, 1),
+        (384, 1, 12, 32),
+        (384, 8, 12, 4),
+        (64, 32, 2, 1),
+        (3, 2, 1, 2),
+    ],
+)
+def test_a_step_has_its_clips_and_their_mean_gradient_on_any_number_of_processes(
+    num_clips, world_size, max_batch_size, num_batches
+):
+    """Shares differ by at most one clip; averages over batches and processes are the mean over all clips."""
+    division = GlobalBatch.divide(num_clips, world_size, max_batch_size)
+    assert division.num_batches == num_batches
+    single, steps = StepSampler(50, num_clips, seed=7), range(3)
+    ranks = [StepSampler(50, 1, 7, rank, world_size, 0, False, division) for rank in range(world_size)]
+    values = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    for step in steps:
+        batches = {
+            (index, rank): sampler.batch(step * num_batches + index)[: division.count(rank, index) or None]
+            for index in range(num_batches) for rank, sampler in enumerate(ranks)
+        }  # fmt: skip
+        shares = [sum(division.count(rank, index) for index in range(num_batches)) for rank in range(world_size)]
+        assert sum(shares) == num_clips and max(shares) - min(shares) <= 1
+        assert all(0 < len(batch) <= max_batch_size for batch in batches.values())
+        weighted = [division.loss_weight(rank, index) for index, rank in batches]
+        means = [values[batch].mean() for batch in batches.values()]
+        gradient = sum(w * m for w, m in zip(weighted, means, strict=True)) / len(batches)
+        torch.testing.assert_close(gradient, values[single.batch(step)].mean(), atol=1e-5, rtol=1e-5)
+        clips = [clip for (index, rank), batch in batches.items() if division.count(rank, index) for clip in batch]
+        assert clips == single.batch(step)
+
+
+def test_more_processes_than_clips_are_refused_in_a_line_that_names_what_is_possible():
+    with pytest.raises(ValueError, match=r"^global_batch_size=20 .* at most 20 processes \(.*: 1, 2, 4, 5, 10, 20\)$"):
+        GlobalBatch.divide(20, 32, 20)
 
 
 def test_batches_may_be_larger_than_the_data_set():

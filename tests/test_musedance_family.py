@@ -314,8 +314,8 @@ def test_the_papers_size_has_the_papers_numbers():
         x = torch.empty(2, 4, 48, 80, 80)
         assert family.unet(x, torch.zeros(2), request).shape == x.shape
     recipes = {name: stage_training(config, name) for name in stage_names(config)}
-    assert {name: (each.max_steps, each.batch_size) for name, each in recipes.items()} == {
-        "appearance": (30_000, 12), "dynamics": (30_000, 2),
+    assert {name: (each.max_steps, each.batch_size, each.global_batch_size) for name, each in recipes.items()} == {
+        "appearance": (30_000, 12, 384), "dynamics": (30_000, 2, 64),
     }  # fmt: skip
 
 

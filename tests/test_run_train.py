@@ -60,18 +60,23 @@ def test_killed_twice_and_resumed_is_the_uninterrupted_run(scripts, small_run, s
 
 
 def test_two_processes_train_alike_whole_and_sharded(scripts, small_run, small_arguments):
-    """DDP and FSDP2 on two CPU processes: the same weights as each other, in the same kind of file, and they go on."""
-    runs = {}
+    """DDP and FSDP2 on two CPU processes: the same weights as each other, in the same kind of file, and they go on.
+
+    Here with unequal shares of three clips a step, which one process goes on with.
+    """
+    runs, clips = {}, "fit.global_batch_size=3"
     for trainer in ("ddp_cpu", "fsdp_cpu"):
-        done = scripts("train", *small_arguments, f"name={trainer}", f"trainer={trainer}", "fit.max_steps=2")
+        done = scripts("train", *small_arguments, f"name={trainer}", f"trainer={trainer}", "fit.max_steps=2", clips)
         assert done.returncode == 0, done.stderr
+        assert "3 clips a step: 2 processes x 1 to 2\n" in done.stdout
         runs[trainer] = small_run.with_name(trainer)
     whole, sharded = state(runs["ddp_cpu"]), state(runs["fsdp_cpu"])
     assert whole.keys() == sharded.keys() == state(small_run).keys()
     for key, value in whole.items():
         torch.testing.assert_close(sharded[key], value, rtol=1e-5, atol=1e-6, msg=key)
-    done = scripts("train", f"resume={runs['fsdp_cpu']}", "fit.max_steps=3")
+    done = scripts("train", f"resume={runs['fsdp_cpu']}", "fit.max_steps=3", "trainer=cpu")
     assert done.returncode == 0, done.stderr
+    assert "3 clips a step: 1 process x 1 to 2 x 2 batches\n" in done.stdout
     assert read_checkpoint(runs["fsdp_cpu"] / "motion" / "last.ckpt")["global_step"] == 3
     load_family(runs["fsdp_cpu"] / "motion" / "last.ckpt")
 

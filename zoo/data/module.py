@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from zoo.batch import Batch, check_required_keys
 from zoo.data.base import SPLITS, DataSource, ItemDataset, WindowSpec, collate
+from zoo.data.global_batch import GlobalBatch
 from zoo.music.encoder import MusicEncoder
 
 MAX_NORMALIZER_ITEMS = 4096  # largest number of training windows that `Stage.fit_normalizers` sees
@@ -21,8 +22,8 @@ MAX_NORMALIZER_ITEMS = 4096  # largest number of training windows that `Stage.fi
 class StepSampler(Sampler[list[int]]):
     """Endless batches of indices, batch k being a closed form of (seed, k, rank, world_size).
 
-    The epochs' permutations, each from a generator seeded by (seed, epoch), form one endless sequence. The global batch
-    k is its k-th stretch of batch_size * world_size positions, and each rank takes its own part. Nothing is dropped.
+    The epochs' permutations, each from a generator seeded by (seed, epoch), form one endless sequence. The k-th step
+    has its k-th stretch of `global_batch.num_clips` positions, and each rank takes its own part. Nothing is dropped.
     """
 
     def __init__(
@@ -34,14 +35,18 @@ class StepSampler(Sampler[list[int]]):
         world_size: int = 1,
         start_step: int = 0,
         unique_draws: bool = False,
+        global_batch: GlobalBatch | None = None,
     ):
         """length: items of the data set, > 0; start_step: the first batch to give; unique_draws: add length * epoch to
-        an index, for a data set that samples anew in every epoch.
+        an index, for a data set that samples anew in every epoch. global_batch: division of a step into batches; None
+        is one batch of `batch_size` on each rank.
         """
         assert length > 0 and batch_size > 0 and 0 <= rank < world_size
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.start_step = rank, world_size, start_step
         self.unique_draws = unique_draws
+        self.global_batch = global_batch or GlobalBatch(batch_size * world_size, world_size, 1)
+        assert self.global_batch.world_size == world_size
         self._epoch = -1
         self._order: list[int] = []
 
@@ -52,10 +57,11 @@ class StepSampler(Sampler[list[int]]):
         return self._order
 
     def batch(self, step: int) -> list[int]:
-        """The indices of batch `step` on this rank."""
-        first_position = (step * self.world_size + self.rank) * self.batch_size
+        """The indices of batch `step` on this rank. A batch without clips has one, whose loss weighs 0."""
+        step_number, batch_index = divmod(step, self.global_batch.num_batches)
+        first_position = step_number * self.global_batch.num_clips + self.global_batch.offset(self.rank, batch_index)
         indices = []
-        for position in range(first_position, first_position + self.batch_size):
+        for position in range(first_position, first_position + max(1, self.global_batch.count(self.rank, batch_index))):
             epoch, position_in_epoch = divmod(position, self.length)
             index = self._permutation(epoch)[position_in_epoch]
             indices.append(index + epoch * self.length if self.unique_draws else index)
@@ -82,9 +88,11 @@ class DanceData(LightningDataModule):
         num_workers: int = 0,
         val_items: int = 256,
         start_step: int | None = None,
+        global_batch: GlobalBatch | None = None,
     ):
         """stage_keys: stage name -> keys it requires; batch_size: per process; num_workers: loader processes.
 
+        global_batch: division of the training clips of a step; None is one batch of `batch_size` for each process.
         val_items: maximum number of held-out windows, spread evenly; start_step: first training batch, None for the
         trainer's own step (for a resumed run). Raises ValueError when the source lacks a key that a stage requires.
         """
@@ -98,7 +106,7 @@ class DanceData(LightningDataModule):
         self.source, self.encoder, self.window = source, encoder, window
         self.required_keys = frozenset(key for keys in stage_keys.values() for key in keys)
         self.batch_size, self.seed, self.num_workers, self.val_items = batch_size, seed, num_workers, val_items
-        self.start_step = start_step
+        self.start_step, self.global_batch = start_step, global_batch
         self._datasets: dict[str, ItemDataset] = {}
 
     def prepare_data(self) -> None:
@@ -126,8 +134,16 @@ class DanceData(LightningDataModule):
             start_step = self.trainer.global_step * self.trainer.accumulate_grad_batches if self.trainer else 0
         dataset = self.dataset("train")
         unique_draws = self.window.num_sampled_frames is not None
-        sampler = StepSampler(len(dataset), self.batch_size, self.seed, rank, world_size, start_step, unique_draws)
+        sampler = StepSampler(
+            len(dataset), self.batch_size, self.seed, rank, world_size, start_step, unique_draws, self.global_batch
+        )
         return self._loader(dataset, sampler)
+
+    def loss_weight(self, batch_index: int) -> float:
+        """Factor of this rank's mean loss of batch `batch_index` of a step, see `GlobalBatch.loss_weight`."""
+        return (
+            1.0 if self.global_batch is None else self.global_batch.loss_weight(self.trainer.global_rank, batch_index)
+        )
 
     def val_dataloader(self) -> DataLoader:
         """Finite, always the same: at most `val_items` windows spread over the held-out split, shared by the ranks."""

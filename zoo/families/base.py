@@ -265,12 +265,13 @@ class Stage(LightningModule, ABC):
         torch.manual_seed((self.seed * 1_000_003 + batch_number) * 4_099 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sum of the named losses, each logged as train/NAME."""
+        """Sum of the named losses, each logged as train/NAME, times the batch's weight among the step's batches."""
         losses = self.loss(batch)
         self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()}, batch_size=1)
         total = torch.stack(list(losses.values())).sum()
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=1)
-        return total
+        weight = self.trainer.datamodule.loss_weight(batch_idx % self.trainer.accumulate_grad_batches)
+        return total if weight == 1 else weight * total
 
     def optimizer_step(self, *args, **kwargs) -> None:
         """Step, then move the average: at once, so that no checkpoint can fall between the two."""

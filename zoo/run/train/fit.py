@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from zoo.data.base import WindowSpec, check_stage_data
+from zoo.data.global_batch import GlobalBatch
 from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.files import write_atomic
@@ -40,6 +41,7 @@ from zoo.run.checkpoint import (
     read_family_weights,
 )
 from zoo.run.config import CONFIG_FILE, resolve_config, stage_clip, to_dict
+from zoo.run.train.batching import step_batches, store_global_batch, world_size
 from zoo.run.train.callbacks import CheckpointSaver, ProgressBar, WallClockLimit
 from zoo.run.train.plan import print_plan
 from zoo.run.train.runs import init_files, is_first_process, latest_checkpoint, previous_stages, stage_names
@@ -49,7 +51,9 @@ CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # set by the l
 # Lightning's names; 16-true, bf16-true and 64-true cannot train these models: weights and data stay float32
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
-LIMITS = {"batch_size": 2**16, "accumulate_grad_batches": 2**16, "num_workers": 2**10}  # beyond, a step never ends
+LIMITS = {  # beyond, a step never ends
+    "batch_size": 2**16, "global_batch_size": 2**24, "accumulate_grad_batches": 2**16, "num_workers": 2**10,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,9 @@ class StageTraining:
     """How one stage is trained: the model's `stages.NAME.fit` and `.clip`, overridden by the command line's `fit`."""
 
     max_steps: int  # optimiser steps
-    batch_size: int  # clips in one batch of one process
-    accumulate_grad_batches: int = 1  # batches in one optimiser step
+    batch_size: int  # clips in one batch of one process; at most, where global_batch_size is set
+    global_batch_size: int | None = None  # clips in one optimiser step, over all processes
+    accumulate_grad_batches: int = 1  # batches in one optimiser step; without effect where global_batch_size is set
     precision: str = "32-true"  # as Lightning's Trainer names it
     gradient_clip_val: float | None = None  # norm
     max_minutes: float | None = None  # wall clock of this stage, data generation included
@@ -79,8 +84,10 @@ class StageTraining:
                 positive(getattr(self, name), f"fit.{name}")
         for name in ("num_workers", "limit_val_batches"):
             int_at_least(getattr(self, name), f"fit.{name}", 0)
+        if self.global_batch_size is not None:
+            int_at_least(self.global_batch_size, "fit.global_batch_size", 1)
         for name, limit in LIMITS.items():
-            if getattr(self, name) > limit:
+            if (getattr(self, name) or 0) > limit:
                 raise ValueError(f"fit.{name}={getattr(self, name)}: it must be at most {limit}")
         if str(self.precision) not in PRECISIONS:
             raise ValueError(f"fit.precision={self.precision}: use one of {', '.join(PRECISIONS)}")
@@ -89,7 +96,12 @@ class StageTraining:
 def stage_training(config: DictConfig, stage: str) -> StageTraining:
     """The settings of one stage's training. Raises ValueError for an unknown key or a value out of range."""
     values = to_dict(config.model.stages[stage].fit) | {"clip": stage_clip(config, stage)}
-    values |= {name: value for name, value in config.fit.items() if value is not None}
+    overrides = {name: value for name, value in config.fit.items() if value is not None}
+    if "accumulate_grad_batches" in overrides:
+        if "global_batch_size" in overrides:
+            raise ValueError("fit.accumulate_grad_batches follows from fit.global_batch_size: give one of them")
+        values["global_batch_size"] = None
+    values |= overrides
     names = {item.name for item in fields(StageTraining)}
     unknown = sorted(values.keys() - names)
     if unknown:
@@ -152,8 +164,12 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
         raise ValueError(f"seed={config.seed}: it must be below 2^32")
     names = stage_names(config)
     trainings = {name: stage_training(config, name) for name in names}
+    num_processes = world_size(config.trainer)
+    batches = {name: step_batches(trainings[name], num_processes, name) for name in names}
     seed_everything(config.seed, verbose=False)
     config = resolve_config(config)
+    for name in names:
+        store_global_batch(config, name, batches[name])
     family = build_family(config)  # refuses wrong values before the run directory is made
     assert build_encoder(config).cache_key  # refuses missing weights before an earlier stage trains for hours
     check_stage_data(
@@ -172,7 +188,7 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
         if name in list(checkpoints)[:-1]:  # a later stage has started from it: it is done
             last = checkpoint
             continue
-        _fit_stage(config, name, trainings[name], run, start=last, resume_from=checkpoint)
+        _fit_stage(config, name, trainings[name], batches[name], run, start=last, resume_from=checkpoint)
         last = latest_checkpoint(run / name)
     assert last is not None, "every stage ends with a checkpoint"
     if is_first:
@@ -190,7 +206,13 @@ def remove_leftovers(run: Path, names: Sequence[str]) -> None:
 
 
 def _fit_stage(
-    config: DictConfig, name: str, settings: StageTraining, run: Path, start: Path | None, resume_from: Path | None
+    config: DictConfig,
+    name: str,
+    settings: StageTraining,
+    batch: GlobalBatch,
+    run: Path,
+    start: Path | None,
+    resume_from: Path | None,
 ) -> None:
     deadline = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
     seed_everything(config.seed, verbose=False)
@@ -206,17 +228,23 @@ def _fit_stage(
         source=build_source(config),
         encoder=encoder,
         stage_keys={name: required_keys(config, name, family)},
-        batch_size=settings.batch_size,
+        batch_size=batch.batch_size,
+        global_batch=batch,
         seed=config.seed,
         window=WindowSpec(**settings.clip),
         num_workers=settings.num_workers,
-        val_items=max(1, settings.limit_val_batches) * settings.batch_size,
+        val_items=max(1, settings.limit_val_batches) * batch.batch_size,
     )
     config_yaml = OmegaConf.to_yaml(config)
     try:
-        trainer = _trainer(config, name, settings, run, config_yaml, deadline)
+        trainer = _trainer(config, name, settings, batch, run, config_yaml, deadline)
     except (MisconfigurationException, TypeError) as error:  # trainer.devices=0 and the like
         raise ValueError(f"this trainer cannot be made: {error}") from None
+    if trainer.world_size != batch.world_size:
+        raise ValueError(
+            f"this trainer has {trainer.world_size} processes, its configuration names {batch.world_size}: "
+            "set trainer.devices and trainer.num_nodes"
+        )
     if trainer.is_global_zero:
         write_atomic(run / CONFIG_FILE, config_yaml.encode())
     try:
@@ -243,7 +271,13 @@ def _load_initial_weights(config: DictConfig, name: str, family: Family, start: 
 
 
 def _trainer(
-    config: DictConfig, name: str, settings: StageTraining, run: Path, config_yaml: str, deadline: float | None
+    config: DictConfig,
+    name: str,
+    settings: StageTraining,
+    batch: GlobalBatch,
+    run: Path,
+    config_yaml: str,
+    deadline: float | None,
 ) -> Trainer:
     options = config.trainer
     strategy = build_strategy(options.strategy)
@@ -255,9 +289,9 @@ def _trainer(
         precision=settings.precision,
         max_steps=settings.max_steps,
         max_epochs=-1,
-        accumulate_grad_batches=settings.accumulate_grad_batches,
+        accumulate_grad_batches=batch.num_batches,
         gradient_clip_val=settings.gradient_clip_val,
-        val_check_interval=settings.val_check_interval * settings.accumulate_grad_batches,
+        val_check_interval=settings.val_check_interval * batch.num_batches,
         check_val_every_n_epoch=None,  # the data is endless: count batches only
         limit_val_batches=settings.limit_val_batches,
         num_sanity_val_steps=0,
@@ -270,11 +304,10 @@ def _trainer(
         enable_model_summary=False,
         default_root_dir=run,
     )
-    clips = settings.batch_size * settings.accumulate_grad_batches * trainer.world_size
     trainer.callbacks += [
         *([WallClockLimit(deadline)] if deadline is not None else []),
         CheckpointSaver(run / name, settings.save_every_n_steps, settings.keep_last, config_yaml, name),
-        ProgressBar(name, settings.log_every_n_steps, clips, deadline),
+        ProgressBar(name, settings.log_every_n_steps, batch.num_clips, deadline),
     ]
     return trainer
 

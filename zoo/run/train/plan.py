@@ -6,6 +6,7 @@ import torch
 from omegaconf import DictConfig
 
 from zoo.run.build import build_family, build_stage
+from zoo.run.train.batching import step_batches, world_size
 from zoo.run.train.runs import stage_names
 
 
@@ -29,11 +30,17 @@ def plan(config: DictConfig, stage: str) -> dict[str, float]:
 
 
 def print_plan(config: DictConfig) -> None:
-    """One line a stage."""
+    """Two lines a stage: its size, and the clips of a step, or why the processes cannot share them."""
+    from zoo.run.train.fit import stage_training  # late: it imports this module
+
     for stage in stage_names(config):
         counts = plan(config, stage)
         millions = f"{counts['parameters'] / 1e6:.1f} M parameters, {counts['learning'] / 1e6:.1f} M learn"
         print(f"{config.model.name} {stage}: {millions}; {counts['gigabytes']:.2f} GB a process, activations besides")
+        try:
+            print(f"  {step_batches(stage_training(config, stage), world_size(config.trainer), stage)}")
+        except ValueError as error:
+            print(f"  cannot train: {error}")
 
 
 def _optimizer_values(make_optimizer: Callable[..., torch.optim.Optimizer]) -> float:

@@ -1,0 +1,48 @@
+"""Number of processes of a trainer, and how they share the clips of an optimiser step."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from omegaconf import DictConfig, ListConfig
+
+from zoo.data.global_batch import GlobalBatch
+
+if TYPE_CHECKING:
+    from zoo.run.train.fit import StageTraining
+
+
+def world_size(trainer: DictConfig) -> int:
+    """Processes of a `trainer` node; `auto` counts what this machine has. Nothing is started."""
+    return _num_devices(trainer) * int(trainer.num_nodes)
+
+
+def step_batches(settings: "StageTraining", num_processes: int, stage: str) -> GlobalBatch:
+    """The division of a step of `stage`. Raises ValueError, one line, for more processes than clips."""
+    if settings.global_batch_size is None:
+        batches = settings.accumulate_grad_batches
+        return GlobalBatch(settings.batch_size * batches * num_processes, num_processes, batches)
+    try:
+        return GlobalBatch.divide(settings.global_batch_size, num_processes, settings.batch_size)
+    except ValueError as error:
+        raise ValueError(f"stage {stage}: fit.{error}") from None
+
+
+def store_global_batch(config: DictConfig, stage: str, batch: GlobalBatch) -> None:
+    """Write a step's clips into a resolved configuration, so that a resumed run keeps them on any number of processes.
+
+    `batch_size` stays: it limits the batch of one process.
+    """
+    config.model.stages[stage].fit.global_batch_size = batch.num_clips
+    config.fit.global_batch_size = config.fit.accumulate_grad_batches = None
+
+
+def _num_devices(trainer: DictConfig) -> int:
+    devices = trainer.devices
+    uses_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
+    if isinstance(devices, list | tuple | ListConfig):
+        return max(1, len(devices))
+    if str(devices) in ("auto", "-1"):
+        return max(1, torch.cuda.device_count()) if uses_gpu else 1
+    if "," in str(devices):
+        return len([name for name in str(devices).split(",") if name.strip()])
+    return max(1, int(devices)) if str(devices).isdecimal() else 1  # Lightning refuses the other texts
