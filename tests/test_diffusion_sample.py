@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from weights import fill_by_name, numbers
 
 from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.guidance import ClassifierFreeGuidance, guidance_ramp
 from zoo.diffusion.samplers import make_sampler, sample
-from zoo.diffusion.schedules import cosine_schedule
+from zoo.diffusion.schedules import cosine_schedule, make_noise_schedule
 from zoo.families.magicdance.dance_decoder import DanceDecoder
 from zoo.families.magicdance.long_form import WindowNoise
 
@@ -119,3 +120,26 @@ def test_unknown_samplers_and_step_counts_are_refused():
         make_sampler(cosine_schedule(), 30)
     with pytest.raises(ValueError, match="unknown sampler 'euler'; available: ddim, lfdm, dpm, unipc"):
         make_sampler(cosine_schedule(), 50, "euler")
+
+
+def test_zero_snr_ends_in_pure_noise_and_samples_as_diffusers():
+    schedule = make_noise_schedule("zero_snr", "v_prediction")
+    assert schedule.alphas_cumprod[-1] == 0
+    public = DDIMScheduler(
+        1000, 0.00085, 0.012, "linear", clip_sample=False, prediction_type="v_prediction",
+        rescale_betas_zero_snr=True, timestep_spacing="trailing",
+    )  # fmt: skip
+    public.set_timesteps(3 + 1)
+    torch.manual_seed(0)
+    noise, weight = torch.randn(1, 4, 2, 5, 5), torch.randn(4, 4) / 4
+
+    def network(x, t):
+        return torch.einsum("bcfhw,cd->bdfhw", x, weight).sin()
+
+    x = noise
+    for t in public.timesteps:
+        x = public.step(network(x, t), t, x).prev_sample
+    output = sample(Denoiser(network, schedule), noise, make_sampler(schedule, 4), clamp=None)
+    torch.testing.assert_close(output, x, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="not epsilon"):
+        make_noise_schedule("zero_snr", "epsilon")

@@ -9,22 +9,25 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-NOISE_SCHEDULES = ("stable_diffusion", "animatediff", "cosine")
+NOISE_SCHEDULES = ("stable_diffusion", "animatediff", "zero_snr", "cosine")
 
 
 def make_noise_schedule(name: str, prediction_type: str, shift: float = 1.0) -> DDPMScheduler:
     """Return the schedule of a `noise_schedule` node of a configuration.
 
-    name: 'stable_diffusion', 'animatediff' (the same with evenly rising betas) or 'cosine'. shift: of the cosine
-    schedule only. Raises ValueError for another name.
+    name: 'stable_diffusion', 'animatediff' (the same with evenly rising betas), 'zero_snr' (that with pure noise at the
+    last step, see `stable_diffusion_schedule`) or 'cosine'. shift: of the cosine schedule only. Raises ValueError for
+    another name, and for 'zero_snr' with epsilon: pure noise tells it nothing about x0.
     """
     if name not in NOISE_SCHEDULES:
         raise ValueError(f"noise_schedule.name={name}: use {', '.join(NOISE_SCHEDULES[:-1])} or {NOISE_SCHEDULES[-1]}")
+    if name == "zero_snr" and prediction_type == "epsilon":
+        raise ValueError("noise_schedule.name=zero_snr: its prediction_type is v_prediction or sample, not epsilon")
     with torch.device("cpu"):  # schedules are cached: one that is first built on the meta device would have no values
         if name == "cosine":
             return cosine_schedule(prediction_type, shift=shift)
-        beta_schedule = "linear" if name == "animatediff" else "scaled_linear"
-        return stable_diffusion_schedule(prediction_type, beta_schedule=beta_schedule)
+        beta_schedule = "scaled_linear" if name == "stable_diffusion" else "linear"
+        return stable_diffusion_schedule(prediction_type, beta_schedule=beta_schedule, use_zero_snr=name == "zero_snr")
 
 
 @cache
@@ -50,11 +53,15 @@ def cosine_schedule(
 
 @cache
 def stable_diffusion_schedule(
-    prediction_type: str = "epsilon", num_train_timesteps: int = 1000, beta_schedule: str = "scaled_linear"
+    prediction_type: str = "epsilon",
+    num_train_timesteps: int = 1000,
+    beta_schedule: str = "scaled_linear",
+    use_zero_snr: bool = False,
 ) -> DDPMScheduler:
     """Return Stable Diffusion's schedule: the square roots of beta rise evenly, from sqrt(0.00085) to sqrt(0.012).
 
-    beta_schedule: 'linear' where beta itself rises evenly, as in AnimateDiff and MagicAnimate.
+    beta_schedule: 'linear' where beta itself rises evenly, as in AnimateDiff and MagicAnimate. use_zero_snr: rescale
+    the betas so that the last step holds no signal (Lin et al. 2024, algorithm 1), as Champ and Moore-AnimateAnyone.
     """
     return DDPMScheduler(
         num_train_timesteps=num_train_timesteps,
@@ -62,6 +69,7 @@ def stable_diffusion_schedule(
         beta_end=0.012,
         beta_schedule=beta_schedule,
         prediction_type=prediction_type,
+        rescale_betas_zero_snr=use_zero_snr,
     )
 
 
