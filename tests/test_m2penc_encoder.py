@@ -1,0 +1,80 @@
+"""M2PEnc's music-to-pose network: shapes at the paper's size, the joints' densities and the losses."""
+
+import pytest
+import torch
+
+from zoo.families.m2penc.music_to_pose import (
+    MusicToPose,
+    expected_joints,
+    frame_features,
+    guidance_loss,
+    heatmap_loss,
+    joint_density,
+)
+
+SMALL = dict(
+    music_dim=6, grid_size=8, width=8, num_layers=2, num_attention_heads=2, norm_num_groups=2,
+    guidance_channels=4, num_joints=3, use_spatial_attention=True,
+)  # fmt: skip
+
+
+def test_the_papers_size_has_the_papers_shapes():
+    with torch.device("meta"):
+        encoder = MusicToPose(
+            music_dim=4800, grid_size=64, width=256, num_layers=4, num_attention_heads=8, norm_num_groups=32,
+            guidance_channels=320, num_joints=24, use_spatial_attention=True,
+        )  # fmt: skip
+        guidance, logits = encoder(torch.zeros(1, 75, 4800))
+    assert guidance.shape == (1, 320, 75, 64, 64) and logits.shape == (1, 24, 75, 64, 64)
+    assert encoder.input_projection.weight.shape == (4096, 4800)
+    assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(33.2e6, rel=0.005)
+
+
+def test_any_number_of_frames_and_a_change_is_local():
+    torch.manual_seed(0)
+    encoder = MusicToPose(**SMALL)
+    music = torch.randn(1, 21, 6)
+    changed = music.clone()
+    changed[:, 10] += 1
+    with torch.no_grad():
+        before, after = encoder(music), encoder(changed)
+        assert encoder(music[:, :5])[0].shape == (1, 4, 5, 8, 8)
+    for first, second in zip(before, after, strict=True):
+        difference = (first - second).abs().mean((0, 1, 3, 4))
+        assert difference.argmax() == 10 and difference[10] > 10 * difference[0]
+
+
+def test_densities_sum_to_one_and_their_expectation_is_the_joint():
+    joints = torch.tensor([[10.3, 12.7], [16.0, 20.5], [-0.5, 10.0], [5.0, 40.0]])
+    density, counts = joint_density(joints, 32)
+    torch.testing.assert_close(density.sum((-2, -1)), torch.ones(4))
+    assert counts.tolist() == [True, True, False, False], "less than half lies inside"
+    places = expected_joints(density[:2].clamp(min=1e-30).log())
+    assert (places - joints[:2]).abs().max() < 0.02
+
+
+def test_heat_map_loss():
+    joints = torch.tensor([[[[12.0, 9.0], [20.0, 18.0], [90.0, 9.0]]]])  # (B, N, J, 2); the third one is outside
+    density, _ = joint_density(joints.movedim(2, 1), 32)
+    right = density.clamp(min=1e-30).log()
+    assert heatmap_loss(right, joints) < 1e-6
+    # falls as a peak moves to the joint, and the joint outside counts for nothing
+    losses = [heatmap_loss(right.roll(shift, -1), joints) for shift in (6, 4, 2, 1, 0)]
+    assert all(first > second for first, second in zip(losses, losses[1:], strict=False))
+    other = right.clone()
+    other[:, 2] = torch.randn(1, 1, 32, 32)
+    assert heatmap_loss(other, joints) == heatmap_loss(right, joints)
+    zeros = torch.zeros(1, 3, 1, 32, 32)
+    expected = (2 * torch.pi * 1.5**2) ** 2 * (1 / 1024 - density[:, :2]).square().mean()
+    assert heatmap_loss(zeros, joints).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_guidance_loss_is_the_mean_absolute_error():
+    predicted, target = torch.tensor([1.0, -1.0, 3.0]), torch.tensor([0.0, 1.0, 3.0])
+    assert guidance_loss(predicted, target, 2.0).item() == pytest.approx(0.5)
+
+
+def test_frame_features_interpolate_tokens():
+    music = torch.arange(10.0)[None, :, None]
+    times = torch.tensor([0.0, 0.05, 0.1, 5.0])
+    assert frame_features(music, 30.0, times)[0, :, 0].tolist() == pytest.approx([0, 1.5, 3, 9], abs=1e-5)

@@ -1,0 +1,105 @@
+"""M2PEnc's guidance encoders, public files and windows."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from zoo.families.base import GenerationRequest, SamplingParams
+from zoo.families.m2penc.guidance import GuidanceEncoder, guidance_images
+from zoo.music.beats import Beats
+from zoo.music.encoder import MusicFeatures
+from zoo.run.build import build_family
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def family_of(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build_family(compose("train", overrides=["model=m2penc", *overrides]))
+
+
+def test_paper_counts_and_setups():
+    counts = {}
+    for setup in ("pdns", "p"):
+        with torch.device("meta"):
+            family = family_of("size=paper", f"model.family.setup={setup}")
+        modules = (family.unet, family.reference_net, family.guidance_encoders)
+        counts[setup] = [sum(p.numel() for p in module.parameters()) / 1e6 for module in modules]
+    assert counts["pdns"] == pytest.approx([1312.7, 857.1, 4 * 2.27], rel=2e-3)
+    assert counts["p"][2] == pytest.approx(2.27, rel=2e-3)
+    with pytest.raises(Exception, match="setup=x: use dns, p, pdns"):
+        family_of("size=debug", "model.family.setup=x")
+
+
+def test_public_guidance_encoders_load_by_their_names(tmp_path, capsys):
+    """A file as Champ's holds six attention layers and `guidance_attention`; the last of the six is used."""
+    torch.manual_seed(0)
+    family = family_of("size=debug")
+    source = GuidanceEncoder([8, 8, 8, 8], 16, 1, 4)
+    torch.nn.init.normal_(source.conv_out.weight)
+    state_dict = {}
+    for name, value in source.state_dict().items():
+        layer, _, rest = name.partition(".")
+        if layer == "attention":
+            state_dict |= {f"attentions.{index}.{rest}": value * (index == 5) for index in range(6)}
+            state_dict[f"guidance_attention.{rest}"] = value * 0
+        else:
+            state_dict[name] = value
+    for name in ("guidance_encoder_dwpose.pth", "other.pth"):
+        torch.save(state_dict, tmp_path / name)
+    family.load_pretrained(str(tmp_path / "guidance_encoder_dwpose.pth"))
+    images = torch.rand(2, 3, 32, 24)
+    assert torch.equal(family.guidance_encoders.encoders["skeleton"](images), source(images))
+    assert not family.guidance_encoders.encoders["depth"](images).any(), "the others stay"
+    with pytest.raises(ValueError, match="kind is in its name"):
+        family.load_pretrained(str(tmp_path / "other.pth"))
+
+
+def test_guidance_images_are_black_without_a_body():
+    parts = torch.tensor([[[[0, 5]]]], dtype=torch.uint8)
+    body = (parts > 0).float()
+    normal = torch.stack([body * 0, body * 0, body], 2)
+    skeleton = torch.stack([2 * body - 1] * 3, 2)
+    batch = {"parts": parts, "depth": body * 0.7, "normal": normal, "skeleton": skeleton}
+    images = guidance_images(batch, ("depth", "normal", "semantic", "skeleton"))
+    for kind, image in images.items():
+        assert image.shape == (1, 3, 1, 1, 2) and not image[..., 0].any() and image[..., 1].any(), kind
+    assert images["normal"][0, :, 0, 0, 1].tolist() == [0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_windows_share_their_context_and_follow_the_music(scale):
+    """The same request gives the same frames, other music gives others, and a window begins with its context."""
+    torch.manual_seed(0)
+    family = family_of("size=debug").eval()
+    torch.nn.init.normal_(family.unet.conv_out.weight)
+    family.background.figure_segmenter.net.conv_out.bias.data.fill_(1.0)  # a figure everywhere
+    windows = []
+    original = family._sample_window
+
+    def record(*arguments):
+        windows.append((arguments[3], original(*arguments)))
+        return windows[-1][1]
+
+    family._sample_window = record
+    beats = Beats(np.arange(10) * 0.5, 120.0, 0)
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+
+    def frames(features):
+        request = GenerationRequest(
+            image, MusicFeatures(features, 30.0, beats), 14, Fraction(12), sampling=SamplingParams(2, scale, 1.0)
+        )
+        return torch.cat(list(family.generate(request)))
+
+    features = torch.randn(200, len(family.music_scale.mean))
+    first = frames(features)
+    assert first.shape == (14, 3, 64, 64) and len(windows) == 3
+    for (context, residual), (_, previous) in zip(windows[1:], windows, strict=False):
+        assert torch.equal(context, previous[:, :, -1:]) and torch.equal(residual[:, :, :1], context)
+    assert torch.equal(first, frames(features)) and not torch.equal(first, frames(features.flip(0)))
+    with pytest.raises(ValueError, match="give image=FILE"):
+        next(family.generate(GenerationRequest(None, MusicFeatures(features, 30.0, beats), 2, Fraction(12))))

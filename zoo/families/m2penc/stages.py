@@ -1,0 +1,281 @@
+"""Training of M2PEnc (sec. 3.4, 4.1): true guidance first, then music to pose, then images and video to music.
+
+At size=paper, stage pose_image is replaced by Champ's public weights.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.batch import Batch
+from zoo.families.base import Stage
+from zoo.families.latent.background import ReferenceContext, estimate_scales
+from zoo.families.latent.cache import LatentCache
+from zoo.families.latent.stages import DenoisingStage, take_batches
+from zoo.families.m2penc.family import M2PEnc
+from zoo.families.m2penc.guidance import guidance_images, guidance_keys
+from zoo.families.m2penc.music_to_pose import guidance_loss, heatmap_loss
+from zoo.nn.figure_segmentation import region_loss
+from zoo.nn.video_unet.conditioning import Conditioning
+
+MUSIC_KEYS = ("key", "music", "music_rate", "beat_phase", "fps")
+
+
+def encode_batch_music(family: M2PEnc, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Guidance (B, C, N, G, G) and heat-map logits (B, 24, N, G, G) of a batch's whole clips."""
+    times = torch.arange(batch["beat_phase"].shape[1], device=batch["music"].device) / batch["fps"]
+    return family.encode_music(batch["music"], batch["music_rate"], times, batch["beat_phase"])
+
+
+class _TrueGuidance:
+    """The guidance of the true maps at the music-to-pose network's grid, cached clip by clip."""
+
+    def __init__(self, family: M2PEnc, max_clips: int):
+        self.family, self.cache = family, LatentCache(max_clips)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, C, N, G, G)"""
+        encoders = self.family.guidance_encoders
+        images = guidance_images(batch, encoders.kinds)
+        grid = (self.family.music_to_pose.grid_size,) * 2
+
+        def encode_clip(index: int) -> tuple[Tensor]:
+            features = encoders({kind: image[index, None] for kind, image in images.items()})
+            return (self.family.resize_guidance(features, grid)[0],)
+
+        (guidance,) = self.cache.get_or_compute(batch["key"], encode_clip)
+        return guidance.to(batch["music"].device)
+
+
+class EncoderStage(Stage):
+    """Train the music-to-pose network alone, by both losses of sec. 3.4.
+
+    Its targets are the features of the frozen guidance encoders, and joints. It needs data in which the motion is a
+    function of the music, such as data=sdgpip: a regression learns nothing from motion that the music does not decide.
+    """
+
+    def __init__(
+        self,
+        *args,
+        estimate_guidance_std: bool = False,  # so that the guidance loss does not depend on the encoders' scale
+        latent_cache_size: int = 0,  # clips whose true guidance stays in memory
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.estimate_guidance_std = estimate_guidance_std
+        self.true_guidance = _TrueGuidance(self.family, latent_cache_size)
+
+    @classmethod
+    def required_keys(cls, family: M2PEnc, **_: Any) -> tuple[str, ...]:
+        """Music, joints and the maps of the setup."""
+        return (*MUSIC_KEYS, "joints2d", *guidance_keys(family.guidance_encoders.kinds))
+
+    @classmethod
+    def trainable_paths(cls, family: M2PEnc, **_: Any) -> list[str]:
+        """The music-to-pose network."""
+        return ["music_to_pose"]
+
+    def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Fit the music normaliser in one pass, and the scale of the guidance on the first batches."""
+        moments = self.family.music_scale.running_moments()
+        for batch in batches():
+            moments.add(batch["music"])
+        moments.finish()
+        if self.estimate_guidance_std:
+            values = torch.cat([self.true_guidance(batch).flatten() for batch in take_batches(batches)])
+            # untrained encoders give zeros
+            self.family.guidance_std.fill_(values.std().item() or 1.0)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Errors of guidance and heat maps."""
+        guidance, logits = encode_batch_music(self.family, batch)
+        side = batch[guidance_keys(self.family.guidance_encoders.kinds)[0]].shape[-1]
+        joints = batch["joints2d"] * (logits.shape[-1] / side)
+        return {
+            "guidance": guidance_loss(guidance, self.true_guidance(batch), self.family.guidance_std),
+            "heatmaps": heatmap_loss(logits, joints),
+        }
+
+
+class _FrameStage(DenoisingStage):
+    """Base of the stages that train the U-Net.
+
+    The paper's pixel loss between a predicted frame and a random frame of the video is read as Champ's: the error of
+    what the U-Net predicts, in latents, with another frame of the video as the reference. cond_drop_prob: of batches
+    without reference and image token, for classifier-free guidance (Champ: 0.1).
+    """
+
+    def __init__(self, *args, cond_drop_prob: float = 0.0, latent_cache_size: int = 0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.cond_drop_prob, self.latent_cache = cond_drop_prob, LatentCache(latent_cache_size)
+
+    def encode_image(
+        self, images: Tensor, latents: Tensor, copies: int, use_motion_modules: bool
+    ) -> tuple[Conditioning, ReferenceContext]:
+        """Conditions of reference images (B, 3, H, W) with their latents, each for `copies` samples."""
+        family = self.family
+        token = family.image_encoder(images, latents)
+        features = family.reference_net(latents, text=token)
+        if torch.rand(()) < self.cond_drop_prob:
+            token, features = torch.zeros_like(token), []
+        token, *features = (tensor.repeat_interleave(copies, 0) for tensor in (token, *features))
+        conditioning = family.unet.precompute_conditioning(token, features, use_motion_modules=use_motion_modules)
+        reference = family.background.encode_reference(latents)
+        return conditioning, reference.map(lambda tensor: tensor.repeat_interleave(copies, 0))
+
+    def frames_loss(
+        self,
+        latents: Tensor,
+        reference: ReferenceContext,
+        conditioning: Conditioning,
+        guidance: Tensor,
+        parts: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """The U-Net's losses for latents (B, C, F, h, w) of frames, given B references."""
+        family = self.family
+        noisy = self.add_noise(family.background.to_residual(latents, reference), family.noise_schedule)
+        output, region_logits = family.predict(noisy.x, noisy.t, conditioning, reference, guidance)
+        losses = self.denoising_loss(output, noisy)
+        if region_logits is not None and parts is not None:
+            losses["regions"] = region_loss(region_logits.movedim(2, 1).flatten(0, 1), parts.flatten(0, 1))
+        return losses
+
+
+class PoseImageStage(_FrameStage):
+    """Denoise frames of a clip, given another one and their true maps: `clip.num_sampled_frames` frames, in no order.
+
+    The first frame is the reference of the others.
+    """
+
+    def __init__(self, *args, estimate_latent_scale: bool = False, **kwargs):
+        """estimate_latent_scale: first, for an autoencoder that was just trained."""
+        super().__init__(*args, **kwargs)
+        self.estimate_latent_scale = estimate_latent_scale
+
+    @classmethod
+    def required_keys(cls, family: M2PEnc, **_: Any) -> tuple[str, ...]:
+        """Frames with the maps of the setup."""
+        keys = ("key", "frames", "frame_indices", "parts", *guidance_keys(family.guidance_encoders.kinds))
+        return tuple(dict.fromkeys(keys))
+
+    @classmethod
+    def trainable_paths(cls, family: M2PEnc, **_: Any) -> list[str]:
+        """All that draws: guidance encoders, ReferenceNet, a trainable image encoder, the U-Net's spatial layers."""
+        paths = ["guidance_encoders", "reference_net"]
+        if any(True for _ in family.image_encoder.parameters()):
+            paths.append("image_encoder")
+        if family.background.figure_segmenter is not None:
+            paths += ["background.reference_conv", "background.figure_segmenter"]
+        return paths + [f"unet.{path}" for path in family.unet.spatial_modules()]
+
+    def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
+        """Estimate the scale of the latents on the first batches."""
+        if self.estimate_latent_scale:
+            estimate_scales(self.family.codec, self.family.background, take_batches(batches))
+
+    def guidance(self, batch: Batch) -> Tensor:
+        """Guidance (B, C, F, h, w) of the batch's frames."""
+        encoders = self.family.guidance_encoders
+        return encoders(guidance_images(batch, encoders.kinds))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Denoising loss of the other frames, given the first one; perhaps the figure segmenter's loss."""
+        family, frames = self.family, batch["frames"]
+        latents = self.latent_cache.encode_frames(family.codec.encode, frames, batch["key"], batch["frame_indices"])
+        reference_latents, num_targets = latents[:, 0], latents.shape[1] - 1
+        conditioning, reference = self.encode_image(
+            frames[:, 0], reference_latents, num_targets, use_motion_modules=False
+        )
+        targets = latents[:, 1:].flatten(0, 1)[:, :, None]  # videos of one frame, each at a step of its own
+        guidance = self.guidance(batch)[:, :, 1:].movedim(2, 1).flatten(0, 1)[:, :, None]
+        parts = batch["parts"][:, 1:].flatten(0, 1)[:, None] if "parts" in batch else None
+        losses = self.frames_loss(targets, reference, conditioning, guidance, parts)
+        segmenter = family.background.figure_segmenter
+        if segmenter is not None and any(parameter.requires_grad for parameter in segmenter.parameters()):
+            losses["figure"] = segmenter.loss(reference_latents, batch["parts"][:, 0])
+        return losses
+
+
+class ImageStage(PoseImageStage):
+    """The same with the guidance that the frozen music-to-pose network predicts.
+
+    The paper gives the encoder the features of single frames. Here it takes the whole clip, and the sampled frames'
+    guidance is taken out of it, because at sampling no frame is without its neighbours.
+    """
+
+    @classmethod
+    def required_keys(cls, family: M2PEnc, **_: Any) -> tuple[str, ...]:
+        """Frames with music."""
+        keys = (*MUSIC_KEYS, "frames", "frame_indices")
+        return (*keys, "parts") if family.background.predict_regions else keys
+
+    @classmethod
+    def trainable_paths(cls, family: M2PEnc, **_: Any) -> list[str]:
+        """ReferenceNet and the U-Net's spatial layers."""
+        return ["reference_net", *(f"unet.{path}" for path in family.unet.spatial_modules())]
+
+    @torch.no_grad()
+    def guidance(self, batch: Batch) -> Tensor:
+        """See PoseImageStage."""
+        guidance, _ = encode_batch_music(self.family, batch)
+        indices = batch["frame_indices"]  # of a stored clip: the window has to be the clip
+        if indices.max() >= guidance.shape[2]:
+            raise ValueError(
+                "stage image needs windows of whole clips: set clip.num_frames and fps to the stored clips'"
+            )
+        return torch.stack([clip[:, index] for clip, index in zip(guidance, indices, strict=True)])
+
+
+class VideoStage(_FrameStage):
+    """Denoise windows of a clip: 0.5 pixel loss + 0.5 guidance loss (sec. 3.4).
+
+    The music-to-pose network takes the whole clip, the U-Net a window of it at a random place. Gradients of both losses
+    reach the music-to-pose network.
+    """
+
+    def __init__(
+        self,
+        *args,
+        train_spatial_layers: bool = False,  # of the U-Net; the paper freezes them
+        guidance_cache_size: int = 0,  # clips whose true guidance stays in memory
+        **kwargs,
+    ):
+        super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
+        self.true_guidance = _TrueGuidance(self.family, guidance_cache_size)
+
+    @classmethod
+    def required_keys(cls, family: M2PEnc, **_: Any) -> tuple[str, ...]:
+        """Video with music and the maps of the setup."""
+        keys = (*MUSIC_KEYS, "frames", "reference", *guidance_keys(family.guidance_encoders.kinds))
+        return tuple(dict.fromkeys((*keys, "parts") if family.background.predict_regions else keys))
+
+    @classmethod
+    def trainable_paths(cls, family: M2PEnc, train_spatial_layers: bool = False, **_: Any) -> list[str]:
+        """Temporal layers and the music-to-pose network, and perhaps the rest of the U-Net."""
+        modules = family.unet.temporal_modules() | (family.unet.spatial_modules() if train_spatial_layers else {})
+        return ["music_to_pose", *(f"unet.{path}" for path in modules)]
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Weighted losses of one window and of the whole clip's guidance."""
+        family, frames, references = self.family, batch["frames"], batch["reference"]
+
+        def encode_clip(index: int) -> tuple[Tensor]:
+            return (family.codec.encode(torch.cat([frames[index], references[index, None]])),)
+
+        (latents,) = self.latent_cache.get_or_compute(batch["key"], encode_clip)
+        latents = latents.to(frames.device)
+        clip_latents, reference_latents = latents[:, :-1].movedim(1, 2), latents[:, -1]
+        num_frames = clip_latents.shape[2]
+        if num_frames < family.num_frames:
+            raise ValueError(f"clips of {num_frames} frames are shorter than a window of {family.num_frames}")
+        guidance, _ = encode_batch_music(family, batch)
+        start = int(torch.randint(num_frames - family.num_frames + 1, ()))
+        window = slice(start, start + family.num_frames)
+        with torch.no_grad():
+            conditioning, reference = self.encode_image(references, reference_latents, 1, use_motion_modules=True)
+        parts = batch["parts"][:, window] if family.background.predict_regions else None
+        losses = self.frames_loss(clip_latents[:, :, window], reference, conditioning, guidance[:, :, window], parts)
+        losses["guidance"] = guidance_loss(guidance, self.true_guidance(batch), family.guidance_std)
+        return {name: 0.5 * value for name, value in losses.items()}
