@@ -135,7 +135,8 @@ class ShardEvalClips(EvalClips):
             return "its sound ends before its frames do"
         if spec.crop == "dancer" and "joints2d" not in sample.byte_ranges:
             return "it has no joints2d, which locate the dancer; ask for crop=whole or centre"
-        if spec.crop == "dancer" and not np.isfinite(self._joints2d(sample)).all(-1).any():
+        joints = self._joints2d(sample) if spec.crop == "dancer" else None
+        if joints is not None and not np.isfinite(joints).all(-1).any():
             return "no dancer was found in its frames; ask for crop=whole or centre"
         if spec.crop == "whole":
             return distortion_reason(spec, info["height"], info["width"])
