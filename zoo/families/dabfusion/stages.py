@@ -40,6 +40,8 @@ class FlowStage(Stage):
     with a wrong flow soon become occluded and inpainted, and their flow stops learning.
     """
 
+    family: DabFusion
+
     def __init__(
         self,
         *args: Any,
@@ -172,6 +174,8 @@ class DiffusionStage(Stage):
     The frozen autoencoder computes the targets; no frame is decoded. A model on text is conditioned on the clip's style
     instead (Table 6).
     """
+
+    family: DabFusion
 
     def __init__(
         self,

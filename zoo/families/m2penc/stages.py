@@ -56,6 +56,8 @@ class EncoderStage(Stage):
     function of the music, such as data=sdgpip: a regression learns nothing from motion that the music does not decide.
     """
 
+    family: M2PEnc
+
     def __init__(
         self,
         *args,
@@ -106,6 +108,8 @@ class _FrameStage(DenoisingStage):
     what the U-Net predicts, in latents, with another frame of the video as the reference. cond_drop_prob: of batches
     without reference and image token, for classifier-free guidance (Champ: 0.1).
     """
+
+    family: M2PEnc
 
     def __init__(self, *args, cond_drop_prob: float = 0.0, latent_cache_size: int = 0, **kwargs):
         super().__init__(*args, **kwargs)

@@ -35,6 +35,8 @@ class MotionStage(Stage):
     scaling are commented out. Here both are in metres, of the un-normalised motion, as in the paper.
     """
 
+    family: MagicDance
+
     @classmethod
     def required_keys(cls, family: MagicDance, **_: Any) -> tuple[str, ...]:
         """Motion and its music."""
@@ -102,6 +104,8 @@ def motion_losses(prediction: Tensor, x0: Tensor, denormalize: Callable[[Tensor]
 
 class _RendererStage(DenoisingStage):
     """Base of both stages of the renderer. cond_drop_prob: of reference and face, for classifier-free guidance."""
+
+    family: MagicDance
 
     def __init__(self, *args, cond_drop_prob: float = 0.0, **kwargs):
         super().__init__(*args, **kwargs)

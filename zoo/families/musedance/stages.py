@@ -23,6 +23,8 @@ COND_DROP_PROB = 0.1  # of text and music, for classifier-free guidance (the pap
 class _MuseDanceStage(DenoisingStage):
     """Base of both stages of the paper."""
 
+    family: MuseDance
+
     def encode_captions(self, captions: Sequence[str], is_conditioned: Tensor) -> Tensor:
         """Encode captions into text tokens (B, L, D); those of unconditioned samples as empty texts."""
         texts = [text if use_text else "" for text, use_text in zip(captions, is_conditioned.tolist(), strict=True)]
