@@ -61,19 +61,19 @@ class Model:
         return f"<zoo.Model {self.family} {self.path}>"
 
     def dance(self, image: str | Path | None = None, music: str | Path | None = None, **options: Any) -> Video:
-        """A video of the figure in `image` that dances to `music`; without them, of the shipped demo's.
+        """A video of the figure in `image` that dances to `music`; without one, the shipped demo's is used.
 
         options: those of conf/sample.yaml: seconds, fps, seed, prompt, renderer, scene, device, precision ..., and
         nested ones as dictionaries (`sampler={"num_inference_steps": 10}`). The options are checked here; frames are
         made when the video is saved or iterated. Raises ValueError for an option that is unknown or out of range.
         """
-        return Video(self._request(image, music, options))
+        return Video(self._compose_request(image, music, options))
 
     def generate_motion(self, music: str | Path | None = None, **options: Any) -> Motion:
         """Body motion to `music`, without frames. Raises ValueError for a family that makes no motion."""
-        return Motion(self._request(None, music, options))
+        return Motion(self._compose_request(None, music, options))
 
-    def _request(self, image: str | Path | None, music: str | Path | None, options: dict[str, Any]) -> Any:
+    def _compose_request(self, image: str | Path | None, music: str | Path | None, options: dict[str, Any]) -> Any:
         from zoo.run.sample.request import compose_request
 
         files = {name: str(path) for name, path in (("image", image), ("music", music)) if path is not None}
@@ -81,13 +81,15 @@ class Model:
 
 
 class _Generated:
+    """A checked sampling request, computed when it is saved or iterated."""
+
     def __init__(self, request: Any):
         self._request = request
 
     def save(self, path: str | Path) -> Path:
-        """Write it to a file, which appears whole or not at all; its suffix chooses the format. Returns the path.
+        """Write it to a file, which appears whole or not at all. The suffix chooses the format. Returns the path.
 
-        Raises ValueError for a suffix or folder of no use.
+        Raises ValueError for an unknown suffix, and for a folder that cannot be written.
         """
         from dataclasses import replace
 

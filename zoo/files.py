@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """A file that appears whole, with missing folders."""
+    """Write a file, which appears whole or not at all. Missing folders are made."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 

@@ -103,7 +103,7 @@ class Family(nn.Module, ABC):
         """Networks that take most of a sampling step's time, and that `zoo.nn.cpu_inference` can speed up."""
         return []
 
-    def truncated_prompt(self, prompt: str) -> str:
+    def truncated_prompt_end(self, prompt: str) -> str:
         """The end of a prompt that exceeds the text encoder's length. The default is empty: no prompt is read."""
         return ""
 

@@ -25,13 +25,13 @@ def build_shards(config: DictConfig) -> None:
     for name in ("folder", "out"):
         if config[name] is None:
             raise ValueError(f"give {name}=DIR")
-    sides = {name: int_at_least(config[name], name, 64) for name in ("height", "width")}
-    if any(side % 4 for side in sides.values()):
+    frame_size = {name: int_at_least(config[name], name, 64) for name in ("height", "width")}
+    if any(side % 4 for side in frame_size.values()):
         raise ValueError(f"height and width must be multiples of 4, not {config.height}x{config.width}")
     spec = ShardSpec(
         num_frames=int_at_least(config.num_frames, "num_frames", 2),
         fps=Fraction(str(positive(config.fps, "fps"))),
-        **sides,
+        **frame_size,
         allow_silent=bool(config.allow_silent),
     )
     if config.caption.url and not config.caption.model:
@@ -41,36 +41,37 @@ def build_shards(config: DictConfig) -> None:
         captioner = LocalCaptioner(config.caption.folder)
     elif config.caption.url:
         captioner = ApiCaptioner(config.caption.url, config.caption.model, config.caption.key)
-    music = user_path(str(config.music)) if config.music else None
-    videos = ClipFolder(user_path(str(config.folder)), music, config.pattern, None, {}, Fraction(30))
+    music_folder = user_path(str(config.music)) if config.music else None
+    clip_folder = ClipFolder(user_path(str(config.folder)), music_folder, config.pattern, None, {}, Fraction(30))
     detector: PersonDetector | None = None
     if config.weights.pose_detector:
-        loaded = load_detector(config.weights.pose_detector)
-        if not isinstance(loaded, PersonDetector):
+        loaded_detector = load_detector(config.weights.pose_detector)
+        if not isinstance(loaded_detector, PersonDetector):
             raise ValueError(
                 f"weights.pose_detector={config.weights.pose_detector} detects rendered figures only; "
                 "give the file of a detector of people"
             )
-        detector = loaded
+        detector = loaded_detector
     out = user_path(str(config.out))
     out.mkdir(parents=True, exist_ok=True)
-    reports = [build_shard(video, out, spec, detector, captioner) for video in track(videos.clips, "videos")]
-    without_parts = [] if detector else [video.key for video in videos.clips if video.parts is None]
+    reports = [build_shard(video, out, spec, detector, captioner) for video in track(clip_folder.clips, "videos")]
+    keys_without_parts = [] if detector else [video.key for video in clip_folder.clips if video.parts is None]
     num_clips = sum(report.num_clips for report in reports)
-    num_unused = sum(not report.num_clips for report in reports)
-    for key, reason in videos.skipped:
+    num_unused_videos = sum(not report.num_clips for report in reports)
+    for key, reason in clip_folder.skipped:
         print(f"{key}: left out: {reason}")
     for report in reports:
         if report.reason:
             print(f"{report.key}: left out: {report.reason}")
-        for second, reason in report.dropped:
-            print(f"{report.key} from {second:g} s on: left out: {reason}")
-    if without_parts:
-        and_more = f" and {len(without_parts) - 1} more" if len(without_parts) > 1 else ""
+        for start_second, reason in report.dropped:
+            print(f"{report.key} from {start_second:g} s on: left out: {reason}")
+    if keys_without_parts:
+        and_more = f" and {len(keys_without_parts) - 1} more" if len(keys_without_parts) > 1 else ""
         print(
-            f"no folder densepose or masks lies beside {without_parts[0]}{and_more}: "
+            f"no folder densepose or masks lies beside {keys_without_parts[0]}{and_more}: "
             "no stage that needs parts can train on these clips"
         )
-    print(f"{num_clips} clips of {len(reports) - num_unused} videos are in {out}; {num_unused} videos gave none")
+    num_used_videos = len(reports) - num_unused_videos
+    print(f"{num_clips} clips of {num_used_videos} videos are in {out}; {num_unused_videos} videos gave none")
     if not num_clips:
         raise ValueError(f"folder={config.folder}: no clip of it can be used")

@@ -54,21 +54,25 @@ def drum_kit(rng: np.random.Generator) -> dict[str, np.ndarray]:
     """One kit, its tuning drawn from `rng`: name -> mono sound, peak 1."""
     noise = rng.standard_normal(int(1.2 * SAMPLE_RATE))
 
-    def noise_burst(seconds: float, low: float, high: float | None, decay: float, skip: int = 0) -> np.ndarray:
+    def noise_burst(seconds: float, low_cut: float, high_cut: float | None, decay: float, skip: int = 0) -> np.ndarray:
         """Decaying noise within a band (Hz); decay: 1/s; skip: the sample of the kit's noise at which it begins."""
         times = _sample_times(seconds)
-        return _filter_band(noise[skip : skip + times.size], low, high) * np.exp(-times * decay)
+        return _filter_band(noise[skip : skip + times.size], low_cut, high_cut) * np.exp(-times * decay)
 
     pitch_factor = rng.uniform(0.88, 1.14)
-    times = _sample_times(0.32)
-    kick = _swept_sine(times, 46 * pitch_factor, 190 * pitch_factor, rng.uniform(28, 45), rng.uniform(8, 14))
+    kick_times = _sample_times(0.32)
+    kick = _swept_sine(kick_times, 46 * pitch_factor, 190 * pitch_factor, rng.uniform(28, 45), rng.uniform(8, 14))
     kick[:220] += 0.35 * noise_burst(0.01, 1500, 6000, 300)[:220]
-    times = _sample_times(0.24)
-    snare_body = np.sin(2 * np.pi * 185 * pitch_factor * times) * np.exp(-times * 24)
+    snare_times = _sample_times(0.24)
+    snare_body = np.sin(2 * np.pi * 185 * pitch_factor * snare_times) * np.exp(-snare_times * 24)
     snare = 0.7 * snare_body + 1.1 * noise_burst(0.24, 1200, 8000, rng.uniform(14, 22), 500)
-    clap_time = _sample_times(0.25)
-    bursts = sum(np.exp(-np.clip(clap_time - d, 0, None) * 90) * (clap_time >= d) for d in (0, 0.009, 0.018))
-    clap = _filter_band(noise[900 : 900 + clap_time.size], 900, 4000) * (bursts + 0.8 * np.exp(-clap_time * 18))
+    clap_times = _sample_times(0.25)
+    burst_envelope = sum(
+        np.exp(-np.clip(clap_times - delay, 0, None) * 90) * (clap_times >= delay) for delay in (0, 0.009, 0.018)
+    )
+    clap = _filter_band(noise[900 : 900 + clap_times.size], 900, 4000) * (
+        burst_envelope + 0.8 * np.exp(-clap_times * 18)
+    )
     times = _sample_times(0.3)
     sounds = {
         "kick": kick,
@@ -90,21 +94,21 @@ def drum_kit(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def note(instrument: str, midi: int, seconds: float, brightness: float = 1.0) -> np.ndarray:
-    """One note of an instrument of `INSTRUMENTS`; midi: its pitch; brightness: about 1."""
+    """One note of an instrument of `INSTRUMENTS`; midi: its pitch; brightness: about 1, more: louder high harmonics."""
     num_harmonics, slope, odd_only, decay, brightness_decay, attack, detune_cents = INSTRUMENTS[instrument]
     frequency = 440.0 * 2 ** ((midi - 69) / 12)
     times = _sample_times(seconds + 0.05)
     harmonic_numbers = np.arange(1, num_harmonics + 1)
     harmonic_numbers = 2 * harmonic_numbers - 1 if odd_only else harmonic_numbers
     harmonic_numbers = harmonic_numbers[harmonic_numbers * frequency < 0.42 * SAMPLE_RATE]
-    weights = harmonic_numbers ** (-slope / brightness)
+    amplitudes = harmonic_numbers ** (-slope / brightness)
     phase = 2 * np.pi * frequency * times
     waves = np.sin(harmonic_numbers[:, None] * phase)
     if detune_cents:
         waves = 0.6 * waves + 0.4 * np.sin(harmonic_numbers[:, None] * phase * 2 ** (detune_cents / 1200))
-    waves *= weights[:, None] * np.exp(-brightness_decay * (harmonic_numbers[:, None] - 1) * times)
+    waves *= amplitudes[:, None] * np.exp(-brightness_decay * (harmonic_numbers[:, None] - 1) * times)
     envelope = np.minimum(times / attack, 1) * np.exp(-decay * times) * np.clip((seconds + 0.05 - times) / 0.05, 0, 1)
-    return (waves.sum(0) * envelope / weights.sum() ** 0.5).astype(np.float32)
+    return (waves.sum(0) * envelope / amplitudes.sum() ** 0.5).astype(np.float32)
 
 
 def mix_notes(length: int, starts: Sequence[int], sounds: Sequence[np.ndarray], gains: Sequence[float]) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DDPMScheduler
 from hydra.utils import get_class
 from torch import Tensor, nn
 
@@ -40,7 +41,10 @@ from zoo.nn.weights.layouts import ModulePrefixes, find_converter
 from zoo.nn.weights.loading import LoadReport, load_strict, read_weights, unwrap_state_dict
 
 MODULE_PREFIXES = ModulePrefixes(
-    "animator.codec.vae.", "animator.unet.", "animator.appearance_encoder.", "animator.controlnet."
+    vae="animator.codec.vae.",
+    unet="animator.unet.",
+    reference="animator.appearance_encoder.",
+    controlnet="animator.controlnet.",
 )
 WINDOWS_PER_BATCH = 4  # denoised together
 RENAMED_MODULES_V1 = {  # path of a module in a state dict of config_version 1 -> today's
@@ -78,10 +82,10 @@ class MagicDance(Family, MotionGenerator):
         self.renderer: Renderer = MeshRenderer(mesh_resolution, mesh_resolution)
         self.motion_generator: MotionGenerator = DiffusionMotion(self)
         self.animator = animator
-        self.defaults = SamplingParams(**sampler)
+        self.default_sampling = SamplingParams(**sampler)
 
     @property
-    def schedule(self):
+    def noise_schedule(self) -> DDPMScheduler:
         """The noise schedule of the motion diffuser; its network predicts x0."""
         return cosine_schedule("sample")
 
@@ -91,23 +95,25 @@ class MagicDance(Family, MotionGenerator):
         return self.motion_denoiser.final_layer.weight.device
 
     def music_condition(
-        self, features: Tensor, rate: float, beats: Sequence[np.ndarray], num_frames: int, start: int = 0
+        self, features: Tensor, rate: float, beat_times: Sequence[np.ndarray], num_frames: int, start: int = 0
     ) -> Tensor:
         """(B, num_frames, D) of motion frames start .. start + num_frames - 1; D + 2 values with the beat phase.
 
-        features: (B, L, D) at `rate` Hz; beats: the beat times of each of the B songs, in seconds.
+        features: (B, L, D) at `rate` Hz; beat_times: of each of the B songs, in seconds.
         """
         condition = self.music_scale(resample_music(features, rate, start, num_frames))
         if not self.beat_phase_dim:
             return condition
         frame_times = np.arange(start, start + num_frames) / MOTION_FPS
-        phases = torch.from_numpy(np.stack([beat_phase(beat_times, frame_times) for beat_times in beats]))
+        phases = torch.from_numpy(
+            np.stack([beat_phase(song_beat_times, frame_times) for song_beat_times in beat_times])
+        )
         return torch.cat([condition, phases.to(condition)], dim=-1)
 
     def generate_motion(
         self, music: MusicFeatures, num_frames: int, seed: int, sampling: SamplingParams, prompt: str = ""
     ) -> Iterator[Tensor]:
-        """Blocks (T, 151) of motion, `num_frames` in all, by the chosen generator, at first the diffuser."""
+        """Blocks (T, 151) of motion, `num_frames` in all, by the chosen generator; the diffuser if none is chosen."""
         return self.motion_generator.generate_motion(music, num_frames, seed, sampling, prompt)
 
     @property
@@ -157,24 +163,24 @@ class MagicDance(Family, MotionGenerator):
         motion_mask: MotionMask | None = None,
     ) -> Iterator[Tensor]:
         """Normalised windows that cover `num_frames` motion frames."""
-        sampling = sampling.with_defaults(self.defaults)
+        sampling = sampling.with_defaults(self.default_sampling)
         num_steps, guidance_scale = sampling.num_inference_steps, sampling.guidance_scale
-        features, beats = music.features[None].to(self.device), [music.beats.times]
+        features, beat_times = music.features[None].to(self.device), [music.beats.times]
 
-        def denoiser_for(indices: range) -> ClassifierFreeGuidance:
+        def denoiser_for(window_indices: range) -> ClassifierFreeGuidance:
             conditions = [
-                self.music_condition(features, music.rate, beats, WINDOW_FRAMES, index * HOP_FRAMES)
-                for index in indices
+                self.music_condition(features, music.rate, beat_times, WINDOW_FRAMES, window_index * HOP_FRAMES)
+                for window_index in window_indices
             ]
             conditioning = self.motion_denoiser.guided_condition(torch.cat(conditions))
-            denoiser = Denoiser(lambda x, t: self.motion_denoiser(x, conditioning, t).float(), self.schedule)
+            denoiser = Denoiser(lambda x, t: self.motion_denoiser(x, conditioning, t).float(), self.noise_schedule)
             return ClassifierFreeGuidance(denoiser, guidance_ramp(guidance_scale, num_steps))
 
-        make_sampler(self.schedule, num_steps)  # refuses an impossible number of steps before any work
+        make_sampler(self.noise_schedule, num_steps)  # refuses an impossible number of steps before any work
         yield from long_form(
             denoiser_for,
             num_windows(num_frames),
-            lambda: make_sampler(self.schedule, num_steps),
+            lambda: make_sampler(self.noise_schedule, num_steps),
             sampling.eta,
             seed,
             self.device,
@@ -189,18 +195,18 @@ class MagicDance(Family, MotionGenerator):
         """See `Family`. Version 1 had a flat configuration."""
         decoder_keys = ("dim", "ff_dim", "layers", "heads", "dropout")
         v1_defaults = {"dropout": 0.1, "steps": 50, "guidance": 2.0, "eta": 1.0, "height": 128, "pulse": False}
-        old = v1_defaults | config
-        animator = old.get("animator")
+        old_config = v1_defaults | config
+        animator = old_config.get("animator")
         return {
             "_target_": config["_target_"],
             "music_dim": config["music_dim"],
-            "dance_decoder": {name: old[name] for name in decoder_keys},
-            "beat_phase": old["pulse"],
-            "mesh_resolution": old["height"],
+            "dance_decoder": {name: old_config[name] for name in decoder_keys},
+            "beat_phase": old_config["pulse"],
+            "mesh_resolution": old_config["height"],
             "sampler": {
-                "num_inference_steps": old["steps"],
-                "guidance_scale": old["guidance"],
-                "eta": old["eta"],
+                "num_inference_steps": old_config["steps"],
+                "guidance_scale": old_config["guidance"],
+                "eta": old_config["eta"],
             },
             "animator": None if animator is None else upgrade_animator(animator),
         }, rename_modules(state_dict, RENAMED_MODULES_V1)
@@ -221,17 +227,17 @@ class MagicDance(Family, MotionGenerator):
         """
         contents = read_weights(path, EDGE_CLASSES)
         if self.animator is not None and not _is_edge(contents):
-            match = find_converter(contents, self.state_dict(), MODULE_PREFIXES)
-            if match is not None:
-                converter, allowed_missing = match
-                return load_strict(self, path, converter, allowed_missing=allowed_missing)
+            conversion = find_converter(contents, self.state_dict(), MODULE_PREFIXES)
+            if conversion is not None:
+                convert, allowed_missing = conversion
+                return load_strict(self, path, convert, allowed_missing=allowed_missing)
         return load_strict(
             self, path, from_edge, EDGE_CLASSES, allowed_missing=("normalizer.", "music_scale.", "animator.")
         )
 
     @property
     def default_renderer(self) -> str:
-        """Renderer without an option: diffusion where it was trained."""
+        """Name in conf/renderer of the renderer if none is chosen: diffusion where it was trained, else auto."""
         return "auto" if self.animator is None else "diffusion"
 
     def ablations(self) -> dict[str, dict[str, Any]]:
@@ -242,7 +248,10 @@ class MagicDance(Family, MotionGenerator):
 
     @property
     def default_motion(self) -> str:
-        """Generator without an option: the choreographer, measured on twelve real songs (results/magicdance.md)."""
+        """Name in conf/motion of the generator if none is chosen.
+
+        The choreographer, as measured on twelve real songs (results/magicdance.md).
+        """
         return "choreographer"
 
     def configure(self, options: Mapping[str, Any]) -> None:
@@ -286,9 +295,9 @@ class MagicDance(Family, MotionGenerator):
 
     def _render(self, session: RenderSession, request: GenerationRequest) -> Iterator[Tensor]:
         num_frames, fps = request.num_frames, request.fps
-        motion_frames = -(-(num_frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
+        num_motion_frames = -(-(num_frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
         motion_blocks = self.generate_motion(
-            request.music, motion_frames, request.seed, request.sampling, request.prompt
+            request.music, num_motion_frames, request.seed, request.sampling, request.prompt
         )
         for block in resample_to_video(motion_blocks, num_frames, fps):
             yield session.draw(block)
@@ -317,15 +326,15 @@ def from_edge(contents: Any) -> dict[str, Tensor]:
 
 def resample_to_video(blocks: Iterator[Tensor], num_frames: int, fps: Fraction) -> Iterator[Tensor]:
     """Motion blocks (T, 151) at 30 Hz -> blocks (F, 151) at the times i / fps of `num_frames` video frames."""
-    start, count, buffer = 0, 0, None  # motion frame at which the buffer starts; video frames yielded
+    buffer_start, num_done, buffer = 0, 0, None  # in motion frames; video frames yielded
     for block in blocks:
         buffer = block if buffer is None else torch.cat([buffer, block])
-        last = start + len(buffer) - 1
+        last_motion_frame = buffer_start + len(buffer) - 1
         # video frames up to the last motion frame of the buffer; exact, in fractions
-        stop = min(num_frames, last * fps.numerator // (MOTION_FPS * fps.denominator) + 1)
-        if stop > count:
-            times = [float(Fraction(i) / fps - Fraction(start, MOTION_FPS)) for i in range(count, stop)]
+        stop = min(num_frames, last_motion_frame * fps.numerator // (MOTION_FPS * fps.denominator) + 1)
+        if stop > num_done:
+            times = [float(Fraction(i) / fps - Fraction(buffer_start, MOTION_FPS)) for i in range(num_done, stop)]
             yield resample(buffer, torch.tensor(times, dtype=torch.float64))
-            count = stop
-        start, buffer = last, buffer[-1:]
-    assert count == num_frames, (count, num_frames)
+            num_done = stop
+        buffer_start, buffer = last_motion_frame, buffer[-1:]
+    assert num_done == num_frames, (num_done, num_frames)

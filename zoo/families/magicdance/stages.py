@@ -71,9 +71,9 @@ class MotionStage(Stage):
         x0 = family.normalizer(batch["motion"])
         beat_times = [beat_flags.nonzero()[:, 0].numpy() / float(batch["fps"]) for beat_flags in batch["beats"].cpu()]
         music = family.music_condition(batch["music"], batch["music_rate"], beat_times, x0.shape[1])
-        t = torch.randint(family.schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
+        t = torch.randint(family.noise_schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
         keep = torch.rand(len(x0), device=x0.device) >= COND_DROP_PROB
-        noisy_sample = add_training_noise(x0, t, family.schedule)
+        noisy_sample = add_training_noise(x0, t, family.noise_schedule)
         prediction = family.motion_denoiser(noisy_sample.x, music, t, keep).float()  # x0
         with torch.autocast(x0.device.type, enabled=False):
             losses = motion_losses(prediction, x0, family.normalizer.inverse)

@@ -62,7 +62,7 @@ class MuseDance(Family):
         sampler: Mapping[str, Any],  # num_inference_steps, guidance_scale, eta
         adain_strength: float,  # see `match_channel_statistics`
     ):
-        """Raises ValueError for another music condition, and for another noise schedule."""
+        """Raises ValueError for an unknown music condition or noise schedule."""
         super().__init__()
         make_noise_schedule(**noise_schedule)  # refuses wrong values
         self.noise_schedule_config = dict(noise_schedule)
@@ -83,7 +83,7 @@ class MuseDance(Family):
         self.mask_encoder = ControlNetConditioningEmbedding(latent_channels, 2, tuple(mask_encoder_channels))
         self.music_scale = FeatureNormalizer(music_dim)
         self.music_token_embedder = MusicTokenEmbedder(music_dim, music_token_dim, music_conditions, beat_phase)
-        self.background = DirectLatents()
+        self.background = DirectLatents()  # how latents of frames become the diffused ones, and back
         if background_residual:
             self.background = BackgroundResidual(
                 latent_channels,
@@ -98,7 +98,7 @@ class MuseDance(Family):
 
     @property
     def noise_schedule(self) -> DDPMScheduler:
-        """The noise schedule of the diffused residuals."""
+        """The noise schedule of the diffused latents, or of their difference to the background."""
         return make_noise_schedule(**self.noise_schedule_config)
 
     @property
@@ -119,11 +119,11 @@ class MuseDance(Family):
         Parameters that a file does not hold stay as they are, so several files are loaded one after the other. Raises
         ValueError, with nothing loaded, when anything else is missing or unexpected.
         """
-        converter = find_converter(read_weights(path), self.state_dict(), MODULE_PREFIXES)
-        if converter is None:
+        conversion = find_converter(read_weights(path), self.state_dict(), MODULE_PREFIXES)
+        if conversion is None:
             return load_strict(self, path)
-        convert, missing = converter
-        return load_strict(self, path, convert, allowed_missing=missing)
+        convert, allowed_missing = conversion
+        return load_strict(self, path, convert, allowed_missing=allowed_missing)
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, reference: ReferenceContext) -> Tensor:
         """Return the network output for noisy residuals x (B, C, F, h, w) at steps t (B,), given B references."""
@@ -132,7 +132,7 @@ class MuseDance(Family):
     def predict_with_regions(
         self, x: Tensor, t: Tensor, conditioning: Conditioning, reference: ReferenceContext
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the same, and the logits of the regions (B, 9, F, h, w), of `apply_region_head`."""
+        """Return the output of `predict`, and the logits of the regions (B, 9, F, h, w), of `apply_region_head`."""
         model_output = self.unet(x, t, conditioning, self.background.reference_condition(reference, x))
         return self.background.apply_region_head(model_output, t, reference, self.noise_schedule)
 
@@ -152,8 +152,9 @@ class MuseDance(Family):
 
         music (B, L, D) at `rate` Hz from the window's first frame on; beats (B, F), beat_phase (B, F, 2).
         """
-        positions = torch.arange(music.shape[1], device=music.device) * (float(self.fps) / rate)
-        return self.music_token_embedder(self.music_scale(music), positions, beats, beat_phase)
+        # of the tokens, in frames of the window
+        token_positions = torch.arange(music.shape[1], device=music.device) * (float(self.fps) / rate)
+        return self.music_token_embedder(self.music_scale(music), token_positions, beats, beat_phase)
 
     def configure(self, options: Mapping[str, Any]) -> None:
         """See `Family`. use_music: false leaves out the music branch: its tokens are zero, as in unguided samples."""
@@ -169,7 +170,7 @@ class MuseDance(Family):
         """See `Family`."""
         return [self.unet, self.reference_net]
 
-    def truncated_prompt(self, prompt: str) -> str:
+    def truncated_prompt_end(self, prompt: str) -> str:
         """See `Family`."""
         return self.text_encoder.truncated_end(prompt)
 
@@ -191,71 +192,71 @@ class MuseDance(Family):
         if reference.foreground_mask is not None and reference.foreground_mask.max() < MIN_FIGURE_PROB:
             raise ValueError("image=: no figure was detected in it; use an image of a person or another figure")
         text = self.text_encoder([request.prompt]).to(self.device)
-        features = self.reference_net(image_latents, text=text)
+        reference_features = self.reference_net(image_latents, text=text)
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        context, num_done, window_index = None, 0, 0
+        context_latents, num_done, window_index = None, 0, 0
         while num_done < num_frames:
             start = window_index * self.num_frames
             music_tokens = self._music_tokens_at(request.music, start)
-            conditioning = self._encode_conditions(text, features, context, music_tokens, sampling)
+            conditioning = self._encode_conditions(text, reference_features, context_latents, music_tokens, sampling)
             window_reference = reference
-            if context is not None:
-                window_reference = self.background.with_context(reference, context.movedim(0, 1)[None])
+            if context_latents is not None:
+                window_reference = self.background.with_context(reference, context_latents.movedim(0, 1)[None])
             latents = self._sample_window(conditioning, window_reference, generator, sampling)
             latents = match_channel_statistics(latents, image_latents, self.adain_strength)
-            context = latents[-self.num_context_frames :] if self.num_context_frames else None
-            # the moments nearest to this window's frames
+            context_latents = latents[-self.num_context_frames :] if self.num_context_frames else None
+            # the frame of this window that is nearest to each video frame up to the window's end
             stop = min(num_frames, ceil((start + self.num_frames - Fraction(1, 2)) * fps / self.fps))
-            nearest = [round(index * self.fps / fps) - start for index in range(num_done, stop)]
+            nearest_frames = [round(frame * self.fps / fps) - start for frame in range(num_done, stop)]
             # a tie may be rounded out of the window
-            nearest = [min(max(index, 0), self.num_frames - 1) for index in nearest]
-            for first in range(0, len(nearest), VAE_BATCH):
-                indices = nearest[first : first + VAE_BATCH]
-                distinct = sorted(set(indices))
-                frame_latents = latents[distinct]
-                residual = self.background.frame_pixel_residual(frame_latents, reference)
-                frames = self.codec.decode(frame_latents, residual)
-                yield frames[[distinct.index(index) for index in indices]]
+            nearest_frames = [min(max(frame, 0), self.num_frames - 1) for frame in nearest_frames]
+            for batch_start in range(0, len(nearest_frames), VAE_BATCH):
+                batch_frames = nearest_frames[batch_start : batch_start + VAE_BATCH]
+                distinct_frames = sorted(set(batch_frames))
+                frame_latents = latents[distinct_frames]
+                pixel_residual = self.background.frame_pixel_residual(frame_latents, reference)
+                frames = self.codec.decode(frame_latents, pixel_residual)
+                yield frames[[distinct_frames.index(frame) for frame in batch_frames]]
             num_done, window_index = stop, window_index + 1
 
     def _music_tokens_at(self, music: MusicFeatures, start: int) -> dict[str, Tensor]:
         """Return the music tokens of the window that begins at own frame `start`."""
         rate, fps = float(music.rate), float(self.fps)
         num_tokens = ceil(self.num_frames / fps * rate)
-        indices = (torch.arange(num_tokens) + round(start / fps * rate)).clamp(max=len(music.features) - 1)
-        seconds = (start + np.arange(self.num_frames)) / fps
-        marks = beats_to_frames(music.beats.times - start / fps, self.num_frames, self.fps)
-        beats, phase = torch.from_numpy(marks), torch.from_numpy(beat_phase(music.beats.times, seconds))
-        features = music.features[indices.to(music.features.device)].to(self.device)
+        token_indices = (torch.arange(num_tokens) + round(start / fps * rate)).clamp(max=len(music.features) - 1)
+        frame_times = (start + np.arange(self.num_frames)) / fps
+        beat_flags = beats_to_frames(music.beats.times - start / fps, self.num_frames, self.fps)
+        beats, phase = torch.from_numpy(beat_flags), torch.from_numpy(beat_phase(music.beats.times, frame_times))
+        features = music.features[token_indices.to(music.features.device)].to(self.device)
         tokens = self.embed_music(features[None], rate, beats[None].to(self.device), phase[None].to(self.device))
         return tokens if self.use_music else {name: torch.zeros_like(value) for name, value in tokens.items()}
 
     def _encode_conditions(
         self,
         text: Tensor,
-        features: Sequence[Tensor],
-        context: Tensor | None,
+        reference_features: Sequence[Tensor],
+        context_latents: Tensor | None,
         music_tokens: Mapping[str, Tensor],
         sampling: SamplingParams,
     ) -> Conditioning:
         """Precompute the U-Net's conditions for one window; with guidance for two samples, the second without text and
         music.
 
-        features: of the ReferenceNet for the image; context (M, C, h, w): latents of the last frames, if there are any.
+        reference_features: of the ReferenceNet for the image. context_latents (M, C, h, w): of the last frames of the
+        previous window; None for the first window.
         """
         context_features: list[Tensor] = []
-        if context is not None:
-            frame_features = self.reference_net(context, text=text.expand(len(context), -1, -1))
-            context_features = [feature[None] for feature in frame_features]
+        if context_latents is not None:
+            features = self.reference_net(context_latents, text=text.expand(len(context_latents), -1, -1))
+            context_features = [feature[None] for feature in features]
         if sampling.guidance_scale != 1:
             text = torch.cat([text, self.text_encoder([""]).to(text)])
             music_tokens = {
                 name: torch.cat([tokens, torch.zeros_like(tokens)]) for name, tokens in music_tokens.items()
             }
-            features, context_features = (
-                [feature.expand(2, *feature.shape[1:]) for feature in group] for group in (features, context_features)
-            )
-        return self.unet.precompute_conditioning(text, features, context_features, music_tokens)
+            reference_features = [feature.expand(2, *feature.shape[1:]) for feature in reference_features]
+            context_features = [feature.expand(2, *feature.shape[1:]) for feature in context_features]
+        return self.unet.precompute_conditioning(text, reference_features, context_features, music_tokens)
 
     def _sample_window(
         self,
@@ -278,8 +279,8 @@ class MuseDance(Family):
             model_output = self.unet(inputs, t.repeat(2), conditioning, cond_features).float()
             conditional, unconditional = model_output.chunk(2)
             # before the regions are composited: guided colors would leave the figure's own range
-            guided = unconditional + guidance_scale * (conditional - unconditional)
-            return self.background.apply_region_head(guided, t, reference, self.noise_schedule)[0]
+            guided_output = unconditional + guidance_scale * (conditional - unconditional)
+            return self.background.apply_region_head(guided_output, t, reference, self.noise_schedule)[0]
 
         def draw_noise() -> Tensor:
             return torch.randn(shape, generator=generator).to(self.device)

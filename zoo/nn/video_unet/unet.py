@@ -47,12 +47,12 @@ class VideoUNet(nn.Module):
         init: str | None = None,  # 'orthogonal': see `init_delta_orthogonal_`, for training from scratch
         extra_out_channels: int = 0,  # behind those that the noise schedule needs
     ):
-        """Raises ValueError for another `init`."""
+        """Raises ValueError for an unknown `init`."""
         super().__init__()
         if init not in (None, "orthogonal"):
             raise ValueError(f"unet.init={init}: use orthogonal or null")
         first_dim, last_dim, time_dim = channels[0], channels[-1], 4 * channels[0]
-        config = BlockConfig(
+        block_config = BlockConfig(
             time_dim,
             text_dim,
             face_dim,
@@ -68,23 +68,24 @@ class VideoUNet(nn.Module):
         self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
         skip_channels, previous_dim = [first_dim], first_dim
         for index, (dim, has_attention) in enumerate(zip(channels, attention_levels, strict=True)):
+            # (in, out) of each layer
             layer_channels = [(previous_dim if layer == 0 else dim, dim) for layer in range(layers_per_block)]
-            level = UNetLevel(layer_channels, has_attention, use_motion_modules, config)
+            level = UNetLevel(layer_channels, has_attention, use_motion_modules, block_config)
             skip_channels += [dim] * layers_per_block
             if index < len(channels) - 1:
                 level.downsamplers = nn.ModuleList([Downsample2D(dim, use_conv=True, name="op")])
                 skip_channels.append(dim)
             self.down_blocks.append(level)
             previous_dim = dim
-        self.mid_block = UNetLevel([(last_dim, last_dim)], True, use_motion_modules and motion_in_middle, config)
-        self.mid_block.resnets.append(config.resnet_block(last_dim, last_dim))
-        up_levels = zip(reversed(channels), reversed(attention_levels), strict=True)
-        for index, (dim, has_attention) in enumerate(up_levels):
+        self.mid_block = UNetLevel([(last_dim, last_dim)], True, use_motion_modules and motion_in_middle, block_config)
+        self.mid_block.resnets.append(block_config.resnet_block(last_dim, last_dim))
+        up_settings = zip(reversed(channels), reversed(attention_levels), strict=True)
+        for index, (dim, has_attention) in enumerate(up_settings):
             layer_channels = [
                 ((previous_dim if layer == 0 else dim) + skip_channels.pop(), dim)
                 for layer in range(layers_per_block + 1)
             ]
-            level = UNetLevel(layer_channels, has_attention, use_motion_modules, config)
+            level = UNetLevel(layer_channels, has_attention, use_motion_modules, block_config)
             if index < len(channels) - 1:
                 level.upsamplers = nn.ModuleList([Upsample2D(dim, use_conv=True)])
             self.up_blocks.append(level)
@@ -187,13 +188,16 @@ class VideoUNet(nn.Module):
         return rearrange(y, "(b f) c h w -> b c f h w", f=num_frames)
 
     def _forward_features(
-        self, x, time, conditioning, cond_features, block_residuals, features, share_cfg_encoder=False
+        self, x, time, conditioning, cond_features, block_residuals, recorded_features, share_cfg_encoder=False
     ) -> tuple[Tensor, ForwardState]:
-        """(B, C, F, H, W) -> (B F, channels[0], H, W)"""
+        """Noisy x (B, C, F, H, W) -> input of the output layers (B F, channels[0], H, W), and the state of the pass.
+
+        recorded_features: list that receives the input of each spatial attention, unless None; see `ForwardState`.
+        """
         if share_cfg_encoder:
             x, skips, state = self._down_shared_for_cfg(x, time, conditioning, cond_features, block_residuals[:-1])
         else:
-            x, skips, state = self._down(x, time, conditioning, cond_features, features)
+            x, skips, state = self._down(x, time, conditioning, cond_features, recorded_features)
             if block_residuals:
                 skips = _add_residuals(skips, block_residuals[:-1])
         x = self._middle(x, state)
@@ -201,8 +205,8 @@ class VideoUNet(nn.Module):
             residual = fold_frames(block_residuals[-1])
             x = x + (repeat_for_cfg(residual) if share_cfg_encoder else residual)
         for level in self.up_blocks:
-            for index in range(len(level.resnets)):
-                x = level.forward_layer(index, torch.cat([x, skips.pop()], 1), state)
+            for layer in range(len(level.resnets)):
+                x = level.forward_layer(layer, torch.cat([x, skips.pop()], 1), state)
             if level.upsamplers is not None:
                 # to the size of the next skip connection: an odd size was rounded up on the way down
                 x = level.upsamplers[0].conv(F.interpolate(x, skips[-1].shape[2:], mode="nearest"))
@@ -212,19 +216,19 @@ class VideoUNet(nn.Module):
         self, x, time, conditioning, cond_features, skip_residuals
     ) -> tuple[Tensor, list[Tensor], ForwardState]:
         """Compute `_down` for the first half of the samples, add residuals to its skips, repeat all for both halves."""
-        half = len(x) // 2
+        half_batch = len(x) // 2
         num_down_attentions = sum(len(level.attentions or ()) for level in self.down_blocks)
-        is_shared = not (
+        is_shareable = not (
             any(conditioning.reference[:num_down_attentions])
             or conditioning.face
             or conditioning.context
             or conditioning.music
         )
-        assert is_shared, "share_cfg_encoder: the halves differ on the way down"
-        text = [tuple(tensor[:half] for tensor in text_kv) for text_kv in conditioning.text]
-        shared = Conditioning(text=text, use_motion_modules=conditioning.use_motion_modules)
-        half_features = None if cond_features is None else cond_features[:half]
-        x, skips, state = self._down(x[:half], time[:half], shared, half_features, None)
+        assert is_shareable, "share_cfg_encoder: the halves differ on the way down"
+        text = [tuple(tensor[:half_batch] for tensor in text_kv) for text_kv in conditioning.text]
+        shared_conditioning = Conditioning(text=text, use_motion_modules=conditioning.use_motion_modules)
+        half_cond_features = None if cond_features is None else cond_features[:half_batch]
+        x, skips, state = self._down(x[:half_batch], time[:half_batch], shared_conditioning, half_cond_features, None)
         if skip_residuals:
             skips = _add_residuals(skips, skip_residuals)
         state = ForwardState(state.num_frames, repeat_for_cfg(state.time_embedding), conditioning, None)
@@ -234,10 +238,12 @@ class VideoUNet(nn.Module):
         """(B F, C, h, w) -> the same shape"""
         return self.mid_block.resnets[1](self.mid_block.forward_layer(0, x, state), state)
 
-    def _down(self, x, time, conditioning, cond_features, features) -> tuple[Tensor, list[Tensor], ForwardState]:
+    def _down(
+        self, x, time, conditioning, cond_features, recorded_features
+    ) -> tuple[Tensor, list[Tensor], ForwardState]:
         """(B, C, F, H, W) -> input of the middle block (B F, C, h, w), and the skip connections."""
         embedding = self.time_embedding(self.time_proj(time).to(self.conv_in.weight.dtype))
-        state = ForwardState(x.shape[2], F.silu(embedding), conditioning, features)
+        state = ForwardState(x.shape[2], F.silu(embedding), conditioning, recorded_features)
         x = self.conv_in(fold_frames(x))
         if self.position_encoding:
             x = x + position_map(x)
@@ -245,8 +251,8 @@ class VideoUNet(nn.Module):
             x = x + fold_frames(cond_features).to(x.dtype)
         skips = [x]
         for level in self.down_blocks:
-            for index in range(len(level.resnets)):
-                x = level.forward_layer(index, x, state)
+            for layer in range(len(level.resnets)):
+                x = level.forward_layer(layer, x, state)
                 skips.append(x)
             if level.downsamplers is not None:
                 x = level.downsamplers[0](x)

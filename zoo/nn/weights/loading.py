@@ -35,7 +35,7 @@ class UnpickledStub:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Result of a strict load: names of the module's state dict."""
+    """Result of a strict load: the names of the tensors that were loaded, missing or unexpected."""
 
     path: str
     loaded: tuple[str, ...]
@@ -43,8 +43,8 @@ class LoadReport:
     unexpected: tuple[str, ...]  # in the file only; always empty after a successful load
 
     def __str__(self) -> str:
-        values = f"{self.path}: {len(self.loaded)} tensors loaded"
-        return f"{values}, {_count_names(self.missing, 'missing')}, {_count_names(self.unexpected, 'unexpected')}"
+        loaded_text = f"{self.path}: {len(self.loaded)} tensors loaded"
+        return f"{loaded_text}, {_count_names(self.missing, 'missing')}, {_count_names(self.unexpected, 'unexpected')}"
 
 
 def _count_names(names: tuple[str, ...], kind: str) -> str:
@@ -76,13 +76,13 @@ def read_weights(path: str | Path, classes: tuple[str, ...] = ()) -> Any:
             warnings.simplefilter("ignore")  # the error below is one line
             contents = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:
-        raise ValueError(f"{path} {_reason(path, classes)}") from None
+        raise ValueError(f"{path} {_failure_reason(path, classes)}") from None
     check_plain_tensors(contents, path, allow_views=True)  # shapes are compared with a network that exists
     return contents
 
 
 def check_zip_size(path: Path) -> None:
-    """Raises ValueError when a zip holds more bytes than the file: a bomb. torch.save never compresses."""
+    """Raise ValueError for a zip bomb: its contents are larger than the file. torch.save never compresses."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -95,10 +95,10 @@ def check_zip_size(path: Path) -> None:
 
 
 def check_plain_tensors(contents: Any, path: str | Path, allow_views: bool = False) -> None:
-    """Raises ValueError for tensors that no module can take: sparse, quantised, nested, without values, of odd types.
+    """Raise ValueError for tensors that no module can take: sparse, quantised, nested, without values, of odd types.
 
-    And, without `allow_views`, for those that claim more values than the file holds: a view of one value may claim any
-    shape, which matters where a network is built after the file.
+    Without `allow_views`, also for views that are larger than their storage. A view of one value may have any shape,
+    which matters where the shapes in the file decide the size of a network.
     """
     pending = [contents]
     while pending:
@@ -116,7 +116,7 @@ def check_plain_tensors(contents: Any, path: str | Path, allow_views: bool = Fal
                 raise ValueError(f"{path} holds a tensor of {tuple(value.shape)} without that many values")
 
 
-def _reason(path: Path, classes: tuple[str, ...]) -> str:
+def _failure_reason(path: Path, classes: tuple[str, ...]) -> str:
     try:
         unsafe = sorted(set(get_unsafe_globals_in_checkpoint(path)) - set(classes))
     except (ValueError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError):
@@ -133,8 +133,8 @@ def unwrap_state_dict(contents: Any) -> Mapping[str, Tensor]:
     """
     if isinstance(contents, Mapping) and isinstance(contents.get("state_dict"), Mapping):
         contents = contents["state_dict"]
-    is_mapping = isinstance(contents, Mapping) and bool(contents)
-    if not is_mapping or not all(isinstance(value, Tensor) for value in contents.values()):
+    has_entries = isinstance(contents, Mapping) and bool(contents)
+    if not has_entries or not all(isinstance(value, Tensor) for value in contents.values()):
         raise ValueError("it holds no state dict")
     if all(name.startswith("module.") for name in contents):
         return {name.removeprefix("module."): value for name, value in contents.items()}
@@ -171,12 +171,16 @@ def load_strict(
     )
     forbidden = tuple(name for name in missing if not name.startswith(allowed_missing or ("\0",)))
     if forbidden or report.unexpected:
-        names = f"{_count_names(forbidden, 'missing')}, {_count_names(report.unexpected, 'unexpected')}"
-        raise ValueError(f"{path} does not fit {type(module).__name__}: {names}; nothing was loaded")
+        differences = f"{_count_names(forbidden, 'missing')}, {_count_names(report.unexpected, 'unexpected')}"
+        raise ValueError(f"{path} does not fit {type(module).__name__}: {differences}; nothing was loaded")
     for name in report.loaded:
         if module_state[name].shape != state_dict[name].shape:
-            shapes = f"{tuple(state_dict[name].shape)} in the file and {tuple(module_state[name].shape)} in the model"
-            raise ValueError(f"{path} does not fit {type(module).__name__}: {name} is {shapes}; nothing was loaded")
+            both_shapes = (
+                f"{tuple(state_dict[name].shape)} in the file and {tuple(module_state[name].shape)} in the model"
+            )
+            raise ValueError(
+                f"{path} does not fit {type(module).__name__}: {name} is {both_shapes}; nothing was loaded"
+            )
     module.load_state_dict(state_dict, strict=False, assign=assign)
     print(report)
     return report

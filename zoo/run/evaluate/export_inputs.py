@@ -9,7 +9,7 @@ from zoo.data.base import EvalClips
 from zoo.files import write_atomic
 from zoo.media import write_sound
 from zoo.run.evaluate.protocol import Protocol
-from zoo.run.evaluate.records import file_name, write_json
+from zoo.run.evaluate.records import file_stem, write_json
 
 README = """# Clips of the protocol {id}
 
@@ -40,7 +40,7 @@ def write_inputs(protocol: Protocol, clips: EvalClips, folder: Path, suffixes: t
     spec, names = protocol.clip_spec, []
     for index in tqdm(range(len(clips)), desc="inputs", unit="clip", disable=None, dynamic_ncols=True):
         clip = clips[index]
-        names.append(file_name(clip.key))
+        names.append(file_stem(clip.key))
         stem = folder / names[-1]
         temporary = stem.with_name(f".{stem.name}.part.png")
         Image.fromarray(clip.reference).save(temporary)

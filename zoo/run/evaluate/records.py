@@ -44,9 +44,9 @@ def open_folder(path: str, option: str = "out") -> Path:
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an .npz file atomically."""
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    write_atomic(path, file.getvalue())
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def file_name(name: str) -> str:
+def file_stem(name: str) -> str:
     """Turn a clip's key or a system's name into the stem of a file."""
     return re.sub(r"[^\w.@+-]+", "_", name).strip("._") or "_"
 
@@ -87,10 +87,10 @@ class StoredClip:
 
     key: str
     path: Path  # of its files, without suffix
-    labels: dict[str, str]
+    labels: dict[str, str]  # such as song, dancer and style
 
     def read(self) -> dict[str, np.ndarray]:
-        """Return waveform, sample_rate, beats, reference, and motion and second_motion where the data has them."""
+        """Return waveform, sample_rate, beats and reference; also motion and second_motion where the data has them."""
         return read_arrays(self.file(".npz"))
 
     def file(self, suffix: str) -> Path:
@@ -100,7 +100,7 @@ class StoredClip:
 
 def store_clip(clips: EvalClips, index: int, fps: Fraction, folder: Path) -> StoredClip:
     """Write the files of a clip, unless they exist."""
-    stored = StoredClip(clips.keys[index], folder / file_name(clips.keys[index]), clips.labels[index])
+    stored = StoredClip(clips.keys[index], folder / file_stem(clips.keys[index]), clips.labels[index])
     if stored.file(".npz").is_file():
         return stored
     clip = clips[index]
@@ -132,7 +132,7 @@ def read_index(folder: Path) -> tuple[list[StoredClip], dict[str, str]] | None:
     index = read_json(folder / "clips.json")
     if index is None:
         return None
-    clips = [StoredClip(entry["key"], folder / file_name(entry["key"]), entry["labels"]) for entry in index["clips"]]
+    clips = [StoredClip(entry["key"], folder / file_stem(entry["key"]), entry["labels"]) for entry in index["clips"]]
     return clips, index["skipped"]
 
 
@@ -155,10 +155,10 @@ def read_measurements(path: Path, inputs_hash: str) -> Measurements:
             if str(arrays["inputs_hash"]) != inputs_hash:
                 return {}
             measurements: Measurements = {str(fingerprint): {} for fingerprint in arrays["fingerprints"]}
-            for name in arrays.files:
-                fingerprint, slash, value = name.partition("/")
+            for key in arrays.files:  # of `header` in `write_measurements`: without a slash
+                fingerprint, slash, name = key.partition("/")
                 if slash:
-                    measurements[fingerprint][value] = arrays[name]
+                    measurements[fingerprint][name] = arrays[key]
             return measurements
     except Exception:  # np.load raises many kinds of errors for broken files
         return {}

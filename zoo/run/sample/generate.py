@@ -32,20 +32,20 @@ from zoo.run.validate import MOTION_SUFFIXES
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Everything that depends only on the request, computed once."""
+    """Results of reading a sampling request: the family, and its own request."""
 
     family: Family
-    generation: GenerationRequest
+    generation_request: GenerationRequest  # of the family
     sound: Sound
-    needs_detector: bool  # of the renderer
+    needs_detector: bool  # the renderer does
 
     @property
     def seconds(self) -> Fraction:
-        return Fraction(self.generation.num_frames) / self.generation.fps
+        return Fraction(self.generation_request.num_frames) / self.generation_request.fps
 
 
 def generate(request: SamplingRequest) -> Path:
-    """Generate and write to `request.out`, which holds the old file or the whole new one. Returns it; prints the speed.
+    """Generate and write `request.out`, whole or not at all. Print the speed and return the path.
 
     Raises ValueError for files that cannot be used, a family that does not fit `model=`, and a motion format for a
     family that generates no motion.
@@ -57,7 +57,7 @@ def generate(request: SamplingRequest) -> Path:
         if request.out.suffix.lower() in MOTION_SUFFIXES:
             _write_motion(inputs, request.out)
         else:
-            _write_video(_begin(inputs, request), inputs, request)
+            _write_video(_begin_frames(inputs, request), inputs, request)
     elapsed = time.monotonic() - start
     seconds = float(inputs.seconds)
     print(f"{request.out}: {seconds:.2f} s of dance in {elapsed:.1f} s, {seconds / elapsed:.1f}x real time")
@@ -69,7 +69,7 @@ def generate_frames(request: SamplingRequest) -> Iterator[np.ndarray]:
     inputs = _read_inputs(replace(request, out=Path("frames.mp4")))
     with fast_denoisers(inputs.family, request.precision):
         with torch.inference_mode():
-            blocks = _begin(inputs, request)
+            blocks = _begin_frames(inputs, request)
         while True:
             with torch.inference_mode():  # not across a yield: it would hold for the caller's code
                 block = next(blocks, None)
@@ -94,34 +94,34 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
         image = set_scene(cutout, backdrop, request.seed, family.resolution)
     device = pick_device(request.device)
     family = family.to(device)
-    renderer = request.renderer or load_renderer({"name": family.default_renderer})
-    needs_detector = renderer is not None and bool(renderer.get("needs_detector"))
-    if renderer is not None:
+    renderer_config = request.renderer or load_renderer({"name": family.default_renderer})
+    needs_detector = renderer_config is not None and bool(renderer_config.get("needs_detector"))
+    if renderer_config is not None:
         detector = load_detector(request.detector_path or cached_detector() or SYNTHETIC) if needs_detector else None
-        family.configure({"renderer": renderer, "pose_detector": detector})
-    motion = request.motion or load_choice("motion", {"name": family.default_motion})
-    if motion is not None:
-        family.configure({"motion": motion})
+        family.configure({"renderer": renderer_config, "pose_detector": detector})
+    motion_config = request.motion or load_choice("motion", {"name": family.default_motion})
+    if motion_config is not None:
+        family.configure({"motion": motion_config})
     if request.edit is not None:
         family.configure({"edit": request.edit})
     seconds = Fraction(str(request.seconds))
     music = encode_song(sound, build_encoder(config), seconds, keep_waveform=True)
-    available = min(sound.duration, Fraction(music.seconds))  # a truncated file holds less than its header says
-    num_frames = count_frames(seconds, request.fps, available)
-    truncated = family.truncated_prompt(request.prompt)
-    if truncated:
-        print(f"prompt is too long: ignored from '{shorten(truncated, 40, placeholder='...')}' on")
-    if seconds > available + 1 / request.fps:
-        print(f"song is shorter than seconds={request.seconds:g}; the dance will last {float(available):.2f} s")
+    available_seconds = min(sound.duration, Fraction(music.seconds))  # a truncated file holds less than its header says
+    num_frames = count_frames(seconds, request.fps, available_seconds)
+    truncated_end = family.truncated_prompt_end(request.prompt)
+    if truncated_end:
+        print(f"prompt is too long: ignored from '{shorten(truncated_end, 40, placeholder='...')}' on")
+    if seconds > available_seconds + 1 / request.fps:
+        print(f"song is shorter than seconds={request.seconds:g}; the dance will last {float(available_seconds):.2f} s")
     if not len(music.beats.times):
         print("no beat was found in the music: the dance keeps a tempo of its own")
     if isinstance(family, MotionGenerator):
         for note in family.notes(music, request.prompt):
             print(note)
-        length = family.available_frames
-        if length is not None and length < ceil(num_frames / request.fps * MOTION_FPS):
-            print(f"the motion lasts {length / MOTION_FPS:.2f} s; then its last pose is held")
-    generation = GenerationRequest(
+        available_frames = family.available_frames
+        if available_frames is not None and available_frames < ceil(num_frames / request.fps * MOTION_FPS):
+            print(f"the motion lasts {available_frames / MOTION_FPS:.2f} s; then its last pose is held")
+    generation_request = GenerationRequest(
         image=None if image is None else torch.from_numpy(image).permute(2, 0, 1).to(device),
         music=replace(music, features=music.features.to(device)),
         num_frames=num_frames,
@@ -130,13 +130,13 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
         seed=request.seed,
         sampling=SamplingParams(request.num_inference_steps, request.guidance_scale, request.eta),
     )
-    return _Inputs(family, generation, sound, needs_detector)
+    return _Inputs(family, generation_request, sound, needs_detector)
 
 
-def _begin(inputs: _Inputs, request: SamplingRequest) -> Iterator[Tensor]:
-    """The blocks of frames; an image that cannot be used is refused here."""
+def _begin_frames(inputs: _Inputs, request: SamplingRequest) -> Iterator[Tensor]:
+    """Return the blocks (F, 3, H, W) of frames, computed on demand. Print the family's notes on the image."""
     try:
-        blocks = inputs.family.generate(inputs.generation)
+        blocks = inputs.family.generate(inputs.generation_request)
     except ValueError as error:
         hint = _detector_hint(request) if inputs.needs_detector else ""
         raise ValueError(f"image={request.image}: {error}{hint}") from None
@@ -185,8 +185,8 @@ def count_frames(seconds: Fraction, fps: Fraction, duration: Fraction) -> int:
 
 
 def _write_video(blocks: Iterator[Tensor], inputs: _Inputs, request: SamplingRequest) -> None:
-    num_frames = inputs.generation.num_frames
-    with VideoWriter(request.out, request.fps, inputs.sound) as writer, _bar(num_frames, "frame") as bar:
+    num_frames = inputs.generation_request.num_frames
+    with VideoWriter(request.out, request.fps, inputs.sound) as writer, _progress_bar(num_frames, "frame") as bar:
         for block in blocks:  # (F, 3, H, W)
             writer.write(block.permute(0, 2, 3, 1).cpu().numpy())
             bar.update(len(block))
@@ -195,21 +195,27 @@ def _write_video(blocks: Iterator[Tensor], inputs: _Inputs, request: SamplingReq
 
 def _write_motion(inputs: _Inputs, out: Path) -> None:
     """The motion itself; a .glb shows a figure in the colours of the image."""
-    family, generation = inputs.family, inputs.generation
+    family, generation_request = inputs.family, inputs.generation_request
     assert isinstance(family, MotionGenerator)
-    num_frames = ceil(inputs.seconds * MOTION_FPS)
+    num_motion_frames = ceil(inputs.seconds * MOTION_FPS)
     blocks = []
-    with _bar(num_frames, "pose") as bar:
-        inputs_of_motion = generation.music, num_frames, generation.seed, generation.sampling, generation.prompt
-        for block in family.generate_motion(*inputs_of_motion):
+    with _progress_bar(num_motion_frames, "pose") as bar:
+        motion_arguments = (
+            generation_request.music,
+            num_motion_frames,
+            generation_request.seed,
+            generation_request.sampling,
+            generation_request.prompt,
+        )
+        for block in family.generate_motion(*motion_arguments):
             blocks.append(block.cpu())  # (T, 151)
             bar.update(len(block))
-    image = generation.image
+    image = generation_request.image
     appearance = None if image is None else appearance_from_image(image.permute(1, 2, 0).cpu().numpy())
     write_motion(out, torch.cat(blocks), appearance)
 
 
-def _bar(total: int, unit: str) -> tqdm:
+def _progress_bar(total: int, unit: str) -> tqdm:
     return tqdm(total=total, unit=unit, desc="dancing", dynamic_ncols=True, leave=False)
 
 
