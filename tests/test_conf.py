@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from zoo.data.base import DataSource
 from zoo.run.build import build_encoder, build_family, build_stage, required_keys
 from zoo.run.config import resolve_config
-from zoo.run.train.fit import stage_training
 from zoo.run.train.plan import plan
 from zoo.run.train.runs import stage_names
+from zoo.run.train.stage_training import stage_training
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -24,8 +24,8 @@ from zoo.nn.temporal import position_directions, sinusoidal_positions
 from zoo.nn.text import HashedTokenEncoder
 from zoo.run.build import build_family
 from zoo.run.checkpoint import load_for_stage
-from zoo.run.train.fit import stage_training
 from zoo.run.train.runs import stage_names
+from zoo.run.train.stage_training import stage_training
 
 VAE = {"block_out_channels": [8, 8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
 UNET = {

@@ -3,7 +3,8 @@
 import pytest
 from omegaconf import OmegaConf
 
-from zoo.run.train.fit import CLUSTER, PRECISIONS, StageTraining, check_machine
+from zoo.run.train.fit import CLUSTER, check_machine
+from zoo.run.train.stage_training import PRECISIONS, StageTraining
 
 
 @pytest.mark.parametrize(

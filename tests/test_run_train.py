@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from zoo.files import conf_folder
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
-from zoo.run.train.fit import stage_training, with_supported_precision
+from zoo.run.train.fit import with_supported_precision
 from zoo.run.train.runs import RANK_VARIABLES, is_first_process
+from zoo.run.train.stage_training import stage_training
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:

@@ -33,7 +33,7 @@ from zoo.run.build import build_encoder
 from zoo.run.checkpoint import CARD_FILE, export, load_family
 from zoo.run.config import CONFIG_FILE, load_renderer, read_config
 from zoo.run.models import shipped_models
-from zoo.run.report.table import format_number
+from zoo.run.report.table import format_score
 
 ROOT = Path(__file__).parents[1]
 SHEET = "contact_sheet.png"
@@ -117,7 +117,7 @@ def scores_table(results: dict[str, Any], name: str) -> str:
     for key in COLUMNS:
         if key in results["columns"]:
             column = results["columns"][key]
-            cells = [_cell(rows[row]["scores"][key], column["digits"]) for row in ("ground truth", name)]
+            cells = [format_score(rows[row]["scores"][key], column["digits"]) for row in ("ground truth", name)]
             lines.append(f"| {column['title']} | {' | '.join(cells)} |")
     seconds = rows[name]["cost"]["seconds_per_second"]
     lines.append(f"| generation, seconds a video second | | {seconds:.2f} |")
@@ -130,13 +130,6 @@ def scores_table(results: dict[str, Any], name: str) -> str:
             f"`{provenance['commit']}`, seed {provenance['seed']}, {provenance['machine']}, {provenance['date']}.",
         ]
     )
-
-
-def _cell(score: dict[str, Any], digits: int) -> str:
-    if "reason" in score:
-        return "n/a"
-    mean, low, high = (format_number(score[key], digits) for key in ("mean", "low", "high"))
-    return mean if low == high else f"{mean} [{low}, {high}]"
 
 
 def with_scores(card: str, table: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.run.models import shipped_models
-from zoo.run.report.table import format_number
+from zoo.run.report.table import format_score
 
 ROOT = Path(__file__).parents[1]
 README, STORED = ROOT / "README.md", ROOT / "results" / "zoo.json"
@@ -41,7 +41,7 @@ def zoo_table(values: dict[str, Any]) -> str:
         minutes = model.header.get("training", {}).get("minutes") if model else None
         cells = [f"`{row['name']}`" if model else row["name"], f"{model.megabytes:.1f}" if model else DASH]
         cells += [DASH if minutes is None else f"{minutes:.0f}", DASH if seconds is None else f"{seconds:.2f}"]
-        cells += [_cell(row["scores"][key], column["digits"]) for key, column in columns.items()]
+        cells += [format_score(row["scores"][key], column["digits"]) for key, column in columns.items()]
         lines.append(f"| {' | '.join(cells)} |")
     protocol = values["protocol"]
     source = (
@@ -49,13 +49,6 @@ def zoo_table(values: dict[str, Any]) -> str:
         f"{provenance['machine']}. Means over clips with 95% intervals."
     )
     return "\n".join([*lines, "", source])
-
-
-def _cell(score: dict[str, Any], digits: int) -> str:
-    if "reason" in score:
-        return "n/a"
-    mean, low, high = (format_number(score[name], digits) for name in ("mean", "low", "high"))
-    return mean if low == high else f"{mean} [{low}, {high}]"
 
 
 def updated(readme: str, table: str) -> str:

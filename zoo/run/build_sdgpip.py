@@ -3,8 +3,6 @@
 dancezoo sdgpip out=slices songs_folder=songs
 """
 
-from pathlib import Path
-
 from omegaconf import DictConfig, OmegaConf
 
 COMMAND_KEYS = ("out", "shard", "trusted_modules")  # the other keys are the data source's
@@ -15,11 +13,12 @@ def build_sdgpip(config: DictConfig) -> None:
     from hydra.utils import instantiate
 
     from zoo.data.base import SPLITS
+    from zoo.files import user_path
 
     if config.out is None:
         raise ValueError("give out=DIR")
     shard = read_shard(config.shard)
-    folder = Path(config.out).expanduser()
+    folder = user_path(config.out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out={config.out} is a file, not a folder")
     values = OmegaConf.to_container(config, resolve=True)

@@ -70,6 +70,17 @@ class AutoencoderStage(Stage):
         return latents + level * latents.std() * torch.randn_like(latents)
 
 
+def spatial_paths(family: Any, image_condition: str) -> list[str]:
+    """Paths, in the family, of what draws single frames: figure segmenter, U-Net without its temporal modules.
+
+    image_condition: name of the encoder of the cross-attention's tokens, which is among them if it has parameters.
+    """
+    paths = [image_condition] if any(True for _ in family.get_submodule(image_condition).parameters()) else []
+    if family.background.figure_segmenter is not None:
+        paths += ["background.reference_conv", "background.figure_segmenter"]
+    return paths + [f"unet.{path}" for path in family.unet.spatial_modules()]
+
+
 class DenoisingStage(Stage):
     """Base of stages that train a denoiser of latents.
 

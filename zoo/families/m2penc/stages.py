@@ -13,7 +13,7 @@ from zoo.batch import Batch
 from zoo.families.base import Stage
 from zoo.families.latent.background import ReferenceContext, estimate_scales
 from zoo.families.latent.cache import LatentCache
-from zoo.families.latent.stages import DenoisingStage, take_batches
+from zoo.families.latent.stages import DenoisingStage, spatial_paths, take_batches
 from zoo.families.m2penc.family import M2PEnc
 from zoo.families.m2penc.guidance import guidance_images, guidance_keys
 from zoo.families.m2penc.music_to_pose import guidance_loss, heatmap_loss
@@ -167,12 +167,7 @@ class PoseImageStage(_FrameStage):
     @classmethod
     def trainable_paths(cls, family: M2PEnc, **_: Any) -> list[str]:
         """All that draws: guidance encoders, ReferenceNet, a trainable image encoder, the U-Net's spatial layers."""
-        paths = ["guidance_encoders", "reference_net"]
-        if any(True for _ in family.image_encoder.parameters()):
-            paths.append("image_encoder")
-        if family.background.figure_segmenter is not None:
-            paths += ["background.reference_conv", "background.figure_segmenter"]
-        return paths + [f"unet.{path}" for path in family.unet.spatial_modules()]
+        return ["guidance_encoders", "reference_net", *spatial_paths(family, "image_encoder")]
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Estimate the scale of the latents on the first batches."""

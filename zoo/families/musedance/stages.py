@@ -12,7 +12,7 @@ from torch import Tensor
 from zoo.batch import Batch
 from zoo.families.latent.background import ReferenceContext, estimate_scales
 from zoo.families.latent.cache import LatentCache
-from zoo.families.latent.stages import DenoisingStage, take_batches
+from zoo.families.latent.stages import DenoisingStage, spatial_paths, take_batches
 from zoo.families.musedance.family import MuseDance
 from zoo.nn.figure_segmentation import region_loss
 from zoo.nn.video_unet.conditioning import Conditioning
@@ -71,12 +71,7 @@ class AppearanceStage(_MuseDanceStage):
     @classmethod
     def trainable_paths(cls, family: MuseDance, **_: Any) -> list[str]:
         """ReferenceNet, mask encoder, a trainable text encoder, and the U-Net without its temporal modules."""
-        paths = ["reference_net", "mask_encoder"]
-        if any(True for _ in family.text_encoder.parameters()):
-            paths.append("text_encoder")
-        if family.background.figure_segmenter is not None:
-            paths += ["background.reference_conv", "background.figure_segmenter"]
-        return paths + [f"unet.{path}" for path in family.unet.spatial_modules()]
+        return ["reference_net", "mask_encoder", *spatial_paths(family, "text_encoder")]
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Estimate the scale of the latents on the first batches."""

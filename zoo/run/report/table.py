@@ -50,6 +50,14 @@ def format_number(value: float | str | None, digits: int) -> str:
     return f"{value or 0.0:.{digits}f}"  # no minus before zero
 
 
+def format_score(score: dict[str, Any], digits: int) -> str:
+    """Format a score of metrics.json: "mean [low, high]", the mean where all are equal, "n/a" for one with a reason."""
+    if "reason" in score:
+        return "n/a"
+    mean, low, high = (format_number(score[key], digits) for key in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} [{low}, {high}]"
+
+
 def grouped(columns: dict[str, Any]) -> dict[str, tuple[str, Any]]:
     """Column -> its group and description, sorted by group."""
     group_order = list(dict.fromkeys(GROUP_OF_MODULE.values()))

@@ -1,14 +1,10 @@
 """Number of processes of a trainer, and how they share the clips of an optimiser step."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from omegaconf import DictConfig, ListConfig
 
 from zoo.data.global_batch import GlobalBatch
-
-if TYPE_CHECKING:
-    from zoo.run.train.fit import StageTraining
+from zoo.run.train.stage_training import StageTraining
 
 
 def world_size(trainer: DictConfig) -> int:
@@ -16,7 +12,7 @@ def world_size(trainer: DictConfig) -> int:
     return _num_devices(trainer) * int(trainer.num_nodes)
 
 
-def step_batches(settings: "StageTraining", num_processes: int, stage: str) -> GlobalBatch:
+def step_batches(settings: StageTraining, num_processes: int, stage: str) -> GlobalBatch:
     """The division of a step of `stage`. Raises ValueError, one line, for more processes than clips."""
     if settings.global_batch_size is None:
         batches = settings.accumulate_grad_batches

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from zoo.run.build import build_family, build_stage
 from zoo.run.train.batching import step_batches, world_size
 from zoo.run.train.runs import stage_names
+from zoo.run.train.stage_training import stage_training
 
 
 def plan(config: DictConfig, stage: str) -> dict[str, float]:
@@ -31,8 +32,6 @@ def plan(config: DictConfig, stage: str) -> dict[str, float]:
 
 def print_plan(config: DictConfig) -> None:
     """Two lines a stage: its size, and the clips of a step, or why the processes cannot share them."""
-    from zoo.run.train.fit import stage_training  # late: it imports this module
-
     for stage in stage_names(config):
         counts = plan(config, stage)
         millions = f"{counts['parameters'] / 1e6:.1f} M parameters, {counts['learning'] / 1e6:.1f} M learn"
