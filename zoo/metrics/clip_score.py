@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import librosa
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from zoo.files import file_hash
 from zoo.metrics.base import OTHER_SONG, TIME_SUFFIX, ClipMetric, Column, Measurement, MetricInput
 from zoo.metrics.wav2clip import DIM, SAMPLE_RATE, Wav2Clip, convert_wav2clip
+from zoo.music.compiled_librosa import librosa
 from zoo.nn.weights.loading import load_strict, unwrap_state_dict
 
 PATCH = 32  # pixels: Wav2CLIP was trained with the images of CLIP ViT-B/32

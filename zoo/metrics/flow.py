@@ -3,10 +3,10 @@
 from typing import ClassVar
 
 import cv2
-import librosa
 import numpy as np
 
 from zoo.metrics.base import STILL_IMAGE, ClipMetric, Column, Measurement, MetricInput
+from zoo.music.compiled_librosa import librosa
 
 FLOW_METHODS = ("dis", "farneback")
 DIS_SHORT_SIDE = 64  # pixels of the shorter side on which 'dis' works

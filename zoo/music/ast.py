@@ -5,13 +5,13 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
-import librosa
 import numpy as np
 import torch
 from torch import Tensor
 
 from zoo.files import file_hash
 from zoo.music.beats import Beats
+from zoo.music.compiled_librosa import librosa
 from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.nn.weights.lazy import LazyWeights
 

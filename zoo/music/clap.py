@@ -5,7 +5,6 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
-import librosa
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from zoo.files import file_hash
 from zoo.music.beats import Beats
+from zoo.music.compiled_librosa import librosa
 from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.nn import laion_clap as laion_module
 from zoo.nn.laion_clap import CHECKPOINT_FILE, EMBED_DIM, SAMPLE_RATE, WINDOW_SECONDS, AudioTower

@@ -5,7 +5,6 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
-import librosa
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from zoo.files import file_hash
 from zoo.music.beats import Beats
+from zoo.music.compiled_librosa import librosa
 from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.nn import jukebox as jukebox_module
 from zoo.nn.jukebox import PRIOR_FILE, SAMPLE_RATE, TOKEN_SAMPLES, VQVAE_FILE, TopEncoder, TopPrior

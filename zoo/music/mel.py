@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-import librosa
 import numpy as np
+
+from zoo.music.compiled_librosa import librosa
 
 BLOCK_FRAMES = 1024
 

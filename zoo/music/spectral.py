@@ -3,7 +3,6 @@
 import sys
 from fractions import Fraction
 
-import librosa
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
 from zoo.music.beats import NO_BEATS, Beats, beats_to_frames, find_beats
+from zoo.music.compiled_librosa import librosa
 from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.music.mel import mel_blocks
 

@@ -5,10 +5,10 @@ Values do not depend on the volume of the recording and little on its encoding. 
 
 from dataclasses import dataclass
 
-import librosa
 import numpy as np
 
 from zoo.music.beats import Beats
+from zoo.music.compiled_librosa import librosa
 from zoo.music.mel import mel_blocks
 
 RATE, HOP, WINDOW, MELS = 15360, 512, 2048, 64  # Hz, samples, samples, bands
