@@ -21,8 +21,10 @@ def lock_path() -> Path:
     library = Path(find_spec("librosa").origin).resolve().parent
     # processes with one cache need one lock, so its name depends on the library and on nothing of the run
     name = f"dancezoo-{hashlib.sha256(str(library).encode()).hexdigest()[:8]}.lock"
-    for folder in (Path(numba.config.CACHE_DIR or "/nonexistent"), library / "__pycache__"):
-        if folder.is_dir() and os.access(folder, os.W_OK):
+    for folder in ([Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else []) + [library / "__pycache__"]:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)  # the first process must not take another folder than the second
+        if os.access(folder, os.W_OK):
             return folder / name
     return Path(tempfile.gettempdir()) / f"{os.getuid()}-{name}"
 
