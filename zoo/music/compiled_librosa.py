@@ -9,33 +9,31 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 
-import numba
+import librosa  # loads none of the submodules that are compiled
 from filelock import FileLock
 
 
 def lock_path() -> Path:
-    """The lock file: in numba's cache directory, else in librosa's `__pycache__`, else in the temporary folder."""
-    library = Path(find_spec("librosa").origin).resolve().parent
+    """The lock file: in $NUMBA_CACHE_DIR, else in librosa's `__pycache__`, else in the temporary folder."""
+    library = Path(librosa.__file__).resolve().parent
     # processes with one cache need one lock, so its name depends on the library and on nothing of the run
     name = f"dancezoo-{hashlib.sha256(str(library).encode()).hexdigest()[:8]}.lock"
-    for folder in ([Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else []) + [library / "__pycache__"]:
+    for folder in (os.environ.get("NUMBA_CACHE_DIR") or library / "__pycache__", library / "__pycache__"):
         with contextlib.suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)  # the first process must not take another folder than the second
+            Path(folder).mkdir(parents=True, exist_ok=True)  # all processes take one folder, the first one too
         if os.access(folder, os.W_OK):
-            return folder / name
+            return Path(folder) / name
     return Path(tempfile.gettempdir()) / f"{os.getuid()}-{name}"
 
 
 with contextlib.ExitStack() as stack:
     with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks
         stack.enter_context(FileLock(lock_path(), fallback_to_soft=False))
-    import librosa
-    import librosa.beat
     import librosa.core.audio
     import librosa.core.pitch
     import librosa.util.utils
+    from librosa.beat import beat_track
 
-__all__ = ["librosa"]
+__all__ = ["beat_track", "librosa"]
