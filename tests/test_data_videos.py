@@ -288,7 +288,7 @@ def test_protocols_on_videos_say_what_they_need(name, tmp_path):
     assert protocol.id == name and protocol.data == "videos" and protocol.pose_detector == "real"
     source = instantiate(config.data)
     names = {"aist-m2penc": 20, "tiktok-magicdance": 6}.get(name)
-    assert (len(source.names) if source.names else None) == names
+    assert (len(source.clip_names) if source.clip_names else None) == names
     for metric, arguments in protocol.metrics.items():
         target = get_class(OmegaConf.load(conf_folder() / "metric" / f"{metric}.yaml")._target_)
         assert set(arguments) <= set(signature(target).parameters)

@@ -156,7 +156,7 @@ def test_segments_are_those_of_one_long_call(animator, picture):
     made, carried = [], []
     for block in motion.split([9, 16]):
         made.append(session.draw(block))
-        carried.append(session.context[1].shape)
+        carried.append(session.last_pose_and_frame[1].shape)
     made = torch.cat(made)
     assert made.shape == (25, 3, 32, 48) and made.dtype == torch.uint8 and session.quality > 0.75
     assert carried == [(3, 32, 48)] * 2  # however much was danced
@@ -185,7 +185,7 @@ def test_what_is_left_of_a_segment_is_not_shown(animator, picture):
     session = WanRenderer(animator, SyntheticPoseDetector()).begin(picture, Fraction(30), 0)
     one, two = session.draw(swaying(1)), session.draw(swaying(3))
     assert len(one) == 1 and len(two) == 3
-    torch.testing.assert_close(session.context[1] * 255, two[-1].float(), atol=0.5, rtol=0)
+    torch.testing.assert_close(session.last_pose_and_frame[1] * 255, two[-1].float(), atol=0.5, rtol=0)
 
 
 def test_the_denoiser_is_the_one_in_the_folder(folder):

@@ -21,7 +21,7 @@ from zoo.data.base import EvalClip, EvalClips, EvalSpec
 from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.shard_builder.move_captions import caption
 from zoo.data.shard_file import Sample, ShardReader
-from zoo.data.windows import IMAGE_INFO, LABELS, song_of, stored_fps
+from zoo.data.windows import IMAGE_INFO_KEYS, LABELS, song_of, stored_fps
 from zoo.files import cache_root, write_atomic
 from zoo.music.encoder import MusicFeatures, token_count
 
@@ -121,7 +121,7 @@ class ShardEvalClips(EvalClips):
         """The reason why a sample cannot be cut according to the spec; None when it can."""
         info, spec = sample.info, self.spec
         missing = [name for name in ("frames", "sound") if name not in sample.byte_ranges]
-        missing += [name for name in IMAGE_INFO if name not in info]
+        missing += [name for name in IMAGE_INFO_KEYS if name not in info]
         if missing:
             return f"it has no {missing[0]}"
         fps = stored_fps(sample)

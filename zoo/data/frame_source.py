@@ -153,7 +153,7 @@ class _OpenVideo:
         return self.container, stream
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.container.close()
         if isinstance(error, av.FFmpegError):
@@ -202,13 +202,13 @@ class NumberedImages(FrameSource):
         """See FrameSource."""
         if times[-1] >= self.seconds():
             raise ValueError(f"{len(self.files)} images last {float(self.seconds()):.2f} s, which is too short")
-        shape = None
+        previous_shape = None
         for time in times:
             index = ceil(time * self.fps - Fraction(1, 2))  # the nearest, the earlier of two
             image = read_image(self.files[min(index, len(self.files) - 1)])
-            if shape not in (None, image.shape):
+            if previous_shape not in (None, image.shape):
                 raise ValueError("its images have different sizes")
-            shape = image.shape
+            previous_shape = image.shape
             yield image
 
 
@@ -228,8 +228,8 @@ class PartMaps:
         try:
             for time, image in zip(times, self.maps.frames_at(times), strict=True):
                 if image.shape[:2] != (height, width):
-                    size = "x".join(map(str, image.shape[:2]))
-                    raise ValueError(f"the one at {float(time):.2f} s is {size}, its image {height}x{width}")
+                    size_text = "x".join(map(str, image.shape[:2]))
+                    raise ValueError(f"the one at {float(time):.2f} s is {size_text}, its image {height}x{width}")
                 yield self._decode(image)
         except ValueError as error:
             raise ValueError(f"its maps in {folder} cannot be used: {error}") from None

@@ -23,7 +23,7 @@ from zoo.data.shard_file import Sample, ShardReader
 from zoo.music.beats import beat_phase, beats_to_frames
 
 LABELS = ("song", "dancer", "style", "camera")
-IMAGE_INFO = ("fps", "frames", "height", "width")  # in the .json of every sample with frames
+IMAGE_INFO_KEYS = ("fps", "frames", "height", "width")  # in the .json of every sample with frames
 
 
 def song_of(sample: Sample) -> str:
@@ -54,7 +54,7 @@ def available_keys_of(sample: Sample) -> frozenset[str]:
 
 def check_image_window(sample: Sample, window: WindowSpec) -> None:
     """Raise ValueError, one line, when a sample's stored frames cannot give `window`: frame rate or proportions."""
-    missing = [name for name in IMAGE_INFO if name not in sample.info]
+    missing = [name for name in IMAGE_INFO_KEYS if name not in sample.info]
     if missing:
         raise ValueError(f"shard {sample.path}: {sample.key}.json does not give {', '.join(missing)} of its frames")
     fps = stored_fps(sample)
@@ -136,25 +136,27 @@ class WindowDataset(ItemDataset, ABC):
         """Texts of one window: key, labels, caption, the move at its middle."""
         sample_index, window_start = self.windows[item]
         sample = self.samples[sample_index]
-        sound_time = sample.info.get("start", 0.0) + window_start
+        start_in_sound = sample.info.get("start", 0.0) + window_start
         texts = {"key": f"{sample.key}@{window_start:g}"}
         texts |= {name: sample.info[name] for name in self.required_keys & set(LABELS)}
         if "move" in self.required_keys:
-            move_index = bisect.bisect_right(self.move_starts[sample_index], sound_time + self.window.seconds / 2) - 1
+            move_index = (
+                bisect.bisect_right(self.move_starts[sample_index], start_in_sound + self.window.seconds / 2) - 1
+            )
             texts["move"] = sample.info["moves"][max(move_index, 0)][2]
         if "caption" in self.required_keys:
             moves = sample.info.get("moves")  # a sample without moves has one line for the whole clip
-            text = moves and caption(moves, sound_time, sound_time + self.window.seconds, texts["key"])
-            texts["caption"] = text or sample.info["caption"]
+            move_caption = moves and caption(moves, start_in_sound, start_in_sound + self.window.seconds, texts["key"])
+            texts["caption"] = move_caption or sample.info["caption"]
         return texts
 
     def music(self, item: int) -> np.ndarray:
         """(L, D): the song's tokens over exactly the time of the window."""
         sample_index, window_start = self.windows[item]
-        info, rate = self.samples[sample_index].info, self.features.encoder.rate
-        tokens = self.features.get(info["sound_id"])[0]
+        sample_info, rate = self.samples[sample_index].info, self.features.encoder.rate
+        tokens = self.features.get(sample_info["sound_id"])[0]
         num_tokens = self.window.num_tokens(rate)
-        first_token = min(round((info.get("start", 0.0) + window_start) * rate), len(tokens) - num_tokens)
+        first_token = min(round((sample_info.get("start", 0.0) + window_start) * rate), len(tokens) - num_tokens)
         return tokens[first_token : first_token + num_tokens]
 
     def beats(self, item: int) -> np.ndarray:

@@ -242,26 +242,27 @@ class Stage(LightningModule, ABC):
         if mesh is None or getattr(self, "_sharded", False):
             return
         ema_modules = self.ema.module.values() if self.ema is not None else []
-        for root in [*self.trainable_modules().values(), *ema_modules]:
-            for module in reversed(list(root.modules())):  # inner lists first: `fully_shard` skips sharded modules
+        for trained_module in [*self.trainable_modules().values(), *ema_modules]:
+            # inner lists first: `fully_shard` skips sharded modules
+            for module in reversed(list(trained_module.modules())):
                 if isinstance(module, nn.ModuleList):
                     for block in module:
                         _shard(block, mesh)
-            _shard(root, mesh)
+            _shard(trained_module, mesh)
         self._sharded = True
 
     def configure_optimizers(self):
         """The configured optimiser of the trained parameters, with its schedule stepped once a step."""
-        optimizer = self.make_optimizer([p for p in self.family.parameters() if p.requires_grad])
+        optimizer = self.make_optimizer([weight for weight in self.family.parameters() if weight.requires_grad])
         if self.make_lr_schedule is None:
             return optimizer
-        schedule = {"scheduler": self.make_lr_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        schedule_config = {"scheduler": self.make_lr_schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule_config}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make this batch's randomness a function of (seed, batch, rank) only: resuming needs no saved generator."""
-        per_step = self.trainer.accumulate_grad_batches
-        batch_number = self.global_step * per_step + batch_idx % per_step
+        batches_per_step = self.trainer.accumulate_grad_batches
+        batch_number = self.global_step * batches_per_step + batch_idx % batches_per_step
         torch.manual_seed((self.seed * 1_000_003 + batch_number) * 4_099 + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -292,8 +293,8 @@ def _shard(module: nn.Module, mesh) -> None:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     fully_shard(module, mesh=mesh["data_parallel"])
-    for method in getattr(module, "fsdp_forward_methods", ()):
-        register_fsdp_forward_method(module, method)
+    for method_name in getattr(module, "fsdp_forward_methods", ()):
+        register_fsdp_forward_method(module, method_name)
 
 
 def ema_with_warmup(decay: float) -> Callable[..., None]:

@@ -60,8 +60,14 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        files = [str(file) for depth in ("", "*/", "*/*/") for file in sorted(path.glob(f"{depth}last.ckpt"))][:3]
-        hint = f"; did you mean {' or '.join(files)}?" if files else f" without {WEIGHTS_FILE} and {CONFIG_FILE}"
+        candidates = [
+            str(file)
+            for folder_pattern in ("", "*/", "*/*/")
+            for file in sorted(path.glob(f"{folder_pattern}last.ckpt"))
+        ][:3]
+        hint = (
+            f"; did you mean {' or '.join(candidates)}?" if candidates else f" without {WEIGHTS_FILE} and {CONFIG_FILE}"
+        )
         raise ValueError(f"ckpt={path} is a directory{hint}")
     if not path.is_file():
         raise ValueError(f"ckpt={path}: there is no such file")
@@ -95,8 +101,8 @@ def family_weights(state_dict: Mapping[str, Tensor], use_ema: bool) -> dict[str,
     if use_ema:
         for key, value in state_dict.items():
             if key.startswith(EMA_PREFIX):
-                path, _, rest = key.removeprefix(EMA_PREFIX).partition(".")
-                weights[f"{path.replace('/', '.')}.{rest}"] = value
+                path, _, key_in_module = key.removeprefix(EMA_PREFIX).partition(".")
+                weights[f"{path.replace('/', '.')}.{key_in_module}"] = value
     return weights
 
 
@@ -109,16 +115,16 @@ def load_strict(family: Family, weights: Mapping[str, Tensor], source: str | os.
     )
     if missing or unexpected or mismatched:
         groups = ((missing, "missing"), (unexpected, "unexpected"), (mismatched, "of another shape"))
-        counts = [f"{len(keys)} {problem} ({keys[0]})" for keys, problem in groups if keys]
-        raise ValueError(f"{source} does not fit {type(family).__name__}: {', '.join(counts)}")
+        differences = [f"{len(keys)} {problem} ({keys[0]})" for keys, problem in groups if keys]
+        raise ValueError(f"{source} does not fit {type(family).__name__}: {', '.join(differences)}")
     parameters = {key for key, _ in family.named_parameters()}  # a buffer may be infinite: a bound that is not set
-    broken = sorted(
+    nonfinite_keys = sorted(
         key
         for key, value in weights.items()
         if (not value.isfinite().all() if key in parameters else value.isnan().any())
     )
-    if broken:
-        raise ValueError(f"{source} holds values that are not finite ({broken[0]}): its training diverged")
+    if nonfinite_keys:
+        raise ValueError(f"{source} holds values that are not finite ({nonfinite_keys[0]}): its training diverged")
     family.load_state_dict(weights)
 
 
@@ -138,19 +144,21 @@ def load_for_stage(
         for key in state_dict.keys() | weights.keys()
         if key not in state_dict or key not in weights or state_dict[key].shape != weights[key].shape
     }
-    partly_trained = {path.partition(".")[0] for path in trained}
+    partly_trained_modules = {path.partition(".")[0] for path in trained}
     misfits = {key for key in misfits if not key.startswith(tuple(f"{path}." for path in trained))}
-    modules = {key.partition(".")[0] for key in misfits} - partly_trained
-    scratch = misfits | {key for key in state_dict.keys() | weights.keys() if key.partition(".")[0] in modules}
-    names = sorted({key.partition(".")[0] for key in state_dict.keys() & scratch})
-    if names:
-        labels = (f"{name} (in part)" if name in partly_trained else name for name in names)
+    untrained_modules = {key.partition(".")[0] for key in misfits} - partly_trained_modules
+    scratch_keys = misfits | {
+        key for key in state_dict.keys() | weights.keys() if key.partition(".")[0] in untrained_modules
+    }
+    scratch_modules = sorted({key.partition(".")[0] for key in state_dict.keys() & scratch_keys})
+    if scratch_modules:
+        labels = (f"{name} (in part)" if name in partly_trained_modules else name for name in scratch_modules)
         print(f"{source}: {', '.join(labels)}: other shapes; initialised from scratch")
-    ignored = sorted({key.partition(".")[0] for key in weights.keys() - state_dict.keys()})
-    if ignored:
-        print(f"{source}: {', '.join(ignored)}: ignored weights that this model has no module for")
-    fitting = {key: value for key, value in weights.items() if key not in scratch}
-    load_strict(family, fitting | {key: value for key, value in state_dict.items() if key in scratch}, source)
+    ignored_modules = sorted({key.partition(".")[0] for key in weights.keys() - state_dict.keys()})
+    if ignored_modules:
+        print(f"{source}: {', '.join(ignored_modules)}: ignored weights that this model has no module for")
+    fitting = {key: value for key, value in weights.items() if key not in scratch_keys}
+    load_strict(family, fitting | {key: value for key, value in state_dict.items() if key in scratch_keys}, source)
 
 
 def read_family_weights(path: str | os.PathLike, use_ema: bool = True) -> tuple[DictConfig, dict[str, Tensor]]:
@@ -164,9 +172,9 @@ def read_family_weights(path: str | os.PathLike, use_ema: bool = True) -> tuple[
             raise ValueError(f"use_ema=false: {path} is an exported folder, which holds averaged weights only")
         config = read_config((path / CONFIG_FILE).read_text(errors="replace"), path / CONFIG_FILE)
         try:
-            contents = load_file(path / WEIGHTS_FILE)
-            check_plain_tensors(contents, path / WEIGHTS_FILE)
-            weights = dequantize(contents)
+            stored_tensors = load_file(path / WEIGHTS_FILE)
+            check_plain_tensors(stored_tensors, path / WEIGHTS_FILE)
+            weights = dequantize(stored_tensors)
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path / WEIGHTS_FILE} cannot be read: {error}") from None
     else:
@@ -236,21 +244,21 @@ def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "
     directory = Path(directory)
     check_new_folder(directory)
     family, config = load_family(path)
-    parameters = {name for name, _ in family.named_parameters()}
+    parameter_names = {name for name, _ in family.named_parameters()}
     weights = family.state_dict()
-    count = sum(value.numel() for value in weights.values())
+    num_values = sum(value.numel() for value in weights.values())
     if dtype == "int8":
-        weights = quantize(weights, parameters)
+        weights = quantize(weights, parameter_names)
     else:
-        is_cast = {name: name in parameters and value.is_floating_point() for name, value in weights.items()}
-        weights = {name: value.to(DTYPES[dtype]) if is_cast[name] else value for name, value in weights.items()}
+        cast_names = {name for name in parameter_names if weights[name].is_floating_point()}
+        weights = {name: value.to(DTYPES[dtype]) if name in cast_names else value for name, value in weights.items()}
     weights = {name: value.clone().contiguous() for name, value in weights.items()}
     with replacing(directory) as temporary:
         temporary.mkdir()
         save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt", "family": str(config.model.name)})
         (temporary / CONFIG_FILE).write_text(OmegaConf.to_yaml(_sampling_config(config)))
-        (temporary / CARD_FILE).write_text(_model_card(directory.name, config, count, dtype))
-    print(f"{directory}: {count / 1e6:.2f} M values, {dtype}")
+        (temporary / CARD_FILE).write_text(_model_card(directory.name, config, num_values, dtype))
+    print(f"{directory}: {num_values / 1e6:.2f} M values, {dtype}")
     return directory
 
 
@@ -258,18 +266,18 @@ def _sampling_config(config: DictConfig) -> DictConfig:
     """What an exported folder needs: the family, its music encoder, and where both come from. No training settings."""
     plain = OmegaConf.to_container(config, resolve=True)
     model = {name: plain["model"][name] for name in ("name", "family")}
-    others = {name: plain[name] for name in ("config_version", "music", "size", "seed") if name in plain}
-    return OmegaConf.create({**others, "model": model})
+    top_level_entries = {name: plain[name] for name in ("config_version", "music", "size", "seed") if name in plain}
+    return OmegaConf.create({**top_level_entries, "model": model})
 
 
-def _model_card(name: str, config: DictConfig, count: int, dtype: str) -> str:
+def _model_card(name: str, config: DictConfig, num_values: int, dtype: str) -> str:
     """The README.md of an exported folder; its header is what the Hugging Face hub reads."""
-    size = config.size.name if "size" in config else "unknown"
+    size_name = config.size.name if "size" in config else "unknown"
     return (
         f"---\nlibrary_name: dancezoo\ntags: [dance, video-generation, {config.model.name}]\n---\n\n# {name}\n\n"
-        f"| | |\n|---|---|\n| family | `{config.model.name}` |\n| size | `{size}` |\n"
+        f"| | |\n|---|---|\n| family | `{config.model.name}` |\n| size | `{size_name}` |\n"
         f"| music encoder | `{config.music._target_.rpartition('.')[2]}` |\n"
-        f"| values | {count / 1e6:.2f} M, {dtype} |\n\n"
+        f"| values | {num_values / 1e6:.2f} M, {dtype} |\n\n"
         "```python\nimport zoo\n\n"
         f'model = zoo.load("PATH/TO/{name}")\nmodel.dance(image="me.jpg", music="song.mp3").save("dance.mp4")\n```\n'
     )

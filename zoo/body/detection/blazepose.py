@@ -62,8 +62,8 @@ class Person:
     @property
     def box(self) -> np.ndarray:
         """(4,) x0, y0, x1, y1 of the upright square around the body; it may extend beyond the image."""
-        half = REGION_MARGIN * np.linalg.norm(self.region.up)
-        return np.concatenate([self.region.center - half, self.region.center + half])
+        half_side = REGION_MARGIN * np.linalg.norm(self.region.up)
+        return np.concatenate([self.region.center - half_side, self.region.center + half_side])
 
     def is_same_person(self, person: "Person") -> bool:
         """Whether two detections, in two squares of one image, are the same person: their hips are close."""
@@ -103,10 +103,10 @@ def read_networks(path: str | Path) -> tuple[bytes, bytes]:
     if missing:
         raise ValueError(f"pose detector {path} has no {' and no '.join(missing)}; {DOWNLOAD_HINT}")
     try:
-        detector, landmarks = (read(members[name]) for name in FILES)
+        detector, landmarker = (read(members[name]) for name in FILES)
     except (OSError, zipfile.BadZipFile):
         raise ValueError(f"pose detector {path} is damaged; {DOWNLOAD_HINT}") from None
-    return detector, landmarks
+    return detector, landmarker
 
 
 class BlazePose:
@@ -115,8 +115,8 @@ class BlazePose:
     def __init__(self, path: str | Path):
         from ai_edge_litert.interpreter import Interpreter
 
-        network_files = read_networks(path)
-        self.hash = hashlib.sha256(b"".join(network_files)).hexdigest()[:12]
+        network_bytes = read_networks(path)
+        self.hash = hashlib.sha256(b"".join(network_bytes)).hexdigest()[:12]
         anchors = [_anchors(num_cells, anchors_per_cell) for num_cells, anchors_per_cell in ANCHOR_GRIDS]
         self._anchors = np.concatenate(anchors)  # (2254, 2) positions in [0, 1]
         detector_shapes = ((len(self._anchors), 12), (len(self._anchors), 1))
@@ -125,7 +125,7 @@ class BlazePose:
         try:
             with suppress_stderr():
                 self._detector, self._landmarker = (
-                    Interpreter(model_content=model, num_threads=1) for model in network_files
+                    Interpreter(model_content=model_bytes, num_threads=1) for model_bytes in network_bytes
                 )
                 for network, expected_shapes in (
                     (self._detector, detector_shapes),
@@ -165,17 +165,17 @@ class BlazePose:
         """The people in a square of an image."""
         to_image = Region(center, np.array([0, -side / 2 / REGION_MARGIN])).to_image(DETECTOR_SIDE)
         crop = _crop(image, to_image, DETECTOR_SIDE, cv2.BORDER_CONSTANT)
-        values, logits = _run(self._detector, crop / 127.5 - 1)[:2]
+        points, logits = _run(self._detector, crop / 127.5 - 1)[:2]
         scores = expit(logits[:, 0].clip(-100, 100))
         selected = np.flatnonzero(scores >= MIN_SCORE)
         # center, size and four points (hips, a point on the circle around the body, two more), relative to the anchor
-        values = values[selected].reshape(-1, 6, 2) / DETECTOR_SIDE
-        values[:, [0, 2, 3, 4, 5]] += self._anchors[selected, None]
-        values = np.concatenate(
-            [values[:, :1] - values[:, 1:2] / 2, values[:, :1] + values[:, 1:2] / 2, values[:, 2:]], 1
+        points = points[selected].reshape(-1, 6, 2) / DETECTOR_SIDE
+        points[:, [0, 2, 3, 4, 5]] += self._anchors[selected, None]
+        points = np.concatenate(
+            [points[:, :1] - points[:, 1:2] / 2, points[:, :1] + points[:, 1:2] / 2, points[:, 2:]], 1
         )
         people = []
-        for score, (top_left, bottom_right, hips, circle_point, *_) in _merge(values, scores[selected]):
+        for score, (top_left, bottom_right, hips, circle_point, *_) in _merge(points, scores[selected]):
             top_left, bottom_right, hips, circle_point = _transform(
                 np.stack([top_left, bottom_right, hips, circle_point]) * DETECTOR_SIDE, to_image
             )
@@ -212,8 +212,8 @@ class BlazePose:
 def suppress_stderr() -> Iterator[None]:
     """Suppress output that a library writes to stderr past Python, such as the interpreter's greeting."""
     stderr = os.dup(2)
-    with open(os.devnull, "w") as sink:
-        os.dup2(sink.fileno(), 2)
+    with open(os.devnull, "w") as null_file:
+        os.dup2(null_file.fileno(), 2)
     try:
         yield
     finally:
@@ -268,8 +268,11 @@ def _merge(boxes: np.ndarray, scores: np.ndarray) -> list[tuple[float, np.ndarra
     merged = []
     remaining = np.argsort(-scores, kind="stable")
     while remaining.size:
-        best = boxes[remaining[0]]
-        top_left, bottom_right = np.maximum(boxes[remaining, 0], best[0]), np.minimum(boxes[remaining, 1], best[1])
+        best_box = boxes[remaining[0]]
+        top_left, bottom_right = (
+            np.maximum(boxes[remaining, 0], best_box[0]),
+            np.minimum(boxes[remaining, 1], best_box[1]),
+        )
         intersection = (bottom_right - top_left).clip(0).prod(-1)
         areas = (boxes[remaining, 1] - boxes[remaining, 0]).prod(-1)
         is_overlapping = intersection > MIN_OVERLAP * (areas + areas[0] - intersection)
@@ -290,6 +293,6 @@ def _refine(points: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
         patch = expit(heatmaps[top : y + HEATMAP_RADIUS + 1, left : x + HEATMAP_RADIUS + 1, index])
         if patch.max() >= MIN_SCORE:
             columns, rows = left + np.arange(patch.shape[1]), top + np.arange(patch.shape[0])
-            total_weight = patch.sum() * HEATMAP_SIDE
-            refined[index] = (patch.sum(0) @ columns) / total_weight, (patch.sum(1) @ rows) / total_weight
+            normalizer = patch.sum() * HEATMAP_SIDE
+            refined[index] = (patch.sum(0) @ columns) / normalizer, (patch.sum(1) @ rows) / normalizer
     return refined

@@ -79,7 +79,7 @@ class Videos(DataSource):
         if self.image_fps <= 0:
             raise ValueError(f"data.image_fps={image_fps}: give a number above 0, such as 30 or 30000/1001")
         self.folder, self.songs = user_path(folder), user_path(music) if music else None
-        self.pattern, self.names = pattern, _read_list(clip_list) if isinstance(clip_list, str) else clip_list
+        self.pattern, self.clip_names = pattern, _read_list(clip_list) if isinstance(clip_list, str) else clip_list
         self.filter = {
             label: [values] if isinstance(values, str) else [*values] for label, values in (filter or {}).items()
         }
@@ -104,15 +104,15 @@ class Videos(DataSource):
 
     def fingerprint(self, split: str) -> str:
         """See DataSource: the files of all clips, their names, and the settings that choose parts of them."""
-        clips, detector = self.clip_folder.clips, self.pose_detector.name if self.pose_detector else None
-        names = [[clip.key, dict(clip.labels)] for clip in clips]
-        settings = names, self.windows, str(self.image_fps), self.allow_silent, detector
+        clips, detector_name = self.clip_folder.clips, self.pose_detector.name if self.pose_detector else None
+        keys_and_labels = [[clip.key, dict(clip.labels)] for clip in clips]
+        settings = keys_and_labels, self.windows, str(self.image_fps), self.allow_silent, detector_name
         return content_fingerprint((clip.files for clip in clips), json.dumps(settings, sort_keys=True))
 
     @cached_property
     def clip_folder(self) -> ClipFolder:
         """The clips in the folder. Raises ValueError when there are none."""
-        return ClipFolder(self.folder, self.songs, self.pattern, self.names, self.filter, self.image_fps)
+        return ClipFolder(self.folder, self.songs, self.pattern, self.clip_names, self.filter, self.image_fps)
 
     @cached_property
     def pose_detector(self) -> PoseDetector | None:
@@ -156,12 +156,12 @@ class VideoEvalClips(EvalClips):
     def _inspect_cached(self, clip: ClipFiles, start: Fraction) -> dict:
         """The result of `_inspect`, from the cache where nothing has changed."""
         spec, source = self.spec, self.source
-        detector = source.pose_detector.name if source.pose_detector and spec.crop == "dancer" else ""
-        code = source_hash(eval_clips_module, frame_source_module, clip_folder_module)
-        settings = [spec.frames, str(spec.rate), spec.height, spec.width, spec.crop, detector]
-        settings += [str(start), source.windows, str(source.image_fps), source.allow_silent, code]
-        key = hashlib.sha256(json.dumps([settings, file_state_hash(clip.files)]).encode()).hexdigest()
-        cache_file = cache_root() / "videos" / f"{key[:24]}.json"
+        detector_name = source.pose_detector.name if source.pose_detector and spec.crop == "dancer" else ""
+        code_hash = source_hash(eval_clips_module, frame_source_module, clip_folder_module)
+        settings = [spec.frames, str(spec.rate), spec.height, spec.width, spec.crop, detector_name]
+        settings += [str(start), source.windows, str(source.image_fps), source.allow_silent, code_hash]
+        cache_key = hashlib.sha256(json.dumps([settings, file_state_hash(clip.files)]).encode()).hexdigest()
+        cache_file = cache_root() / "videos" / f"{cache_key[:24]}.json"
         if not cache_file.is_file():
             write_atomic(cache_file, json.dumps(self._inspect(clip, start)).encode())
         return json.loads(cache_file.read_text())

@@ -25,7 +25,7 @@ class FlowConditioning:
     """Terms of the network that depend on the request alone. B: samples, both halves of guided pairs included."""
 
     reference: Tensor  # (B, base_channels, 1, H, W): the first convolution of z0
-    shifts: list[Tensor]  # for each residual block (B, 2C, F or 1): the music's term of its scale and shift
+    music_modulations: list[Tensor]  # for each residual block (B, 2C, F or 1): the music's term of its scale and shift
 
 
 def per_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -77,17 +77,17 @@ class ResBlock(nn.Module):
         self.block1, self.block2 = Block(in_channels, out_channels), Block(out_channels, out_channels)
         self.res_conv = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def music_shift(self, music: Tensor) -> Tensor:
+    def music_modulation(self, music: Tensor) -> Tensor:
         """Return the music's term of `mlp`: (B, F or 1, D) -> (B, 2 out, F or 1)."""
         return F.linear(F.silu(music), self.mlp[1].weight[:, self.time_dim :]).movedim(1, 2)
 
-    def forward(self, x: Tensor, time: Tensor | None = None, music: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None = None, music_modulation: Tensor | None = None) -> Tensor:
         """x (B, in, F, H, W); time (B, time_dim); music (B, 2 out, F or 1) of `music_shift`."""
         scale_shift = None
         if self.mlp is not None:
-            shift = F.linear(F.silu(time), self.mlp[1].weight[:, : self.time_dim], self.mlp[1].bias)[:, :, None]
-            shift = shift if music is None else shift + music
-            scale_shift = shift[..., None, None].chunk(2, 1)
+            modulation = F.linear(F.silu(time), self.mlp[1].weight[:, : self.time_dim], self.mlp[1].bias)[:, :, None]
+            modulation = modulation if music_modulation is None else modulation + music_modulation
+            scale_shift = modulation[..., None, None].chunk(2, 1)
         y = self.block2(self.block1(x, scale_shift))
         return y + (x if self.res_conv is None else per_frame(self.res_conv, x))
 
@@ -149,12 +149,12 @@ class TemporalAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (B, C, F, H, W); bias (heads, F, F) of key and query -> the shape of x."""
-        batch, _, frames, height, _ = x.shape
-        order = "(b h w) c f" if self.rotary_emb is not None else "(b f) c (h w)"
-        y = rearrange(self.norm(x.movedim(1, -1)), f"b f h w c -> {order}").contiguous()
+        batch_size, _, num_frames, height, _ = x.shape
+        rows_pattern = "(b h w) c f" if self.rotary_emb is not None else "(b f) c (h w)"
+        y = rearrange(self.norm(x.movedim(1, -1)), f"b f h w c -> {rows_pattern}").contiguous()
         qkv_weight, out_weight = self._qkv_weight_by_head(), self.to_out.weight
         y = torch.cat([self._attend(chunk, qkv_weight, out_weight, bias) for chunk in _cache_sized_chunks(y)])
-        return x + rearrange(y, f"{order} -> b c f h w", b=batch, f=frames, h=height)
+        return x + rearrange(y, f"{rows_pattern} -> b c f h w", b=batch_size, f=num_frames, h=height)
 
     def _qkv_weight_by_head(self) -> Tensor:
         """Reorder `to_qkv` by heads: (heads * 3 * HEAD_DIM, C), even channels of q and k first, q scaled."""
@@ -164,18 +164,18 @@ class TemporalAttention(nn.Module):
 
     def _attend(self, y: Tensor, qkv_weight: Tensor, out_weight: Tensor, bias: Tensor | None) -> Tensor:
         """(N, C, T) -> the same shape."""
-        count, _, time = y.shape
-        qkv = torch.bmm(qkv_weight.expand(count, -1, -1), y).view(count * self.heads, 3, HEAD_DIM, time)
+        num_rows, _, row_length = y.shape
+        qkv = torch.bmm(qkv_weight.expand(num_rows, -1, -1), y).view(num_rows * self.heads, 3, HEAD_DIM, row_length)
         qk, v = qkv.split((2, 1), 1)
         if self.rotary_emb is not None:
             qk = self.rotary_emb(*qk.unflatten(2, (2, -1)).unbind(2))
         q, k = qk.unbind(1)
-        scores = torch.bmm(k.mT, q).unflatten(0, (count, self.heads))  # (N, heads, key, query)
+        scores = torch.bmm(k.mT, q).unflatten(0, (num_rows, self.heads))  # (N, heads, key, query)
         if bias is not None:
             scores = scores + bias.to(scores.dtype)
         weights = scores.softmax(-2).flatten(0, 1).to(v.dtype)
-        y = torch.bmm(v.flatten(0, 1), weights).unflatten(0, (count, self.heads)).flatten(1, 2)
-        return torch.bmm(out_weight.expand(count, -1, -1), y)
+        y = torch.bmm(v.flatten(0, 1), weights).unflatten(0, (num_rows, self.heads)).flatten(1, 2)
+        return torch.bmm(out_weight.expand(num_rows, -1, -1), y)
 
 
 class RelativeBias(nn.Module):
@@ -186,20 +186,28 @@ class RelativeBias(nn.Module):
         self.num_buckets, self.max_distance = num_buckets, max_distance
         self.relative_attention_bias = nn.Embedding(num_buckets, heads)
         # initialised to ALiBi's slopes 1, 1/2, 1/4 ..: that neighbouring frames are alike takes long to learn
-        bucket, half, exact = torch.arange(num_buckets) % (num_buckets // 2), num_buckets // 2, num_buckets // 4
-        logarithmic = exact * (max_distance / exact) ** ((bucket - exact) / (half - exact))
-        distance = torch.where(bucket < exact, bucket.float(), logarithmic)
+        bucket, num_buckets_per_side, num_exact = (
+            torch.arange(num_buckets) % (num_buckets // 2),
+            num_buckets // 2,
+            num_buckets // 4,
+        )
+        log_distance = num_exact * (max_distance / num_exact) ** (
+            (bucket - num_exact) / (num_buckets_per_side - num_exact)
+        )
+        distance = torch.where(bucket < num_exact, bucket.float(), log_distance)
         self.relative_attention_bias.weight.data = -distance[:, None] * 0.5 ** torch.arange(heads)
 
     def forward(self, num_frames: int) -> Tensor:
         """Return the bias (heads, F, F) of key and query."""
         index = torch.arange(num_frames, device=self.relative_attention_bias.weight.device)
         offset = index[None] - index[:, None]  # query minus key
-        half, exact = self.num_buckets // 2, self.num_buckets // 4
+        num_buckets_per_side, num_exact = self.num_buckets // 2, self.num_buckets // 4
         distance = offset.abs()
-        fraction = torch.log(distance.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
-        logarithmic = exact + (fraction * (half - exact)).long()
-        bucket = torch.where(distance < exact, distance, logarithmic.clamp(max=half - 1)) + half * (offset < 0)
+        fraction = torch.log(distance.clamp(min=1).float() / num_exact) / math.log(self.max_distance / num_exact)
+        log_bucket = num_exact + (fraction * (num_buckets_per_side - num_exact)).long()
+        bucket = torch.where(
+            distance < num_exact, distance, log_bucket.clamp(max=num_buckets_per_side - 1)
+        ) + num_buckets_per_side * (offset < 0)
         return self.relative_attention_bias(bucket).movedim(-1, 0).contiguous()
 
 
@@ -236,8 +244,8 @@ class FlowUNet(nn.Module):
         time_dim = 4 * base_channels
         self.music_dim, self.patch_size, self.flow_patch_size = music_dim, patch_size, patch_size * flow_upsample
         self.time_rel_pos_bias = RelativeBias(num_attention_heads)
-        self.flow_channels = 3 * self.flow_patch_size**2
-        in_channels = self.flow_channels + latent_channels * patch_size**2
+        self.volume_channels = 3 * self.flow_patch_size**2
+        in_channels = self.volume_channels + latent_channels * patch_size**2
         self.init_conv = nn.Conv2d(in_channels, base_channels, 7, padding=3)
         self.init_temporal_attn = TemporalAttention(base_channels, num_attention_heads)
         self.time_mlp = nn.Sequential(
@@ -256,29 +264,41 @@ class FlowUNet(nn.Module):
             )
 
         channels = [base_channels, *(base_channels * multiplier for multiplier in channel_multipliers)]
-        pairs = list(pairwise(channels))
+        channel_pairs = list(pairwise(channels))
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
-        for index, (a, b) in enumerate(pairs):
-            is_last = index == len(pairs) - 1
-            self.downs.append(make_level(a, b, nn.Identity() if is_last else nn.Conv2d(b, b, 4, 2, 1)))
-        middle = channels[-1]
-        self.mid_block1 = ResBlock(middle, middle, time_dim, music_dim)
-        self.mid_spatial_attn = TemporalAttention(middle, num_attention_heads, along_time=False)
-        self.mid_temporal_attn = TemporalAttention(middle, num_attention_heads)
-        self.mid_block2 = ResBlock(middle, middle, time_dim, music_dim)
-        for index, (a, b) in enumerate(reversed(pairs)):
-            is_last = index == len(pairs) - 1
-            self.ups.append(make_level(2 * b, a, nn.Identity() if is_last else nn.ConvTranspose2d(a, a, 4, 2, 1)))
-        flow_channels, mask_channels = 2 * self.flow_patch_size**2, self.flow_patch_size**2
+        for index, (outer_channels, inner_channels) in enumerate(channel_pairs):
+            is_last = index == len(channel_pairs) - 1
+            self.downs.append(
+                make_level(
+                    outer_channels,
+                    inner_channels,
+                    nn.Identity() if is_last else nn.Conv2d(inner_channels, inner_channels, 4, 2, 1),
+                )
+            )
+        mid_channels = channels[-1]
+        self.mid_block1 = ResBlock(mid_channels, mid_channels, time_dim, music_dim)
+        self.mid_spatial_attn = TemporalAttention(mid_channels, num_attention_heads, along_time=False)
+        self.mid_temporal_attn = TemporalAttention(mid_channels, num_attention_heads)
+        self.mid_block2 = ResBlock(mid_channels, mid_channels, time_dim, music_dim)
+        for index, (outer_channels, inner_channels) in enumerate(reversed(channel_pairs)):
+            is_last = index == len(channel_pairs) - 1
+            self.ups.append(
+                make_level(
+                    2 * inner_channels,
+                    outer_channels,
+                    nn.Identity() if is_last else nn.ConvTranspose2d(outer_channels, outer_channels, 4, 2, 1),
+                )
+            )
+        flow_channels, occlusion_channels = 2 * self.flow_patch_size**2, self.flow_patch_size**2
         self.final_conv = nn.Sequential(
             ResBlock(2 * base_channels, base_channels), nn.Conv2d(base_channels, flow_channels, 1)
         )
         self.occlusion_map = nn.Sequential(
-            ResBlock(2 * base_channels, base_channels), nn.Conv2d(base_channels, mask_channels, 1)
+            ResBlock(2 * base_channels, base_channels), nn.Conv2d(base_channels, occlusion_channels, 1)
         )
-        for head in (self.final_conv, self.occlusion_map):  # an initial output of 0 is better than one of noise
-            nn.init.zeros_(head[1].weight)
-            nn.init.zeros_(head[1].bias)
+        for output_head in (self.final_conv, self.occlusion_map):  # an initial output of 0 is better than one of noise
+            nn.init.zeros_(output_head[1].weight)
+            nn.init.zeros_(output_head[1].bias)
 
     def _music_blocks(self) -> list[ResBlock]:
         """Return the blocks with a music term, in the order of their use."""
@@ -294,8 +314,10 @@ class FlowUNet(nn.Module):
     def precompute_conditioning(self, z0: Tensor, music: Tensor) -> FlowConditioning:
         """z0 (B, C, H, W): the reference's latent; music (B, F, D), or (B, 1, D): one embedding for all frames."""
         z0 = self._patchify(z0, self.patch_size)
-        reference = F.conv2d(z0, self.init_conv.weight[:, self.flow_channels :], self.init_conv.bias, padding=3)
-        return FlowConditioning(reference[:, :, None], [block.music_shift(music) for block in self._music_blocks()])
+        reference = F.conv2d(z0, self.init_conv.weight[:, self.volume_channels :], self.init_conv.bias, padding=3)
+        return FlowConditioning(
+            reference[:, :, None], [block.music_modulation(music) for block in self._music_blocks()]
+        )
 
     def forward(self, x: Tensor, time: Tensor, condition: FlowConditioning | tuple[Tensor, Tensor]) -> Tensor:
         """x (B, 3, F, H, W) noisy; time (B,) steps -> (B, 3, F, H, W).
@@ -305,27 +327,29 @@ class FlowUNet(nn.Module):
         if not isinstance(condition, FlowConditioning):
             condition = self.precompute_conditioning(*condition)
         bias = self.time_rel_pos_bias(x.shape[2])
-        weight = self.init_conv.weight[:, : self.flow_channels]
-        noisy = per_frame(lambda y: F.conv2d(self._patchify(y, self.flow_patch_size), weight, padding=3), x)
-        x = noisy + condition.reference
-        first = x
+        volume_weight = self.init_conv.weight[:, : self.volume_channels]
+        volume_features = per_frame(
+            lambda y: F.conv2d(self._patchify(y, self.flow_patch_size), volume_weight, padding=3), x
+        )
+        x = volume_features + condition.reference
+        first_features = x
         x = self.init_temporal_attn(x, bias)
         time = self.time_mlp(time)
-        shifts = iter(condition.shifts)
+        music_modulations = iter(condition.music_modulations)
         skips = []
         for block1, block2, spatial, temporal, down in self.downs:
-            x = block2(block1(x, time, next(shifts)), time, next(shifts))
+            x = block2(block1(x, time, next(music_modulations)), time, next(music_modulations))
             x = temporal(spatial(x), bias)
             skips.append(x)
             x = per_frame(down, x)
-        x = self.mid_block1(x, time, next(shifts))
+        x = self.mid_block1(x, time, next(music_modulations))
         x = self.mid_temporal_attn(self.mid_spatial_attn(x), bias)
-        x = self.mid_block2(x, time, next(shifts))
+        x = self.mid_block2(x, time, next(music_modulations))
         for block1, block2, spatial, temporal, up in self.ups:
             x = torch.cat([x, skips.pop()], 1)
-            x = block2(block1(x, time, next(shifts)), time, next(shifts))
+            x = block2(block1(x, time, next(music_modulations)), time, next(music_modulations))
             x = per_frame(up, temporal(spatial(x), bias))
-        x = torch.cat([x, first], 1)
+        x = torch.cat([x, first_features], 1)
         outputs = [per_frame(conv, block(x)) for block, conv in (self.final_conv, self.occlusion_map)]
         return torch.cat(
             [per_frame(lambda y: F.pixel_shuffle(y, self.flow_patch_size), output) for output in outputs], 1

@@ -131,14 +131,14 @@ class MusicConditioning:
 
     tokens: Tensor  # (B, L, C) after the final norm
     hidden: Tensor  # (B, C) added to the timestep embedding
-    beat_phase: Tensor | None = None  # (B, L, C) added to the motion tokens of the same times
+    beat_phase_embedding: Tensor | None = None  # (B, L, C) added to the motion tokens of the same times
     kv: tuple[tuple[Tensor, Tensor], ...] | None = None  # keys and values of `tokens`, one pair per decoder layer
 
     def rows(self, index: slice | Tensor) -> "MusicConditioning":
         """Some rows of the batch."""
         kv = None if self.kv is None else tuple((k[index], v[index]) for k, v in self.kv)
-        beat_phase = None if self.beat_phase is None else self.beat_phase[index]
-        return MusicConditioning(self.tokens[index], self.hidden[index], beat_phase, kv)
+        beat_phase_embedding = None if self.beat_phase_embedding is None else self.beat_phase_embedding[index]
+        return MusicConditioning(self.tokens[index], self.hidden[index], beat_phase_embedding, kv)
 
 
 class DanceDecoder(nn.Module):
@@ -190,24 +190,26 @@ class DanceDecoder(nn.Module):
         also compute keys and values of every layer, which pays when more than one step uses the result. Raises
         ValueError for too many tokens.
         """
-        length, max_length = music.shape[1], self.null_cond_embed.shape[1]
-        if length > max_length:
-            raise ValueError(f"a window has {length} music tokens, this network takes at most {max_length}")
-        tables = self.rotary(0, length)
+        num_tokens, max_tokens = music.shape[1], self.null_cond_embed.shape[1]
+        if num_tokens > max_tokens:
+            raise ValueError(f"a window has {num_tokens} music tokens, this network takes at most {max_tokens}")
+        tables = self.rotary(0, num_tokens)
         tokens = self.cond_projection(music)
         for layer in self.cond_encoder:
             tokens = layer(tokens, tables)
         # EDGE pools the tokens *before* it replaces dropped ones, and then replaces the pooled vector too
         hidden = self.non_attn_cond_projection(tokens.mean(dim=1))
         if keep is not None:
-            tokens = torch.where(keep[:, None, None], tokens, self.null_cond_embed[:, :length].to(tokens.dtype))
+            tokens = torch.where(keep[:, None, None], tokens, self.null_cond_embed[:, :num_tokens].to(tokens.dtype))
             hidden = torch.where(keep[:, None], hidden, self.null_cond_hidden.to(hidden.dtype))
-        beat_phase = self.pulse_projection(music[..., -self.beat_phase_dim :]) if self.beat_phase_dim else None
-        if keep is not None and beat_phase is not None:
-            beat_phase = beat_phase * keep[:, None, None]
+        beat_phase_embedding = (
+            self.pulse_projection(music[..., -self.beat_phase_dim :]) if self.beat_phase_dim else None
+        )
+        if keep is not None and beat_phase_embedding is not None:
+            beat_phase_embedding = beat_phase_embedding * keep[:, None, None]
         tokens = self.norm_cond(tokens)
         kv = tuple(layer.keys_values(tokens, tables) for layer in self.stack) if precompute_kv else None
-        return MusicConditioning(tokens, hidden, beat_phase, kv)
+        return MusicConditioning(tokens, hidden, beat_phase_embedding, kv)
 
     def guided_condition(self, music: Tensor) -> MusicConditioning:
         """Conditioning of 2B rows for `ClassifierFreeGuidance`: B with the music, then B with the null condition."""
@@ -225,17 +227,18 @@ class DanceDecoder(nn.Module):
         music: features (B, L, D), with `keep` as in `condition` (training), or their conditioning (sampling).
         """
         conditioning = music if isinstance(music, MusicConditioning) else self.condition(music, keep)
-        length = conditioning.tokens.shape[1]
+        num_tokens = conditioning.tokens.shape[1]
         time_embedding = self.time_mlp(t)
         hidden = self.to_time_cond(time_embedding) + conditioning.hidden
         # norm_cond works token by token, so the two tokens of the timestep join the music's after it
-        memory, tables = self.norm_cond(self.to_time_tokens(time_embedding)), self.rotary(length, length + 2)
+        memory = self.norm_cond(self.to_time_tokens(time_embedding))
+        memory_tables = self.rotary(num_tokens, num_tokens + 2)
         if conditioning.kv is None:
-            memory, tables = torch.cat((conditioning.tokens, memory), dim=1), self.rotary(0, length + 2)
+            memory, memory_tables = torch.cat((conditioning.tokens, memory), dim=1), self.rotary(0, num_tokens + 2)
         positions = self.rotary(0, x.shape[1])
         x = self.input_projection(x)
-        if conditioning.beat_phase is not None:
-            x = x + conditioning.beat_phase
+        if conditioning.beat_phase_embedding is not None:
+            x = x + conditioning.beat_phase_embedding
         for i, layer in enumerate(self.stack):
-            x = layer(x, hidden, memory, positions, tables, conditioning.kv[i] if conditioning.kv else None)
+            x = layer(x, hidden, memory, positions, memory_tables, conditioning.kv[i] if conditioning.kv else None)
         return self.final_layer(x)

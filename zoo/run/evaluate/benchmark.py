@@ -42,7 +42,7 @@ from zoo.run.evaluate.scores import MetricRunner, score
 from zoo.run.evaluate.systems import (
     GROUND_TRUTH,
     PROMPTS,
-    SUFFIXES,
+    VIDEO_SUFFIXES,
     System,
     ablated_checkpoints,
     checkpoint_system,
@@ -86,7 +86,7 @@ def evaluate(config: DictConfig) -> Path:
     if config.export_inputs is not None:
         folder = open_folder(config.export_inputs, "export_inputs")
         eval_clips = source.eval_clips(protocol.split, protocol.clip_spec, Spectral())
-        return write_inputs(protocol, eval_clips, folder, SUFFIXES)
+        return write_inputs(protocol, eval_clips, folder, VIDEO_SUFFIXES)
     checkpoints = []
     for name, path in checkpoint_paths.items():
         checkpoint = load_checkpoint(name, path, config.use_ema, precision)

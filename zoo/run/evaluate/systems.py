@@ -40,7 +40,7 @@ from zoo.run.sample.generate import fast_denoisers
 GROUND_TRUTH = "ground truth"
 REPEAT_SEED_OFFSET = 1 << 20  # added to a clip's seed for its second dance
 PROMPTS = ("caption", "style")  # labels of a clip that a checkpoint is given as its prompt
-SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".gif")
 GENERATION_PACKAGES = ("families", "nn", "diffusion", "music", "body")  # their code decides the generated dances
 
 file_fingerprint = cache(file_hash)  # each file is read once in a process
@@ -100,13 +100,13 @@ def pair_clips(labels: Sequence[dict[str, str]]) -> list[int | None]:
 
     A missing label never forbids a pair. None for clips that cannot all be paired.
     """
-    count = len(labels)
-    cost = np.empty((count, count))
+    num_clips = len(labels)
+    cost = np.empty((num_clips, num_clips))
     for i, clip_labels in enumerate(labels):
         for j, partner_labels in enumerate(labels):
             is_same = any(clip_labels.get(name, i) == partner_labels.get(name, j) for name in ("song", "dancer"))
-            cost[i, j] = count**2 if i == j or is_same else (j - i - count // 2) % count
-    return [int(j) if cost[i, j] < count**2 else None for i, j in zip(*linear_sum_assignment(cost), strict=True)]
+            cost[i, j] = num_clips**2 if i == j or is_same else (j - i - num_clips // 2) % num_clips
+    return [int(j) if cost[i, j] < num_clips**2 else None for i, j in zip(*linear_sum_assignment(cost), strict=True)]
 
 
 def videos_system(folder: Path, name: str, clips: Sequence[StoredClip]) -> System:
@@ -114,9 +114,9 @@ def videos_system(folder: Path, name: str, clips: Sequence[StoredClip]) -> Syste
     system = System(name, "videos", "")
     videos: dict[str, list[Path]] = {}
     num_ignored = 0
-    names = {file_stem(clip.key) for clip in clips}
+    clip_stems = {file_stem(clip.key) for clip in clips}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.stem in names:
+        if path.suffix.lower() in VIDEO_SUFFIXES and path.stem in clip_stems:
             videos.setdefault(path.stem, []).append(path)
         else:
             num_ignored += 1
@@ -160,23 +160,26 @@ class EvaluatedCheckpoint:
         Where it finds no figure, its fallback draws. An ablation sets its own options. Raises ValueError for a family
         without renderers, and without a detector that the renderer needs.
         """
-        others = dict(self.ablation or {})
-        options = others.pop("renderer", options)
-        if others:
-            self.family.configure(others)
-        node = load_renderer(options) or load_renderer({"name": self.family.default_renderer})
-        if node is None:
+        other_options = dict(self.ablation or {})
+        options = other_options.pop("renderer", options)
+        if other_options:
+            self.family.configure(other_options)
+        renderer_config = load_renderer(options) or load_renderer({"name": self.family.default_renderer})
+        if renderer_config is None:
             return
-        needs_detector = bool(node.get("needs_detector"))
-        if needs_detector and detector is None and not node.get("has_fallback"):
+        needs_detector = bool(renderer_config.get("needs_detector"))
+        if needs_detector and detector is None and not renderer_config.get("has_fallback"):
             raise ValueError(
-                f"renderer={node['name']} finds the figure in the image by a detector: give weights.pose_detector=FILE"
+                f"renderer={renderer_config['name']} finds the figure in the image by a detector: "
+                "give weights.pose_detector=FILE"
             )
-        self.family.configure({"renderer": node, "pose_detector": detector, "use_fallback": True})
+        self.family.configure({"renderer": renderer_config, "pose_detector": detector, "use_fallback": True})
         # dances that were generated without naming the default renderer stay valid
-        self.renderer = node["name"] if needs_detector or load_renderer(options) else None
-        fixed = ("name", "_target_", "needs_detector", "has_fallback")
-        self.renderer_options = {key: value for key, value in node.items() if self.renderer and key not in fixed}
+        self.renderer = renderer_config["name"] if needs_detector or load_renderer(options) else None
+        reserved_keys = ("name", "_target_", "needs_detector", "has_fallback")
+        self.renderer_options = {
+            key: value for key, value in renderer_config.items() if self.renderer and key not in reserved_keys
+        }
 
     def system_id(self, content: str, protocol: Protocol, sampling: SamplingParams, use_ema: bool, prompt: str) -> str:
         """Hash everything that decides its dances."""
@@ -220,9 +223,9 @@ def ablated_checkpoints(
     checkpoint: EvaluatedCheckpoint, use_ema: bool, renderer: Mapping[str, Any] | None
 ) -> Iterator[EvaluatedCheckpoint]:
     """The baselines of a checkpoint, see `Family.ablations`. Those of another than the chosen renderer are left out."""
-    chosen = (renderer or {}).get("name") or checkpoint.family.default_renderer
+    chosen_renderer = (renderer or {}).get("name") or checkpoint.family.default_renderer
     for name, options in checkpoint.family.ablations().items():
-        if options.get("renderer", {"name": chosen})["name"] == chosen:
+        if options.get("renderer", {"name": chosen_renderer})["name"] == chosen_renderer:
             family, config = load_family(checkpoint.path, use_ema)
             name = f"{checkpoint.name} {name}"
             yield replace(checkpoint, name=name, family=family, config=config, ablation=options)
@@ -244,15 +247,15 @@ def checkpoint_system(
 
     prompt: one of PROMPTS. Raises ValueError for data that the model cannot use.
     """
-    name, spec = checkpoint.name, protocol.clip_spec
-    kind: Literal["baseline", "checkpoint"] = "checkpoint" if checkpoint.ablation is None else "baseline"
-    system = System(name, kind, checkpoint.system_id(content, protocol, sampling, use_ema, prompt))
+    name, clip_spec = checkpoint.name, protocol.clip_spec
+    system_kind: Literal["baseline", "checkpoint"] = "checkpoint" if checkpoint.ablation is None else "baseline"
+    system = System(name, system_kind, checkpoint.system_id(content, protocol, sampling, use_ema, prompt))
     folder = out / f"{file_stem(name)}-{system.id}"
     stems = [folder / file_stem(clip.key) for clip in clips]
     missing = [index for index, stem in enumerate(stems) if not with_suffix(stem, ".json").is_file()]
     if missing:
         try:
-            eval_clips = source.eval_clips(protocol.split, spec, checkpoint.encoder)
+            eval_clips = source.eval_clips(protocol.split, clip_spec, checkpoint.encoder)
         except ValueError as error:
             raise ValueError(f"ckpt={name} cannot dance to this data: {error}") from None
         without_style = [clip.key for clip in clips if prompt == "style" and "style" not in clip.labels]
@@ -272,7 +275,7 @@ def checkpoint_system(
         if with_suffix(stem, ".npz").is_file():
             system.motions[clip.key] = with_suffix(stem, ".npz")
     system.cost = {
-        "seconds_per_second": statistics.median(cost["seconds"] for cost in costs) / float(spec.seconds),
+        "seconds_per_second": statistics.median(cost["seconds"] for cost in costs) / float(clip_spec.seconds),
         "peak_memory_mb": max((cost["peak_memory_mb"] for cost in costs if cost["peak_memory_mb"]), default=None),
         "parameters": sum(parameter.numel() for parameter in checkpoint.family.parameters()),
     }
@@ -290,25 +293,29 @@ def _generate_clip(
     stem: Path,
 ) -> None:
     """Write the files of one clip; the .json file is written last."""
-    spec, seed = protocol.clip_spec, protocol.seed + index
+    clip_spec, seed = protocol.clip_spec, protocol.seed + index
     image = torch.from_numpy(clip.reference).permute(2, 0, 1).to(device)
     music = replace(clip.music, features=clip.music.features.to(device))
     with torch.inference_mode():
         with CostMeter(device) as meter:
-            blocks = family.generate(GenerationRequest(image, music, spec.frames, spec.rate, prompt, seed, sampling))
+            blocks = family.generate(
+                GenerationRequest(image, music, clip_spec.frames, clip_spec.rate, prompt, seed, sampling)
+            )
             frames = torch.cat([block.cpu() for block in blocks])
-        assert len(frames) == spec.frames, f"the family generated {len(frames)} frames instead of {spec.frames}"
+        assert len(frames) == clip_spec.frames, (
+            f"the family generated {len(frames)} frames instead of {clip_spec.frames}"
+        )
         if isinstance(family, MotionGenerator):
             seeds = {"motion": seed}
             if index < protocol.repeats:
                 seeds["second_motion"] = seed + REPEAT_SEED_OFFSET
-            length = ceil(spec.seconds * MOTION_FPS)
+            num_motion_frames = ceil(clip_spec.seconds * MOTION_FPS)
             motions = {
-                name: _concatenate(family.generate_motion(music, length, motion_seed, sampling))
+                name: _concatenate(family.generate_motion(music, num_motion_frames, motion_seed, sampling))
                 for name, motion_seed in seeds.items()
             }
             write_arrays(with_suffix(stem, ".npz"), motions)
-    write_atomic(with_suffix(stem, ".mp4"), encode_frames(frames.permute(0, 2, 3, 1).numpy(), spec.rate, crf=0))
+    write_atomic(with_suffix(stem, ".mp4"), encode_frames(frames.permute(0, 2, 3, 1).numpy(), clip_spec.rate, crf=0))
     write_json(with_suffix(stem, ".json"), {"seconds": meter.seconds, "peak_memory_mb": meter.peak_mb, "seed": seed})
 
 

@@ -114,7 +114,7 @@ class Animator(nn.Module):
         face_dim = None if self.face is None else self.face.dim
         self.unet = VideoUNet(**shared, use_motion_modules=True, norm_across_frames=True, face_dim=face_dim)
         # the down blocks do not attend to the reference
-        self.num_unconditioned_blocks = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
+        self.num_blocks_without_reference = sum(len(level.attentions or ()) for level in self.unet.down_blocks)
         self.background = DirectLatents()
         if background_residual:
             self.background = BackgroundResidual(latent_channels, self.unet.conv_in.out_channels, pose_driven=True)
@@ -143,8 +143,8 @@ class Animator(nn.Module):
         crops = crop_boxes(images, boxes.nan_to_num(0.5), self.face.crop_size)
         latents = self.codec.encode(crops)
         tokens = self.face(latents)
-        rows, columns = (slice(side // 4, side - side // 4) for side in latents.shape[2:])
-        mean_latent = latents[:, :, rows, columns].mean((2, 3))
+        middle_rows, middle_columns = (slice(side // 4, side - side // 4) for side in latents.shape[2:])
+        mean_latent = latents[:, :, middle_rows, middle_columns].mean((2, 3))
         return FaceFeatures(tokens * is_valid[:, None, None].to(tokens.dtype), mean_latent, crops, is_valid)
 
     @torch.no_grad()
@@ -157,22 +157,24 @@ class Animator(nn.Module):
         if faces is None or reference.region_means is None:
             return reference
         frame_parts, num_frames = parts.flatten(0, 1), parts.shape[1]
-        crops, is_valid = (value.repeat_interleave(num_frames, 0) for value in (faces.crops, faces.is_valid))
+        crops, is_valid = (tensor.repeat_interleave(num_frames, 0) for tensor in (faces.crops, faces.is_valid))
         boxes, latent_size = head_boxes(frame_parts), reference.latents.shape[2:]
         # encoding the surroundings of the head is enough: a third of the frame, on the grid of latents
         side = min(latent_size) // 3
-        scale = frame_parts.shape[1] // latent_size[0]
-        patches, corners = crop_patches(crops, boxes.nan_to_num(0.5), side, latent_size, scale)
+        pixels_per_latent = frame_parts.shape[1] // latent_size[0]
+        patches, corners = crop_patches(crops, boxes.nan_to_num(0.5), side, latent_size, pixels_per_latent)
         masks = region_masks(frame_parts, latent_size)[:, HEAD_REGION]
         masks = masks * (is_valid & boxes.isfinite().all(1))[:, None, None]
-        base = reference.residual_base.clone()
-        latents = self.codec.encode(patches).to(base)
-        for index, (left, top) in enumerate(corners.tolist()):
-            row, frame = divmod(index, num_frames)
-            window = slice(top, top + side), slice(left, left + side)
-            head_mean = reference.region_means[row, HEAD_REGION, :, None, None]
-            base[row, :, frame][:, *window] += masks[index][window] * (latents[index] - head_mean)
-        return replace(reference, residual_base=base)
+        residual_base = reference.residual_base.clone()
+        patch_latents = self.codec.encode(patches).to(residual_base)
+        for patch_index, (left, top) in enumerate(corners.tolist()):
+            reference_index, frame = divmod(patch_index, num_frames)
+            patch_window = slice(top, top + side), slice(left, left + side)
+            head_mean = reference.region_means[reference_index, HEAD_REGION, :, None, None]
+            residual_base[reference_index, :, frame][:, *patch_window] += masks[patch_index][patch_window] * (
+                patch_latents[patch_index] - head_mean
+            )
+        return replace(reference, residual_base=residual_base)
 
     def mask_heads(
         self, reference: ReferenceContext, boxes: Tensor, faces: FaceFeatures, is_masked: Tensor
@@ -183,9 +185,10 @@ class Animator(nn.Module):
         """
         mask = box_mask(boxes, reference.latents.shape[2:]).to(reference.latents)
         if reference.foreground_mask is not None:
-            head = self.background.figure_segmenter(reference.latents)[1][:, HEAD_REGION, None]
+            head_prob = self.background.figure_segmenter(reference.latents)[1][:, HEAD_REGION, None]
             mask = mask * reference.foreground_mask
-            mask = torch.maximum(mask, max_pool2d((head > 0.2).to(mask), 3, 1, 1))  # hair may stand up from the box
+            # hair may stand up from the box
+            mask = torch.maximum(mask, max_pool2d((head_prob > 0.2).to(mask), 3, 1, 1))
             mask = mask * boxes.isfinite().all(1)[:, None, None, None]
         mask = mask * is_masked[:, None, None, None].to(mask)
         latents, region_means = inpaint_background(reference.latents, mask), reference.region_means
@@ -216,8 +219,9 @@ class Animator(nn.Module):
         the same poses. face_tokens (B, L, D); text (B, L, D). independent_frames: frames are images, not a video.
         """
         num_references = len(reference.latents)
-        features = self.appearance_encoder(reference.latents, t[:num_references], text[:num_references])
-        features = [None] * self.num_unconditioned_blocks + features[self.num_unconditioned_blocks :]
+        reference_features = self.appearance_encoder(reference.latents, t[:num_references], text[:num_references])
+        num_skipped = self.num_blocks_without_reference
+        reference_features = [None] * num_skipped + reference_features[num_skipped:]
         num_poses = len(pose_features)
         block_residuals = self.controlnet(
             x[:num_poses], t[:num_poses], self.controlnet.precompute_conditioning(text[:num_poses]), pose_features
@@ -228,7 +232,7 @@ class Animator(nn.Module):
         if num_poses < len(x) and not share_cfg_encoder:  # as MagicAnimate's pipeline, which asks once per frame
             block_residuals = [residual.repeat(len(x) // num_poses, 1, 1, 1, 1) for residual in block_residuals]
         conditioning = self.unet.precompute_conditioning(
-            text, features, face=face_tokens, use_motion_modules=not independent_frames
+            text, reference_features, face=face_tokens, use_motion_modules=not independent_frames
         )
         return self.unet(x, t, conditioning, cond_features, block_residuals, share_cfg_encoder)
 
@@ -260,14 +264,14 @@ class Animator(nn.Module):
             return self.predict(x, t, reference, pose_features, face_tokens, text).float()
 
         denoiser = Denoiser(predict, self.noise_schedule)
-        guided = denoiser if guidance_scale == 1 else ClassifierFreeGuidance(denoiser, guidance_scale)
+        guided_denoiser = denoiser if guidance_scale == 1 else ClassifierFreeGuidance(denoiser, guidance_scale)
         channels, *latent_size = reference.latents.shape[1:]
         noise = torch.randn((1, channels, len(parts), *latent_size), generator=generator).to(self.device)
         constraint = None
         if context_latents is not None:
-            context = self.background.to_residual(context_latents.movedim(0, 1)[None], reference)
-            constraint = ReplaceKnownFrames.first_frames(context, noise, denoiser)
-        residual = sample(guided, noise, sampler, None, 0.0, constraint, clamp=None)
+            context_residual = self.background.to_residual(context_latents.movedim(0, 1)[None], reference)
+            constraint = ReplaceKnownFrames.first_frames(context_residual, noise, denoiser)
+        residual = sample(guided_denoiser, noise, sampler, None, 0.0, constraint, clamp=None)
         latents = rearrange(self.background.from_residual(residual, reference)[0], "c f h w -> f c h w")
         return latents if context_latents is None else torch.cat([context_latents, latents[len(context_latents) :]])
 
@@ -325,8 +329,8 @@ def crop_patches(
     num_cells = torch.tensor(grid_size[::-1], device=boxes.device)
     corners = ((boxes[:, :2] + boxes[:, 2:]) / 2 * num_cells - side / 2).round()
     corners = torch.minimum(corners.clamp(min=0), (num_cells - side).to(corners))
-    pixels = (torch.arange(side * scale, device=boxes.device) + 0.5) / scale
-    position = (corners[:, None] + pixels[:, None]) / num_cells  # (B, pixels, 2), fractions of the frame
+    pixel_offsets = (torch.arange(side * scale, device=boxes.device) + 0.5) / scale
+    position = (corners[:, None] + pixel_offsets[:, None]) / num_cells  # (B, pixels, 2), fractions of the frame
     relative = (position - boxes[:, None, :2]) / (boxes[:, None, 2:] - boxes[:, None, :2]).clamp(min=1e-6) * 2 - 1
     x, y = (relative[..., axis] for axis in (0, 1))
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
@@ -336,17 +340,17 @@ def crop_patches(
 
 def box_mask(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """1 within boxes (B, 4), else 0: (B, 1, h, w). 0 everywhere for a box that is not finite."""
-    center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
-    rows, columns = ((torch.arange(side, device=boxes.device) + 0.5) / side for side in size)
-    x = (columns - center[:, None, 0]).abs() <= half[:, None, 0]
-    y = (rows - center[:, None, 1]).abs() <= half[:, None, 1]
-    return (y[:, None, :, None] & x[:, None, None]).float()
+    center, half_size = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    row_centers, column_centers = ((torch.arange(length, device=boxes.device) + 0.5) / length for length in size)
+    in_columns = (column_centers - center[:, None, 0]).abs() <= half_size[:, None, 0]
+    in_rows = (row_centers - center[:, None, 1]).abs() <= half_size[:, None, 1]
+    return (in_rows[:, None, :, None] & in_columns[:, None, None]).float()
 
 
 def crop_boxes(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Crop images (B, 3, H, W) at boxes (B, 4), fractions of the image: (B, 3, size, size). Borders are repeated."""
-    position = (torch.arange(size, device=boxes.device) + 0.5) / size
-    x = boxes[:, None, 0] + (boxes[:, None, 2] - boxes[:, None, 0]) * position
-    y = boxes[:, None, 1] + (boxes[:, None, 3] - boxes[:, None, 1]) * position
+    offsets = (torch.arange(size, device=boxes.device) + 0.5) / size
+    x = boxes[:, None, 0] + (boxes[:, None, 2] - boxes[:, None, 0]) * offsets
+    y = boxes[:, None, 1] + (boxes[:, None, 3] - boxes[:, None, 1]) * offsets
     grid = torch.stack([x[:, None].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1) * 2 - 1
     return grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False)

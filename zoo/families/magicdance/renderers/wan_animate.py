@@ -27,11 +27,12 @@ from zoo.files import file_in, user_path
 from zoo.nn.square_image import pad_to_square
 from zoo.nn.weights.loading import read_weights
 
-PIXELS = 1280 * 720  # of a frame, as published
+FRAME_PIXELS = 1280 * 720  # as published
 WEIGHTS_HINT = "a download of Wan-AI/Wan2.2-Animate-14B-Diffusers"
-STEP = 16  # its sides are multiples of
+SIDE_MULTIPLE = 16  # a frame's height and width are multiples of it
 PROMPT = "视频中的人在做动作"  # the published one, "people in the video move"; its authors advise against others
-FACE = 0.6  # of the head's square (zoo.body.image.alignment): a little more than Wan2.2 crops around facial landmarks
+# of the head's square (zoo.body.image.alignment): a little more than Wan2.2 crops around facial landmarks
+FACE_FRACTION = 0.6
 
 
 class WanAnimator:
@@ -43,7 +44,9 @@ class WanAnimator:
     are those of one long call (tests/test_magicdance_wan_animate.py).
     """
 
-    def __init__(self, folder: Path, device: torch.device, pixels: int = PIXELS, frames: int = 77, steps: int = 20):
+    def __init__(
+        self, folder: Path, device: torch.device, pixels: int = FRAME_PIXELS, frames: int = 77, steps: int = 20
+    ):
         """folder: in diffusers' layout, see `check_folder`; pixels: of a frame, about; frames: of a segment, 4 n + 1;
         steps: of denoising. `load` loads the weights.
         """
@@ -67,13 +70,13 @@ class WanAnimator:
         print(f"loading {self.folder}", flush=True)
         on_gpu = self.device.type == "cuda"
         dtype = torch.bfloat16 if on_gpu else torch.float32
-        only = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
+        loading_options = {"local_files_only": True, "use_safetensors": True, "low_cpu_mem_usage": False}
         try:
             pipeline = WanAnimatePipeline.from_pretrained(
                 self.folder,
                 transformer=read_transformer(self.folder / "transformer", dtype),
                 dtype={"default": dtype, "vae": torch.float32},
-                **only,
+                **loading_options,
             )
         except Exception as error:  # whatever is wrong with a file of the user's
             raise ValueError(f"renderer.weights={self.folder} cannot be loaded: {error}") from error
@@ -104,27 +107,27 @@ class WanAnimator:
         face: square; last_frame: (3, H, W) in [0, 1], the frame of the first pose if it was made before.
         """
         pipeline, prompt = self._loaded
-        side = pipeline.transformer.config.motion_encoder_size
-        mode: dict[str, Any] = {"mode": "animate"}
+        face_side = pipeline.transformer.config.motion_encoder_size
+        mode_arguments: dict[str, Any] = {"mode": "animate"}
         if last_frame is not None:
-            count, masks = self.frames - 1, [Image.new("L", image.size, value) for value in (0, 255)]
-            mode = {
+            num_other_frames, masks = self.frames - 1, [Image.new("L", image.size, value) for value in (0, 255)]
+            mode_arguments = {
                 "mode": "replace",
-                "background_video": [last_frame] + [torch.full_like(last_frame, 0.5)] * count,
-                "mask_video": masks[:1] + masks[1:] * count,
+                "background_video": [last_frame] + [torch.full_like(last_frame, 0.5)] * num_other_frames,
+                "mask_video": masks[:1] + masks[1:] * num_other_frames,
             }
         output = pipeline(
             image=image,
             prompt_embeds=prompt,
             pose_video=poses + poses[-1:] * (self.frames - len(poses)),
-            face_video=[face.resize((side, side))] * self.frames,
+            face_video=[face.resize((face_side, face_side))] * self.frames,
             height=image.height,
             width=image.width,
             segment_frame_length=self.frames,
             num_inference_steps=self.steps,
             generator=generator,
             output_type="pt",
-            **mode,
+            **mode_arguments,
         )
         return output.frames[0, : len(poses)].float().cpu()
 
@@ -145,15 +148,15 @@ def read_transformer(folder: Path, dtype: torch.dtype) -> nn.Module:
             model = WanAnimateTransformer3DModel.from_config(WanAnimateTransformer3DModel.load_config(folder))
     finally:
         torch.set_default_dtype(default_dtype)
-    name = "diffusion_pytorch_model.safetensors"
-    index = folder / f"{name}.index.json"
-    files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {name}
-    state = {}
+    weights_file = "diffusion_pytorch_model.safetensors"
+    index_file = folder / f"{weights_file}.index.json"
+    files = set(json.loads(index_file.read_text())["weight_map"].values()) if index_file.is_file() else {weights_file}
+    state_dict = {}
     for file in sorted(files):
         for key, value in read_weights(file_in(folder, str(file))).items():
             keep_float32 = not set(model._keep_in_fp32_modules).isdisjoint(key.split("."))
-            state[key] = value.to(torch.float32 if keep_float32 else dtype)
-    model.load_state_dict(state, assign=True)
+            state_dict[key] = value.to(torch.float32 if keep_float32 else dtype)
+    model.load_state_dict(state_dict, assign=True)
     return model.eval()
 
 
@@ -171,9 +174,11 @@ class WanRenderer(Renderer):
         check_options("wan_animate", options, ("weights", "pixels"))
         if options.get("weights") is None:
             raise ValueError(f"renderer=wan_animate needs weights: give renderer.weights=FOLDER, {WEIGHTS_HINT}")
-        pixels = options.get("pixels", PIXELS)
-        if not isinstance(pixels, int) or pixels < STEP * STEP:
-            raise ValueError(f"renderer.pixels={pixels}: it must be a whole number of at least {STEP * STEP}")
+        pixels = options.get("pixels", FRAME_PIXELS)
+        if not isinstance(pixels, int) or pixels < SIDE_MULTIPLE * SIDE_MULTIPLE:
+            raise ValueError(
+                f"renderer.pixels={pixels}: it must be a whole number of at least {SIDE_MULTIPLE * SIDE_MULTIPLE}"
+            )
         assert detector is not None, "its configuration says needs_detector"
         folder = check_folder(user_path(str(options["weights"])))
         return cls(WanAnimator(folder, family.device, pixels), detector)
@@ -187,17 +192,19 @@ class WanRenderer(Renderer):
             raise ValueError("renderer=wan_animate moves the figure of an image: give image=FILE")
         height, width = frame_size(*image.shape[1:], self.animator.pixels)
         side = max(height, width)
-        factor = max(1, MAX_DETECTION_SIDE // side)  # small frames: detect in a larger image
-        original = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
-        frame, large = (
-            original.resize((width * scale, height * scale), Image.Resampling.BICUBIC) for scale in (1, factor)
+        detection_scale = max(1, MAX_DETECTION_SIDE // side)  # small frames: detect in a larger image
+        input_image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+        frame, detection_image = (
+            input_image.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+            for scale in (1, detection_scale)
         )
-        square = (
-            pad_to_square(torch.from_numpy(np.array(large)).permute(2, 0, 1), side * factor).permute(1, 2, 0).numpy()
+        padded_image = pad_to_square(
+            torch.from_numpy(np.array(detection_image)).permute(2, 0, 1), side * detection_scale
         )
-        alignment = align(square, self.detector, side, width)
+        detection_square = padded_image.permute(1, 2, 0).numpy()
+        alignment = align(detection_square, self.detector, side, width)
         check_quality(alignment.quality)
-        face = crop_face(Image.fromarray(square), alignment.face)
+        face = crop_face(Image.fromarray(detection_square), alignment.face)
         self.animator.load()  # before any progress bar
         return WanSession(self.animator, frame, AlignedMotion(alignment), face, seed, alignment.quality)
 
@@ -205,34 +212,35 @@ class WanRenderer(Renderer):
 def check_folder(folder: Path) -> Path:
     """The folder, if it is a WanAnimatePipeline in diffusers' layout that holds no code. Raises ValueError."""
     try:
-        index = json.loads((folder / "model_index.json").read_text())
-        kind = index["_class_name"]
-        libraries = {name: value[0] for name, value in index.items() if isinstance(value, list)}
+        pipeline_index = json.loads((folder / "model_index.json").read_text())
+        class_name = pipeline_index["_class_name"]
+        libraries = {name: value[0] for name, value in pipeline_index.items() if isinstance(value, list)}
     except (OSError, ValueError, LookupError, TypeError):
         raise ValueError(
             f"renderer.weights={folder} has no model_index.json that can be read; give {WEIGHTS_HINT}"
         ) from None
-    if kind != "WanAnimatePipeline":
-        raise ValueError(f"renderer.weights={folder} holds a {kind}, no WanAnimatePipeline; give {WEIGHTS_HINT}")
-    foreign = [name for name, library in libraries.items() if library not in ("diffusers", "transformers")]
-    if foreign:
+    if class_name != "WanAnimatePipeline":
+        raise ValueError(f"renderer.weights={folder} holds a {class_name}, no WanAnimatePipeline; give {WEIGHTS_HINT}")
+    foreign_components = [name for name, library in libraries.items() if library not in ("diffusers", "transformers")]
+    if foreign_components:
         raise ValueError(
-            f"renderer.weights={folder}: its {foreign[0]} is no class of diffusers or transformers; nothing else is run"
+            f"renderer.weights={folder}: its {foreign_components[0]} is no class of diffusers or transformers; "
+            "nothing else is run"
         )
     return folder
 
 
 def frame_size(height: int, width: int, pixels: int) -> tuple[int, int]:
     """Height and width of a frame of about `pixels` in an image's proportions, multiples of `STEP`."""
-    scale = math.sqrt(pixels / (height * width)) / STEP
-    return tuple(STEP * max(1, round(side * scale)) for side in (height, width))
+    scale = math.sqrt(pixels / (height * width)) / SIDE_MULTIPLE
+    return tuple(SIDE_MULTIPLE * max(1, round(side * scale)) for side in (height, width))
 
 
 def crop_face(square: Image.Image, head: np.ndarray) -> Image.Image:
     """The face in a square image; head: (4,) left, top, right, bottom of the head's square, fractions of the side."""
-    center, half = (head[:2] + head[2:]) / 2, (head[2:] - head[:2]) / 2 * FACE
-    box = np.concatenate([center - half, center + half]) * square.width
-    return square.crop(tuple(round(float(edge)) for edge in box))
+    center, half_size = (head[:2] + head[2:]) / 2, (head[2:] - head[:2]) / 2 * FACE_FRACTION
+    box = np.concatenate([center - half_size, center + half_size]) * square.width
+    return square.crop(tuple(round(float(coordinate)) for coordinate in box))
 
 
 class WanSession(RenderSession):
@@ -253,18 +261,18 @@ class WanSession(RenderSession):
         side = max(image.size)
         self.corner = np.float32([(side - image.width) // 2, (side - image.height) // 2])
         self.generator = torch.Generator("cpu").manual_seed(seed)
-        self.context: tuple[Image.Image, Tensor] | None = None  # the last pose and its frame
+        self.last_pose_and_frame: tuple[Image.Image, Tensor] | None = None
 
     def draw(self, motion: Tensor) -> Tensor:
         """See `RenderSession`."""
         frames = []
         while len(motion):
-            last_pose, last_frame = (None, None) if self.context is None else self.context
-            context = [] if last_pose is None else [last_pose]
-            segment, motion = motion.tensor_split([self.animator.frames - len(context)])
-            joints = self.aligned_motion.points(segment) - self.corner
-            poses = [Image.fromarray(draw_pose(pose, self.image.height, self.image.width)) for pose in joints]
-            output = self.animator.segment(self.image, context + poses, self.face, last_frame, self.generator)
-            frames.append((output[len(context) :] * 255).round().byte())
-            self.context = poses[-1], output[-1].clone()
+            last_pose, last_frame = (None, None) if self.last_pose_and_frame is None else self.last_pose_and_frame
+            context_poses = [] if last_pose is None else [last_pose]
+            segment_motion, motion = motion.tensor_split([self.animator.frames - len(context_poses)])
+            joint_points = self.aligned_motion.points(segment_motion) - self.corner
+            poses = [Image.fromarray(draw_pose(pose, self.image.height, self.image.width)) for pose in joint_points]
+            output = self.animator.segment(self.image, context_poses + poses, self.face, last_frame, self.generator)
+            frames.append((output[len(context_poses) :] * 255).round().byte())
+            self.last_pose_and_frame = poses[-1], output[-1].clone()
         return torch.cat(frames)
