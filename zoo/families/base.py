@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.batch import Batch
 from zoo.music.encoder import MusicFeatures
+from zoo.nn.activation_checkpointing import checkpoint_activations
 from zoo.nn.weights.loading import LoadReport, load_strict
 
 
@@ -65,6 +66,8 @@ class Family(nn.Module, ABC):
     """One system of the zoo: all its networks, and how to generate with them."""
 
     resolution: int = 512  # pixels per side of a square image that suits `generate`
+    # types of the modules whose activations a training may compute again: residual blocks, transformers ...
+    activation_units: tuple[type[nn.Module], ...] = ()
 
     @abstractmethod
     def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
@@ -212,6 +215,11 @@ class Stage(LightningModule, ABC):
     def trainable_modules(self) -> dict[str, nn.Module]:
         """Path in `self.family` -> trained module."""
         return {path: self.family.get_submodule(path) for path in self._paths}
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of the family's `activation_units`. Raises ValueError for a family without such."""
+        if not checkpoint_activations(self.family, self.family.activation_units):
+            raise ValueError(f"fit.activation_checkpointing: {type(self.family).__name__} has no modules for it")
 
     def _module_dict(self) -> nn.ModuleDict:
         # a ModuleDict's keys hold no dots: 'decoder.blocks' is averaged as 'decoder/blocks'

@@ -15,8 +15,9 @@ from zoo.diffusion.guidance import ClassifierFreeGuidance
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.diffusion.schedules import make_noise_schedule
 from zoo.families.base import Family, GenerationRequest, SamplingParams
+from zoo.families.dabfusion import flow_unet
 from zoo.families.dabfusion.autoencoder import FlowAutoencoder
-from zoo.families.dabfusion.blocks import identity_flow
+from zoo.families.dabfusion.blocks import ResBlock, SameBlock, identity_flow
 from zoo.families.dabfusion.flow_codec import FlowCodec
 from zoo.families.dabfusion.flow_unet import FlowUNet
 from zoo.families.dabfusion.regions import Regions
@@ -52,6 +53,14 @@ class DabFusion(Family):
     image; its first K flows are those of the previous window while the others are denoised, so that a long dance is as
     sharp as a short one (not in the paper).
     """
+
+    activation_units = (
+        ResBlock,
+        SameBlock,
+        flow_unet.ResBlock,
+        flow_unet.SpatialAttention,
+        flow_unet.TemporalAttention,
+    )
 
     def __init__(
         self,

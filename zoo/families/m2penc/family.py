@@ -19,15 +19,23 @@ from zoo.diffusion.schedules import make_noise_schedule
 from zoo.families.base import Family, GenerationRequest, SamplingParams
 from zoo.families.latent.background import BackgroundResidual, DirectLatents, ReferenceContext
 from zoo.families.latent.codec import VAE_BATCH, LatentCodec
-from zoo.families.m2penc.guidance import PUBLIC_FILE_KINDS, GuidanceEncoders, from_champ, guidance_kinds
+from zoo.families.m2penc.guidance import (
+    PUBLIC_FILE_KINDS,
+    GuidanceEncoder,
+    GuidanceEncoders,
+    from_champ,
+    guidance_kinds,
+)
 from zoo.families.m2penc.image_encoder import ImageEncoder
-from zoo.families.m2penc.music_to_pose import MusicToPose, expected_joints, frame_features
+from zoo.families.m2penc.music_to_pose import MusicToPose, SpaceTimeBlock, expected_joints, frame_features
 from zoo.music.beats import beat_phase as beat_phase_at
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.figure_segmentation import BODY_REGIONS
 from zoo.nn.square_image import pad_to_square
+from zoo.nn.temporal import MotionModule
 from zoo.nn.vae import build_vae
+from zoo.nn.video_unet.blocks import SpatialTransformer, VideoResnetBlock
 from zoo.nn.video_unet.conditioning import Conditioning
 from zoo.nn.video_unet.reference_net import ReferenceNet
 from zoo.nn.video_unet.unet import VideoUNet
@@ -41,6 +49,8 @@ MIN_FIGURE_PROB = 0.1  # an image in which no latent is more likely to show a fi
 
 class M2PEnc(Family):
     """All networks of M2PEnc."""
+
+    activation_units = (VideoResnetBlock, SpatialTransformer, MotionModule, SpaceTimeBlock, GuidanceEncoder)
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from zoo.diffusion.samplers import make_sampler
 from zoo.diffusion.schedules import cosine_schedule
 from zoo.families.base import Family, FrameStream, GenerationRequest, MotionGenerator, SamplingParams
 from zoo.families.latent.upgrade import RENAMED_LATENT_MODULES_V1, rename_modules
-from zoo.families.magicdance.dance_decoder import DanceDecoder
+from zoo.families.magicdance.dance_decoder import DanceDecoder, EncoderLayer
 from zoo.families.magicdance.long_form import (
     HOP_FRAMES,
     WINDOW_FRAMES,
@@ -37,6 +37,8 @@ from zoo.families.renderer import Renderer, RenderSession
 from zoo.music.beats import beat_phase
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
+from zoo.nn.temporal import MotionModule
+from zoo.nn.video_unet.blocks import SpatialTransformer, VideoResnetBlock
 from zoo.nn.weights.layouts import ModulePrefixes, find_converter
 from zoo.nn.weights.loading import LoadReport, load_strict, read_weights, unwrap_state_dict
 
@@ -58,6 +60,8 @@ EDGE_CLASSES = ("dataset.preprocess.Normalizer", "dataset.scaler.MinMaxScaler") 
 
 class MagicDance(Family, MotionGenerator):
     """All networks of MagicDance: the motion diffuser of EDGE and, where it is trained, a renderer's."""
+
+    activation_units = (EncoderLayer, VideoResnetBlock, SpatialTransformer, MotionModule)
 
     def __init__(
         self,

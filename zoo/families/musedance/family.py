@@ -25,8 +25,10 @@ from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
 from zoo.nn.figure_segmentation import BODY_REGIONS, NUM_PARTS
 from zoo.nn.square_image import pad_to_square
+from zoo.nn.temporal import MotionModule, MusicAttentionModule
 from zoo.nn.text import TokenTextEncoder
 from zoo.nn.vae import build_vae
+from zoo.nn.video_unet.blocks import SpatialTransformer, VideoResnetBlock
 from zoo.nn.video_unet.conditioning import Conditioning
 from zoo.nn.video_unet.reference_net import ReferenceNet
 from zoo.nn.video_unet.unet import VideoUNet
@@ -39,6 +41,8 @@ MIN_FIGURE_PROB = 0.1  # an image in which no latent is more likely to show a fi
 
 class MuseDance(Family):
     """All networks of MuseDance."""
+
+    activation_units = (VideoResnetBlock, SpatialTransformer, MusicAttentionModule, MotionModule)
 
     def __init__(
         self,

@@ -107,7 +107,8 @@ class SpatialBlock(nn.Module):
     def forward(self, x: Tensor, attention_index: int, state: ForwardState) -> Tensor:
         """(N, T, C) -> the same shape. attention_index: of the transformer in the forward pass."""
         conditioning, normed = state.conditioning, self.norm1(x)
-        if state.features is not None:
+        # a unit that is computed again for its gradient finds its feature there (activation checkpointing)
+        if state.features is not None and len(state.features) == attention_index:
             state.features.append(normed)
         reference = conditioning.reference[attention_index] if conditioning.reference else None
         x = x + self.reference_attention(normed, reference, state.num_frames)

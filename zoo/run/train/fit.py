@@ -166,6 +166,8 @@ def _fit_stage(
         with redirect_stdout(sys.stdout if is_first_process() else None):  # each process loads, only the first prints
             _load_initial_weights(config, name, family, start)
     stage = build_stage(config, name, family)
+    if settings.activation_checkpointing:
+        stage.checkpoint_activations()
     data = DanceData(
         source=build_source(config),
         encoder=encoder,

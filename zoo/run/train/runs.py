@@ -21,7 +21,8 @@ RANK_VARIABLES = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by w
 # what an explicit override may change in a run that is resumed: nothing that a step computes with
 RESUMABLE_OVERRIDES = {
     "resume", "trainer", "export", "export_dtype", "plan", "trusted_modules",
-    "fit.max_steps", "fit.max_minutes", "fit.num_workers", "fit.log_every_n_steps", "fit.val_check_interval",
+    "fit.max_steps", "fit.max_minutes", "fit.activation_checkpointing", "fit.num_workers",
+    "fit.log_every_n_steps", "fit.val_check_interval",
     "fit.limit_val_batches", "fit.save_every_n_steps", "fit.keep_last",
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ class StageTraining:
     global_batch_size: int | None = None  # clips in one optimiser step, over all processes
     accumulate_grad_batches: int = 1  # batches in one optimiser step; without effect where global_batch_size is set
     precision: str = "32-true"  # as Lightning's Trainer names it
+    activation_checkpointing: bool = False  # less memory, about a third more computation
     gradient_clip_val: float | None = None  # norm
     max_minutes: float | None = None  # wall clock of this stage, data generation included
     num_workers: int = 0  # loader processes
