@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # the longest prefix counts; a family's folder is a floor of its own, so that no family imports another
 FLOORS = {
-    "zoo.batch": 0, "zoo.files": 0, "zoo.media": 0,
+    "zoo.batch": 0, "zoo.files": 0, "zoo.media": 0, "zoo.processes": 0,
     "zoo.nn": 1, "zoo.diffusion": 1, "zoo.music": 1, "zoo.body": 1,
     "zoo.choreography": 1,
     "zoo.data": 2, "zoo.metrics": 2,

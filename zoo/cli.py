@@ -14,6 +14,8 @@ from typing import Any
 
 from zoo.files import conf_folder
 from zoo.run.errors import report_errors
+from zoo.run.leftovers import removed_if_refused
+from zoo.run.signals import handled_signals
 from zoo.run.trust import trust_modules
 
 NO_GROUPS = str(Path(__file__).parent / "run")  # a folder whose subfolders have no name of an option
@@ -35,7 +37,7 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
 
     groups: whether the folders of conf/ are options of the command. `sample` has none: its music= and model= are
     values, which Hydra would look for in conf/music and conf/model. Exit code 2 for a user's mistake
-    (`zoo.run.errors.error_message`), 130 for Ctrl-C; anything else is a bug and shows its traceback.
+    (`zoo.run.errors.error_message`), 130 for Ctrl-C, 143 for SIGTERM; anything else is a bug and shows its traceback.
     """
 
     def decorate(main: Callable) -> Callable[[], None]:
@@ -52,7 +54,7 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
         @functools.wraps(main)
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
-            with report_errors(name):
+            with handled_signals(), report_errors(name):
                 import hydra
 
                 folder, config_name = (str(conf_folder()), name) if groups else (NO_GROUPS, _store(name))
@@ -126,8 +128,7 @@ def train(config: Any) -> None:
     """Train a family's stages, continue a run, or export one: conf/train.yaml."""
     from zoo.run.train.runs import open_run
 
-    is_resumed = config.resume is not None
-    run, config = open_run(config)
+    run, config, is_resumed = open_run(config)
     if run is None:
         from zoo.run.checkpoint import export
 
@@ -156,9 +157,18 @@ def sample(config: Any) -> None:
 @hydra_script("evaluate")
 def evaluate(config: Any) -> None:
     """Compare dances in one table, with intervals and paired tests: conf/evaluate.yaml."""
-    from zoo.run.evaluate.benchmark import evaluate
+    with (
+        removed_if_refused(config.out, _has_dances),
+        removed_if_refused(config.export_inputs, lambda folder: False),
+    ):
+        from zoo.run.evaluate.benchmark import evaluate
 
-    evaluate(config)
+        evaluate(config)
+
+
+def _has_dances(folder: Path) -> bool:
+    """Whether an evaluation's folder holds generated dances, which take long; the protocol's clips do not count."""
+    return any(not file.parent.name.startswith("clips-") for file in folder.glob("*/*.json"))
 
 
 @hydra_script("shards", groups=False)
@@ -166,7 +176,8 @@ def shards(config: Any) -> None:
     """Make training shards of a folder of dance videos: conf/shards.yaml."""
     from zoo.run.build_shards import build_shards
 
-    build_shards(config)
+    with removed_if_refused(config.out, lambda folder: any(folder.glob("*.tar"))):
+        build_shards(config)
 
 
 @hydra_script("sdgpip")

@@ -5,8 +5,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -35,20 +35,46 @@ def user_path(path: str | os.PathLike) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """A place for a file, or a folder, that takes the place of `path` when all went well and vanishes on any exception.
 
-    It is hidden beside `path`, and ends as `path` does. Missing folders are made. Raises OSError where nothing can be
-    written.
+    It is hidden beside `path`, and ends as `path` does. Missing folders are made, and removed again on an exception.
+    Raises OSError where nothing can be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    with new_folders(path.parent):
+        temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+        try:
+            temporary.touch()  # fails before any work is done, not after
+            temporary.unlink()
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folders(folder: Path) -> Iterator[None]:
+    """Make a folder and its missing parents; those of them that are empty after an exception are removed again."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        temporary.touch()  # fails before any work is done, not after
-        temporary.unlink()
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        remove_empty(missing)
+        raise
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove the folders that are there and empty, in this order."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Delete what `replacing` left in a folder, or in one below, of a process that was killed while it wrote."""
+    for path in list(folder.rglob(".*")):
+        if re.match(r"\.[0-9a-f]{8}-", path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

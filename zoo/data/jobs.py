@@ -1,12 +1,13 @@
 """Files made by several processes: each appears whole, so that an interrupted run continues with the missing ones."""
 
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 from rich.progress import track
+
+from zoo.processes import WorkerPool
 
 FileJob = tuple[Path, Callable[[Path], Any]]  # a file, and the function that writes it; picklable
 
@@ -27,13 +28,8 @@ def run_jobs(jobs: list[FileJob], workers: int, description: str) -> list[Any]:
     progress: dict[str, Any] = {"total": len(missing), "description": description}
     if workers <= 1:
         return [job(path) for path, job in track(missing, **progress)]
-    context = multiprocessing.get_context("spawn")  # a forked copy of a process with running torch threads may hang
-    with ProcessPoolExecutor(min(workers, len(missing)), context) as pool:
+    with WorkerPool(min(workers, len(missing))) as pool:
         futures = [pool.submit(job, path) for path, job in missing]
-        try:
-            for future in track(as_completed(futures), **progress):
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for future in track(as_completed(futures), **progress):
+            future.result()
     return [future.result() for future in futures]

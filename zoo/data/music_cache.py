@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
 from zoo.music.beats import Beats, find_beats
 from zoo.music.encoder import MusicEncoder, MusicFeatures, source_hash
+from zoo.processes import WorkerPool
 
 MAX_BYTES_IN_MEMORY = 4 << 20  # of a song's features: larger ones are mapped from disk
 MIN_SOUNDS_PER_WORKER = 4  # a process needs longer to start than to encode fewer
@@ -54,13 +53,18 @@ class MusicFeatureCache:
         progress_options: dict[str, Any] = {"total": len(missing_sounds), "description": "encoding songs"}
         workers = min(workers, len(missing_sounds) // MIN_SOUNDS_PER_WORKER)
         if workers > 1 and not self.encoder.needs_weights_file:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, context, _use_one_thread) as pool:
+            with WorkerPool(workers, _use_one_thread) as pool:
                 for _ in track(_map_in_order(pool, self._encode, jobs, max_waiting=4 * workers), **progress_options):
                     pass
-        else:
+            return
+        num_threads = torch.get_num_threads()
+        if not self.encoder.needs_weights_file:
+            _use_one_thread()  # as in worker processes: sums depend on it, and a killed build may leave few songs
+        try:
             for job in track(jobs, **progress_options):
                 self._encode(job)
+        finally:
+            torch.set_num_threads(num_threads)
 
     def _file(self, sound_id: str, suffix: str) -> Path:
         return self.folder / f"{safe_name(sound_id)}{suffix}"  # the id stands in the shard, and may be any text
@@ -98,7 +102,7 @@ class MusicFeatureCache:
         return {**self.__dict__, "_loaded": {}}
 
 
-def _map_in_order(pool: ProcessPoolExecutor, function: Callable, jobs: Iterable, max_waiting: int) -> Iterator:
+def _map_in_order(pool: WorkerPool, function: Callable, jobs: Iterable, max_waiting: int) -> Iterator:
     """Like pool.map, with a bound on waiting jobs: the songs of a corpus do not fit in memory at once."""
     futures = []
     for job in jobs:

@@ -18,7 +18,7 @@ def build_shards(config: DictConfig) -> None:
     from zoo.body.detection.base import PersonDetector
     from zoo.body.detection.factory import load_detector
     from zoo.data.clip_folder import ClipFolder
-    from zoo.data.shard_builder.build import ShardSpec, build_shard
+    from zoo.data.shard_builder.build import ShardSpec, build_shard, shard_key
     from zoo.data.shard_builder.captioner import ApiCaptioner, Captioner, LocalCaptioner
     from zoo.run.validate import int_at_least, positive
 
@@ -71,7 +71,9 @@ def build_shards(config: DictConfig) -> None:
             f"no folder densepose or masks lies beside {keys_without_parts[0]}{and_more}: "
             "no stage that needs parts can train on these clips"
         )
+    if not num_clips:
+        for report in reports:
+            (out / f"{shard_key(report.key)}.json").unlink(missing_ok=True)
+        raise ValueError(f"folder={config.folder}: no clip of it can be used")
     num_used_videos = len(reports) - num_unused_videos
     print(f"{num_clips} clips of {num_used_videos} videos are in {out}; {num_unused_videos} videos gave none")
-    if not num_clips:
-        raise ValueError(f"folder={config.folder}: no clip of it can be used")

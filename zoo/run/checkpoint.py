@@ -257,6 +257,8 @@ def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "
         temporary.mkdir()
         save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt", "family": str(config.model.name)})
         (temporary / CONFIG_FILE).write_text(OmegaConf.to_yaml(_sampling_config(config)))
+        # safetensors keeps its files from everybody else
+        (temporary / WEIGHTS_FILE).chmod((temporary / CONFIG_FILE).stat().st_mode)
         (temporary / CARD_FILE).write_text(_model_card(directory.name, config, num_values, dtype))
     print(f"{directory}: {num_values / 1e6:.2f} M values, {dtype}")
     return directory

@@ -2,9 +2,12 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from zoo.run.signals import Stopped, requeue_job
 
 TRACE_VARIABLE = "DANCEZOO_TRACE"  # set in the environment: show the traceback of a refused request too
 MAX_LINE = 400  # characters
@@ -12,10 +15,18 @@ MAX_LINE = 400  # characters
 
 @contextmanager
 def report_errors(command: str) -> Iterator[None]:
-    """Print exceptions that a user can mend as one line and exit: code 2, or 130 for Ctrl-C. Others pass."""
+    """Print exceptions that a user can mend as one line and exit with code 2; others pass.
+
+    A signal gives one line too, and the exit code of `zoo.run.signals`.
+    """
     try:
         yield
-    except KeyboardInterrupt:
+    except Stopped as stop:
+        print(f"{command}: {stop}", file=sys.stderr, flush=True)
+        if stop.signum == signal.SIGUSR1:
+            print(f"{command}: {requeue_job()}", file=sys.stderr, flush=True)
+        sys.exit(stop.code)
+    except KeyboardInterrupt:  # outside of a main thread
         print(f"{command}: interrupted", file=sys.stderr, flush=True)
         sys.exit(130)
     except Exception as error:

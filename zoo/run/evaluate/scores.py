@@ -5,10 +5,9 @@ frame rate (to less than half a frame over the clip) and its aspect ratio (to le
 resized.
 """
 
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +23,7 @@ from zoo.body.skeleton import joints_of
 from zoo.data.base import EvalSpec
 from zoo.media import decode_frames, read_frames
 from zoo.metrics.base import MetricInput
+from zoo.processes import WorkerPool
 from zoo.run.config import config_files
 from zoo.run.evaluate.protocol import (
     ConfiguredMetric,
@@ -202,17 +202,12 @@ def _run_jobs(config: DictConfig, runner: MetricRunner, groups: list[list[Metric
             torch.set_num_threads(num_threads)
             cv2.setNumThreads(num_cv_threads)
         return
-    context = multiprocessing.get_context("spawn")  # a forked copy of a process with running torch threads may hang
     num_workers = min(config.workers, len(groups))
     initargs = (config, runner.metric_files)
-    with ProcessPoolExecutor(num_workers, context, _start_worker, initargs) as pool:
+    with WorkerPool(num_workers, _start_worker, initargs) as pool:
         futures = {pool.submit(_measure_group, group): group for group in groups}
-        try:
-            for future in tqdm(as_completed(futures), **progress):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for future in tqdm(as_completed(futures), **progress):
+            yield futures[future], future.result()
 
 
 _worker_runner: dict[str, MetricRunner] = {}  # the only entry: this worker process's runner

@@ -51,7 +51,6 @@ def generate(request: SamplingRequest) -> Path:
     family that generates no motion.
     """
     inputs = _read_inputs(request)
-    request.out.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with torch.inference_mode(), fast_denoisers(inputs.family, request.precision):
         if request.out.suffix.lower() in MOTION_SUFFIXES:

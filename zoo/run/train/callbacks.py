@@ -1,16 +1,23 @@
 """Callbacks of a training: save it, show its progress, and end it in time."""
 
+import math
 import os
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from zoo.files import replacing
+from zoo.run.signals import SignalState
 
 
 def _is_step_end(trainer: Trainer, batch_idx: int) -> bool:
@@ -31,6 +38,77 @@ class WallClockLimit(Callback):
         """The first process decides, after a whole step."""
         if _is_step_end(trainer, batch_idx) and trainer.strategy.broadcast(time.monotonic() >= self.deadline):
             trainer.should_stop = True
+
+
+class SignalStop(Callback):
+    """Ends a training after the step in which one of its processes received a signal. Stands before `CheckpointSaver`.
+
+    Outside of the steps a signal raises `Stopped` at once.
+    """
+
+    def __init__(self, state: SignalState):
+        self.state = state
+
+    def on_train_start(self, trainer: Trainer, stage: LightningModule) -> None:
+        """From now on a signal waits for the end of a step."""
+        self.state.is_deferred = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """All processes agree, after a whole step."""
+        if _is_step_end(trainer, batch_idx) and _any_process(trainer, bool(self.state.signum)):
+            trainer.should_stop = True
+            self.state.signum = self.state.signum or signal.SIGTERM  # another process received it
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Also after an error."""
+        self.state.is_deferred = False
+
+
+class TrainingDiverged(ValueError):
+    """A loss, a gradient or a weight is not finite."""
+
+
+class FiniteCheck(Callback):
+    """Ends a training whose loss or weights are not finite by TrainingDiverged. Stands before `CheckpointSaver`.
+
+    A gradient that is not finite makes the weights so; fp16's loss scale skips such a step by itself.
+    """
+
+    def __init__(self, name: str):
+        """name: of the stage."""
+        self.name = name
+        self._keys: list[str] = []  # of the windows of this step
+        self._is_loss_finite = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, stage: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Check a whole step on all processes."""
+        self._keys += batch.get("key", []) if isinstance(batch, Mapping) else []
+        self._is_loss_finite &= bool(outputs["loss"].isfinite())
+        if not _is_step_end(trainer, batch_idx):
+            return
+        is_finite = self._is_loss_finite and _all_finite(stage.parameters())
+        if _any_process(trainer, not is_finite):
+            problem = "a gradient is" if self._is_loss_finite else "the loss is"
+            raise TrainingDiverged(
+                f"stage {self.name}, step {trainer.global_step}: {problem} not finite; "
+                f"the last checkpoint stays as it is (windows {', '.join(self._keys)})"
+            )
+        self._keys, self._is_loss_finite = [], True
+
+
+def _any_process(trainer: Trainer, condition: bool) -> bool:
+    return condition if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(condition, all=False)
+
+
+def _all_finite(values: Iterable[Tensor]) -> bool:
+    """Whether all trained values of this process are finite."""
+    tensors = [value.detach() for value in values if value.requires_grad]
+    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    return bool(torch.nn.utils.get_total_norm([tensor for tensor in local if tensor.numel()], math.inf).isfinite())
 
 
 class CheckpointSaver(Callback):

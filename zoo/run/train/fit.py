@@ -6,8 +6,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -20,7 +19,6 @@ from zoo.data.base import WindowSpec, check_stage_data
 from zoo.data.global_batch import GlobalBatch
 from zoo.data.module import DanceData
 from zoo.families.base import Family
-from zoo.files import write_atomic
 from zoo.nn.cpu_inference import has_bf16
 from zoo.run.build import (
     build_encoder,
@@ -39,11 +37,21 @@ from zoo.run.checkpoint import (
     read_checkpoint,
     read_family_weights,
 )
-from zoo.run.config import CONFIG_FILE, resolve_config
+from zoo.run.config import resolve_config
+from zoo.run.signals import STATE, Stopped
 from zoo.run.train.batching import step_batches, store_global_batch, world_size
-from zoo.run.train.callbacks import CheckpointSaver, ProgressBar, WallClockLimit
+from zoo.run.train.callbacks import CheckpointSaver, FiniteCheck, ProgressBar, SignalStop, WallClockLimit
+from zoo.run.train.claim import claimed_run
 from zoo.run.train.plan import print_plan
-from zoo.run.train.runs import init_files, is_first_process, latest_checkpoint, previous_stages, stage_names
+from zoo.run.train.runs import (
+    RUN_ENV,
+    check_launcher,
+    init_files,
+    is_first_process,
+    latest_checkpoint,
+    previous_stages,
+    stage_names,
+)
 from zoo.run.train.stage_training import StageTraining, stage_training
 from zoo.run.validate import int_at_least
 
@@ -56,6 +64,7 @@ def check_machine(trainer: DictConfig) -> None:
     if trainer.accelerator not in ACCELERATORS:
         raise ValueError(f"trainer.accelerator={trainer.accelerator}: use one of {', '.join(ACCELERATORS)}")
     machines = int_at_least(trainer.num_nodes, "trainer.num_nodes", 1)
+    check_launcher(world_size(trainer))
     if machines > 1 and not any(name in os.environ for name in CLUSTER) and trainer.accelerator != "gpu":
         raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
     if trainer.accelerator != "gpu":
@@ -119,10 +128,29 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
         {name: (required_keys(config, name, family), WindowSpec(**trainings[name].clip)) for name in names},
     )
     is_first = is_first_process()
-    if is_first:
-        remove_leftovers(run, names)
-        print_plan(config)
-        print(f"run: {run}", flush=True)
+    with ExitStack() as stack:
+        if is_first:
+            print_plan(config)
+            is_named = config.name is not None or run.name.startswith("job_")
+            run = stack.enter_context(claimed_run(run, OmegaConf.to_yaml(config), not is_resumed, is_named))
+            os.environ[RUN_ENV] = str(run)
+            print(f"run: {run}", flush=True)
+        last = _fit_stages(config, names, trainings, batches, run)
+        if is_first:
+            print(f"trained: {last}", flush=True)
+            if config.export is not None:
+                export(last, config.export, config.export_dtype)
+    return last
+
+
+def _fit_stages(
+    config: DictConfig,
+    names: list[str],
+    trainings: dict[str, StageTraining],
+    batches: dict[str, GlobalBatch],
+    run: Path,
+) -> Path:
+    """Train the stages that are left. Returns the last checkpoint."""
     last = Path(config.ckpt) if config.ckpt is not None else None
     checkpoints = {name: path for name in names if (path := latest_checkpoint(run / name)) is not None}
     for name in names:
@@ -133,18 +161,7 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
         _fit_stage(config, name, trainings[name], batches[name], run, start=last, resume_from=checkpoint)
         last = latest_checkpoint(run / name)
     assert last is not None, "every stage ends with a checkpoint"
-    if is_first:
-        print(f"trained: {last}", flush=True)
-        if config.export is not None:
-            export(last, config.export, config.export_dtype)
     return last
-
-
-def remove_leftovers(run: Path, names: Sequence[str]) -> None:
-    """Delete the hidden temporary files of checkpoints that a killed process was writing."""
-    for name in names:
-        for file in (run / name).glob(".????????-*.ckpt"):
-            file.unlink(missing_ok=True)
 
 
 def _fit_stage(
@@ -179,24 +196,21 @@ def _fit_stage(
         num_workers=settings.num_workers,
         val_items=max(1, settings.limit_val_batches) * batch.batch_size,
     )
-    config_yaml = OmegaConf.to_yaml(config)
     try:
-        trainer = _trainer(config, name, settings, batch, run, config_yaml, deadline)
-    except (MisconfigurationException, TypeError) as error:  # trainer.devices=0 and the like
+        trainer = _trainer(config, name, settings, batch, run, OmegaConf.to_yaml(config), deadline)
+    except (MisconfigurationException, TypeError, RuntimeError) as error:  # trainer.devices=0 and the like
         raise ValueError(f"this trainer cannot be made: {error}") from None
     if trainer.world_size != batch.world_size:
         raise ValueError(
             f"this trainer has {trainer.world_size} processes, its configuration names {batch.world_size}: "
             "set trainer.devices and trainer.num_nodes"
         )
-    if trainer.is_global_zero:
-        write_atomic(run / CONFIG_FILE, config_yaml.encode())
-    try:
-        trainer.fit(stage, datamodule=data, ckpt_path=resume_from, weights_only=True)
-    except SystemExit:  # Lightning's answer to Ctrl-C
-        print(f"stopped at step {trainer.global_step}; train.py resume={run} goes on from the last checkpoint")
-        raise KeyboardInterrupt from None
+    trainer.fit(stage, datamodule=data, ckpt_path=resume_from, weights_only=True)
     trainer.strategy.barrier()
+    if STATE.signum:
+        if not trainer.is_global_zero:  # the first process says it; Lightning kills all when another code is not 0
+            raise SystemExit(0)
+        raise Stopped(STATE.signum, f"step {trainer.global_step} is saved; train.py resume={run} goes on from there")
 
 
 def _load_initial_weights(config: DictConfig, name: str, family: Family, start: Path | None) -> None:
@@ -248,8 +262,11 @@ def _trainer(
         enable_model_summary=False,
         default_root_dir=run,
     )
+    trainer._signal_connector.register_signal_handlers = lambda: None  # SignalStop's job
     trainer.callbacks += [
         *([WallClockLimit(deadline)] if deadline is not None else []),
+        SignalStop(STATE),
+        FiniteCheck(name),
         CheckpointSaver(run / name, settings.save_every_n_steps, settings.keep_last, config_yaml, name),
         ProgressBar(name, settings.log_every_n_steps, batch.num_clips, deadline),
     ]

@@ -5,12 +5,14 @@ runs/<family>/<name>/config.yaml, <stage>/step_0001000.ckpt, <stage>/last.ckpt, 
 
 import os
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from zoo.processes import end_with_parent
 from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
 from zoo.run.validate import existing_file
 
@@ -27,20 +29,22 @@ RESUMABLE_OVERRIDES = {
 }  # fmt: skip
 
 
-def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
-    """The run directory this command trains in (not made yet), and its config; None when it only exports.
+def open_run(config: DictConfig) -> tuple[Path | None, DictConfig, bool]:
+    """The run directory this command trains in (not made yet), its config, and whether it is resumed.
 
-    Raises ValueError for an unknown stage or dtype, a run that is not there or has begun already, and for an override
-    that would make a resumed run another run.
+    The directory is None when the command only exports. Raises ValueError for an unknown stage or dtype, a run that is
+    not there or a name that is taken, and for an override that would make a resumed run another run.
     """
     if config.export_dtype not in DTYPES:
         raise ValueError(f"export_dtype={config.export_dtype}: use one of {' '.join(DTYPES)}")
     if config.export is not None:
         check_new_folder(Path(config.export))
+    if RUN_ENV in os.environ and not is_first_process():
+        end_with_parent()  # Lightning started this process
     if config.resume is not None:
-        return _resume(config)
+        return *_resume(config, Path(str(config.resume)), HydraConfig.get().overrides.task), True
     if config.ckpt is not None and config.export is not None:
-        return None, config
+        return None, config, False
     for path in init_files(config):
         existing_file(path, "init")
     if config.ckpt is not None:
@@ -62,16 +66,15 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig]:
         raise ValueError(f"model={config.model.name} size={config.size.name} starts from {required_init}: give init=")
     if previous and config.ckpt is None and config.init is None and not config.plan:
         raise ValueError(f"stage={names[0]} goes on from stage {previous[-1]}: give its last.ckpt as ckpt=, or init=")
-    run = (
-        Path(os.environ[RUN_ENV])
-        if RUN_ENV in os.environ
-        else Path(config.runs) / config.model.name / _run_name(config)
-    )
+    if RUN_ENV in os.environ and not is_first_process():
+        return Path(os.environ[RUN_ENV]), config, False
+    run = Path(config.runs) / config.model.name / _run_name(config)
+    if (run / CONFIG_FILE).is_file() and int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+        return *_resume(config, run, ()), True  # the same command in a job that was put into the queue again
     # the job's other processes may come when the first has made it already
-    if (run / CONFIG_FILE).exists() and RUN_ENV not in os.environ and is_first_process():
-        raise ValueError(f"name={config.name}: {run} has begun already; use resume={run}, or another name")
-    os.environ[RUN_ENV] = str(run)
-    return run, config
+    if config.name is not None and run.exists() and is_first_process() and not config.plan:
+        raise ValueError(f"name={config.name}: {run} exists already; use resume={run}, or another name")
+    return run, config, False
 
 
 def init_files(config: DictConfig) -> list[str]:
@@ -83,7 +86,40 @@ def init_files(config: DictConfig) -> list[str]:
 
 def is_first_process() -> bool:
     """Whether this is the only process of its job, or the first of all on all machines (srun, torchrun, Lightning)."""
-    return not any(int(os.environ.get(name) or 0) for name in RANK_VARIABLES)
+    return not any(os.environ.get(name, "0") not in ("", "0") for name in RANK_VARIABLES)
+
+
+def check_launcher(num_processes: int) -> None:
+    """Raises ValueError where the environment would make a training of other processes than the trainer asks for.
+
+    num_processes: on all machines. Lightning takes SLURM_*, WORLD_SIZE, LOCAL_RANK and PL_TRAINER_* from there.
+    """
+    variables = sorted(name for name in os.environ if name.startswith("PL_TRAINER_"))
+    if variables:
+        raise ValueError(f"the environment variable {variables[0]} would change the training; unset it")
+    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        total, rank, launcher = "SLURM_NTASKS", "SLURM_PROCID", "srun"
+    elif "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ:
+        total, rank, launcher = "WORLD_SIZE", "LOCAL_RANK", "torchrun"
+    elif num_processes == 1 and not is_first_process():
+        name = next(name for name in RANK_VARIABLES if os.environ.get(name, "0") != "0")
+        raise ValueError(f"{name}={os.environ[name]}, but the trainer has one process; unset {name}")
+    else:
+        return
+    try:
+        started = int(os.environ.get(total) or 1)
+        is_ranked = int(os.environ.get(rank) or 0) >= 0 and rank in os.environ
+    except ValueError:
+        raise ValueError(f"{total}={os.environ.get(total)} {rank}={os.environ.get(rank)}: not a number") from None
+    if started != num_processes:
+        raise ValueError(
+            f"{total}={started}, but trainer.devices and trainer.num_nodes ask for {num_processes}: "
+            f"give the number of processes that {launcher} starts, or unset {total}"
+        )
+    if started > 1 and not is_ranked:
+        raise ValueError(
+            f"{total}={started}, but {launcher} did not start this process ({rank} is not set); use {launcher}"
+        )
 
 
 def check_new_folder(folder: Path) -> None:
@@ -125,13 +161,12 @@ def _run_name(config: DictConfig) -> str:
     for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         if os.environ.get(variable, "none") != "none":
             return f"job_{os.environ[variable]}"
-    if config.trainer.num_nodes > 1 and "NODE_RANK" in os.environ:
-        raise ValueError("several machines started by hand need one name for their run: add name=NAME to each command")
+    if "WORLD_SIZE" in os.environ or (config.trainer.num_nodes > 1 and "NODE_RANK" in os.environ):
+        raise ValueError("processes started by hand need one name for their run: add name=NAME to each command")
     return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def _resume(config: DictConfig) -> tuple[Path, DictConfig]:
-    run = Path(str(config.resume))
+def _resume(config: DictConfig, run: Path, overrides: Iterable[str]) -> tuple[Path, DictConfig]:
     file = run / CONFIG_FILE
     if not file.is_file():
         raise ValueError(f"resume={run}: there is no run there ({file} is missing)")
@@ -148,7 +183,7 @@ def _resume(config: DictConfig) -> tuple[Path, DictConfig]:
         print(f"this run was to be exported to {saved.export}; add export=DIR to do so")
     saved.export = None  # a folder from anywhere does not choose where this command writes
     OmegaConf.set_struct(saved, True)
-    for override in HydraConfig.get().overrides.task:
+    for override in overrides:
         key, _, _ = override.lstrip("+~").partition("=")
         if key not in RESUMABLE_OVERRIDES and not key.startswith("trainer."):
             raise ValueError(

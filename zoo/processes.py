@@ -1,0 +1,72 @@
+"""Worker processes that end with the process that started them, and leave no partial files."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any
+
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+PARENT_POLL_SECONDS = 1.0  # where there is no prctl
+
+
+class WorkerPool(ProcessPoolExecutor):
+    """A process pool that an exception ends at once: its workers delete their partial files and exit.
+
+    Workers also end when their parent is killed. They leave Ctrl-C, which a terminal sends to all, to the parent.
+    """
+
+    def __init__(self, num_workers: int, initializer: Callable[..., None] | None = None, initargs: tuple = ()):
+        # spawn: a forked copy of a process with running torch threads may hang
+        super().__init__(num_workers, multiprocessing.get_context("spawn"), _start_worker, (initializer, initargs))
+
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        """Run a function in a worker."""
+        return super().submit(_run, function, *args, **kwargs)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is not None:
+            for process in list((self._processes or {}).values()):
+                process.terminate()
+        self.shutdown(wait=True, cancel_futures=kind is not None)
+
+
+def _start_worker(initializer: Callable[..., None] | None, initargs: tuple) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    end_with_parent(signal.SIGTERM)
+    if initializer is not None:
+        initializer(*initargs)
+
+
+def _exit_on_signal(signum: int, _: Any) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # the clean-up is not interrupted
+    raise SystemExit(128 + signum)
+
+
+def _run(function: Callable, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except SystemExit as end:  # the pool would go on with the next job
+        os._exit(end.code if isinstance(end.code, int) else 1)
+
+
+def end_with_parent(signum: int = signal.SIGKILL) -> None:
+    """Let the kernel send `signum` to this process when the thread that started it ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signum))
+        if os.getppid() == 1:  # it ended before the call
+            os.kill(os.getpid(), signum)
+    else:
+        threading.Thread(target=_watch_parent, args=(os.getppid(), signum), daemon=True).start()
+
+
+def _watch_parent(parent: int, signum: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    os.kill(os.getpid(), signum)
