@@ -42,6 +42,7 @@ def claimed_run(run: Path, config_yaml: str, is_new: bool, is_named: bool) -> It
         raise
     finally:
         _locks.discard(lock)
+        fcntl.flock(lock, fcntl.LOCK_UN)  # also where a child that was forked just now still has it open
         os.close(lock)
 
 
