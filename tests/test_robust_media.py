@@ -1,10 +1,13 @@
 """Hostile and odd media files: no other file is opened, no decoder crashes, a refusal is one line."""
 
 import wave
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -108,3 +111,115 @@ def test_an_image_bomb_is_refused(folder):
     Image.new("1", (12_000, 12_000)).save(folder / "bomb.png")
     with pytest.raises(ValueError, match="bomb.png .*million"):
         read_image(folder / "bomb.png")
+
+
+# Time and display, as the file states them ---------------------------------------------------------------------------
+
+
+def write_pieces(file: Path, codec: str, pieces: list[tuple[float, np.ndarray]]) -> None:
+    """A sound whose pieces begin at these seconds."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream(codec, rate=RATE, layout="mono")
+        sample_format = stream.codec_context.format.name
+        for start, wave in pieces:
+            size = stream.codec_context.frame_size or 1024
+            for offset in range(0, len(wave) // size * size, size):
+                block = wave[None, offset : offset + size]
+                block = (block * 32767).astype(np.int16) if sample_format == "s16" else block
+                frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format=sample_format, layout="mono")
+                frame.sample_rate, frame.pts, frame.time_base = RATE, round(start * RATE) + offset, Fraction(1, RATE)
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def loudness(wave: np.ndarray, start: float, stop: float) -> float:
+    return float(np.sqrt(np.square(wave[round(start * RATE) : round(stop * RATE)]).mean()))
+
+
+@pytest.mark.parametrize("name, codec", [("a.mkv", "pcm_s16le"), ("a.mkv", "aac"), ("a.mp4", "aac"), ("a.mkv", "flac")])
+def test_a_clock_follows_the_timestamps(folder, name, codec):
+    """A gap of 2 s in the timestamps is 2 s of silence: what follows keeps its time."""
+    write_pieces(folder / name, codec, [(0, TONE), (3, TONE)])
+    sound = Sound(folder / name)
+    assert abs(float(sound.duration) - 4) < 0.2
+    for samples in (sound.mono(RATE), np.concatenate(list(sound.blocks(RATE, "stereo")), 1)[0]):
+        assert loudness(samples, 0.2, 0.8) > 0.2 > 0.01 > loudness(samples, 1.2, 2.8)
+        assert loudness(samples, 3.2, 3.8) > 0.2
+        assert abs(np.flatnonzero(np.abs(samples) * (np.arange(len(samples)) > 2 * RATE) > 0.2)[0] / RATE - 3) < 0.1
+
+
+@pytest.mark.parametrize(
+    "suffix, write, second_rate",
+    [
+        (".ogg", write_sound, 3 * RATE),
+        (".mp3", write_sound, 3 * RATE),
+        (".ogg", lambda path, *wave: soundfile.write(path, *wave), RATE),
+    ],
+    ids=["opus", "mp3", "vorbis"],
+)
+def test_a_clock_does_not_end_with_a_chained_stream(folder, suffix, write, second_rate):
+    """Two files one behind the other are heard as long as both, the second at once after the first."""
+    data = b""
+    for rate in (RATE, second_rate):
+        click = np.zeros(3 * rate, np.float32)
+        click[2 * rate : 2 * rate + rate // 40] = 0.5 * np.sin(np.arange(rate // 40) * RATE / rate / 10)
+        write(folder / f"part{suffix}", click, rate)
+        data += (folder / f"part{suffix}").read_bytes()
+    (folder / f"chained{suffix}").write_bytes(data)
+    sound = Sound(folder / f"chained{suffix}")
+    wave = sound.mono(RATE)
+    assert abs(float(sound.duration) - 6) < 0.2 and abs(len(wave) - 6 * RATE) < 0.2 * RATE
+    loud = np.flatnonzero(np.abs(wave) > 0.2) / RATE
+    assert abs(loud[0] - 2) < 0.03 and abs(loud[-1] - 5) < 0.15
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".mp3", ".ogg", ".m4a"])
+def test_channels_that_cancel_are_heard(folder, suffix):
+    """The mean of L = -R is silence; one of them is heard instead, the same one throughout."""
+    write_sound(folder / f"cancel{suffix}", np.stack([np.tile(TONE, 2), -np.tile(TONE, 2)]), RATE)
+    wave = Sound(folder / f"cancel{suffix}").mono(RATE)
+    expected = np.tile(TONE, 2)[: len(wave)]
+    assert np.corrcoef(wave[2000:-2000], expected[2000 : len(wave) - 2000])[0, 1] > 0.98
+
+
+def write_video(file: Path, image: np.ndarray, **context) -> None:
+    """Ten frames of one image, with the given attributes of the codec's context."""
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"crf": "4"})
+        stream.height, stream.width, stream.pix_fmt = *image.shape[:2], "yuv420p"
+        for name, value in context.items():
+            setattr(stream.codec_context, name, value)
+        for _ in range(10):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame = frame.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def images_of(file: Path) -> list[np.ndarray]:
+    """The first frame by each reader of video."""
+    return [read_frames(file, 1)[0][0], next(VideoFile(file).frames_at([Fraction(0)]))]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.mov"])
+@pytest.mark.parametrize("ratio, width", [(Fraction(2), 128), (Fraction(8, 9), 57), (Fraction(1), 64)])
+def test_display_metadata_squares_the_pixels(folder, name, ratio, width):
+    """A bar has the width that the file states for it."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, 16:32] = 255
+    write_video(folder / name, image, sample_aspect_ratio=ratio)
+    for shown in images_of(folder / name):
+        assert shown.shape == (64, width, 3)
+        bright = np.flatnonzero(shown[32].mean(-1) > 128)  # columns
+        assert abs(bright[0] - 16 * ratio) < 2 and abs(bright[-1] + 1 - 32 * ratio) < 2
+
+
+@pytest.mark.parametrize("transfer, paper, grey", [(18, 191, 96), (16, 148, 99)])
+def test_display_metadata_maps_high_dynamic_range(folder, transfer, paper, grey):
+    """Paper white (203 cd/m2: 75 % of HLG, 58 % of PQ) is shown nearly white; light rises with the value."""
+    image = np.repeat(np.array([0, grey, paper, 255], np.uint8), 16)[None, :, None].repeat(64, 0).repeat(3, 2)
+    write_video(folder / "hdr.mp4", image, color_trc=transfer, color_primaries=9, colorspace=1)
+    for shown in images_of(folder / "hdr.mp4"):
+        black, dark, white, brightest = shown[32, 8::16].mean(-1)
+        assert black < 3 and 240 < white < 250 and brightest > 253 and dark < white - 80
+        assert np.ptp(shown[32, 8::16], axis=-1).max() <= 2  # grey stays grey

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -30,7 +31,16 @@ SOUND_CODECS = {
     ".m4a": "aac",
     ".mp3": "libmp3lame",
 }
+MIN_GAP = Fraction(1, 20)  # s between two pieces of sound; less is rounded timestamps
+MAX_OVERLAP = Fraction(1, 2)  # s; timestamps that jump back by more belong to another stream
+CANCELLED = 1e-3  # of the loudest channel's power: channels whose mean has less cancel each other
 TRY_SOUND = "give a sound file such as mp3, ogg, m4a, opus, flac or wav"
+MAX_PIXEL_ASPECT_RATIO = 4  # width over height of a stored pixel, or its inverse; beyond, the number is damaged
+PQ, HLG = 16, 18  # H.273 codes of transfer functions of high dynamic range
+KNEE = 0.8  # of paper white: brighter light is squeezed
+BT2020_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)  # of linear light, BT.2087
 BT709, BT2020 = 1, 9  # H.273 codes of colour matrices; every other one that is met in video is near enough to BT.601
 
 
@@ -143,8 +153,8 @@ class Sound:
         for block in self._decoded(sample_rate, layout):
             if not np.isfinite(block).all():  # damaged samples of a float format
                 block = np.nan_to_num(block, nan=0, posinf=0, neginf=0)
-            if layout == "mono":  # by hand: ffmpeg's own mix of stereo is 3 dB louder than the mean
-                block = block.mean(axis=0, keepdims=True)
+            if layout == "mono":
+                block = _mixed(block)
             selected = block[:, max(first - position, 0) : max(last - position, 0)]
             position += block.shape[1]
             if selected.shape[1]:
@@ -159,17 +169,63 @@ class Sound:
             raise ValueError(f"{self.path} cannot be decoded as sound ({error.strerror}); {TRY_SOUND}") from None
 
     def _decode(self, sample_rate: int, layout: str) -> Iterator[np.ndarray]:
-        resampler, input_format = None, None
+        resampler, input_format, timeline = None, None, _Timeline()
         with open_media(self.path) as container:
             for frame in decodable_frames(container, container.streams.audio[0]):
                 frame_format = (frame.format.name, frame.layout.name, frame.sample_rate)
-                if input_format != frame_format:  # chained streams may differ
+                gap = timeline.add(frame.pts, frame.time_base, Fraction(frame.samples, frame.sample_rate))
+                if input_format != frame_format or gap:  # chained streams may differ
                     yield from map(_planar, _resampled(resampler, None))
                     target = frame.layout.name if layout == "mono" else layout
                     resampler = av.AudioResampler(format="flt", layout=target, rate=sample_rate)
                     input_format = frame_format
+                yield from _silence(round(gap * sample_rate), 1 if layout == "mono" else 2)
                 yield from map(_planar, _resampled(resampler, frame))
         yield from map(_planar, _resampled(resampler, None))
+
+
+class _Timeline:
+    """Places pieces of sound by their timestamps.
+
+    end: of what was added, seconds. Timestamps that jump back begin another stream (chained ogg files), which follows
+    at once.
+    """
+
+    def __init__(self) -> None:
+        self.end: Fraction | None = None
+        self._shift = Fraction(0)
+
+    def add(self, pts: int | None, time_base: Fraction, duration: Fraction) -> Fraction:
+        """Add a piece. Returns the seconds of silence before it: 0 where timestamps are merely rounded."""
+        end = self.end
+        if end is None:
+            start = end = (pts or 0) * time_base
+        elif pts is None:
+            start = end
+        else:
+            if pts * time_base + self._shift < end - MAX_OVERLAP:
+                self._shift = end - pts * time_base
+            start = pts * time_base + self._shift
+        gap = start - end if start - end > MIN_GAP else Fraction(0)
+        self.end = end + gap + duration
+        return gap
+
+
+def _silence(length: int, channels: int) -> Iterator[np.ndarray]:
+    for start in range(0, length, 1 << 16):
+        yield np.zeros((channels, min(length - start, 1 << 16)), np.float32)
+
+
+def _mixed(block: np.ndarray) -> np.ndarray:
+    """(C, n) -> (1, n), the mean of the channels; where they cancel each other, the first of the loud ones.
+
+    By hand: FFmpeg's own mix of stereo is 3 dB louder than the mean.
+    """
+    mean = block.mean(axis=0, keepdims=True)
+    powers = np.square(block, dtype=np.float64).mean(axis=1)
+    if np.square(mean, dtype=np.float64).mean() < CANCELLED * powers.max():
+        return block[[np.argmax(powers > powers.max() / 2)]]
+    return mean
 
 
 def _planar(packed: av.AudioFrame) -> np.ndarray:
@@ -201,8 +257,8 @@ def _start(stream) -> Fraction:
 
 def _extent(container, stream) -> tuple[Fraction, Fraction]:
     """First and last second of a sound stream on the container's clock, from its packets, decoding only the first."""
-    start, end, is_decodable = _start(stream), _start(stream), False
-    last = Fraction(0)
+    start, is_decodable = _start(stream), False
+    end, shift, last = start, Fraction(0), Fraction(0)
     try:
         for packet in container.demux(stream):
             if not packet.size:
@@ -213,7 +269,9 @@ def _extent(container, stream) -> tuple[Fraction, Fraction]:
                 except av.error.InvalidDataError:
                     continue
             last = (packet.duration or 0) * packet.time_base
-            end = end + last if packet.pts is None else max(end, packet.pts * packet.time_base + last)
+            if packet.pts is not None and packet.pts * packet.time_base + shift < end - MAX_OVERLAP:
+                shift = end - packet.pts * packet.time_base  # the next of chained streams
+            end = end + last if packet.pts is None else max(end, packet.pts * packet.time_base + shift + last)
     except av.error.InvalidDataError:
         pass  # a cut-off file: what was there counts
     if not is_decodable:
@@ -438,15 +496,49 @@ def _to_yuv(frame: av.VideoFrame, pix_fmt: str) -> av.VideoFrame:
     )
 
 
-def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 (H, W, 3), by the colour matrix that the frame names and turned as the camera was held."""
+def to_rgb(frame: av.VideoFrame, pixel_aspect_ratio: Fraction | None = None) -> np.ndarray:
+    """uint8 (H, W, 3) as it is shown: by the frame's colour matrix, with square pixels, as the camera was held.
+
+    High dynamic range (PQ, HLG) becomes standard range. pixel_aspect_ratio: width over height of a stored pixel.
+    """
     if frame.format.is_rgb:
         image = frame.to_ndarray(format="rgb24")
     else:
         matrix = {BT709: Colorspace.ITU709, BT2020: Colorspace.BT2020}.get(frame.colorspace, Colorspace.ITU601)
         as_rgb = frame.reformat(format="rgb24", src_colorspace=matrix, dst_color_range=ColorRange.JPEG, threads=1)
         image = as_rgb.to_ndarray()
+    if frame.color_trc in (PQ, HLG):
+        image = _tone_mapped(image, frame.color_trc, is_wide=frame.color_primaries == BT2020)
+    ratio = pixel_aspect_ratio or 1  # 0: unknown
+    if ratio != 1 and 1 / MAX_PIXEL_ASPECT_RATIO <= ratio <= MAX_PIXEL_ASPECT_RATIO:
+        width = max(1, round(image.shape[1] * ratio))
+        image = np.array(Image.fromarray(image).resize((width, image.shape[0]), Image.Resampling.BICUBIC))
     return np.rot90(image, round(frame.rotation / 90))
+
+
+@cache
+def _linear_light(transfer: int) -> np.ndarray:
+    """(256,) float32: light of a PQ or HLG value, 1 being the white of a sheet of paper (203 cd/m2, BT.2408)."""
+    value = np.arange(256) / 255
+    if transfer == PQ:  # SMPTE ST 2084, cd/m2
+        root = value ** (1 / 78.84375)
+        light = 10000 * (np.maximum(root - 0.8359375, 0) / (18.8515625 - 18.6875 * root)) ** (1 / 0.1593017578125)
+    else:
+        a, b, c = 0.17883277, 0.28466892, 0.55991073  # ARIB STD-B67: scene light, 1 is the brightest
+        scene = np.where(value <= 0.5, value**2 / 3, (np.exp((value - c) / a) + b) / 12)
+        light = 1000 * scene**1.2  # on a screen of 1000 cd/m2, by BT.2100's gamma; of each channel, not of luminance
+    return (light / 203).astype(np.float32)
+
+
+def _tone_mapped(image: np.ndarray, transfer: int, is_wide: bool) -> np.ndarray:
+    """A frame of high dynamic range, uint8 (H, W, 3), in standard range: light beyond the knee is squeezed."""
+    light = _linear_light(transfer)[image]
+    if is_wide:
+        light = np.maximum(light @ BT2020_TO_BT709.T, 0)
+    squeezed = 1 - (1 - KNEE) * np.exp(-(light - KNEE) / (1 - KNEE))
+    light = np.where(light > KNEE, squeezed, light)
+    srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return (255 * srgb).round().astype(np.uint8)
 
 
 def _palette_graph(height: int, width: int, fps: Fraction) -> av.filter.Graph:
@@ -481,7 +573,10 @@ def read_frames(path: str | os.PathLike, limit: int | None = None) -> tuple[np.n
             if not container.streams.video:
                 raise ValueError(f"{path} has no pictures in it; give a video such as mp4")
             stream, has_sound = container.streams.video[0], bool(container.streams.audio)
-            frames = [to_rgb(frame) for frame in islice(decodable_frames(container, stream), limit)]
+            frames = [
+                to_rgb(frame, stream.sample_aspect_ratio)
+                for frame in islice(decodable_frames(container, stream), limit)
+            ]
             fps = stream.average_rate or stream.guessed_rate
     except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path} cannot be read as video ({error.strerror}); give an mp4") from None

@@ -113,7 +113,7 @@ class VideoFile(FrameSource):
                     and previous is not None
                     and pending_times[0] - previous_time <= frame_time - pending_times[0]
                 ):
-                    yield self._to_rgb(previous, previous_time, pending_times.pop(0))
+                    yield self._to_rgb(previous, previous_time, pending_times.pop(0), stream.sample_aspect_ratio)
                 if not pending_times:
                     return
                 previous, previous_time = frame, frame_time
@@ -121,14 +121,16 @@ class VideoFile(FrameSource):
                 raise ValueError(f"{self.path.name} cannot be read as video (no frame of it decodes); give an mp4")
             end_time = previous_time + ((previous.duration or 0) * previous.time_base or 1 / _rate(stream))
             while pending_times and pending_times[0] < end_time:
-                yield self._to_rgb(previous, previous_time, pending_times.pop(0))
+                yield self._to_rgb(previous, previous_time, pending_times.pop(0), stream.sample_aspect_ratio)
             if pending_times:
                 raise ValueError(f"{self.path.name} lasts {float(end_time):.2f} s, which is too short")
 
-    def _to_rgb(self, frame: av.VideoFrame, frame_time: Fraction, requested_time: Fraction) -> np.ndarray:
+    def _to_rgb(
+        self, frame: av.VideoFrame, frame_time: Fraction, requested_time: Fraction, pixel_aspect_ratio: Fraction | None
+    ) -> np.ndarray:
         if abs(frame_time - requested_time) > MAX_TIME_DISTANCE:
             raise ValueError(f"{self.path.name} has no frame that decodes near {float(requested_time):.2f} s")
-        return to_rgb(frame)
+        return to_rgb(frame, pixel_aspect_ratio)
 
     def _open(self) -> "_OpenVideo":
         return _OpenVideo(self.path)
