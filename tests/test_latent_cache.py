@@ -4,8 +4,8 @@ import pytest
 import torch
 from weights import numbers
 
-from zoo.diffusion.losses import add_training_noise, denoising_loss, sample_timesteps
-from zoo.diffusion.schedules import cosine_schedule
+from zoo.diffusion.losses import add_training_noise, denoising_loss, min_snr_weights, sample_timesteps
+from zoo.diffusion.schedules import cosine_schedule, make_noise_schedule
 from zoo.families.latent.cache import LatentCache
 
 
@@ -56,3 +56,20 @@ def test_loss_of_the_right_output_is_zero(prediction_type):
     losses = denoising_loss(output[prediction_type], sample, velocity_weight=2.0)
     assert set(losses) == {"noise", "velocity"} and all(value < 1e-9 for value in losses.values())
     assert denoising_loss(output[prediction_type] + 1, sample)["noise"] == pytest.approx(1, abs=1e-4)
+    weights = min_snr_weights(t, sample.schedule, 5.0)
+    weighted = denoising_loss(output[prediction_type] + 1, sample, max_snr=5.0)["noise"]
+    assert weighted == pytest.approx(weights.mean().item(), rel=1e-4)
+
+
+def test_snr_weights_and_noise_offset_are_those_of_champs_training():
+    schedule, t = make_noise_schedule("zero_snr", "v_prediction"), torch.tensor([0, 300, 999])
+    snr = schedule.alphas_cumprod[t] / (1 - schedule.alphas_cumprod[t]) + 1  # Champ's train_s1.py
+    expected = torch.stack([snr, 5.0 * torch.ones_like(t)], dim=1).min(dim=1)[0] / snr
+    weights = min_snr_weights(t, schedule, 5.0)
+    torch.testing.assert_close(weights, expected)
+    assert weights[0] < 0.01 and weights[2] == 1, "the step without signal counts"
+    torch.manual_seed(0)
+    x0 = torch.zeros(8, 8, 16, 8, 8)
+    noise = add_training_noise(x0, torch.full((8,), 5), schedule, noise_offset=2.0).noise.flatten(2)
+    assert noise.mean(2).std() == pytest.approx(2, abs=0.4)
+    assert noise.std(2).sub(1).abs().max() < 0.1, "within a channel the offset is constant"

@@ -85,20 +85,33 @@ class DenoisingStage(Stage):
     """Base of stages that train a denoiser of latents.
 
     velocity_weight: weight of the loss on differences between consecutive frames (EDGE eq. 4). timestep_bias: above 0,
-    noisier steps are drawn more often, see `sample_timesteps`.
+    noisier steps are drawn more often, see `sample_timesteps`. max_snr: see `min_snr_weights`. noise_offset: see
+    `add_training_noise`.
     """
 
-    def __init__(self, *args, velocity_weight: float = 0.0, timestep_bias: float = 0.0, **kwargs):
+    def __init__(
+        self,
+        *args,
+        velocity_weight: float = 0.0,
+        timestep_bias: float = 0.0,
+        max_snr: float | None = None,
+        noise_offset: float = 0.0,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        if max_snr is not None and max_snr <= 0:
+            raise ValueError(f"max_snr={max_snr}: it must be above 0")
         self.velocity_weight, self.timestep_bias = velocity_weight, timestep_bias
+        self.max_snr, self.noise_offset = max_snr, noise_offset
 
     def add_noise(self, x0: Tensor, schedule: DDPMScheduler) -> NoisySample:
         """Add noise to x0 (B, C, F, h, w) at a random step of the schedule for each sample."""
-        return add_training_noise(x0, sample_timesteps(len(x0), schedule, x0.device, self.timestep_bias), schedule)
+        t = sample_timesteps(len(x0), schedule, x0.device, self.timestep_bias)
+        return add_training_noise(x0, t, schedule, self.noise_offset)
 
     def denoising_loss(self, model_output: Tensor, sample: NoisySample) -> dict[str, Tensor]:
         """Return the errors 'noise' and, with velocity_weight, 'velocity' of the network output for `sample.x`."""
-        return denoising_loss(model_output, sample, self.velocity_weight)
+        return denoising_loss(model_output, sample, self.velocity_weight, self.max_snr)
 
 
 def take_batches(batches: Callable[[], Iterator[Batch]], max_batches: int = 8) -> Iterator[Batch]:
