@@ -144,6 +144,15 @@ def test_missing_key_is_refused_by_name_before_anything_starts():
         DanceData(Numbers(), None, {"motion": ("motion",), "flow": ("frames", "motion")}, batch_size=4, window=WINDOW)
 
 
+def test_stages_that_learn_one_motion_for_each_song_refuse_dancers_who_choose():
+    window = WindowSpec(seconds=1, fps=12, height=64, width=64)
+    stages = {"image": (("music",), window), "encoder": (("music", "joints2d"), window)}
+    world = World(seconds=6, rendering=RenderSpec(fps=12, height=64, width=64, seconds=2))
+    check_stage_data(world, stages)
+    with pytest.raises(ValueError, match="^stage 'encoder' learns one motion for each song.*data=sdgpip$"):
+        check_stage_data(world, stages, regresses_motion=["encoder"])
+
+
 def test_stages_that_the_world_cannot_feed_are_refused_before_anything_is_made(tmp_path, monkeypatch):
     """Frame rate, length and proportions of every stage's window are checked; nothing is written."""
     monkeypatch.setenv("DANCEZOO_CACHE", str(tmp_path))

@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 
 from zoo.families.base import GenerationRequest
+from zoo.families.m2penc.stages import EncoderStage, ImageStage, PoseImageStage, VideoStage
 from zoo.media import read_video, write_sound
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
@@ -45,6 +46,13 @@ def test_each_stage_trains_its_modules_and_no_others(run):
     assert changes[1] == {"music_to_pose", "music_scale", "guidance_std"}
     assert changes[2] == {"reference_net", "unet"}
     assert changes[3] == {"music_to_pose", "unet", "motion"}
+
+
+def test_stages_that_regress_motion_refuse_the_world(scripts):
+    process = scripts.inside("train", "model=m2penc", "size=debug", "data=world", "model.recipe=[autoencoder,encoder]")
+    assert process.returncode == 2 and "stage 'encoder' learns one motion for each song" in process.stderr
+    regressing = [stage.regresses_motion for stage in (PoseImageStage, EncoderStage, ImageStage, VideoStage)]
+    assert regressing == [False, True, True, True]
 
 
 def test_a_picture_dances_and_joints_need_none(run, scripts):

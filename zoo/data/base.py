@@ -4,7 +4,7 @@ Adding a data set is one file with a `DataSource` and one YAML in `conf/data/`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
@@ -183,6 +183,7 @@ class DataSource(ABC):
 
     name: str
     hint: str = "use data=world, which has every key"
+    motion_follows_music: bool = True  # False: a song does not decide its motion, dancers choose their moves
 
     @property
     @abstractmethod
@@ -222,13 +223,23 @@ class DataSource(ABC):
         """Hash the content of the split's clips (12 hex digits): equal content has equal hashes on any machine."""
 
 
-def check_stage_data(source: DataSource, stages: Mapping[str, tuple[Iterable[str], WindowSpec]]) -> None:
+def check_stage_data(
+    source: DataSource,
+    stages: Mapping[str, tuple[Iterable[str], WindowSpec]],
+    regresses_motion: Collection[str] = (),
+) -> None:
     """Refuse a source that cannot feed the stages of a recipe, before the first one starts. Makes no data.
 
-    stages: name -> (required keys, window). Raises ValueError, one line, with the stage and the missing keys, or the
-    setting of its window (frame rate, length, proportions) that the clips do not have.
+    stages: name -> (required keys, window); regresses_motion: names of the stages that learn one motion for each song.
+    Raises ValueError, one line, with the stage and the missing keys, the setting of its window (frame rate, length,
+    proportions) that the clips do not have, or motion that does not follow the music.
     """
     for stage, (keys, window) in stages.items():
+        if stage in regresses_motion and not source.motion_follows_music:
+            raise ValueError(
+                f"stage '{stage}' learns one motion for each song, but dancers of data={source.name} choose their "
+                "moves: use data=sdgpip"
+            )
         required = frozenset(keys)
         available = source.available_keys
         hint = source.missing_keys_hint(required - available)

@@ -163,7 +163,11 @@ class Stage(LightningModule, ABC):
 
     `required_keys` and `trainable_paths` are functions of the class, the family, and the stage's own options, so that
     they can be asked before any stage is built. They ignore options that do not concern them.
+
+    regresses_motion: the stage learns one motion for each song, so its data must have no second one.
     """
+
+    regresses_motion: bool = False
 
     def __init__(
         self,

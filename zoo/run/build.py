@@ -105,6 +105,11 @@ def required_keys(config: DictConfig, name: str, family: Family) -> tuple[str, .
     return factory.func.required_keys(family, **factory.keywords)
 
 
+def regresses_motion(config: DictConfig, name: str) -> bool:
+    """Whether the stage `name` learns one motion for each song. No stage is built."""
+    return _stage_factory(config, name).func.regresses_motion
+
+
 def trainable_paths(config: DictConfig, name: str, family: Family) -> list[str]:
     """Paths of the modules in the family that the stage `name` trains. No stage is built."""
     factory = _stage_factory(config, name)

@@ -59,6 +59,7 @@ class World(DataSource):
     """The built-in synthetic dance data. Splits share no song and no dancer."""
 
     name = "world"
+    motion_follows_music = False
 
     def __init__(
         self,

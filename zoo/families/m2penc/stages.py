@@ -56,6 +56,7 @@ class EncoderStage(Stage):
     function of the music, such as data=sdgpip: a regression learns nothing from motion that the music does not decide.
     """
 
+    regresses_motion = True
     family: M2PEnc
 
     def __init__(
@@ -204,6 +205,8 @@ class ImageStage(PoseImageStage):
     guidance is taken out of it, because at sampling no frame is without its neighbours.
     """
 
+    regresses_motion = True  # the predicted guidance has to fit the frames
+
     @classmethod
     def required_keys(cls, family: M2PEnc, **_: Any) -> tuple[str, ...]:
         """Frames with music."""
@@ -233,6 +236,8 @@ class VideoStage(_FrameStage):
     The music-to-pose network takes the whole clip, the U-Net a window of it at a random place. Gradients of both losses
     reach the music-to-pose network.
     """
+
+    regresses_motion = True
 
     def __init__(
         self,

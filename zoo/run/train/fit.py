@@ -26,6 +26,7 @@ from zoo.run.build import (
     build_source,
     build_stage,
     build_strategy,
+    regresses_motion,
     required_keys,
     trainable_paths,
 )
@@ -126,6 +127,7 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
     check_stage_data(
         build_source(config),
         {name: (required_keys(config, name, family), WindowSpec(**trainings[name].clip)) for name in names},
+        regresses_motion=[name for name in names if regresses_motion(config, name)],
     )
     is_first = is_first_process()
     with ExitStack() as stack:
