@@ -12,6 +12,7 @@ from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.families.m2penc.guidance import GuidanceEncoder, guidance_images
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
+from zoo.nn.weights.loading import check_overwrites
 from zoo.run.build import build_family
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -57,6 +58,22 @@ def test_public_guidance_encoders_load_by_their_names(tmp_path, capsys):
     assert not family.guidance_encoders.encoders["depth"](images).any(), "the others stay"
     with pytest.raises(ValueError, match="kind is in its name"):
         family.load_pretrained(str(tmp_path / "other.pth"))
+
+
+def test_a_file_that_overwrites_an_earlier_one_is_refused(tmp_path, capsys):
+    """Champ's denoising_unet.pth fills the ReferenceNet too: after reference_unet.pth it would replace it silently."""
+    plain = ("model.family.background_residual=false", "model.family.predict_regions=false")
+    family = family_of("size=debug", *plain)
+    denoising = {name: x + 1 for name, x in family.unet.state_dict().items() if ".motion_modules." not in name}
+    reference = {name: x + 1 for name, x in denoising.items() if not name.startswith("conv_out.")}
+    files = [str(tmp_path / f"{name}_unet.pth") for name in ("denoising", "reference")]
+    torch.save(denoising, files[0])
+    torch.save(reference, files[1])
+    check_overwrites([family.load_pretrained(path) for path in files])
+    assert torch.equal(family.reference_net.conv_in.weight, reference["conv_in.weight"])
+    assert torch.equal(family.unet.conv_in.weight, denoising["conv_in.weight"])
+    with pytest.raises(ValueError, match="denoising_unet.pth overwrites all weights of .*reference_unet.pth: give it"):
+        check_overwrites([family.load_pretrained(path) for path in files[::-1]])
 
 
 def test_guidance_images_are_black_without_a_body():

@@ -3,7 +3,7 @@
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,19 @@ def unwrap_state_dict(contents: Any) -> Mapping[str, Tensor]:
     if all(name.startswith("module.") for name in contents):
         return {name.removeprefix("module."): value for name, value in contents.items()}
     return contents
+
+
+def check_overwrites(reports: Sequence[LoadReport]) -> None:
+    """Raise ValueError when all weights that a file brought are overwritten by a later file, which must come first.
+
+    Champ's denoising_unet.pth initialises the ReferenceNet too: after reference_unet.pth it would replace its weights.
+    """
+    for index, later in enumerate(reports):
+        for earlier in reports[:index]:
+            if set(earlier.loaded) <= set(later.loaded):
+                raise ValueError(
+                    f"{later.path} overwrites all weights of {earlier.path}: give it first, or leave one of them out"
+                )
 
 
 def load_strict(

@@ -20,6 +20,7 @@ from zoo.data.global_batch import GlobalBatch
 from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.nn.cpu_inference import has_bf16
+from zoo.nn.weights.loading import check_overwrites
 from zoo.run.build import (
     build_encoder,
     build_family,
@@ -218,8 +219,7 @@ def _fit_stage(
 def _load_initial_weights(config: DictConfig, name: str, family: Family, start: Path | None) -> None:
     """Load the weights that a stage starts from into a family."""
     if start is None:
-        for path in init_files(config):
-            family.load_pretrained(path)
+        check_overwrites([family.load_pretrained(path) for path in init_files(config)])
         return
     _, weights = read_family_weights(start)
     previous = previous_stages(config, name)
