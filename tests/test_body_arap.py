@@ -68,7 +68,7 @@ def test_a_bent_elbow_has_no_gaps(arm, degrees):
 def test_limbs_stay_rigid(arm, degrees):
     """Edges stretch at the joint; by less than 10% a limb's width beyond its disc, and 3% two widths beyond."""
     nodes = arm.deform({"upper": np.eye(2, 3), "lower": rotation(degrees)})
-    lengths = np.abs(arm.difference @ nodes) / np.abs(arm.edges)
+    lengths = np.abs(arm.difference_matrix @ nodes) / np.abs(arm.edges)
     middle = (arm.rest[arm.start] + arm.rest[arm.end]) / 2
     distance = np.where(np.abs(middle.imag - ELBOW[1]) < 12, np.abs(middle - complex(*ELBOW)), 0)
     change = np.abs(lengths - 1)

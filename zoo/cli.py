@@ -18,7 +18,7 @@ from zoo.run.leftovers import removed_if_refused
 from zoo.run.signals import handled_signals
 from zoo.run.trust import trust_modules
 
-NO_GROUPS = str(Path(__file__).parent / "run")  # a folder whose subfolders have no name of an option
+FOLDER_WITHOUT_GROUPS = str(Path(__file__).parent / "run")  # a folder whose subfolders have no name of an option
 USAGE = """usage: dancezoo COMMAND [KEY=VALUE ...]
 
   sample     make a video: image=me.jpg music=song.mp3 seconds=20 out=dance.mp4
@@ -57,7 +57,7 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
             with handled_signals(), report_errors(name):
                 import hydra
 
-                folder, config_name = (str(conf_folder()), name) if groups else (NO_GROUPS, _store(name))
+                folder, config_name = (str(conf_folder()), name) if groups else (FOLDER_WITHOUT_GROUPS, _store(name))
                 arguments[:] = sys.argv[1:]
                 overrides = arguments[1:] if arguments[:1] == [name] else arguments
                 if any(argument.startswith("--e") for argument in overrides):  # argparse takes abbreviations
@@ -79,9 +79,9 @@ def _store(name: str) -> str:
 
     store = ConfigStore.instance()
     store.store("hydra_defaults", OmegaConf.load(conf_folder() / "hydra_defaults.yaml"), package="_global_")
-    registered = f"{name}_alone"  # Hydra would take a stored config of the file's name for its schema
-    store.store(registered, OmegaConf.load(conf_folder() / f"{name}.yaml"))
-    return registered
+    registered_name = f"{name}_alone"  # Hydra would take a stored config of the file's name for its schema
+    store.store(registered_name, OmegaConf.load(conf_folder() / f"{name}.yaml"))
+    return registered_name
 
 
 def quote_override(argument: str) -> str:

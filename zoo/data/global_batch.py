@@ -22,10 +22,10 @@ class GlobalBatch:
     def divide(cls, num_clips: int, world_size: int, max_batch_size: int) -> "GlobalBatch":
         """Use the fewest batches of at most `max_batch_size` clips. Raises ValueError for more processes than clips."""
         if num_clips < world_size:
-            divisors = [str(size) for size in range(1, num_clips + 1) if num_clips % size == 0]
+            equal_sizes = [str(size) for size in range(1, num_clips + 1) if num_clips % size == 0]
             raise ValueError(
                 f"global_batch_size={num_clips} gives some of {world_size} processes no clip: use at most {num_clips} "
-                f"processes (equal shares: {', '.join(divisors)})"
+                f"processes (equal shares: {', '.join(equal_sizes)})"
             )
         largest_share = -(-num_clips // world_size)
         return cls(num_clips, world_size, -(-largest_share // max_batch_size))

@@ -56,10 +56,10 @@ class StepSampler(Sampler[list[int]]):
             self._epoch, self._order = epoch, torch.randperm(self.length, generator=generator).tolist()
         return self._order
 
-    def batch(self, step: int) -> list[int]:
-        """The indices of batch `step` on this rank. A batch without clips has one, whose loss weighs 0."""
-        step_number, batch_index = divmod(step, self.global_batch.num_batches)
-        first_position = step_number * self.global_batch.num_clips + self.global_batch.offset(self.rank, batch_index)
+    def batch(self, batch_number: int) -> list[int]:
+        """The indices of batch `batch_number` on this rank. A batch without clips has one, whose loss weighs 0."""
+        optimizer_step, batch_index = divmod(batch_number, self.global_batch.num_batches)
+        first_position = optimizer_step * self.global_batch.num_clips + self.global_batch.offset(self.rank, batch_index)
         indices = []
         for position in range(first_position, first_position + max(1, self.global_batch.count(self.rank, batch_index))):
             epoch, position_in_epoch = divmod(position, self.length)
@@ -68,10 +68,10 @@ class StepSampler(Sampler[list[int]]):
         return indices
 
     def __iter__(self) -> Iterator[list[int]]:
-        step = self.start_step
+        batch_number = self.start_step
         while True:
-            yield self.batch(step)
-            step += 1
+            yield self.batch(batch_number)
+            batch_number += 1
 
 
 class DanceData(LightningDataModule):

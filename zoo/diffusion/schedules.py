@@ -42,10 +42,10 @@ def cosine_schedule(
     a shift nearly all of such a signal is decided in the first few sampling steps.
     """
     options = {"num_train_timesteps": num_train_timesteps, "prediction_type": prediction_type}
-    cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2", **options)
+    unshifted_schedule = DDPMScheduler(beta_schedule="squaredcos_cap_v2", **options)
     if shift == 1:
-        return cosine
-    alpha_bar = cosine.alphas_cumprod.double()
+        return unshifted_schedule
+    alpha_bar = unshifted_schedule.alphas_cumprod.double()
     alpha_bar = alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
     betas = 1 - alpha_bar / torch.cat([alpha_bar.new_ones(1), alpha_bar[:-1]])
     return DDPMScheduler(trained_betas=betas.clamp(max=0.999).tolist(), **options)

@@ -37,7 +37,7 @@ class ClipScore(ClipMetric):
     def __init__(self, clip: str | Path | None = None, wav2clip: str | Path | None = None):
         """clip: a folder; wav2clip: a file. Raises ValueError for other contents."""
         self.missing_files = [
-            how for key, how in WEIGHTS_HINTS.items() if {"clip": clip, "wav2clip": wav2clip}[key] is None
+            hint for key, hint in WEIGHTS_HINTS.items() if {"clip": clip, "wav2clip": wav2clip}[key] is None
         ]
         if not self.missing_files:
             self.files = [*_find_clip_files(Path(clip)), Path(wav2clip)]
@@ -70,16 +70,16 @@ class ClipScore(ClipMetric):
 
 def _find_clip_files(folder: Path) -> tuple[Path, Path]:
     """Find config.json and the weights in a folder of transformers."""
-    config = folder / "config.json"
-    weights = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
-    if not config.is_file() or not weights:
+    config_file = folder / "config.json"
+    weights_files = [folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    if not config_file.is_file() or not weights_files:
         raise ValueError(
             f"{folder} is no CLIP folder: it lacks config.json, or model.safetensors (or pytorch_model.bin)"
         )
-    return config, weights[0]
+    return config_file, weights_files[0]
 
 
-def _load_clip(config: Path, weights: Path) -> tuple[nn.Module, Any]:
+def _load_clip(config_file: Path, weights_file: Path) -> tuple[nn.Module, Any]:
     """Load CLIP's image tower, in evaluation mode, and its image processor.
 
     transformers' own loader is not used: it looks for missing folders on the network, and initialises missing weights
@@ -88,19 +88,19 @@ def _load_clip(config: Path, weights: Path) -> tuple[nn.Module, Any]:
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection  # takes seconds
 
     try:
-        clip_config = json.loads(config.read_text())
+        clip_config = json.loads(config_file.read_text())
         vision_config = CLIPVisionConfig.from_dict(
             clip_config["vision_config"] | {"projection_dim": clip_config["projection_dim"]}
         )
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{config} does not describe a CLIP model") from None
+        raise ValueError(f"{config_file} does not describe a CLIP model") from None
     if (vision_config.patch_size, vision_config.projection_dim) != (PATCH, DIM):
         actual = f"patches of {vision_config.patch_size} and {vision_config.projection_dim} values"
         raise ValueError(
-            f"{config}: {actual}; Wav2CLIP goes with CLIP ViT-B/32, which has patches of {PATCH} and {DIM}"
+            f"{config_file}: {actual}; Wav2CLIP goes with CLIP ViT-B/32, which has patches of {PATCH} and {DIM}"
         )
     model = CLIPVisionModelWithProjection(vision_config).eval()
-    load_strict(model, weights, _image_tower_weights)
+    load_strict(model, weights_file, _image_tower_weights)
     size = vision_config.image_size
     return model, CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 

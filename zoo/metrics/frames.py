@@ -85,11 +85,11 @@ class Ssim(ClipMetric):
 
     def measure(self, clip: MetricInput) -> Measurement:
         """Return ssim, in [-1, 1], and ssim@time, (F,)."""
-        count = min(os.cpu_count() or 1, len(clip.frames))
-        parts = [np.array_split(frames, count) for frames in _frame_pair(clip)]
+        num_threads = min(os.cpu_count() or 1, len(clip.frames))
+        chunks = [np.array_split(frames, num_threads) for frames in _frame_pair(clip)]
         # OpenCV and numpy release the GIL; a frame's value does not depend on its thread
-        with ThreadPoolExecutor(count) as threads:
-            return _mean_over_frames("ssim", np.concatenate(list(threads.map(structural_similarity, *parts))))
+        with ThreadPoolExecutor(num_threads) as threads:
+            return _mean_over_frames("ssim", np.concatenate(list(threads.map(structural_similarity, *chunks))))
 
 
 def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
     the range, as exact 16-bit integers. Every step reuses buffers: allocating memory would take three quarters of the
     time.
     """
-    half = (PEAK + 1) // 2
+    mid_value = (PEAK + 1) // 2
     kernel = cv2.getGaussianKernel(2 * WINDOW_RADIUS + 1, SIGMA, cv2.CV_32F)
     x, y = np.empty((2, *frames.shape[1:]), np.int16)
     mean_x, mean_y, covariance, squares, variance = np.empty((5, *frames.shape[1:]), np.float32)
@@ -112,7 +112,7 @@ def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
     for index, (frame, true_frame) in enumerate(zip(frames, true, strict=True)):
         for image, centered, mean_image in ((frame, x, mean_x), (true_frame, y, mean_y)):
             np.copyto(centered, image)
-            centered -= half
+            centered -= mid_value
             blur(centered, mean_image)
         np.subtract(x, y, out=squares)
         squares *= squares
@@ -129,9 +129,9 @@ def structural_similarity(frames: np.ndarray, true: np.ndarray) -> np.ndarray:
         # from means about the middle to the means: 2(x + h)(y + h) = 2xy + 2h(x + y) + 2h^2, and x + y = 2x - d
         mean_x *= 2
         mean_x -= difference
-        mean_x *= 2 * half
+        mean_x *= 2 * mid_value
         a *= 2
-        a += 2 * half**2 + C1
+        a += 2 * mid_value**2 + C1
         a += mean_x
         difference *= difference
         variance -= difference
@@ -198,9 +198,9 @@ def _load_lpips_net(path: str | Path) -> tuple[nn.Module, str]:
         state_dict = {
             key: value for key, value in unwrap_state_dict(content).items() if not key.startswith("classifier.")
         }
-        parts = [key.split(".", 2) for key in state_dict]  # features, index, weight or bias
-        slices = [bisect_right(slice_starts, int(index)) for _, index, _ in parts]
-        names = [f"slice{number}.{index}.{kind}" for number, (_, index, kind) in zip(slices, parts, strict=True)]
+        key_parts = [key.split(".", 2) for key in state_dict]  # features, index, weight or bias
+        slices = [bisect_right(slice_starts, int(index)) for _, index, _ in key_parts]
+        names = [f"slice{number}.{index}.{kind}" for number, (_, index, kind) in zip(slices, key_parts, strict=True)]
         return dict(zip(names, state_dict.values(), strict=True))
 
     net = _NoTrainLpips(net=name, pnet_rand=True)

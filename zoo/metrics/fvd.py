@@ -16,7 +16,6 @@ from zoo.metrics.frechet import frechet_distance
 
 PUBLIC_I3D = "bec6519f66ea"  # first digits of the sha256 of the public i3d_torchscript.pt
 MIN_FRAMES = 10  # of I3D, for one step after its pooling
-I3D_FEATURES = 400
 
 
 class VideoFrechet(SetMetric):

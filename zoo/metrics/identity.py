@@ -58,9 +58,9 @@ def signature(frames: np.ndarray, poses: Poses) -> Signature:
     region = _nearest_region(poses.joints, frame_index, columns * stride, rows * stride)
     lab_colors = cv2.cvtColor(colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0] if len(colors) else colors
     bins = np.clip((lab_colors - MIN_VALUE) / BIN_WIDTH, 0, NUM_BINS - 1).astype(np.int64)
-    slots = (frame_index * len(COLOR_REGIONS) + region)[:, None] * 3 + np.arange(3)
+    histogram_index = (frame_index * len(COLOR_REGIONS) + region)[:, None] * 3 + np.arange(3)
     counts = np.bincount(
-        (slots * NUM_BINS + bins).reshape(-1), minlength=len(frames) * len(COLOR_REGIONS) * 3 * NUM_BINS
+        (histogram_index * NUM_BINS + bins).reshape(-1), minlength=len(frames) * len(COLOR_REGIONS) * 3 * NUM_BINS
     )
     return Signature(counts.reshape(len(frames), len(COLOR_REGIONS), 3, NUM_BINS).astype(np.float32))
 
@@ -101,11 +101,11 @@ def _nearest_region(joints: np.ndarray, frame_index: np.ndarray, x: np.ndarray, 
     )
     region = np.empty(len(frame_index), np.int64)
     positions = np.stack([x, y], 1).astype(np.float32)
-    bounds = np.searchsorted(frame_index, np.arange(len(joints) + 1))  # samples are sorted by frame
-    for frame, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    frame_bounds = np.searchsorted(frame_index, np.arange(len(joints) + 1))  # samples are sorted by frame
+    for frame, (first, last) in enumerate(zip(frame_bounds[:-1], frame_bounds[1:], strict=True)):
         if first < last:
-            point = points[frame].astype(np.float32)
-            nearest = np.argmin((point**2).sum(1) - 2 * positions[first:last] @ point.T, axis=1)
+            frame_points = points[frame].astype(np.float32)
+            nearest = np.argmin((frame_points**2).sum(1) - 2 * positions[first:last] @ frame_points.T, axis=1)
             region[first:last] = _POINT_REGION[nearest]
     return region
 
@@ -156,8 +156,10 @@ def background_difference(
 ) -> np.ndarray:
     """CIE76 difference to the reference of the samples outside both figures: (F,), NaN without samples."""
     stride = max(1, round(2 * min(frames.shape[1:3]) / SAMPLES_PER_SIDE))
-    sampled = np.concatenate([reference[None], frames])[:, ::stride, ::stride]
-    lab_colors = cv2.cvtColor(sampled.reshape(len(sampled), -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    sampled_frames = np.concatenate([reference[None], frames])[:, ::stride, ::stride]
+    lab_colors = cv2.cvtColor(
+        sampled_frames.reshape(len(sampled_frames), -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB
+    )
     is_background = (mask[:, ::stride, ::stride] <= MASK_THRESHOLD) & (
         reference_mask[::stride, ::stride] <= MASK_THRESHOLD
     )

@@ -28,12 +28,12 @@ def physical_foot_contact(joints: np.ndarray, fps: float = 30) -> float:
     """
     acceleration = np.diff(joints[:, 0], n=2, axis=0) * fps**2  # (T - 2, 3)
     acceleration[:, 2] = np.maximum(acceleration[:, 2], 0)
-    force = np.linalg.norm(acceleration, axis=-1)
-    if force.max(initial=0) == 0:
+    acceleration_size = np.linalg.norm(acceleration, axis=-1)
+    if acceleration_size.max(initial=0) == 0:
         return 0.0
     steps = np.linalg.norm(np.diff(joints[1:, :, :2], axis=0), axis=-1)  # (T - 2, J), metres a frame
-    feet = [steps[:, foot].min(1) for foot in (LEFT_FOOT, RIGHT_FOOT)]
-    return float((force / force.max() * feet[0] * feet[1]).mean() * 1e4)
+    foot_steps = [steps[:, foot].min(1) for foot in (LEFT_FOOT, RIGHT_FOOT)]
+    return float((acceleration_size / acceleration_size.max() * foot_steps[0] * foot_steps[1]).mean() * 1e4)
 
 
 def foot_sliding(joints: np.ndarray, fps: float = 30, height: float = 0.05) -> float:
@@ -54,16 +54,16 @@ def motion_distance(first: np.ndarray, second: np.ndarray) -> float:
 
     Positions are relative to the pelvis, so that the place on the floor does not count.
     """
-    relative = [joints - joints[:, :1] for joints in (first, second)]
-    return float(np.linalg.norm(relative[0] - relative[1], axis=-1).mean())
+    relative_joints = [joints - joints[:, :1] for joints in (first, second)]
+    return float(np.linalg.norm(relative_joints[0] - relative_joints[1], axis=-1).mean())
 
 
 def diversity(dances: Sequence[np.ndarray]) -> float:
-    """Mean `dance_distance` over all pairs: for seeds of one song, its multimodality; for songs, the diversity."""
-    pairs = [motion_distance(a, b) for a, b in combinations(dances, 2)]
-    if not pairs:
+    """Mean `motion_distance` over all pairs: for seeds of one song, its multimodality; for songs, the diversity."""
+    distances = [motion_distance(a, b) for a, b in combinations(dances, 2)]
+    if not distances:
         raise ValueError("diversity needs at least two dances")
-    return float(np.mean(pairs))
+    return float(np.mean(distances))
 
 
 class _MotionMetric(ClipMetric):
@@ -100,7 +100,7 @@ class Jitter(_MotionMetric):
 
 
 class Multimodality(ClipMetric):
-    """Mean distance of two dances to the same music, of joints relative to the pelvis (`dance_distance`).
+    """Mean distance of two dances to the same music, of joints relative to the pelvis (`motion_distance`).
 
     There is no good direction: noise is diverse, too. The ground truth's value, two dancers to one song, is the
     measure.
@@ -111,13 +111,13 @@ class Multimodality(ClipMetric):
 
     def measure(self, clip: MetricInput) -> Measurement:
         """Measure one clip."""
-        length = min(len(clip.joints), len(clip.second_joints))
-        distance = motion_distance(clip.joints[:length], clip.second_joints[:length])
+        num_frames = min(len(clip.joints), len(clip.second_joints))
+        distance = motion_distance(clip.joints[:num_frames], clip.second_joints[:num_frames])
         return {"multimodality": np.float64(distance)}
 
 
 class Diversity(SetMetric):
-    """How far apart dances to different songs are: mean `dance_distance` over all pairs, at 8 moments of the clip.
+    """How far apart dances to different songs are: mean `motion_distance` over all pairs, at 8 moments of the clip.
 
     There is no good direction: noise is diverse, too. Compare with the ground truth.
     """
@@ -136,9 +136,11 @@ class Diversity(SetMetric):
         """See SetMetric. Pairs of the same song are excluded, and so are copies of a clip in a bootstrap sample."""
         songs = np.array([clip["song"][0] for clip in measured])
         points = np.stack([clip["poses"].reshape(-1, 3) for clip in measured], 1)  # (POSES * 24, N, 3)
-        square = (points**2).sum(-1)
-        square = square[:, :, None] + square[:, None] - 2 * points @ points.transpose(0, 2, 1)
-        distance = np.sqrt(np.maximum(square, 0)).mean(0)  # (N, N)
+        squared_distance = (points**2).sum(-1)
+        squared_distance = (
+            squared_distance[:, :, None] + squared_distance[:, None] - 2 * points @ points.transpose(0, 2, 1)
+        )
+        distance = np.sqrt(np.maximum(squared_distance, 0)).mean(0)  # (N, N)
         other_song_distances = distance[songs[:, None] != songs[None]]
         return {"diversity": float(other_song_distances.mean()) if len(other_song_distances) else float("nan")}
 

@@ -3,8 +3,8 @@
 Frame counts of the published code are given here in seconds, so that values do not depend on the frame rate: AIST++ (Li
 et al. 2021) works at 60 fps with sigma = 3 frames, and the public scorers smooth the joint speed by 5 frames first.
 
-Clips have ends. A kinematic beat counts only where its nearest music beat is sure to lie in the clip (`in_reach`), and
-a music beat counts as missed only where a kinematic beat could have been found.
+Clips have ends. A kinematic beat counts only where its nearest music beat is sure to lie in the clip
+(`matchable_beats`), and a music beat counts as missed only where a kinematic beat could have been found.
 """
 
 from collections.abc import Callable
@@ -97,9 +97,9 @@ def detected_beats(poses: Poses, fps: float) -> np.ndarray:
     joints = poses.joints[valid_frames].astype(np.float64)
     height = float(np.median(np.ptp(joints[..., 1], axis=1)))
     frames = np.arange(valid_frames[0], valid_frames[-1] + 1)
-    left = np.clip(np.searchsorted(valid_frames, frames, side="right") - 1, 0, len(valid_frames) - 2)
-    weight = (frames - valid_frames[left]) / (valid_frames[left + 1] - valid_frames[left])
-    joints = joints[left] + weight[:, None, None] * (joints[left + 1] - joints[left])
+    left_index = np.clip(np.searchsorted(valid_frames, frames, side="right") - 1, 0, len(valid_frames) - 2)
+    weight = (frames - valid_frames[left_index]) / (valid_frames[left_index + 1] - valid_frames[left_index])
+    joints = joints[left_index] + weight[:, None, None] * (joints[left_index + 1] - joints[left_index])
     return valid_frames[0] / fps + kinematic_beats(joints, fps, depth=MIN_DIP_DEPTH * height)
 
 

@@ -9,14 +9,14 @@ from itertools import combinations
 import numpy as np
 
 PELVIS, HEAD, SHOULDERS, HANDS = 0, 15, (16, 17), (22, 23)  # joints
-WINDOW_SECONDS = 8.0  # of the loudest and of the quietest part
+LOUDNESS_WINDOW_SECONDS = 8.0  # of the loudest and of the quietest part
 FRAMES_PER_WINDOW = 8  # of a two-beat window that are compared
 
 
 def slow_poses(joints: np.ndarray, fps: int = 30) -> np.ndarray:
     """(S, 24, 3): the mean over each whole second of the joints relative to the pelvis."""
-    seconds = len(joints) // fps
-    return (joints - joints[:, :1])[: seconds * fps].reshape(seconds, fps, *joints.shape[1:]).mean(1)
+    num_seconds = len(joints) // fps
+    return (joints - joints[:, :1])[: num_seconds * fps].reshape(num_seconds, fps, *joints.shape[1:]).mean(1)
 
 
 def song_correlation(dances: Sequence[np.ndarray], fps: int = 30) -> float:
@@ -27,8 +27,8 @@ def song_correlation(dances: Sequence[np.ndarray], fps: int = 30) -> float:
     that is with a mean for each second, N dances give about -1 / (N - 1), whatever they are.
     """
     poses = [slow_poses(dance, fps) for dance in dances]
-    length = min(map(len, poses))
-    values = np.stack([pose[:length] for pose in poses])
+    num_seconds = min(map(len, poses))
+    values = np.stack([pose[:num_seconds] for pose in poses])
     values = (values - values.mean((0, 1))).reshape(len(values), -1)
     norms = np.linalg.norm(values, axis=1)
     return float(
@@ -59,13 +59,13 @@ def loudness_response(joints: np.ndarray, waveform: np.ndarray, sample_rate: int
     Windows begin every second. A song shorter than 8 s has one window, so that both speeds are equal.
     """
     seconds = min(len(joints) / 30, len(waveform) / sample_rate)
-    levels = []
-    for start in np.arange(0, max(seconds - WINDOW_SECONDS, 0) + 1e-9, 1.0):
-        part = waveform[int(start * sample_rate) : int((start + WINDOW_SECONDS) * sample_rate)]
-        levels.append((10 * np.log10(float(np.mean(part.astype(np.float64) ** 2)) + 1e-12), float(start)))
-    (low, quiet), (high, loud) = min(levels), max(levels)
-    speeds = [mean_speed(joints, start, start + WINDOW_SECONDS) for start in (quiet, loud)]
-    return speeds[0], speeds[1], high - low
+    levels_and_starts = []
+    for start in np.arange(0, max(seconds - LOUDNESS_WINDOW_SECONDS, 0) + 1e-9, 1.0):
+        samples = waveform[int(start * sample_rate) : int((start + LOUDNESS_WINDOW_SECONDS) * sample_rate)]
+        levels_and_starts.append((10 * np.log10(float(np.mean(samples.astype(np.float64) ** 2)) + 1e-12), float(start)))
+    (low_level, quiet_start), (high_level, loud_start) = min(levels_and_starts), max(levels_and_starts)
+    speeds = [mean_speed(joints, start, start + LOUDNESS_WINDOW_SECONDS) for start in (quiet_start, loud_start)]
+    return speeds[0], speeds[1], high_level - low_level
 
 
 def variety(joints: np.ndarray, beats: np.ndarray, fps: int = 30) -> float:

@@ -28,8 +28,8 @@ def is_supported() -> bool:
     """Return whether this CPU and this torch have the operators used here."""
     ops = torch.ops.mkldnn  # those that torch.compile emits
     operator_names = ["_is_mkldnn_bf16_supported", "_convolution_pointwise_"]
-    operator_names += [f"_{kind}_pointwise" for kind in ("convolution", "linear")]
-    operator_names += [f"_reorder_{kind}_weight" for kind in ("convolution", "linear")]
+    operator_names += [f"_{layer_type}_pointwise" for layer_type in ("convolution", "linear")]
+    operator_names += [f"_reorder_{layer_type}_weight" for layer_type in ("convolution", "linear")]
     has_operators = torch.backends.mkldnn.is_available() and all(hasattr(ops, name) for name in operator_names)
     return has_operators and ops._is_mkldnn_bf16_supported()
 

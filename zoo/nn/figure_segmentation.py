@@ -63,8 +63,8 @@ def foreground_mask(parts: Tensor, size: tuple[int, int]) -> Tensor:
 
     size: (h, w). The margin is there because the latents next to a body contain some of it.
     """
-    body = F.adaptive_max_pool2d((parts > 0).float()[:, None], size)
-    return F.max_pool2d(body, 3, 1, 1)
+    body_mask = F.adaptive_max_pool2d((parts > 0).float()[:, None], size)
+    return F.max_pool2d(body_mask, 3, 1, 1)
 
 
 def region_masks(parts: Tensor, size: tuple[int, int]) -> Tensor:
@@ -73,8 +73,8 @@ def region_masks(parts: Tensor, size: tuple[int, int]) -> Tensor:
     size: (h, w).
     """
     region_of_part = torch.zeros(1 + NUM_PARTS, dtype=torch.long, device=parts.device)
-    for index, region_parts in enumerate(BODY_REGIONS):
-        region_of_part[list(region_parts)] = index + 1
+    for region_index, region_parts in enumerate(BODY_REGIONS):
+        region_of_part[list(region_parts)] = region_index + 1
     one_hot = F.one_hot(region_of_part[parts.long()], 1 + len(BODY_REGIONS))[..., 1:].movedim(-1, 1)
     return F.adaptive_avg_pool2d(one_hot.float(), size)
 

@@ -72,9 +72,9 @@ class ClapTextEncoder(LazyWeights, TextEncoder):
 
         folder = Path(self.tokenizer_folder or "")
         if self.tokenizer_folder is None or not all((folder / name).is_file() for name in TOKENIZER_FILES):
-            names = " and ".join(TOKENIZER_FILES)
+            file_names = " and ".join(TOKENIZER_FILES)
             raise ValueError(
-                f"CLAP's text tower needs tokenizer=DIR with roberta-base's {names}, not {self.tokenizer_folder}"
+                f"CLAP's text tower needs tokenizer=DIR with roberta-base's {file_names}, not {self.tokenizer_folder}"
             )
         tokenizer = RobertaTokenizer.from_pretrained(folder, local_files_only=True)
         if self.weights is None or not Path(self.weights).is_file():

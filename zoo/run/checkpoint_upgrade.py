@@ -40,9 +40,11 @@ def upgrade_checkpoint(
     node = OmegaConf.to_container(config.model.family, resolve=True)
     check_targets(OmegaConf.create({"_target_": node["_target_"]}))
     cls: Any = get_class(node["_target_"])
-    family, upgraded = cls.upgrade(node, dict(weights), version)
+    family, upgraded_weights = cls.upgrade(node, dict(weights), version)
     plain = OmegaConf.to_container(config, resolve=True)
     music = plain["music"] | {"_target_": TARGETS.get(plain["music"]["_target_"], plain["music"]["_target_"])}
     model = {"name": plain["model"]["name"], "family": family}
-    others = {name: plain[name] for name in ("size", "seed") if name in plain}
-    return OmegaConf.create({"config_version": CONFIG_VERSION, "model": model, "music": music, **others}), upgraded
+    other_entries = {name: plain[name] for name in ("size", "seed") if name in plain}
+    return OmegaConf.create(
+        {"config_version": CONFIG_VERSION, "model": model, "music": music, **other_entries}
+    ), upgraded_weights

@@ -93,7 +93,7 @@ def to_dict(node: Any) -> dict[str, Any]:
 def stage_clip(config: DictConfig, name: str) -> dict:
     """The window settings (`zoo.data.base`) of a stage; without its own, fps and resolution are the family's."""
     stage, family = config.model.stages[name], config.model.family
-    clip = {key: family[source] for key, source in CLIP_KEYS.items() if source in family}
+    clip = {key: family[family_key] for key, family_key in CLIP_KEYS.items() if family_key in family}
     return clip | OmegaConf.to_container(stage.get("clip") or OmegaConf.create({}), resolve=True)
 
 

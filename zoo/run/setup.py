@@ -26,7 +26,7 @@ def setup(parts: Sequence[str]) -> None:
             raise ValueError(f"{part}: setup can download {', '.join(PARTS)}")
     import torch
 
-    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    devices = [torch.cuda.get_device_name(gpu_index) for gpu_index in range(torch.cuda.device_count())]
     print(f"python   {platform.python_version()}")
     for package in ("torch", "lightning", "diffusers"):
         print(f"{package:8} {version(package)}")
@@ -40,8 +40,8 @@ def _download_detector() -> Path:
     from zoo.body.detection.blazepose import read_networks
 
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    target = ["--platform=manylinux_2_28_x86_64", "--python-version=3.11", f"--dest={cache_root() / 'people'}"]
-    result = subprocess.run([*command, *target, DETECTOR_PACKAGE], stdout=subprocess.DEVNULL)
+    target_options = ["--platform=manylinux_2_28_x86_64", "--python-version=3.11", f"--dest={cache_root() / 'people'}"]
+    result = subprocess.run([*command, *target_options, DETECTOR_PACKAGE], stdout=subprocess.DEVNULL)
     file = cached_detector()
     if result.returncode or file is None:
         raise ValueError(

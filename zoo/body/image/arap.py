@@ -47,9 +47,9 @@ class LimbMesh:
 
     pixels: np.ndarray  # (h, w, 4) uint8
     quads: np.ndarray  # (C, 4) node numbers of each cell's CORNERS
-    corners: np.ndarray  # (2C, 3, 2) x, y of the triangles' corners in `pixels`, from the first pixel's center
+    triangle_corners: np.ndarray  # (2C, 3, 2) x, y of the triangles' corners in `pixels`, from the first pixel's center
     nodes: np.ndarray  # (n,) numbers of the limb's nodes
-    weights: np.ndarray  # (n,) pull of the limb's map on them
+    node_pulls: np.ndarray  # (n,) pull of the limb's map on them
 
 
 class Mesh:
@@ -68,8 +68,9 @@ class Mesh:
         limb_nodes, num_unmerged = {}, 0  # (rows, columns) numbers of a limb's nodes before they are merged
         for name in [name for name, visible in cells.items() if visible.any()]:
             is_node = np.zeros((rows, columns), bool)
-            for down, right in CORNERS:
-                is_node[down : rows - 1 + down, right : columns - 1 + right] |= cells[name]
+            for row_offset, column_offset in CORNERS:
+                node_rows = slice(row_offset, rows - 1 + row_offset)
+                is_node[node_rows, column_offset : columns - 1 + column_offset] |= cells[name]
             limb_nodes[name] = np.where(is_node, num_unmerged + is_node.cumsum().reshape(is_node.shape) - 1, -1)
             num_unmerged += int(is_node.sum())
         shared_nodes = [np.zeros((2, 0), int)]
@@ -85,8 +86,9 @@ class Mesh:
         self.limbs: dict[str, LimbMesh] = {}
         for name, unmerged_numbers in limb_nodes.items():
             self.rest[merged_number[unmerged_numbers[unmerged_numbers >= 0]]] = grid_points[unmerged_numbers >= 0]
-            down, right = np.nonzero(cells[name])
-            quads = np.stack([merged_number[unmerged_numbers[down + a, right + b]] for a, b in CORNERS], 1)
+            cell_rows, cell_columns = np.nonzero(cells[name])
+            corners = [(cell_rows + row_offset, cell_columns + column_offset) for row_offset, column_offset in CORNERS]
+            quads = np.stack([merged_number[unmerged_numbers[corner]] for corner in corners], 1)
             self.limbs[name] = _make_limb_mesh(limbs[name], quads, self.rest)
         limb_quads = [limb.quads for limb in self.limbs.values()]
         self.start, self.end = np.concatenate([quads[:, edge] for quads in limb_quads for edge in CELL_EDGES]).T
@@ -102,14 +104,14 @@ class Mesh:
             for signed_ends in (((-1.0, self.start), (1.0, self.end)), ((1.0, self.start), (1.0, self.end)))
         )
         # matrices (E, N): nodes -> edges; (N, E): edges -> sums over a node's edges, with and without their sign
-        self.difference, self.divergence, self.edge_sum = (
+        self.difference_matrix, self.divergence_matrix, self.edge_sum_matrix = (
             difference_matrix.tocsr(),
             difference_matrix.T.tocsr(),
             sum_matrix.T.tocsr(),
         )
-        self.edges = self.difference @ self.rest
-        weights = sum(np.bincount(limb.nodes, limb.weights, self.num_nodes) for limb in self.limbs.values())
-        self.solver = splu((self.divergence @ self.difference + diags_array(weights)).tocsc())
+        self.edges = self.difference_matrix @ self.rest
+        total_pulls = sum(np.bincount(limb.nodes, limb.node_pulls, self.num_nodes) for limb in self.limbs.values())
+        self.solver = splu((self.divergence_matrix @ self.difference_matrix + diags_array(total_pulls)).tocsc())
 
     def deform(self, transforms: Mapping[str, np.ndarray], num_iterations: int = NUM_ITERATIONS) -> np.ndarray:
         """Positions of the nodes (N,) complex, pulled by each limb's map (2, 3). Depends on no other frame."""
@@ -121,21 +123,21 @@ class Mesh:
             rotation, flip = complex(a + d, c - b) / 2, complex(a - d, c + b) / 2
             rest = self.rest[limb.nodes]
             node_rotations[limb.nodes] += rotation / abs(rotation)
-            pull[limb.nodes] += limb.weights * (rotation * rest + flip * rest.conj() + complex(x, y))
+            pull[limb.nodes] += limb.node_pulls * (rotation * rest + flip * rest.conj() + complex(x, y))
             rotations[index], flips[index] = rotation, flip
         # the edges after the limb's map, before its rotation
         edges = (np.abs(rotations)[self.edge_limb]) * self.edges
         edges = edges + (flips * rotations.conj() / np.abs(rotations))[self.edge_limb] * self.edges.conj()
         nodes = self._global_step(node_rotations, edges, pull)
         for _ in range(num_iterations):
-            node_rotations = self.edge_sum @ ((self.difference @ nodes) * edges.conj())
+            node_rotations = self.edge_sum_matrix @ ((self.difference_matrix @ nodes) * edges.conj())
             nodes = self._global_step(node_rotations, edges, pull)
         return nodes
 
     def _global_step(self, rotations: np.ndarray, edges: np.ndarray, pull: np.ndarray) -> np.ndarray:
         """Nodes (N,) whose edges are rotated by the mean rotation (N,), of any length, of their two ends."""
         rotations = rotations / np.maximum(np.abs(rotations), 1e-9)
-        target = self.divergence @ (edges * (rotations[self.start] + rotations[self.end]) / 2) + pull
+        target = self.divergence_matrix @ (edges * (rotations[self.start] + rotations[self.end]) / 2) + pull
         return self.solver.solve(np.stack([target.real, target.imag], 1)) @ (1, 1j)
 
     def draw(self, frame: np.ndarray, nodes: np.ndarray, order: Sequence[str]) -> None:
@@ -162,34 +164,35 @@ def _make_limb_mesh(limb: Limb, quads: np.ndarray, rest: np.ndarray) -> LimbMesh
     window_start = np.floor(points[nodes].min(0)).astype(int).clip(0)
     window_stop = np.ceil(points[nodes].max(0)).astype(int) + 1
     node_x, node_y = points[nodes].astype(int).clip(0, (width - 1, height - 1)).T
-    corners = points[quads[:, TRIANGLES].reshape(-1, 3)] - window_start - 0.5
-    weights = np.where(limb.handles[node_y, node_x], HANDLE_WEIGHT, FREE_WEIGHT)
+    triangle_corners = points[quads[:, TRIANGLES].reshape(-1, 3)] - window_start - 0.5
+    node_pulls = np.where(limb.handles[node_y, node_x], HANDLE_WEIGHT, FREE_WEIGHT)
     pixels = np.ascontiguousarray(limb.pixels[window_start[1] : window_stop[1], window_start[0] : window_stop[0]])
-    return LimbMesh(pixels, quads, corners, nodes, weights)
+    return LimbMesh(pixels, quads, triangle_corners, nodes, node_pulls)
 
 
 def _draw_limb(frame: np.ndarray, limb: LimbMesh, points: np.ndarray) -> None:
     """Draw a limb over a frame, in place, its nodes at points (N, 2), counted from the first pixel's center."""
-    corners = points[limb.quads[:, TRIANGLES].reshape(-1, 3)]  # (T, 3, 2)
-    window_start = np.floor(corners.min((0, 1))).astype(int).clip(0)
-    window_stop = np.minimum(np.ceil(corners.max((0, 1))).astype(int) + 1, frame.shape[1::-1])
+    triangle_corners = points[limb.quads[:, TRIANGLES].reshape(-1, 3)]  # (T, 3, 2)
+    window_start = np.floor(triangle_corners.min((0, 1))).astype(int).clip(0)
+    window_stop = np.minimum(np.ceil(triangle_corners.max((0, 1))).astype(int) + 1, frame.shape[1::-1])
     if (window_stop <= window_start).any():
         return
-    corners = corners - window_start
+    triangle_corners = triangle_corners - window_start
     # each triangle's map from the frame to the limb's window: (T, 2, 3)
-    sides, window_sides = corners[:, 1:] - corners[:, :1], limb.corners[:, 1:] - limb.corners[:, :1]
+    sides = triangle_corners[:, 1:] - triangle_corners[:, :1]
+    window_sides = limb.triangle_corners[:, 1:] - limb.triangle_corners[:, :1]
     determinant = sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0]
     determinant = np.where(np.abs(determinant) < MIN_DETERMINANT, MIN_DETERMINANT, determinant)
     adjugate = np.stack([sides[:, 1, 1], -sides[:, 0, 1], -sides[:, 1, 0], sides[:, 0, 0]], 1).reshape(-1, 2, 2)
     linear = ((adjugate / determinant[:, None, None]) @ window_sides).transpose(0, 2, 1)
-    translation = limb.corners[:, 0] - (linear @ corners[:, 0, :, None])[..., 0]
+    translation = limb.triangle_corners[:, 0] - (linear @ triangle_corners[:, 0, :, None])[..., 0]
     empty_map = np.full((1, 6), np.nan)
     maps = np.concatenate([empty_map, np.concatenate([linear.reshape(-1, 4), translation], 1)]).astype(np.float32)
     width, height = window_stop - window_start
     triangle_map = np.zeros((height, width), np.int32)
-    fixed_point = (corners * (1 << SUBPIXEL_BITS)).round().astype(np.int32)
+    fixed_point_corners = (triangle_corners * (1 << SUBPIXEL_BITS)).round().astype(np.int32)
     for index in np.argsort(determinant > 0, kind="stable"):  # triangles that are turned over lie beneath the others
-        cv2.fillConvexPoly(triangle_map, fixed_point[index], int(index) + 1, cv2.LINE_8, SUBPIXEL_BITS)
+        cv2.fillConvexPoly(triangle_map, fixed_point_corners[index], int(index) + 1, cv2.LINE_8, SUBPIXEL_BITS)
     x_by_column, x_by_row, y_by_column, y_by_row, x_start, y_start = (
         maps[triangle_map.ravel()].reshape(height, width, 6).transpose(2, 0, 1)
     )

@@ -18,11 +18,11 @@ MAX_ATTENUATION_UNDER_FEET = 0.92  # a lighter area under the feet is no shadow
 MAX_BORDER_ERROR = 0.06  # difference from 1 of the attenuation near the border, on average
 MIN_ATTENUATION = 0.25
 SOLE_AREA = 0.4  # of the half axes: the area in which the shadow is looked for
-SOLE_MARGIN = 0.15  # added to the distance of the feet, which scales the width of the shadow
+FEET_DISTANCE_MARGIN = 0.15  # added to the distance of the feet, which scales the width of the shadow
 WIDTH_RANGE = (0.75, 1.6)  # of a moved shadow, over the pictured one
 MIXED_MARGIN = 0.03  # pixels so close to the figure may be mixed with its colors
 HIDDEN_RADII = (0.14, 0.03)  # (x, y): what the feet hide is as dark as the darkest floor so close to it
-FADE_HEIGHT = 0.12  # a jump so high halves the shadow
+HALF_STRENGTH_HEIGHT = 0.12  # a jump so high halves the shadow
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Shadow:
         feet_distance: pixels between the feet; the shadow is as much wider. height: of the lower foot above the floor,
         pixels; the shadow fades with it.
         """
-        margin = SOLE_MARGIN * self.stature
+        margin = FEET_DISTANCE_MARGIN * self.stature
         stretch = float(np.clip((feet_distance + margin) / (self.feet_distance + margin), *WIDTH_RANGE))
-        strength = 1 / (1 + max(height, 0.0) / (FADE_HEIGHT * self.stature))
+        strength = 1 / (1 + max(height, 0.0) / (HALF_STRENGTH_HEIGHT * self.stature))
         # the map from the shadow's box to the frame
-        scale = np.array([stretch, 1.0])
-        start = center + (self.corner - self.center) * scale
-        window_start = np.floor(start).astype(int).clip(0)
-        window_stop = np.ceil(start + np.array(self.attenuation.shape[::-1]) * scale).astype(int)
+        stretch_xy = np.array([stretch, 1.0])
+        shadow_start = center + (self.corner - self.center) * stretch_xy
+        window_start = np.floor(shadow_start).astype(int).clip(0)
+        window_stop = np.ceil(shadow_start + np.array(self.attenuation.shape[::-1]) * stretch_xy).astype(int)
         window_stop = np.minimum(window_stop, frame.shape[1::-1])
         width, height_in_pixels = window_stop - window_start
         if width <= 0 or height_in_pixels <= 0:
             return
-        offset = start - window_start + 0.5 * scale - 0.5  # pixel centres lie at integers
+        offset = shadow_start - window_start + 0.5 * stretch_xy - 0.5  # pixel centres lie at integers
         matrix = np.array([[stretch, 0, offset[0]], [0, 1, offset[1]]])
-        size = int(width), int(height_in_pixels)
-        attenuation = cv2.warpAffine(self.attenuation, matrix, size, flags=cv2.INTER_LINEAR, borderValue=1.0)
+        window_size = int(width), int(height_in_pixels)
+        attenuation = cv2.warpAffine(self.attenuation, matrix, window_size, flags=cv2.INTER_LINEAR, borderValue=1.0)
         window = frame[window_start[1] : window_stop[1], window_start[0] : window_stop[0]]
         window[:] = (window * (1 - strength * (1 - attenuation))[..., None]).round().astype(np.uint8)
 
@@ -82,30 +82,31 @@ def separate_shadow(
     show the figure. center, feet_distance, stature: pixels, see `Shadow`.
     """
     distance = shadow_area(image.shape[:2], center, stature)
-    rows, columns = np.nonzero(distance < 1)
-    if not len(rows):
+    area_rows, area_columns = np.nonzero(distance < 1)
+    if not len(area_rows):
         return None
-    box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+    box = slice(area_rows.min(), area_rows.max() + 1), slice(area_columns.min(), area_columns.max() + 1)
     kernel = np.ones((2 * max(1, round(MIXED_MARGIN * stature)) + 1,) * 2, np.uint8)
     distance, figure_mask = distance[box], cv2.dilate(np.uint8(figure_mask[box]), kernel) > 0
-    brightness, floor_brightness = (np.float32(pixels[box]).mean(-1) + 1 for pixels in (image, floor))
+    brightness, floor_brightness = (np.float32(colors[box]).mean(-1) + 1 for colors in (image, floor))
     is_floor = np.float32(~figure_mask)
     sigma = max(1.0, BLUR_SIGMA * stature)
     weight = cv2.GaussianBlur(is_floor, (0, 0), sigma)
-    ratio = cv2.GaussianBlur(is_floor * brightness / floor_brightness, (0, 0), sigma) / weight.clip(1e-3)
+    brightness_ratio = cv2.GaussianBlur(is_floor * brightness / floor_brightness, (0, 0), sigma) / weight.clip(1e-3)
     is_under_feet = (distance < SOLE_AREA) & ~figure_mask
     is_border = (distance > FADE_START) & (distance < 1) & ~figure_mask
     if not is_under_feet.any() or not is_border.any():
         return None
-    border_error = np.abs(ratio[is_border] - 1).mean()
-    if ratio[is_under_feet].mean() > MAX_ATTENUATION_UNDER_FEET or border_error > MAX_BORDER_ERROR:
+    border_error = np.abs(brightness_ratio[is_border] - 1).mean()
+    if brightness_ratio[is_under_feet].mean() > MAX_ATTENUATION_UNDER_FEET or border_error > MAX_BORDER_ERROR:
         return None
-    ratio = np.where(figure_mask, 1, ratio.clip(MIN_ATTENUATION, 1))
+    brightness_ratio = np.where(figure_mask, 1, brightness_ratio.clip(MIN_ATTENUATION, 1))
     kernel_size = [2 * max(1, round(radius * stature)) + 1 for radius in HIDDEN_RADII]
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, kernel_size)
-    ratio = np.where(figure_mask, cv2.erode(ratio, kernel), ratio)  # behind the feet: as dark as beside them
-    ratio = cv2.GaussianBlur(ratio, (0, 0), sigma)
+    # behind the feet: as dark as beside them
+    brightness_ratio = np.where(figure_mask, cv2.erode(brightness_ratio, kernel), brightness_ratio)
+    brightness_ratio = cv2.GaussianBlur(brightness_ratio, (0, 0), sigma)
     fade = ((1 - distance) / (1 - FADE_START)).clip(0, 1)
-    attenuation = 1 - fade * fade * (3 - 2 * fade) * (1 - ratio)
-    corner = np.array([columns.min(), rows.min()], float)
+    attenuation = 1 - fade * fade * (3 - 2 * fade) * (1 - brightness_ratio)
+    corner = np.array([area_columns.min(), area_rows.min()], float)
     return Shadow(np.float32(attenuation), corner, np.asarray(center, float), feet_distance, stature)

@@ -94,8 +94,12 @@ class Shards(DataSource):
     def missing_keys_hint(self, missing: frozenset[str]) -> str:
         """See DataSource; names the first sample that lacks one of the keys."""
         samples = self._reader("train").samples
-        incomplete = next((sample for sample in samples if missing - available_keys_of(sample)), None)
-        return f"{incomplete.key} in {incomplete.path} is the first without; {self.hint}" if incomplete else self.hint
+        incomplete_sample = next((sample for sample in samples if missing - available_keys_of(sample)), None)
+        return (
+            f"{incomplete_sample.key} in {incomplete_sample.path} is the first without; {self.hint}"
+            if incomplete_sample
+            else self.hint
+        )
 
     def check_window(self, keys: Iterable[str], window: WindowSpec) -> None:
         """See DataSource; reads the index of the train and val shards."""

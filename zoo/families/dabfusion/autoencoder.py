@@ -51,8 +51,8 @@ class Generator(nn.Module):
         z = levels[-1]
         y = self.bottleneck(_warp_and_mask(z, flow, occlusion))
         for block, level in zip([*self.up_blocks, None], reversed(levels[1:]), strict=True):
-            visible = _resize_mask(occlusion, level)
-            y = _warp_and_mask(level, flow, occlusion) + y * (1 - visible)
+            visible_mask = _resize_mask(occlusion, level)
+            y = _warp_and_mask(level, flow, occlusion) + y * (1 - visible_mask)
             if block is not None:
                 y = block(y)
         y = torch.sigmoid(self.final(y))
@@ -90,19 +90,21 @@ class FlowAutoencoder(nn.Module):
         pixel_unshuffle_input: bool,
     ):
         super().__init__()
-        hourglass = hourglass_max_channels, num_hourglass_blocks
+        hourglass_arguments = hourglass_max_channels, num_hourglass_blocks
         flow_predictor = PixelwiseFlowPredictor(
-            num_regions, flow_base_channels, *hourglass, flow_upsample=flow_upsample, signed_axes=limb_regions
+            num_regions, flow_base_channels, *hourglass_arguments, flow_upsample=flow_upsample, signed_axes=limb_regions
         )
         self.generator = Generator(base_channels, max_channels, num_down_blocks, num_bottleneck_blocks, flow_predictor)
         self.region_predictor = RegionPredictor(
             num_regions,
             region_base_channels,
-            *hourglass,
+            *hourglass_arguments,
             limb_regions=limb_regions,
             pixel_unshuffle_input=pixel_unshuffle_input,
         )
-        self.bg_predictor = BackgroundMotion(background_base_channels, *hourglass) if background_base_channels else None
+        self.bg_predictor = (
+            BackgroundMotion(background_base_channels, *hourglass_arguments) if background_base_channels else None
+        )
         self.flow_upsample = flow_upsample
         self.latent_channels = min(max_channels, base_channels * 2**num_down_blocks)
 
@@ -120,11 +122,11 @@ class FlowAutoencoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Predict flow, occlusion and weights from two (B, 3, H, W) and their regions, see `PixelwiseFlowPredictor`."""
         if self.bg_predictor is not None:
-            background = self.bg_predictor(source, driving)
+            background_motion = self.bg_predictor(source, driving)
         else:  # no motion at a flow of n x n, see `identity_flow`
             scale = 1 - 4 / (source.shape[-1] * self.flow_upsample)
-            background = scale * torch.eye(2, 3, device=source.device).expand(len(source), -1, -1)
-        return self.generator.pixelwise_flow_predictor(source, source_regions, driving_regions, background)
+            background_motion = scale * torch.eye(2, 3, device=source.device).expand(len(source), -1, -1)
+        return self.generator.pixelwise_flow_predictor(source, source_regions, driving_regions, background_motion)
 
     def forward(self, source: Tensor, driving: Tensor, regions: Regions | None = None) -> "ReconstructionOutput":
         """Reconstruct driving images from source images, both (B, 3, H, W) in [0, 1].

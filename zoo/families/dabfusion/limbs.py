@@ -67,8 +67,8 @@ def limb_assignment_loss(weights: Tensor, parts: Tensor) -> Tensor:
 
     weights (B, 11, h, w) of background and `LIMBS`; parts (B, H, W): DensePose parts of the driving image.
     """
-    limbs = torch.tensor(PART_LIMB, device=parts.device)[parts.long()]
-    target = F.one_hot(limbs, len(LIMBS) + 1).movedim(-1, 1).to(weights.dtype)
+    limb_map = torch.tensor(PART_LIMB, device=parts.device)[parts.long()]
+    target = F.one_hot(limb_map, len(LIMBS) + 1).movedim(-1, 1).to(weights.dtype)
     target = F.adaptive_avg_pool2d(target, weights.shape[-2:])
     return -(target * weights.clamp(min=1e-6).log()).sum(1).mean()
 

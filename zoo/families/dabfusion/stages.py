@@ -157,7 +157,7 @@ class FlowStage(Stage):
         uniform = torch.rand(len(clips), 10, device=clips.device)
         if self.global_step < self.color_augment_steps:
             channel_order = uniform[:, :3].argsort(1)[:, None, :, None, None]
-            gain, offset = (uniform[:, None, first : first + 3, None, None] for first in (3, 6))
+            gain, offset = (uniform[:, None, first_column : first_column + 3, None, None] for first_column in (3, 6))
             gain, offset = 0.7 + 0.6 * gain, 0.2 * offset - 0.1
             clips = (clips.gather(2, channel_order.expand_as(clips)) * gain + offset).clamp(0, 1)
         unflipped = clips, joints, parts

@@ -88,7 +88,7 @@ def _check_schedule(state_dict: Mapping[str, Tensor]) -> None:
     expected, betas = cosine_schedule().betas, state_dict["betas"].float()
     if betas.shape != expected.shape:
         raise ValueError(f"its noise schedule has {len(betas)} steps, not {len(expected)}")
-    differs = (betas - expected).abs() > 1e-5
-    differs[-1] = betas[-1] < expected[-1]
-    if differs.any():
-        raise ValueError(f"its noise schedule is another one: its beta differs at {int(differs.sum())} steps")
+    differing_steps = (betas - expected).abs() > 1e-5
+    differing_steps[-1] = betas[-1] < expected[-1]
+    if differing_steps.any():
+        raise ValueError(f"its noise schedule is another one: its beta differs at {int(differing_steps.sum())} steps")

@@ -130,12 +130,12 @@ class BackgroundResidual(DirectLatents):
     def encode_reference(self, latents: Tensor, parts: Tensor | None = None) -> ReferenceContext:
         """See `DirectLatents`. Without parts, `figure_segmenter` segments the figure."""
         if parts is None:
-            mask, masks = self.figure_segmenter(latents)
+            mask, body_masks = self.figure_segmenter(latents)
         else:
-            mask, masks = foreground_mask(parts, latents.shape[2:]), region_masks(parts, latents.shape[2:])
+            mask, body_masks = foreground_mask(parts, latents.shape[2:]), region_masks(parts, latents.shape[2:])
         mask = mask.to(latents.dtype)
         background = inpaint_background(latents, mask)
-        means = region_means(latents.float(), masks) if self.figure_segmenter.predict_regions else None
+        means = region_means(latents.float(), body_masks) if self.figure_segmenter.predict_regions else None
         return ReferenceContext(latents, mask, background, means, background[:, :, None])
 
     def with_pixel_residual(self, reference: ReferenceContext, images: Tensor, codec: LatentCodec) -> ReferenceContext:
@@ -146,8 +146,8 @@ class BackgroundResidual(DirectLatents):
         """See `DirectLatents`. The base of each frame is the background, with the mean latents of its regions."""
         if reference.region_means is None or not self.pose_driven:
             return reference
-        masks = region_masks(parts.flatten(0, 1), reference.latents.shape[2:]).unflatten(0, parts.shape[:2])
-        base = composite_regions(reference.background, reference.region_means, masks)
+        body_masks = region_masks(parts.flatten(0, 1), reference.latents.shape[2:]).unflatten(0, parts.shape[:2])
+        base = composite_regions(reference.background, reference.region_means, body_masks)
         return replace(reference, residual_base=base)
 
     def with_context(self, reference: ReferenceContext, latents: Tensor) -> ReferenceContext:
@@ -175,8 +175,10 @@ class BackgroundResidual(DirectLatents):
         if self.pose_driven:
             base = reference.residual_base
             inputs = torch.cat([inputs.expand(-1, -1, base.shape[2], -1, -1), base], 1)
-        shape = len(inputs), inputs.shape[2]
-        features = self.reference_conv(inputs.movedim(2, 1).flatten(0, 1)).unflatten(0, shape).movedim(1, 2)
+        references_and_frames = len(inputs), inputs.shape[2]
+        features = (
+            self.reference_conv(inputs.movedim(2, 1).flatten(0, 1)).unflatten(0, references_and_frames).movedim(1, 2)
+        )
         features = features.expand(-1, -1, x.shape[2], -1, -1)
         return torch.cat([features, features.new_zeros(len(x) - len(features), *features.shape[1:])])
 
@@ -190,10 +192,10 @@ class BackgroundResidual(DirectLatents):
         """
         if not self.predict_regions:
             return model_output, None
-        num_regions = len(BODY_REGIONS) + 1
-        prediction, logits = model_output.float().split([model_output.shape[1] - num_regions, num_regions], 1)
-        masks = logits.softmax(1)[:, 1:].movedim(2, 1)
-        prior_mean = composite_regions(reference.background, reference.region_means, masks)
+        num_logits = len(BODY_REGIONS) + 1
+        prediction, logits = model_output.float().split([model_output.shape[1] - num_logits, num_logits], 1)
+        body_masks = logits.softmax(1)[:, 1:].movedim(2, 1)
+        prior_mean = composite_regions(reference.background, reference.region_means, body_masks)
         offset = prior_mean_offset(self.to_residual(prior_mean, reference), t, noise_schedule)
         return prediction + offset, logits
 
@@ -202,8 +204,8 @@ class BackgroundResidual(DirectLatents):
         """See `DirectLatents`. It is visible where neither the reference nor the frame has a figure."""
         if reference.pixel_residual is None:
             return None
-        visible = (1 - reference.foreground_mask) * (1 - self.figure_segmenter(latents)[0].to(latents.dtype))
-        return reference.pixel_residual * interpolate(visible, reference.pixel_residual.shape[2:], mode="bilinear")
+        visible_mask = (1 - reference.foreground_mask) * (1 - self.figure_segmenter(latents)[0].to(latents.dtype))
+        return reference.pixel_residual * interpolate(visible_mask, reference.pixel_residual.shape[2:], mode="bilinear")
 
     @torch.no_grad()
     def estimate_scale(self, latents: Tensor, parts: Tensor) -> None:
@@ -226,6 +228,6 @@ def estimate_scales(codec: LatentCodec, background: DirectLatents, batches: Iter
     for batch in batches:
         latents.append(codec.encode(batch["frames"][:, :2].flatten(0, 1)).unflatten(0, (-1, 2)))
         parts.append(batch["parts"][:, :2])
-    joint_latents = torch.cat(latents)
-    codec.latent_scale.fill_(1 / joint_latents.std().item())
-    background.estimate_scale(joint_latents * codec.latent_scale, torch.cat(parts))
+    pair_latents = torch.cat(latents)
+    codec.latent_scale.fill_(1 / pair_latents.std().item())
+    background.estimate_scale(pair_latents * codec.latent_scale, torch.cat(parts))

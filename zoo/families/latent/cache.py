@@ -43,11 +43,15 @@ class LatentCache:
         encode: images (N, 3, H, W) -> latents (N, C, h, w). clip_keys: B names; frame_indices (B, F): positions of the
         frames in these clips; together they are the cache's keys.
         """
-        images, shape = frames.flatten(0, 1), frames.shape[:2]
+        images, batch_and_frames = frames.flatten(0, 1), frames.shape[:2]
         if not self.max_items:
             with torch.no_grad():
-                return encode(images).float().unflatten(0, shape)
-        keys = [(key, row) for key, rows in zip(clip_keys, frame_indices.tolist(), strict=True) for row in rows]
+                return encode(images).float().unflatten(0, batch_and_frames)
+        keys = [
+            (key, frame_index)
+            for key, indices_of_clip in zip(clip_keys, frame_indices.tolist(), strict=True)
+            for frame_index in indices_of_clip
+        ]
         # one image at a time: batches of uncached images would differ, and with them the rounding, in a resumed run
         (latents,) = self.get_or_compute(keys, lambda index: (encode(images[index, None])[0],))
-        return latents.to(frames.device).unflatten(0, shape)
+        return latents.to(frames.device).unflatten(0, batch_and_frames)

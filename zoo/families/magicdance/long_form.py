@@ -46,12 +46,12 @@ def resample_music(features: Tensor, rate: float, start: int, num_frames: int) -
     Returns (..., num_frames, D). Past the end of the song its features are reflected, back and forth.
     """
     position = torch.arange(start, start + num_frames, dtype=torch.float64) * (rate / MOTION_FPS)
-    last = features.shape[-2] - 1
-    position = last - (position % (2 * last) - last).abs() if last else position * 0
-    low = position.floor().long()
-    high = (low + 1).clamp(max=last)
-    weight = (position - low).to(features)[:, None]
-    return torch.lerp(features[..., low, :], features[..., high, :], weight)
+    last_index = features.shape[-2] - 1
+    position = last_index - (position % (2 * last_index) - last_index).abs() if last_index else position * 0
+    lower_index = position.floor().long()
+    upper_index = (lower_index + 1).clamp(max=last_index)
+    weight = (position - lower_index).to(features)[:, None]
+    return torch.lerp(features[..., lower_index, :], features[..., upper_index, :], weight)
 
 
 class WindowNoise:
@@ -59,8 +59,8 @@ class WindowNoise:
 
     def __init__(self, seed: int, windows: range, device: torch.device, stream: int = 0):
         # a function of (seed, window, stream) alone, drawn on the CPU, so that every device gets the same
-        first = seed * 1_000_003 + stream * 2**40
-        self.generators = [torch.Generator().manual_seed((first + i) % 2**63) for i in windows]
+        base_seed = seed * 1_000_003 + stream * 2**40
+        self.generators = [torch.Generator().manual_seed((base_seed + i) % 2**63) for i in windows]
         self.device = device
 
     def __call__(self) -> Tensor:
@@ -106,7 +106,7 @@ class LongFormConstraint:
         self.second_halves: list[Tensor] = []
         self.replace_known: ReplaceKnownFrames | None = None
         if motion_mask:
-            value, mask = (torch.stack(part) for part in zip(*map(motion_mask.window, indices), strict=True))
+            value, mask = (torch.stack(tensors) for tensors in zip(*map(motion_mask.window, indices), strict=True))
             self.replace_known = ReplaceKnownFrames(value, mask > 0, denoiser, noise_fn)
 
     def __call__(self, x: Tensor, t: int, i: int) -> Tensor:
@@ -152,13 +152,13 @@ def crossfade(windows: Iterator[Tensor]) -> Iterator[Tensor]:
     windows differ slightly where they overlap.
     """
     weight = torch.linspace(0, 1, HOP_FRAMES)
-    previous = None
+    previous_half = None
     for window in windows:
         first_half = window[:HOP_FRAMES]
-        yield first_half if previous is None else _fade(previous, first_half, weight.to(window))
-        previous = window[HOP_FRAMES:]
-    if previous is not None:
-        yield previous
+        yield first_half if previous_half is None else _fade(previous_half, first_half, weight.to(window))
+        previous_half = window[HOP_FRAMES:]
+    if previous_half is not None:
+        yield previous_half
 
 
 def _fade(source: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -178,11 +178,15 @@ def ease_edges(output: Tensor, source: Tensor, mask: Tensor) -> Tensor:
     """
     is_preserved, difference, eased = mask > 0, source - output, output.clone()
     fade = (0.5 + 0.5 * torch.cos(torch.pi * torch.arange(1, EASE_FRAMES + 1) / (EASE_FRAMES + 1))).to(output)[:, None]
-    for edge in (is_preserved[1:] != is_preserved[:-1]).any(1).nonzero()[:, 0].tolist():  # between edge and edge + 1
-        after, before = eased[edge + 1 : edge + 1 + EASE_FRAMES], eased[max(0, edge + 1 - EASE_FRAMES) : edge + 1]
-        ends, begins = is_preserved[edge] & ~is_preserved[edge + 1], ~is_preserved[edge] & is_preserved[edge + 1]
-        after += fade[: len(after)] * difference[edge] * ends
-        before += fade.flip(0)[-len(before) :] * difference[edge + 1] * begins
+    changes = (is_preserved[1:] != is_preserved[:-1]).any(1)
+    for last_frame in changes.nonzero()[:, 0].tolist():  # before the edge
+        next_frame = last_frame + 1
+        frames_after = eased[next_frame : next_frame + EASE_FRAMES]
+        frames_before = eased[max(0, next_frame - EASE_FRAMES) : next_frame]
+        ends_here = is_preserved[last_frame] & ~is_preserved[next_frame]
+        begins_here = ~is_preserved[last_frame] & is_preserved[next_frame]
+        frames_after += fade[: len(frames_after)] * difference[last_frame] * ends_here
+        frames_before += fade.flip(0)[-len(frames_before) :] * difference[next_frame] * begins_here
     return torch.where(is_preserved, source, eased)
 
 

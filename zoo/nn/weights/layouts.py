@@ -24,7 +24,7 @@ NOT_IN_SD = (
     "attn_face",
 )  # modules of a video U-Net that an image U-Net does not have
 WRAPPER_PREFIXES = ("module.", "unet.")  # added to all names by training programs
-TRANSFORMER = re.compile(r"up_blocks\.(\d+)\.attentions\.(\d+)\.(.*)")
+TRANSFORMER_PATTERN = re.compile(r"up_blocks\.(\d+)\.attentions\.(\d+)\.(.*)")
 # of a ReferenceNet's last transformer: layers after the last feature, which are never used
 UNUSED_LAYERS = ("proj_out.", *(f"transformer_blocks.0.{layer}" for layer in ("attn", "ff.", "norm2", "norm3")))
 # diffusers' names of the layers in a block of a motion module -> AnimateDiff's
@@ -35,7 +35,7 @@ MOTION_LAYERS = {
     "norm2": "norms.1",
     "norm3": "ff_norm",
 }
-DIFFUSERS_MOTION = re.compile(r"(.*motion_modules\.\d+)\.(?!temporal_transformer)(.*)")
+DIFFUSERS_MOTION_PATTERN = re.compile(r"(.*motion_modules\.\d+)\.(?!temporal_transformer)(.*)")
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def find_converter(contents: Any, family_state: Mapping[str, Tensor], prefixes: 
         return lambda file: _with_prefix(prefixes.controlnet, _strip_wrappers(file)), all_but(prefixes.controlnet)
     if has_motion and "conv_in.weight" not in state_dict:
         has_middle = any(name.startswith("mid_block.") for name in state_dict)  # not in AnimateDiff's v1 and v3
-        motion = set(of_modules("motion_modules"))
+        motion_names = set(of_modules("motion_modules"))
         missing = tuple(
-            name for name in family_state if name not in motion or (".mid_block." in name and not has_middle)
+            name for name in family_state if name not in motion_names or (".mid_block." in name and not has_middle)
         )
         return lambda file: _with_prefix(prefixes.unet, convert_video_unet(_strip_wrappers(file))), missing
     if has_motion:
@@ -116,8 +116,8 @@ def _sd_unet_to_all(state_dict: Mapping[str, Tensor], prefixes: ModulePrefixes) 
     weights = _with_prefix(prefixes.unet, state_dict)
     weights |= _with_prefix(prefixes.reference, convert_reference_net(state_dict))
     if prefixes.controlnet is not None:
-        encoder = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")
-        encoder_weights = {name: value for name, value in state_dict.items() if name.startswith(encoder)}
+        encoder_prefixes = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")
+        encoder_weights = {name: value for name, value in state_dict.items() if name.startswith(encoder_prefixes)}
         weights |= _with_prefix(prefixes.controlnet, encoder_weights)
     return weights
 
@@ -133,7 +133,7 @@ def _convert_vae(contents: Any) -> dict[str, Tensor]:
 
 def convert_reference_net(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a ReferenceNet or of Stable Diffusion for `ReferenceNet`, without layers it never uses."""
-    matches = {name: TRANSFORMER.fullmatch(name) for name in state_dict}
+    matches = {name: TRANSFORMER_PATTERN.fullmatch(name) for name in state_dict}
     indices = (match.groups()[:2] for match in matches.values() if match)
     last_transformer = max(indices, key=lambda index: tuple(map(int, index)), default=())
 
@@ -155,12 +155,12 @@ def convert_video_unet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _animatediff_name(name: str) -> str:
-    match = DIFFUSERS_MOTION.fullmatch(name)
+    match = DIFFUSERS_MOTION_PATTERN.fullmatch(name)
     if not match:
         return name
-    module, rest = match.groups()
-    block = "transformer_blocks.0."
-    if rest.startswith(block):
-        layer, _, rest = rest.removeprefix(block).partition(".")
-        rest = f"{block}{MOTION_LAYERS.get(layer, layer)}.{rest}"
-    return f"{module}.temporal_transformer.{rest}"
+    module_path, layer_path = match.groups()
+    block_prefix = "transformer_blocks.0."
+    if layer_path.startswith(block_prefix):
+        layer, _, layer_path = layer_path.removeprefix(block_prefix).partition(".")
+        layer_path = f"{block_prefix}{MOTION_LAYERS.get(layer, layer)}.{layer_path}"
+    return f"{module_path}.temporal_transformer.{layer_path}"

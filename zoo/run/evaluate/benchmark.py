@@ -59,7 +59,7 @@ from zoo.run.sample.request import read_sampler
 from zoo.run.validate import existing_path, int_at_least, read_precision
 
 ALL_MODELS = "all"  # ckpt=all: every shipped model
-ABLATED = ("shipped", "all", "none")  # checkpoints whose ablations are rows
+ABLATION_CHOICES = ("shipped", "all", "none")  # checkpoints whose ablations are rows
 
 
 def evaluate(config: DictConfig) -> Path:
@@ -73,8 +73,8 @@ def evaluate(config: DictConfig) -> Path:
         raise ValueError(f"use_ema={config.use_ema}: use true or false")
     if config.prompt not in PROMPTS:
         raise ValueError(f"prompt={config.prompt}: use {' or '.join(PROMPTS)}")
-    if config.ablations not in ABLATED:
-        raise ValueError(f"ablations={config.ablations}: use {', '.join(ABLATED)}")
+    if config.ablations not in ABLATION_CHOICES:
+        raise ValueError(f"ablations={config.ablations}: use {', '.join(ABLATION_CHOICES)}")
     device = pick_device(str(config.device))
     int_at_least(config.workers, "workers", 0)
     sampling, precision = SamplingParams(**read_sampler(config.sampler)), read_precision(config.precision)
@@ -105,7 +105,7 @@ def evaluate(config: DictConfig) -> Path:
         other_song_system(clips, content),
     ]
     systems[0].excluded.update(skipped)
-    from_videos = [videos_system(path, name, clips) for name, path in video_folders.items()]  # may be refused: first
+    video_systems = [videos_system(path, name, clips) for name, path in video_folders.items()]  # may be refused: first
     for checkpoint in checkpoints:
         checkpoint.use_renderer(config.get("renderer"), runner.detector)
         systems.append(
@@ -113,7 +113,7 @@ def evaluate(config: DictConfig) -> Path:
                 checkpoint, source, clips, content, protocol, sampling, config.use_ema, config.prompt, device, out
             )
         )
-    systems += from_videos
+    systems += video_systems
     measured = score(config, runner, systems, clips, content, out)
     results = _results(runner, source, systems, clips, measured, out)
     write_json(out / "metrics.json", results)
@@ -141,8 +141,8 @@ def _store_clips(
 ) -> tuple[list[StoredClip], str, dict[str, str]]:
     """Store the protocol's clips in `out`. Returns them, their fingerprint, and skipped clips with the reason."""
     spec, values = protocol.clip_spec, protocol.values()
-    cut = {name: values[name] for name in ("split", "frames", "fps", "height", "width", "crop", "clips")}
-    content = fingerprint(source.fingerprint(protocol.split), cut)
+    cut_settings = {name: values[name] for name in ("split", "frames", "fps", "height", "width", "crop", "clips")}
+    content = fingerprint(source.fingerprint(protocol.split), cut_settings)
     folder = out / f"clips-{content}"
     index = read_index(folder)
     if index is None:

@@ -11,7 +11,7 @@ from zoo.media import write_sound
 from zoo.run.evaluate.protocol import Protocol
 from zoo.run.evaluate.records import file_stem, write_json
 
-README = """# Clips of the protocol {id}
+README_TEMPLATE = """# Clips of the protocol {id}
 
 {description}
 
@@ -37,22 +37,22 @@ Rules. A clip that breaks one is excluded; the report names it and counts it.
 
 def write_inputs(protocol: Protocol, clips: EvalClips, folder: Path, suffixes: tuple[str, ...]) -> Path:
     """Write reference image, song and caption of every clip, with the rules. Returns `folder`."""
-    spec, names = protocol.clip_spec, []
-    for index in tqdm(range(len(clips)), desc="inputs", unit="clip", disable=None, dynamic_ncols=True):
-        clip = clips[index]
-        names.append(file_stem(clip.key))
-        stem = folder / names[-1]
-        temporary = stem.with_name(f".{stem.name}.part.png")
-        Image.fromarray(clip.reference).save(temporary)
-        temporary.replace(stem.with_name(f"{stem.name}.png"))
+    spec, clip_stems = protocol.clip_spec, []
+    for clip_index in tqdm(range(len(clips)), desc="inputs", unit="clip", disable=None, dynamic_ncols=True):
+        clip = clips[clip_index]
+        clip_stems.append(file_stem(clip.key))
+        stem = folder / clip_stems[-1]
+        temporary_png = stem.with_name(f".{stem.name}.part.png")
+        Image.fromarray(clip.reference).save(temporary_png)
+        temporary_png.replace(stem.with_name(f"{stem.name}.png"))
         write_sound(stem.with_name(f"{stem.name}.wav"), clip.waveform, clip.sample_rate)
         write_atomic(stem.with_name(f"{stem.name}.txt"), f"{clip.caption}\n".encode())
-    entries = [{"name": name, **labels} for name, labels in zip(names, clips.labels, strict=True)]
+    entries = [{"name": name, **labels} for name, labels in zip(clip_stems, clips.labels, strict=True)]
     write_json(folder / "clips.json", entries)
-    text = README.format(
+    readme = README_TEMPLATE.format(
         id=protocol.id,
         description=protocol.description,
-        count=len(names),
+        count=len(clip_stems),
         height=spec.height,
         width=spec.width,
         frames=spec.frames,
@@ -60,6 +60,6 @@ def write_inputs(protocol: Protocol, clips: EvalClips, folder: Path, suffixes: t
         seconds=float(spec.seconds),
         suffixes=", ".join(suffixes[1:]),
     )
-    write_atomic(folder / "README.md", text.encode())
-    print(f"{folder}: {len(names)} clips; its README.md explains how to use them")
+    write_atomic(folder / "README.md", readme.encode())
+    print(f"{folder}: {len(clip_stems)} clips; its README.md explains how to use them")
     return folder

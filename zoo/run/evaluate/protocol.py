@@ -82,22 +82,22 @@ def read_protocol(config: DictConfig) -> Protocol:
         problem = f"lacks {', '.join(missing)}" if missing else f"has unknown keys {', '.join(unknown)}"
         raise ValueError(f"protocol {values.get('id')} {problem}; conf/protocol/world-v1.yaml lists all keys")
     name = str(values["id"])
-    source: Any = get_class(config.data._target_)
-    if source.name != values["data"]:
-        raise ValueError(f"protocol={name} is defined on data={values['data']}, not on data={source.name}")
+    source_class: Any = get_class(config.data._target_)
+    if source_class.name != values["data"]:
+        raise ValueError(f"protocol={name} is defined on data={values['data']}, not on data={source_class.name}")
     if values["split"] not in SPLITS:
         raise ValueError(f"protocol.split={values['split']}: use one of {' '.join(SPLITS)}")
     if values["pose_detector"] not in DETECTORS:
         raise ValueError(f"protocol.pose_detector={values['pose_detector']}: use one of {' '.join(DETECTORS)}")
     sizes = {key: int_at_least(values[key], f"protocol.{key}", 1) for key in ("frames", "height", "width")}
     num_clips = values["num_clips"]
-    clips = None if num_clips is None else int_at_least(num_clips, "protocol.num_clips", 2)
+    max_clips = None if num_clips is None else int_at_least(num_clips, "protocol.num_clips", 2)
     return Protocol(
         id=name if _is_unmodified(values) else f"{name}+changes",
         description=str(values["description"]),
         data=values["data"],
         split=values["split"],
-        clip_spec=EvalSpec(fps=str(frame_rate(values["fps"])), clips=clips, crop=str(values["crop"]), **sizes),
+        clip_spec=EvalSpec(fps=str(frame_rate(values["fps"])), clips=max_clips, crop=str(values["crop"]), **sizes),
         repeats=int_at_least(values["repeats"], "protocol.repeats", 0),
         seed=int_at_least(values["seed"], "protocol.seed", 0),
         pose_detector=values["pose_detector"],
@@ -159,7 +159,7 @@ def _build_metric(path: Path, config: DictConfig, overrides: Mapping[str, Any]) 
     """
     node = OmegaConf.merge(OmegaConf.load(path), overrides)
     # the path of a weights file is not part of the metric's identity: its hash is
-    portable = [key for key in node if not OmegaConf.is_interpolation(node, key)]
+    own_keys = [key for key in node if not OmegaConf.is_interpolation(node, key)]
     # interpolations of the metric refer to the evaluation's configuration
     values = OmegaConf.to_container(OmegaConf.create({**config, "metric": node}).metric, resolve=True)
     target = str(values.get("_target_"))
@@ -169,7 +169,7 @@ def _build_metric(path: Path, config: DictConfig, overrides: Mapping[str, Any]) 
         raise ValueError(f"{path} names {target}, which cannot be imported: {error}") from None
     if not issubclass(metric_class, Metric):
         raise ValueError(f"{path} names {target}, which is no zoo.metrics.base.Metric")
-    arguments = {key: values[key] for key in portable if not key.startswith("_convert")}
+    arguments = {key: values[key] for key in own_keys if not key.startswith("_convert")}
     return instantiate(values, _convert_="all"), arguments
 
 

@@ -89,14 +89,14 @@ def select_clips(results: dict[str, Any], max_clips: int) -> list[str]:
 
     Deterministic. At least one row has a video of each; clips that competing rows lack come last.
     """
-    rows, labels = [row for row in results["rows"] if row["kind"] in RANKED_KINDS], results["clips"]
+    rows, clip_info = [row for row in results["rows"] if row["kind"] in RANKED_KINDS], results["clips"]
     available = {clip for row in results["rows"] for clip in row["videos"]}
-    num_missing = {clip: sum(clip not in row["videos"] for row in rows) for clip in labels if clip in available}
+    num_missing = {clip: sum(clip not in row["videos"] for row in rows) for clip in clip_info if clip in available}
     column, selected = main_column(results), []
     label_counts: Counter = Counter()
 
     def varied_labels(clip: str) -> list[tuple[str, str]]:
-        return [item for item in labels[clip]["labels"].items() if item[0] in ("camera", "style", "song")]
+        return [item for item in clip_info[clip]["labels"].items() if item[0] in ("camera", "style", "song")]
 
     def select(clip: str) -> None:
         selected.append(clip)
@@ -112,9 +112,12 @@ def select_clips(results: dict[str, Any], max_clips: int) -> list[str]:
         worst = min(((sign * value, clip) for clip, value in values.items()), default=(0, None))[1]
         if worst is not None and worst not in selected and len(selected) < max_clips:
             select(worst)
-    while len(selected) < max_clips and (rest := [clip for clip in num_missing if clip not in selected]):
+    while len(selected) < max_clips and (remaining := [clip for clip in num_missing if clip not in selected]):
         select(
-            min(rest, key=lambda clip: (num_missing[clip], sum(label_counts[label] for label in varied_labels(clip))))
+            min(
+                remaining,
+                key=lambda clip: (num_missing[clip], sum(label_counts[label] for label in varied_labels(clip))),
+            )
         )
     return selected
 

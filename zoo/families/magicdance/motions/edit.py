@@ -43,20 +43,24 @@ class KeptPart:
 
         Raises ValueError where nothing is left to keep.
         """
-        rows = [slice(0, num_frames)]
+        row_slices = [slice(0, num_frames)]
         if self.seconds is not None:
-            rows = [slice(-int(-start * MOTION_FPS // 1), int(stop * MOTION_FPS) + 1) for start, stop in self.seconds]
-        mask = frame_mask(num_frames, *rows)
+            row_slices = [
+                slice(-int(-start * MOTION_FPS // 1), int(stop * MOTION_FPS) + 1) for start, stop in self.seconds
+            ]
+        mask = frame_mask(num_frames, *row_slices)
         if self.joints is not None:
-            columns = joint_mask(1, self.joints)
+            value_mask = joint_mask(1, self.joints)
             if all(JOINTS[foot] in self.joints for foot in FEET):
-                columns[:, :4] = 1  # contacts
-            mask = mask * columns
+                value_mask[:, :4] = 1  # contacts
+            mask = mask * value_mask
         if available_frames is not None:
             mask[available_frames:] = 0
         if not mask.any():
-            length = min(num_frames, available_frames or num_frames) / MOTION_FPS
-            raise ValueError(f"edit.keep_seconds: the motion has {length:g} s, none of these seconds is in it")
+            available_seconds = min(num_frames, available_frames or num_frames) / MOTION_FPS
+            raise ValueError(
+                f"edit.keep_seconds: the motion has {available_seconds:g} s, none of these seconds is in it"
+            )
         return mask
 
 

@@ -56,10 +56,10 @@ class MeshSession(RenderSession):
         _, root, rotations = unpack(motion)
         cameras = []
         for position in root[:, :2].double().numpy():
-            center = position if self.center is None else self.center
-            offset = position - center
+            previous_center = position if self.center is None else self.center
+            offset = position - previous_center
             distance = max(np.linalg.norm(offset), MAX_OFFSET)
-            self.center = center + offset * (1 - MAX_OFFSET / distance) * self.follow_rate
+            self.center = previous_center + offset * (1 - MAX_OFFSET / distance) * self.follow_rate
             cameras.append(self.camera.translated(*self.center))
         maps = render_motion(
             self.appearance, rotations.numpy(), root.numpy(), cameras, self.height, self.width, maps=("rgb",)
