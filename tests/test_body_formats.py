@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from zoo.body.motion_io.formats import READERS, WRITABLE_SUFFIXES, read_motion, write_motion
 from zoo.body.motion_io.mocap import SMPL_PELVIS
+from zoo.body.motion_io.retarget import retarget
 from zoo.body.render.appearance import Appearance, vertex_colors
 from zoo.body.render.rasterizer import clothed_body
 from zoo.body.skeleton import (
@@ -21,6 +22,7 @@ from zoo.body.skeleton import (
     FOOT_HEIGHTS,
     JOINTS,
     OFFSETS,
+    PARENTS,
     STANDING,
     joints_of,
     matrix_from_axis_angle,
@@ -153,6 +155,22 @@ def test_another_skeletons_limbs_keep_their_directions_and_its_feet_the_floor(tm
     leg_ratio = sum(OFFSETS[j].norm() for j in (4, 5, 7, 8)) / (2 * math.hypot(1, 22) + 2 * 22)
     displacement = joint(motion, "left_ankle")[-1] - joint(motion, "left_ankle")[0]
     close(displacement, [0, -10 * leg_ratio, 0], atol=1e-4)  # its +x is our -y, scaled as the legs are
+
+
+@pytest.mark.parametrize("degrees", [-25, 20, 90])
+def test_a_rest_pose_that_is_turned_gives_the_same_motion(degrees):
+    """Turned about the vertical by any angle: the body's own axes are used, not the nearest coordinate axes."""
+    rest = {0: torch.zeros(3, dtype=torch.float64)}
+    for number, parent in enumerate(PARENTS[1:], 1):
+        rest[number] = rest[parent] + OFFSETS[number].double()
+    turn = matrix_from_axis_angle(torch.tensor([0, math.radians(degrees), 0], dtype=torch.float64))
+    bend = matrix_from_axis_angle(torch.tensor([[0, 0, 0], [0.3, 0.2, 0.5]], dtype=torch.float64))
+    rotations, hips = dict.fromkeys(range(len(PARENTS)), bend), torch.zeros(2, 3, dtype=torch.float64)
+    expected = retarget(rotations, rest, hips)[0]
+    actual = retarget(
+        {number: turn @ bend @ turn.T for number in rotations}, {k: turn @ v for k, v in rest.items()}, hips
+    )[0]
+    close(actual, expected, atol=0.05)  # hips that are not quite level count as level only near the axes
 
 
 MIXAMO = "Hips Spine Spine1 Neck Head Shoulder Arm ForeArm Hand UpLeg Leg Foot ToeBase"

@@ -12,7 +12,7 @@ from zoo.choreography.dancer import SOLE
 from zoo.choreography.moves import MOVES
 from zoo.choreography.poses import mirror
 from zoo.data.world.choreography import choreograph
-from zoo.data.world.song import STYLES, make_song
+from zoo.data.world.song import SAMPLE_RATE, STYLES, make_song
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,8 @@ def test_moves_are_named_timed_and_worded(danced):
         assert all(0 <= energy <= 1 for energy in energies) and all("{" not in word for word in words)
 
 
-def test_every_move_occurs_and_choruses_are_livelier():
+def test_every_move_occurs_and_choruses_are_livelier(monkeypatch):
+    monkeypatch.setattr("zoo.data.world.song._synthesize", lambda *_: np.zeros(20 * SAMPLE_RATE, np.float32))  # unheard
     names, calm, lively = set(), [], []
     for seed in range(60):
         song = make_song(seed, 20)
@@ -121,3 +122,15 @@ def test_the_leg_solver_reaches_the_target():
     np.testing.assert_allclose(reached, target, atol=1e-9)
     assert (flexion > 0).all()
     assert ((hip @ thigh)[:, 2] > target[:, 2] / 2 - 1e-6).all()  # the knee lies ahead of the line hip to ankle
+
+
+def test_the_arm_solver_brings_the_arm_into_the_directions_also_when_it_is_straight():
+    rest, forward = ik.unit(np.asarray(skeleton.OFFSETS[18], float)), np.array([0.0, 0, 1])
+    hinge = ik.unit(np.cross(rest, forward))
+    upper = np.concatenate([[rest, -rest, forward], ik.unit(np.random.default_rng(0).normal(size=(20, 3)))])
+    straight, flexion = ik.solve_arm(upper, upper, rest, hinge)
+    np.testing.assert_allclose(straight @ rest, upper, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(straight), 1)
+    assert flexion.max() < 1e-6
+    nearly = ik.unit(upper + 1e-4 * np.cross(straight @ hinge, upper))
+    np.testing.assert_allclose(ik.solve_arm(upper, nearly, rest, hinge)[0], straight, atol=1e-9)  # no jump

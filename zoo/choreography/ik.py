@@ -6,6 +6,8 @@ Everything is in SMPL's rest frame, Y up: +x the body's left, +z ahead. Leading 
 import numpy as np
 from numpy.typing import ArrayLike
 
+STRAIGHT = 1e-6  # sine of an angle between two bones that counts as none
+
 
 def rotation(axis: int, angle: ArrayLike) -> np.ndarray:
     """Matrices (..., 3, 3) that rotate by `angle` (...,) about the coordinate axis 0, 1 or 2."""
@@ -94,9 +96,19 @@ def solve_arm(
     """Shoulder rotation (..., 3, 3) and elbow flexion (...,) that bring a T-pose arm into these directions.
 
     upper, fore (..., 3): directions of upper arm and forearm. rest (3,): the arm's direction in the T-pose; hinge (3,):
-    the axis there about which a positive flexion brings the hand forward.
+    the axis there about which a positive flexion brings the hand forward. A straight arm has no plane: its hinge is
+    brought there by the smallest rotation.
     """
     upper, fore = unit(upper), unit(fore)
-    target_frame = frame(upper, np.cross(upper, fore))
+    normal = np.cross(upper, fore)
+    is_straight = np.linalg.norm(normal, axis=-1, keepdims=True) < STRAIGHT
+    if is_straight.any():
+        middle = unit(rest) + upper
+        length = (middle**2).sum(-1, keepdims=True) / 2
+        carried = hinge - np.where(
+            length > STRAIGHT, (upper @ hinge)[..., None] * middle / np.maximum(length, STRAIGHT), 0
+        )
+        normal = np.where(is_straight, carried, normal)
+    target_frame = frame(upper, normal)
     rest_frame = frame(np.asarray(rest, float), np.asarray(hinge, float))
     return target_frame @ rest_frame.T, np.arccos(np.clip((upper * fore).sum(-1), -1, 1))

@@ -26,6 +26,7 @@ from zoo.body.skeleton import (
 )
 
 MAX_SECONDS = 1200  # of a motion: longer ones take more memory than any dance needs
+MAX_REST_LEAN = 0.17  # about 10 degrees: a rest pose that leans less is upright, and turned by less is not turned
 MAX_COORDINATE = 1000.0  # metres from the origin
 # (hip, knee, ankle) twice, (shoulder, elbow, wrist) twice
 _LIMB_CHAINS = ((1, 4, 7), (2, 5, 8), (16, 18, 20), (17, 19, 21))
@@ -50,14 +51,21 @@ def _rest_frame(rest: dict[int, Tensor]) -> Tensor:
     Raises ValueError when the rest pose is not that of an upright body.
     """
     hips, shoulders, ankles = ((rest[a] + rest[b]) / 2 for a, b in ((1, 2), (16, 17), (7, 8)))
-    up = F.normalize(shoulders - hips, dim=0)
+    up = _nearest_axis(F.normalize(shoulders - hips, dim=0))
     left = rest[1] - rest[2]
-    left = F.normalize(left - (left @ up) * up, dim=0)
+    left = _nearest_axis(F.normalize(left - (left @ up) * up, dim=0))
+    up = F.normalize(up - (up @ left) * left, dim=0)
     if not (F.normalize(hips - ankles, dim=0) @ up > 0.8 and torch.isfinite(left).all() and left.norm() > 0.5):
         raise ValueError("its rest pose is not an upright body, so its joints' rotations cannot be interpreted")
-    rest_frame = torch.stack([left, up, torch.linalg.cross(left, up)], 1)
-    axes = rest_frame.round()
-    return axes if torch.equal(axes @ axes.T, torch.eye(3).to(axes)) else rest_frame
+    return torch.stack([left, up, torch.linalg.cross(left, up)], 1)
+
+
+def _nearest_axis(direction: Tensor) -> Tensor:
+    """The coordinate axis within MAX_REST_LEAN of a direction (3,), or the direction itself."""
+    index = int(direction.abs().argmax())
+    axis = torch.zeros_like(direction)
+    axis[index] = direction[index].sign()
+    return axis if (direction - axis).norm() < MAX_REST_LEAN else direction
 
 
 def _rest_rotations(rest: dict[int, Tensor], rest_frame: Tensor, offsets: Tensor) -> dict[int, Tensor]:

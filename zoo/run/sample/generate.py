@@ -112,7 +112,7 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
         print(f"prompt is too long: ignored from '{shorten(truncated_end, 40, placeholder='...')}' on")
     if seconds > available_seconds + 1 / request.fps:
         print(f"song is shorter than seconds={request.seconds:g}; the dance will last {float(available_seconds):.2f} s")
-    if not len(music.beats.times):
+    if not len(music.beats.times) and (request.motion or {}).get("name") != "file":
         print("no beat was found in the music: the dance keeps a tempo of its own")
     if isinstance(family, MotionGenerator):
         for note in family.notes(music, request.prompt):
