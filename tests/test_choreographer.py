@@ -38,6 +38,25 @@ def test_the_dance_is_the_songs_not_the_volumes(songs):
     assert loud.motion.shape == (450, 151) and torch.isfinite(loud.motion).all()
 
 
+def test_a_short_silence_in_front_only_delays_the_dance(songs):
+    """Three tenths of a second: four of five moves are the same, to the same side, from the first downbeat on."""
+    equal = []
+    for song in songs:
+        silence = np.zeros(round(0.3 * song.sample_rate), np.float32)
+        first, second = (
+            Choreographer(0)
+            .dance(analyze_structure(wave, song.sample_rate, find_beats(wave, song.sample_rate)), frames)
+            .moves
+            for wave, frames in (
+                (song.waveform, 450),
+                (np.concatenate([silence, song.waveform]), 459),
+            )
+        )
+        assert np.allclose([b[0] - a[0] for a, b in zip(first, second, strict=True)], 0.3, atol=0.03)
+        equal += [a[2:4] == b[2:4] for a, b in zip(first, second, strict=True)]
+    assert np.mean(equal) >= 0.8
+
+
 def test_it_rests_in_silence_and_feet_do_not_slide(songs):
     song = songs[2]
     pause = np.zeros(6 * song.sample_rate, np.float32)

@@ -47,6 +47,6 @@ def test_the_speed_follows_the_loudness():
 
 
 def test_variety_is_the_distance_of_two_beat_windows():
-    """Windows of heights 0, 24, 0: two of three pairs differ, by one metre a joint on average."""
-    assert variety(poses(0, 24, 0, 0), np.arange(0, 3.6, 0.5)) == pytest.approx(2 / 3)
+    """Windows of heights 0, 24, 0: two of three pairs differ, by 24 m in one joint of 24."""
+    assert variety(poses(0, 24, 0, 0), np.arange(0, 3.6, 0.5)) == pytest.approx(2 / 3 * 24 / 24**0.5)
     assert np.isnan(variety(poses(0, 1), np.array([0.0, 0.5])))

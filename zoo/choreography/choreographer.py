@@ -1,8 +1,9 @@
 """The choreographer for any song: chooses moves by the song's sound, and places them on its beats (not in a paper).
 
-The song is cut into blocks of two bars. Each block's sound (timbre, harmony, rhythm, loudness) decides its move, arms,
-size and side, by weights that the seed draws: equal sounds give equal moves, another seed draws other weights. No
-random number depends on the song, so that another encoding of a song gives the same dance.
+The song is cut into blocks of two bars. Each block's sound (timbre, harmony, rhythm, loudness) decides its move, arms
+and size, by weights that the seed draws: equal sounds give equal moves, another seed draws other weights. No random
+number depends on the song, so that another encoding of a song gives the same dance. Sides belong to the dancer: near
+a threshold, a slightly different sound would mirror all that follows.
 """
 
 import re
@@ -26,10 +27,11 @@ MIN_COUNT_SECONDS = 0.30  # of a count; quicker counts last two beats
 SONG_GAIN, BLOCK_GAIN = 1.2, 1.4  # standard deviations of a move's score: by the song, and by the block within it
 PREFERENCE = 0.4  # standard deviation of the dancer's liking of each move
 MATCH_SCORE = 25.0  # of a move that the prompt names
-ENERGY_PER_DB = 0.06  # loudness to energy: 6 dB halve the speed
-ENERGY_RANGE = (0.08, 0.95)
+ENERGY_PER_DB = 0.10  # loudness to energy: 6 dB halve the speed
+ENERGY_RANGE = (0.05, 0.97)
 ONSET_RANGE = (0.6, 1.9)  # dB a frame, of calm and of lively songs
-LIVELY_ENERGY = (0.55, 0.85)  # of the loud parts of calm and of lively songs
+LIVELY_ENERGY = (0.65, 0.92)  # of the loud parts of calm and of lively songs
+SIZE_RANGE = (0.4, 1.4)  # of the movements; 1 is as the moves are written
 NOVELTY = {1: -5.0, 2: -3.0, 3: -1.5, 4: -1.0, 5: -0.6}  # score of a move that was danced so many blocks ago
 STOP_WORDS = frozenset(
     "a an and the to of in on with both from side left right first then one other dancer dances dance "
@@ -44,6 +46,7 @@ class _Block:
     start: int
     stop: int
     is_silent: bool
+    is_pickup: bool  # the beats after a silence and before its first downbeat
     begins_section: bool
 
 
@@ -108,8 +111,8 @@ class Choreographer:
             floor.rest(offset)
         for block in _blocks(song):
             end = block.stop + offset
-            if block.is_silent:
-                floor.rest(end)
+            if block.is_silent or block.is_pickup:
+                floor.rest(end, 2.0 if block.is_silent else 1.0)
                 continue
             if block.begins_section:
                 recent = []
@@ -173,15 +176,16 @@ class Choreographer:
                 if index in self.match.arms:
                     arm_scores[index] += MATCH_SCORE
             arms = ARM_PATTERNS[int(np.argmax(arm_scores))]
-        side, mirrored, drift, size = taste.scores("manner", features)
+        drift, size = taste.scores("manner", features)
+        side, mirrored = taste.sides[name]
         return (
             MoveChoice(
                 name,
-                "left" if side > -0.8 else "right",
+                side,
                 2 if count == 1 or quick else 1,
-                bool(mirrored > -0.9),
+                mirrored,
                 arms,
-                float(np.clip(taste.size * (1 + 0.08 * np.clip(size, -2, 2)) * (0.55 + 0.65 * energy), 0.5, 1.25)),
+                float(np.clip(taste.size * (1 + 0.08 * np.clip(size, -2, 2)) * (0.4 + energy), *SIZE_RANGE)),
                 quick,
                 float(np.clip(12 * drift, -30, 30)),
             ),
@@ -194,9 +198,10 @@ class _Taste:
 
     def __init__(self, seed: int, dim: int):
         rng = np.random.default_rng([seed, 0xDA2CE])
-        sizes = {"moves": len(MOVES), "arms": len(ARM_PATTERNS), "manner": 4}
+        sizes = {"moves": len(MOVES), "arms": len(ARM_PATTERNS), "manner": 2}
         self.weights = {name: rng.standard_normal((2 * dim, size)) / np.sqrt(dim) for name, size in sizes.items()}
         self.preferences = PREFERENCE * rng.standard_normal(len(MOVES))
+        self.sides = {name: ("left" if rng.random() < 0.8 else "right", bool(rng.random() < 0.8)) for name in MOVES}
         self.size = rng.uniform(0.95, 1.15)
         self.traits = draw_traits(np.random.default_rng([seed, 0x7A175]))
 
@@ -227,14 +232,16 @@ def _blocks(song: SongStructure) -> Iterator[_Block]:
     edges = sorted({0, num_beats, *stops, *song.boundaries})
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         if song.silent[start]:
-            yield _Block(start, stop, True, True)
+            yield _Block(start, stop, True, False, True)
             continue
-        position = start
-        pickup = (song.first_downbeat - start) % BAR_BEATS
+        position = start + min((song.first_downbeat - start) % BAR_BEATS, stop - start)
+        if position > start:
+            yield _Block(start, position, False, True, True)
+        begins_section = True
         while position < stop:
-            length = pickup if position == start and pickup else BLOCK_BARS * BAR_BEATS
+            length = BLOCK_BARS * BAR_BEATS
             if stop - position - length < PHRASE_COUNTS // 2:
                 length = stop - position
             end = min(position + length, stop)
-            yield _Block(position, end, False, position == start)
-            position = end
+            yield _Block(position, end, False, False, begins_section)
+            position, begins_section = end, False

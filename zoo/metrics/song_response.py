@@ -72,12 +72,13 @@ def variety(joints: np.ndarray, beats: np.ndarray, fps: int = 30) -> float:
     """Mean distance of all pairs of two-beat windows of one dance, metres; NaN with fewer than two windows.
 
     A window is 8 poses relative to the pelvis, evenly spaced from a beat to the next but one; windows do not overlap.
-    The distance of two windows is the mean over poses and joints.
+    The distance of two windows is the root mean square over poses and joints of the distance of a joint to itself, so
+    that hands and feet, which move far, count more than the trunk.
     """
     relative, windows = joints - joints[:, :1], []
     for start, stop in zip(beats[:-2:2], beats[2::2], strict=False):
         if start >= 0 and stop * fps < len(joints) - 1:
             frames = np.linspace(start * fps, stop * fps, FRAMES_PER_WINDOW, endpoint=False).round().astype(int)
             windows.append(relative[frames])
-    pairs = [np.linalg.norm(a - b, axis=-1).mean() for a, b in combinations(windows, 2)]
+    pairs = [np.sqrt(((a - b) ** 2).sum(-1).mean()) for a, b in combinations(windows, 2)]
     return float(np.mean(pairs)) if pairs else float("nan")

@@ -66,22 +66,16 @@ def analyze_structure(wave: np.ndarray, sample_rate: int, beats: Beats) -> SongS
     frame_level = 10 * np.log10(power.sum(0) / WINDOW + 1e-12)
     has_beat = len(beats.times) >= 2
     times, first_downbeat = _grid(beats, seconds, frame_level)
-    edges = np.clip(np.round(times * FRAME_RATE).astype(int), 0, frames)
-    segments = [slice(a, max(b, a + 1)) if a < frames else slice(frames - 1, frames) for a, b in _pairs(edges)]
+    edges = np.clip(times * FRAME_RATE, 0, frames)
 
-    loudness = np.array([10 * np.log10((power[:, part].sum(0) / WINDOW).mean() + 1e-12) for part in segments])
+    loudness = 10 * np.log10(_segment_means(power.sum(0) / WINDOW, edges) + 1e-12)
     loud = float(np.quantile(loudness, 0.95))
     silent = (loudness < loud - SILENCE) | (loudness < MIN_LEVEL)
     top = np.quantile(power, 0.999)
     level = 10 * np.log10(np.maximum(power / max(top, 1e-12), 10 ** (-DYNAMIC_RANGE / 10)))
     rises = np.maximum(np.diff(level, axis=1, prepend=level[:, :1]), 0)
-    descriptors = _descriptors(wave, level, rises, edges, segments)
-    sounding = ~silent
-    onset_strength = (
-        float(np.mean([rises[:, part].mean() for part, keep in zip(segments, sounding, strict=True) if keep]))
-        if sounding.any()
-        else 0.0
-    )
+    descriptors = _descriptors(wave, level, rises, edges)
+    onset_strength = 0.0 if silent.all() else float(_segment_means(rises.mean(0), edges)[~silent].mean())
     boundaries = _boundaries(np.concatenate([descriptors, (loudness - loud)[:, None] / 6], 1), silent, first_downbeat)
     return SongStructure(
         times,
@@ -95,8 +89,22 @@ def analyze_structure(wave: np.ndarray, sample_rate: int, beats: Beats) -> SongS
     )
 
 
-def _pairs(values: np.ndarray) -> list[tuple[int, int]]:
-    return [(int(a), int(b)) for a, b in zip(values[:-1], values[1:], strict=True)]
+def _segment_means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """(..., F) -> (..., N): means between N + 1 fractional frame numbers, at least a tenth of a frame apart.
+
+    Frames count by the part of them that lies between the edges: a beat that moves by a few milliseconds, as it does in
+    another encoding of the song, changes the mean by little.
+    """
+    last = values.shape[-1]
+    start = np.minimum(edges[:-1], last - 0.1)
+    stop = np.maximum(edges[1:], start + 0.1)
+    total = np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, -1, dtype=np.float64)], -1)
+
+    def integral(frame: np.ndarray) -> np.ndarray:
+        low = np.minimum(frame.astype(int), last - 1)
+        return total[..., low] + (frame - low) * (total[..., low + 1] - total[..., low])
+
+    return (integral(stop) - integral(start)) / (stop - start)
 
 
 def _grid(beats: Beats, seconds: float, frame_level: np.ndarray) -> tuple[np.ndarray, int]:
@@ -114,9 +122,7 @@ def _grid(beats: Beats, seconds: float, frame_level: np.ndarray) -> tuple[np.nda
     return grid, (downbeat + num_before) % 4
 
 
-def _descriptors(
-    wave: np.ndarray, level: np.ndarray, rises: np.ndarray, edges: np.ndarray, segments: list[slice]
-) -> np.ndarray:
+def _descriptors(wave: np.ndarray, level: np.ndarray, rises: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """(N, D): 8 MFCC without the level, 12 pitch classes, onsets of 3 bands, and the rhythm pattern of the beat."""
     mfcc = librosa.feature.mfcc(S=level, n_mfcc=NUM_MFCC + 1)[1:]
     chroma = librosa.feature.chroma_stft(y=wave, sr=RATE, n_fft=4096, hop_length=HOP, tuning=0.0, norm=None)
@@ -128,25 +134,20 @@ def _descriptors(
             for low, high in zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True)
         ]
     )
-    rows = []
-    for part, (start, stop) in zip(segments, _pairs(edges), strict=True):
-        pitch = chroma[:, part].mean(1)
-        pitch = pitch / max(pitch.sum(), 1e-9)
+    pitch = _segment_means(chroma, edges)
+    pitch /= np.maximum(pitch.sum(0), 1e-9)
+    flux, patterns = rises.mean(0), []
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
         cuts = np.linspace(start, max(stop, start + 1), SUBDIVISIONS + 1)
-        flux = rises.mean(0)
         pattern = np.array([_mean(flux, cut - 1, cut + 1) for cut in cuts[:-1]])
-        pattern = pattern / max(pattern.sum(), 1e-9)
-        rows.append(
-            np.concatenate(
-                [
-                    (mfcc[:, part].mean(1) - TIMBRE_MEAN) / TIMBRE_SCALE,
-                    (pitch - 1 / 12) / CHROMA_SCALE,
-                    (bands[:, part].mean(1) - ONSET_MEAN) / ONSET_SCALE,
-                    (pattern - PATTERN_MEAN) / PATTERN_SCALE,
-                ]
-            )
-        )
-    return np.clip(np.stack(rows), -3, 3)
+        patterns.append(pattern / max(pattern.sum(), 1e-9))
+    rows = [
+        (_segment_means(mfcc, edges).T - TIMBRE_MEAN) / TIMBRE_SCALE,
+        (pitch.T - 1 / 12) / CHROMA_SCALE,
+        (_segment_means(bands, edges).T - ONSET_MEAN) / ONSET_SCALE,
+        (np.stack(patterns) - PATTERN_MEAN) / PATTERN_SCALE,
+    ]
+    return np.clip(np.concatenate(rows, 1), -3, 3)
 
 
 def _mean(values: np.ndarray, start: float, stop: float) -> float:
