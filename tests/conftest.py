@@ -13,10 +13,8 @@ import pytest
 
 from zoo.files import cache_root
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: parallel workers share the cores
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import zoo.music.compiled_librosa  # noqa: E402, F401  before a test imports librosa
+# before torch is imported: parallel workers share the cores, and sums are as in the scripts' own processes
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parents[1]
 # a world of eight short songs and a network of a few thousand values: a step takes a hundredth of a second

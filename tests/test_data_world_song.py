@@ -1,10 +1,10 @@
 """The world's songs: their beats are where they say, for a beat tracker too."""
 
-import librosa
 import numpy as np
 import pytest
 
 from zoo.data.world.song import STYLES, make_song
+from zoo.music.compiled_librosa import librosa
 
 
 def test_a_song_is_sound_and_its_truth_is_consistent():

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from fractions import Fraction
 
-import librosa
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from weights import fill_by_name, numbers
 from zoo.metrics.base import MetricInput
 from zoo.metrics.clip_score import ClipScore
 from zoo.metrics.wav2clip import SAMPLE_RATE, Wav2Clip
+from zoo.music.compiled_librosa import librosa
 
 SIDE = 64  # pixels: 4 patches
 

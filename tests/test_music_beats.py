@@ -1,11 +1,11 @@
 """Beats against known truth: click tracks, the world's songs, and sounds that have none."""
 
-import librosa
 import numpy as np
 import pytest
 
 from zoo.data.world.song import make_song
 from zoo.music.beats import Beats, beat_phase, beats_to_frames, find_beats
+from zoo.music.compiled_librosa import librosa
 
 RATE = 22050
 

@@ -1,12 +1,12 @@
 """The 35 spectral values: EDGE's formula, the same wherever a sound is cut, finite for silence."""
 
-import librosa
 import numpy as np
 import pytest
 import torch
 
 from zoo.data.world.song import make_song
 from zoo.music.beats import NO_BEATS, find_beats
+from zoo.music.compiled_librosa import librosa
 from zoo.music.encoder import token_count
 from zoo.music.spectral import RATE, Spectral
 

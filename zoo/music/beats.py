@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.music.compiled_librosa import beat_track, librosa
+from zoo.music.compiled_librosa import librosa
 from zoo.music.mel import mel_blocks
 
 RATE, HOP, WINDOW, MELS = 15360, 128, 512, 40  # Hz, samples, samples, bands
@@ -124,7 +124,7 @@ def _track(onset: np.ndarray, bpm: float) -> np.ndarray:
     interval and extrapolated with the median interval.
     """
     settings = {"sr": RATE, "hop_length": HOP, "units": "time", "trim": False, "tightness": TIGHTNESS}
-    times = beat_track(onset_envelope=onset, bpm=bpm, **settings)[1]
+    times = librosa.beat.beat_track(onset_envelope=onset, bpm=bpm, **settings)[1]
     step = np.median(np.diff(times)) if len(times) > 3 else 0.0
     regular = np.flatnonzero(np.abs(np.diff(times) - step) < 0.05 * step)
     if not len(regular):
