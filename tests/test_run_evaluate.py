@@ -17,9 +17,10 @@ from zoo.body.skeleton import resample
 from zoo.families.magicdance.family import MagicDance
 from zoo.files import conf_folder
 from zoo.media import decode_frames, encode_frames, read_frames, read_image
+from zoo.metrics.frames import Psnr
 from zoo.music.spectral import Spectral
 from zoo.run.checkpoint import load_family
-from zoo.run.config import load_renderer
+from zoo.run.config import config_files, load_renderer
 from zoo.run.evaluate.benchmark import _named_paths
 from zoo.run.evaluate.protocol import protocol_hash, read_metrics, read_protocol
 from zoo.run.evaluate.records import FOLDER_MARKER
@@ -282,6 +283,9 @@ def composed(*overrides: str):
         return compose("evaluate", overrides=list(overrides))
 
 
+FROZEN_HASH = "f79253bcaff3"  # of world-v1 on other data; tests/test_data_world_freeze.py freezes the data
+
+
 def hash_of(config) -> str:
     """Of the config's protocol, on data with a content of its own."""
     protocol = read_protocol(config)
@@ -301,6 +305,16 @@ def test_the_hash_names_what_is_compared():
     )
     assert len({plain, *(hash_of(composed(change)) for change in changes)}) == 6
     assert read_protocol(composed()).id == "world-quick-v1"
+
+
+def test_a_metric_of_later_keeps_the_hash(monkeypatch):
+    """World-v1's hash is frozen on given content; a metric out of the hash neither adds to it nor is missed in it."""
+    config = composed("protocol=world-v1")
+    assert hash_of(config) == FROZEN_HASH
+    monkeypatch.setattr(Psnr, "in_protocol_hash", False)
+    without_psnr = hash_of(config)
+    config.metrics = [name for name in config_files("metric") if name != "psnr"]
+    assert without_psnr == hash_of(config) != FROZEN_HASH
 
 
 def test_the_default_command_compares_all_shipped_models_on_the_first_clips_of_world_v1():

@@ -77,11 +77,14 @@ class Metric(ABC):
 
     required_inputs: optional fields of `MetricInput` that it needs, of 'joints', 'second_joints', 'beats', 'detector'.
     version: to be increased when the values change, so that stored measurements are not reused.
+    in_protocol_hash: whether the metric's identity is part of the protocol's hash. Metrics that came after the
+    protocols were frozen are not, so that older tables stay comparable; the table gives their own fingerprint.
     """
 
     columns: ClassVar[Mapping[str, Column]]
     required_inputs: ClassVar[frozenset[str]] = frozenset()
     version: ClassVar[int] = 1
+    in_protocol_hash: ClassVar[bool] = True
 
     @property
     def unavailable_reason(self) -> str | None:

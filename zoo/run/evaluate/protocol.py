@@ -189,7 +189,7 @@ def read_detector(config: DictConfig, protocol: Protocol) -> tuple[PoseDetector 
 def protocol_hash(protocol: Protocol, content: str, metrics: list[ConfiguredMetric]) -> str:
     """12 hex digits: equal where the clips, their cut, the metrics, their weights and the detector are equal.
 
-    content: the fingerprint of the split (DataSource.fingerprint).
+    content: the fingerprint of the split (DataSource.fingerprint). Metrics with `in_protocol_hash` False stay out.
     """
     values = {key: value for key, value in protocol.values().items() if key not in ("id", "description")}
-    return fingerprint(values, content, [metric.identity for metric in metrics])
+    return fingerprint(values, content, [metric.identity for metric in metrics if metric.metric.in_protocol_hash])

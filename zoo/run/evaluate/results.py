@@ -159,6 +159,7 @@ def describe_columns(metrics: Sequence[ConfiguredMetric]) -> dict[str, dict[str,
     return {
         name: {
             "metric": metric.name,
+            "fingerprint": metric.fingerprint,
             "group": type(metric.metric).__module__.rpartition(".")[2],
             "heading": column.heading,
             "title": column.title,
