@@ -244,12 +244,12 @@ def test_the_command_animates_an_image(scripts, wheel, image, tmp_path):
         "sampler.num_inference_steps=2",
         "renderer=warp",
     ]
-    result = scripts("sample", *arguments)
+    result = scripts.inside("sample", *arguments)
     assert result.returncode == 0 and "figure detection quality" in result.stdout, result.stderr
     frames, _, _ = read_video(tmp_path / "me.mp4")
     assert frames.shape == (24, 350, 352, 3) and np.ptp(frames.astype(int), axis=0).max() > 100
     cv2.imwrite(str(tmp_path / "me.png"), image[:250, :, ::-1])
-    refused(scripts("sample", *arguments), "the feet of the person are cut off")
+    refused(scripts.inside("sample", *arguments), "the feet of the person are cut off")
     for bad, words in (
         ("renderer=cartoon", "use one of auto, diffusion, mesh, wan_animate, warp"),
         ("image=null", "give image=FILE"),

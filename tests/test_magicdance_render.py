@@ -530,7 +530,7 @@ SMALL = (
 
 
 def test_one_checkpoint_generates_video_from_song_and_image(scripts, picture):
-    done = scripts("train", *SMALL, "name=whole")
+    done = scripts.inside("train", *SMALL, "name=whole")
     assert done.returncode == 0, done.stderr
     ckpt = scripts.folder / "magic" / "magicdance" / "whole" / "video" / "last.ckpt"
     cv2.imwrite(str(scripts.folder / "figure.png"), picture.permute(1, 2, 0).numpy()[..., ::-1])
@@ -543,19 +543,19 @@ def test_one_checkpoint_generates_video_from_song_and_image(scripts, picture):
         "fps=12",
         "sampler.num_inference_steps=2",
     ]
-    done = scripts("sample", *asked, "out=danced.mp4")
+    done = scripts.inside("sample", *asked, "out=danced.mp4")
     assert done.returncode == 0, done.stderr
     assert "figure detection quality" in done.stdout
     frames, fps, _ = read_video(scripts.folder / "danced.mp4")
     assert frames.shape == (24, 64, 64, 3) and fps == 12
     cv2.imwrite(str(scripts.folder / "empty.png"), np.tile(np.arange(128, dtype=np.uint8)[:, None], (128, 1, 3)))
-    done = scripts("sample", *asked, "out=nobody.mp4", "image=empty.png")
+    done = scripts.inside("sample", *asked, "out=nobody.mp4", "image=empty.png")
     assert (
         done.returncode == 2
         and "no figure was detected" in done.stderr
         and not (scripts.folder / "nobody.mp4").exists()
     )
-    done = scripts("sample", *asked, "out=mesh.mp4", "renderer=mesh", "renderer.face=figure.png")
+    done = scripts.inside("sample", *asked, "out=mesh.mp4", "renderer=mesh", "renderer.face=figure.png")
     assert done.returncode == 2 and "renderer=mesh has no option face" in done.stderr
-    done = scripts("sample", *asked, "out=faced.mp4", "renderer=diffusion", "renderer.face=empty.png")
+    done = scripts.inside("sample", *asked, "out=faced.mp4", "renderer=diffusion", "renderer.face=empty.png")
     assert done.returncode == 2 and "renderer.face=empty.png: no figure was detected" in done.stderr

@@ -209,7 +209,7 @@ def test_the_command_goes_from_song_and_picture_to_video(scripts, folder, pictur
     asked = "image=dancer.png music=tone.wav seconds=3 fps=10 sampler.num_inference_steps=2".split()
     asked += ["renderer=wan_animate", "out=wan.mp4"]
     wan = [*asked, f"renderer.weights={folder}", "renderer.pixels=1536"]
-    done = scripts("sample", *wan)
+    done = scripts.inside("sample", *wan)
     assert done.returncode == 0 and "figure detection quality" in done.stdout, done.stderr
     frames, fps, _ = read_video(where / "wan.mp4")
     assert frames.shape == (30, 32, 48, 3) and fps == 10

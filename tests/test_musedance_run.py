@@ -22,7 +22,7 @@ SMALL = (
 @pytest.fixture(scope="module")
 def run(scripts):
     """All three stages, two steps each."""
-    done = scripts("train", *SMALL, "name=whole")
+    done = scripts.inside("train", *SMALL, "name=whole")
     assert done.returncode == 0, done.stderr
     return scripts.folder / "muse" / "musedance" / "whole"
 

@@ -75,7 +75,7 @@ def test_two_processes_train_alike_whole_and_sharded(scripts, small_run, small_a
     assert whole.keys() == sharded.keys() == state(small_run).keys()
     for key, value in whole.items():
         torch.testing.assert_close(sharded[key], value, rtol=1e-5, atol=1e-6, msg=key)
-    done = scripts("train", f"resume={runs['fsdp_cpu']}", "fit.max_steps=3", "trainer=cpu")
+    done = scripts.inside("train", f"resume={runs['fsdp_cpu']}", "fit.max_steps=3", "trainer=cpu")
     assert done.returncode == 0, done.stderr
     assert "3 clips a step: 1 process x 1 to 2 x 2 batches\n" in done.stdout
     assert read_checkpoint(runs["fsdp_cpu"] / "motion" / "last.ckpt")["global_step"] == 3
@@ -84,7 +84,7 @@ def test_two_processes_train_alike_whole_and_sharded(scripts, small_run, small_a
 
 def test_a_run_of_minutes_ends_in_time_and_leaves_a_checkpoint(scripts, small_run, small_arguments):
     """A deadline ends the training early, with its last step saved."""
-    done = scripts("train", *small_arguments, "name=timed", "fit.max_steps=1000000", "fit.max_minutes=0.1")
+    done = scripts.inside("train", *small_arguments, "name=timed", "fit.max_steps=1000000", "fit.max_minutes=0.1")
     assert done.returncode == 0, done.stderr
     assert 0 < read_checkpoint(small_run.with_name("timed") / "motion" / "last.ckpt")["global_step"] < 100_000
 
@@ -116,7 +116,7 @@ def test_export_holds_the_average_and_nothing_else(scripts, small_run, tmp_path)
 def test_training_starts_from_a_checkpoint(scripts, small_run, small_arguments):
     """`ckpt=` without export: a new run from the averaged weights of another."""
     checkpoint = small_run / "motion" / "last.ckpt"
-    done = scripts(
+    done = scripts.inside(
         "train", *small_arguments, f"ckpt={checkpoint}", "name=onward", "fit.max_steps=1", "stage=motion",
         "model.stages.motion.optimizer.lr=0",
     )  # fmt: skip

@@ -18,7 +18,7 @@ SMALL = (
 
 
 def test_a_run_killed_in_its_second_stage_resumes_bit_identically_and_samples(scripts):
-    whole = scripts("train", *SMALL, "name=whole")
+    whole = scripts.inside("train", *SMALL, "name=whole")
     assert whole.returncode == 0, whole.stderr
     run = scripts.folder / "two" / "dabfusion" / "whole"
     flow, last = (read_checkpoint(run / name / "last.ckpt")["state_dict"] for name in ("flow", "diffusion"))
