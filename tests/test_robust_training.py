@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from zoo.run.train.fit import CLUSTER, check_machine
+from zoo.run.train.fit import LAUNCHER_VARIABLES, check_machine
 from zoo.run.train.stage_training import PRECISIONS, StageTraining
 
 
@@ -37,7 +37,7 @@ def test_supported_precisions(precision):
 )
 def test_a_machine_that_is_not_there_is_refused(options, monkeypatch):
     """Lightning would wait for it for ever, or end in a traceback."""
-    for name in CLUSTER:
+    for name in LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     trainer = OmegaConf.create({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", **options})
     with pytest.raises(ValueError, match="trainer"):

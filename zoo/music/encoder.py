@@ -58,8 +58,8 @@ class MusicFeatures:
 
 def token_count(seconds: Fraction | float, rate: float) -> int:
     """L of `seconds`: tokens at 0, 1 / rate, ... before the end. 5 s at 30 Hz are 150 tokens."""
-    exact = Fraction(seconds).limit_denominator(1 << 24) * Fraction(rate).limit_denominator(1 << 16)
-    return -(-exact.numerator // exact.denominator)
+    exact_count = Fraction(seconds).limit_denominator(1 << 24) * Fraction(rate).limit_denominator(1 << 16)
+    return -(-exact_count.numerator // exact_count.denominator)
 
 
 class MusicEncoder(nn.Module, ABC):
@@ -95,30 +95,36 @@ def encode_song(
     $DANCEZOO_CACHE (~/.cache/dancezoo), by a hash of the samples, the encoder's `cache_key` and the beat tracker's
     code. Raises ValueError where the sound ends before `start`.
     """
-    begin = Fraction(start).limit_denominator(1 << 24)
+    section_start = Fraction(start).limit_denominator(1 << 24)
     if isinstance(sound, Sound):
         length = sound.duration
     else:
         assert sample_rate is not None and sound.ndim == 1, "a waveform needs its sample rate, and one channel"
         length = Fraction(len(sound), sample_rate)
-    end = length if seconds is None else min(length, begin + Fraction(seconds).limit_denominator(1 << 24))
-    if end <= begin:
-        raise ValueError(f"the sound lasts {float(length):.2f} s, so it has no section from {float(begin):.2f} s on")
+    section_stop = length
+    if seconds is not None:
+        section_stop = min(length, section_start + Fraction(seconds).limit_denominator(1 << 24))
+    if section_stop <= section_start:
+        raise ValueError(
+            f"the sound lasts {float(length):.2f} s, so it has no section from {float(section_start):.2f} s on"
+        )
 
-    step = 1 / Fraction(encoder.rate).limit_denominator(1 << 16)
+    token_seconds = 1 / Fraction(encoder.rate).limit_denominator(1 << 16)
     context = Fraction(encoder.context_seconds)
-    context_tokens = min(begin, context) // step  # whole tokens, so that the section's first token is at time 0
-    first, last = begin - context_tokens * step, min(length, end + context)
+    # whole tokens, so that the section's first token is at time 0
+    context_tokens = min(section_start, context) // token_seconds
+    decode_start, decode_stop = section_start - context_tokens * token_seconds, min(length, section_stop + context)
     if isinstance(sound, Sound):
-        wave, rate = sound.mono(encoder.sample_rate, first, last), encoder.sample_rate
-        beat_wave, beat_rate = (wave if rate == RATE else sound.mono(RATE, first, last)), RATE
+        wave, rate = sound.mono(encoder.sample_rate, decode_start, decode_stop), encoder.sample_rate
+        beat_wave, beat_rate = (wave if rate == RATE else sound.mono(RATE, decode_start, decode_stop)), RATE
     else:
         assert sample_rate is not None, "a waveform needs its sample rate"
-        wave, rate = np.ascontiguousarray(sound[round(first * sample_rate) : round(last * sample_rate)]), sample_rate
+        samples = slice(round(decode_start * sample_rate), round(decode_stop * sample_rate))
+        wave, rate = np.ascontiguousarray(sound[samples]), sample_rate
         beat_wave, beat_rate = wave, rate
 
-    name = hashlib.sha256(f"{encoder.cache_key} {BEAT_TRACKER_HASH} {rate}".encode() + wave.tobytes()).hexdigest()
-    path = cache_root() / "music" / f"{name}.npz"
+    cache_key = hashlib.sha256(f"{encoder.cache_key} {BEAT_TRACKER_HASH} {rate}".encode() + wave.tobytes()).hexdigest()
+    path = cache_root() / "music" / f"{cache_key}.npz"
     music = _load_cached(path, encoder)
     if music is None:
         beats = find_beats(beat_wave, beat_rate)
@@ -128,8 +134,9 @@ def encode_song(
         _save(path, music)
     if keep_waveform and isinstance(sound, Sound):
         music = replace(music, waveform=beat_wave)
-    stop = min(end - first, Fraction(len(wave), rate))  # a truncated file may hold less than its packets promise
-    return music.slice(context_tokens * step, stop)
+    # a truncated file may hold less than its packets promise
+    stop = min(section_stop - decode_start, Fraction(len(wave), rate))
+    return music.slice(context_tokens * token_seconds, stop)
 
 
 def source_hash(*modules: ModuleType) -> str:

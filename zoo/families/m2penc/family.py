@@ -145,14 +145,14 @@ class M2PEnc(Family):
             prefix = f"guidance_encoders.encoders.{kind}."
             if kind not in self.guidance_encoders.kinds:
                 raise ValueError(f"{path}: this setup has no guidance encoder for {kind}")
-            lacks = tuple(name for name in self.state_dict() if not name.startswith(prefix))
+            allowed_missing = tuple(name for name in self.state_dict() if not name.startswith(prefix))
             convert = lambda file: from_champ(unwrap_state_dict(file), prefix)  # noqa: E731
-            return load_strict(self, path, convert, allowed_missing=lacks)
+            return load_strict(self, path, convert, allowed_missing=allowed_missing)
         converter = find_converter(contents, self.state_dict(), MODULE_PREFIXES)
         if converter is None:
             return load_strict(self, path)
-        convert, lacks = converter
-        return load_strict(self, path, convert, allowed_missing=lacks)
+        convert, allowed_missing = converter
+        return load_strict(self, path, convert, allowed_missing=allowed_missing)
 
     # Music to pose -----------------------------------------------------------------------------------------------
 
@@ -169,9 +169,9 @@ class M2PEnc(Family):
 
     def _encode_stretch(self, music: MusicFeatures, start: int) -> tuple[Tensor, Tensor]:
         """Guidance (C, N, G, G) and joints (N, 24, 2) in pixels of own frames start .. start + N - 1."""
-        seconds = (start + np.arange(self.num_music_frames)) / float(self.fps)
-        phase = torch.from_numpy(beat_phase_at(music.beats.times, seconds))[None].to(self.device)
-        features, times = music.features[None].to(self.device), torch.from_numpy(seconds)
+        frame_times = (start + np.arange(self.num_music_frames)) / float(self.fps)
+        phase = torch.from_numpy(beat_phase_at(music.beats.times, frame_times))[None].to(self.device)
+        features, times = music.features[None].to(self.device), torch.from_numpy(frame_times)
         guidance, logits = self.encode_music(features, float(music.rate), times, phase)
         joints = expected_joints(logits[0]).movedim(0, 1) * (self.resolution / logits.shape[-1])
         return guidance[0], joints
@@ -183,18 +183,18 @@ class M2PEnc(Family):
         The network takes stretches of N frames (sec. 3.1: 5 s), N // 2 frames apart. Where two stretches overlap, one
         fades into the other: poses of consecutive stretches would jump.
         """
-        hop, index = max(1, self.num_music_frames // 2), 0
-        previous: tuple[Tensor, Tensor] | None = None
+        hop, stretch_index = max(1, self.num_music_frames // 2), 0
+        previous_stretch: tuple[Tensor, Tensor] | None = None
         while True:
-            current = self._encode_stretch(music, index * hop)
+            current_stretch = self._encode_stretch(music, stretch_index * hop)
             for frame in range(hop):
-                weight = 1.0 if previous is None else (frame + 1) / (hop + 1)
-                guidance, joints = current[0][:, frame], current[1][frame]
-                if previous is not None:
-                    guidance = torch.lerp(previous[0][:, hop + frame], guidance, weight)
-                    joints = torch.lerp(previous[1][hop + frame], joints, weight)
+                weight = 1.0 if previous_stretch is None else (frame + 1) / (hop + 1)
+                guidance, joints = current_stretch[0][:, frame], current_stretch[1][frame]
+                if previous_stretch is not None:
+                    guidance = torch.lerp(previous_stretch[0][:, hop + frame], guidance, weight)
+                    joints = torch.lerp(previous_stretch[1][hop + frame], joints, weight)
                 yield guidance, joints
-            previous, index = current, index + 1
+            previous_stretch, stretch_index = current_stretch, stretch_index + 1
 
     def generate_joints2d(self, request: GenerationRequest) -> Tensor:
         """Choreography without images: joints (F, 24, 2), pixels (x right, y down) of a resolution^2 image.
@@ -202,8 +202,8 @@ class M2PEnc(Family):
         F = request.num_frames at request.fps; between own frames joints are interpolated. Image and prompt are ignored.
         """
         positions = [index * self.fps / request.fps for index in range(request.num_frames)]
-        frames = self.stream_guidance(request.music)
-        joints = torch.stack([next(frames)[1] for _ in range(ceil(positions[-1]) + 1)]).cpu()
+        guidance_stream = self.stream_guidance(request.music)
+        joints = torch.stack([next(guidance_stream)[1] for _ in range(ceil(positions[-1]) + 1)]).cpu()
         lower = torch.tensor([int(position) for position in positions])
         weight = torch.tensor([float(position - int(position)) for position in positions])
         upper = (lower + 1).clamp(max=len(joints) - 1)
@@ -218,11 +218,11 @@ class M2PEnc(Family):
 
         guidance (B, C0, F, G, G) is added after the first convolution (sec. 3.3), resized where G is not h.
         """
-        features = self.resize_guidance(guidance, x.shape[3:])
+        cond_features = self.resize_guidance(guidance, x.shape[3:])
         reference_features = self.background.reference_condition(reference, x)
         if reference_features is not None:
-            features = features + reference_features
-        model_output = self.unet(x, t, conditioning, features)
+            cond_features = cond_features + reference_features
+        model_output = self.unet(x, t, conditioning, cond_features)
         return self.background.apply_region_head(model_output, t, reference, self.noise_schedule)
 
     def resize_guidance(self, guidance: Tensor, size: Sequence[int]) -> Tensor:
@@ -253,8 +253,8 @@ class M2PEnc(Family):
         generator = torch.Generator("cpu").manual_seed(request.seed)
         guidance_frames = (guidance for guidance, _ in self.stream_guidance(request.music))
         guidance: list[Tensor] = []
-        context, num_done, start = None, 0, 0
-        while num_done < request.num_frames:
+        context, num_frames_done, window_start = None, 0, 0
+        while num_frames_done < request.num_frames:
             num_known = 0 if context is None else context.shape[2]
             guidance = guidance[len(guidance) - num_known :]
             guidance += [next(guidance_frames) for _ in range(self.num_frames - len(guidance))]
@@ -263,17 +263,19 @@ class M2PEnc(Family):
             context = residual[:, :, self.num_frames - self.num_context_frames :] if self.num_context_frames else None
             frame_latents = self.background.from_residual(residual, reference)[0].movedim(0, 1)
             # the moments nearest to this window's frames
-            end = ceil((start + self.num_frames - Fraction(1, 2)) * request.fps / self.fps)
+            end = ceil((window_start + self.num_frames - Fraction(1, 2)) * request.fps / self.fps)
             stop = min(request.num_frames, end)
-            nearest = [round(index * self.fps / request.fps) - start for index in range(num_done, stop)]
-            nearest = [min(max(index, 0), self.num_frames - 1) for index in nearest]
-            for first in range(0, len(nearest), VAE_BATCH):
-                indices = nearest[first : first + VAE_BATCH]
-                distinct = sorted(set(indices))
-                pixel_residual = self.background.frame_pixel_residual(frame_latents[distinct], reference)
-                frames = self.codec.decode(frame_latents[distinct], pixel_residual)
-                yield frames[[distinct.index(index) for index in indices]]
-            num_done, start = stop, start + self.num_frames - self.num_context_frames
+            nearest_frames = [
+                round(index * self.fps / request.fps) - window_start for index in range(num_frames_done, stop)
+            ]
+            nearest_frames = [min(max(index, 0), self.num_frames - 1) for index in nearest_frames]
+            for batch_start in range(0, len(nearest_frames), VAE_BATCH):
+                batch_frames = nearest_frames[batch_start : batch_start + VAE_BATCH]
+                distinct_frames = sorted(set(batch_frames))
+                pixel_residual = self.background.frame_pixel_residual(frame_latents[distinct_frames], reference)
+                frames = self.codec.decode(frame_latents[distinct_frames], pixel_residual)
+                yield frames[[distinct_frames.index(index) for index in batch_frames]]
+            num_frames_done, window_start = stop, window_start + self.num_frames - self.num_context_frames
 
     def _encode_image(self, image: Tensor, latents: Tensor, sampling: SamplingParams) -> Conditioning:
         """The U-Net's conditions, once per request; with guidance for two samples, the second without the image."""
@@ -338,5 +340,5 @@ def _kind_of_file(path: str) -> str:
     for public_name, kind in PUBLIC_FILE_KINDS.items():
         if stem == f"guidance_encoder_{public_name}":
             return kind
-    names = ", ".join(f"guidance_encoder_{name}.pth" for name in PUBLIC_FILE_KINDS)
-    raise ValueError(f"{path}: a guidance encoder's kind is in its name; call the file one of {names}")
+    file_names = ", ".join(f"guidance_encoder_{name}.pth" for name in PUBLIC_FILE_KINDS)
+    raise ValueError(f"{path}: a guidance encoder's kind is in its name; call the file one of {file_names}")

@@ -39,11 +39,11 @@ class _TrueGuidance:
         """(B, C, N, G, G)"""
         encoders = self.family.guidance_encoders
         images = guidance_images(batch, encoders.kinds)
-        grid = (self.family.music_to_pose.grid_size,) * 2
+        grid_size = (self.family.music_to_pose.grid_size,) * 2
 
         def encode_clip(index: int) -> tuple[Tensor]:
             features = encoders({kind: image[index, None] for kind, image in images.items()})
-            return (self.family.resize_guidance(features, grid)[0],)
+            return (self.family.resize_guidance(features, grid_size)[0],)
 
         (guidance,) = self.cache.get_or_compute(batch["key"], encode_clip)
         return guidance.to(batch["music"].device)
@@ -87,15 +87,15 @@ class EncoderStage(Stage):
             moments.add(batch["music"])
         moments.finish()
         if self.estimate_guidance_std:
-            values = torch.cat([self.true_guidance(batch).flatten() for batch in take_batches(batches)])
+            guidance_values = torch.cat([self.true_guidance(batch).flatten() for batch in take_batches(batches)])
             # untrained encoders give zeros
-            self.family.guidance_std.fill_(values.std().item() or 1.0)
+            self.family.guidance_std.fill_(guidance_values.std().item() or 1.0)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Errors of guidance and heat maps."""
         guidance, logits = encode_batch_music(self.family, batch)
-        side = batch[guidance_keys(self.family.guidance_encoders.kinds)[0]].shape[-1]
-        joints = batch["joints2d"] * (logits.shape[-1] / side)
+        image_side = batch[guidance_keys(self.family.guidance_encoders.kinds)[0]].shape[-1]
+        joints = batch["joints2d"] * (logits.shape[-1] / image_side)
         return {
             "guidance": guidance_loss(guidance, self.true_guidance(batch), self.family.guidance_std),
             "heatmaps": heatmap_loss(logits, joints),
@@ -140,9 +140,9 @@ class _FrameStage(DenoisingStage):
     ) -> dict[str, Tensor]:
         """The U-Net's losses for latents (B, C, F, h, w) of frames, given B references."""
         family = self.family
-        noisy = self.add_noise(family.background.to_residual(latents, reference), family.noise_schedule)
-        output, region_logits = family.predict(noisy.x, noisy.t, conditioning, reference, guidance)
-        losses = self.denoising_loss(output, noisy)
+        noisy_sample = self.add_noise(family.background.to_residual(latents, reference), family.noise_schedule)
+        model_output, region_logits = family.predict(noisy_sample.x, noisy_sample.t, conditioning, reference, guidance)
+        losses = self.denoising_loss(model_output, noisy_sample)
         if region_logits is not None and parts is not None:
             losses["regions"] = region_loss(region_logits.movedim(2, 1).flatten(0, 1), parts.flatten(0, 1))
         return losses

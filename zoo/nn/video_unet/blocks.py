@@ -95,13 +95,19 @@ class SpatialBlock(nn.Module):
             return self.attn1(x, self_kv)
         num_with_reference = len(reference[0]) * num_frames
         joint_kv = [
-            torch.cat([own_part[:num_with_reference], ref_part.to(own_part.dtype).repeat_interleave(num_frames, 0)], 2)
-            for own_part, ref_part in zip(self_kv, reference, strict=True)
+            torch.cat(
+                [
+                    own_tensor[:num_with_reference],
+                    reference_tensor.to(own_tensor.dtype).repeat_interleave(num_frames, 0),
+                ],
+                2,
+            )
+            for own_tensor, reference_tensor in zip(self_kv, reference, strict=True)
         ]
         output = self.attn1(x[:num_with_reference], tuple(joint_kv))
         if num_with_reference == len(x):
             return output
-        remaining_kv = tuple(own_part[num_with_reference:] for own_part in self_kv)
+        remaining_kv = tuple(own_tensor[num_with_reference:] for own_tensor in self_kv)
         return torch.cat([output, self.attn1(x[num_with_reference:], remaining_kv)])
 
     def forward(self, x: Tensor, attention_index: int, state: ForwardState) -> Tensor:
@@ -216,23 +222,25 @@ class UNetLevel(nn.Module):
     ):
         super().__init__()
         dim = layer_channels[0][1]
-        widths = dim, config.num_heads, config.num_groups
+        transformer_sizes = dim, config.num_heads, config.num_groups
         self.resnets = nn.ModuleList(config.resnet_block(*channels) for channels in layer_channels)
         self.attentions = self.motion_modules = self.downsamplers = self.upsamplers = None
         self.music_modules = nn.ModuleDict()
         if has_attention:
             self.attentions = nn.ModuleList(
                 SpatialTransformer(
-                    *widths, config.text_dim, config.face_dim, config.dropout, next(config.attention_indices)
+                    *transformer_sizes, config.text_dim, config.face_dim, config.dropout, next(config.attention_indices)
                 )
                 for _ in layer_channels
             )
             for name, token_dim in config.music_token_dims.items():
                 self.music_modules[name] = nn.ModuleList(
-                    MusicAttentionModule(*widths, token_dim, config.dropout) for _ in layer_channels
+                    MusicAttentionModule(*transformer_sizes, token_dim, config.dropout) for _ in layer_channels
                 )
         if has_motion:
-            self.motion_modules = nn.ModuleList(MotionModule(*widths, config.dropout) for _ in layer_channels)
+            self.motion_modules = nn.ModuleList(
+                MotionModule(*transformer_sizes, config.dropout) for _ in layer_channels
+            )
 
     def forward_layer(self, index: int, x: Tensor, state: ForwardState) -> Tensor:
         """(N, C, H, W) -> (N, out_channels, H, W)"""

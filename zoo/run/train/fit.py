@@ -57,7 +57,8 @@ from zoo.run.train.runs import (
 from zoo.run.train.stage_training import StageTraining, stage_training
 from zoo.run.validate import int_at_least
 
-CLUSTER = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")  # set by the launchers of jobs on several machines
+# of the environment, set by the launchers of jobs on several machines
+LAUNCHER_VARIABLES = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
 
@@ -67,17 +68,21 @@ def check_machine(trainer: DictConfig) -> None:
         raise ValueError(f"trainer.accelerator={trainer.accelerator}: use one of {', '.join(ACCELERATORS)}")
     machines = int_at_least(trainer.num_nodes, "trainer.num_nodes", 1)
     check_launcher(world_size(trainer))
-    if machines > 1 and not any(name in os.environ for name in CLUSTER) and trainer.accelerator != "gpu":
+    if (
+        machines > 1
+        and not any(variable in os.environ for variable in LAUNCHER_VARIABLES)
+        and trainer.accelerator != "gpu"
+    ):
         raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
     if trainer.accelerator != "gpu":
         return
     available, devices = torch.cuda.device_count(), trainer.devices
     if available < devices:
-        required = f"{machines} machine{'s' * (machines > 1)} with {devices} GPU{'s' * (devices > 1)} each"
+        requirement = f"{machines} machine{'s' * (machines > 1)} with {devices} GPU{'s' * (devices > 1)} each"
         raise ValueError(
-            f"this trainer needs {required}, this machine has {available}; trainer=auto trains with what is here"
+            f"this trainer needs {requirement}, this machine has {available}; trainer=auto trains with what is here"
         )
-    if machines > 1 and not any(name in os.environ for name in CLUSTER):
+    if machines > 1 and not any(variable in os.environ for variable in LAUNCHER_VARIABLES):
         raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
 
 
@@ -94,10 +99,12 @@ def with_supported_precision(config: DictConfig) -> DictConfig:
     if uses_gpu or config.fit.precision is not None or has_bf16():
         return config
     config = copy.deepcopy(config)
-    stages = [name for name in stage_names(config) if config.model.stages[name].fit.get("precision") == "bf16-mixed"]
-    for name in stages:
+    emulated_stages = [
+        name for name in stage_names(config) if config.model.stages[name].fit.get("precision") == "bf16-mixed"
+    ]
+    for name in emulated_stages:
         config.model.stages[name].fit.precision = "32-true"
-    if stages and is_first_process():
+    if emulated_stages and is_first_process():
         print("this CPU has no bf16: training in 32-true; fit.precision=bf16-mixed sets it all the same", flush=True)
     return config
 
@@ -239,12 +246,12 @@ def _trainer(
     config_yaml: str,
     deadline: float | None,
 ) -> Trainer:
-    options = config.trainer
-    strategy = build_strategy(options.strategy)
+    trainer_config = config.trainer
+    strategy = build_strategy(trainer_config.strategy)
     trainer = Trainer(
-        accelerator=options.accelerator,
-        devices=options.devices,
-        num_nodes=options.num_nodes,
+        accelerator=trainer_config.accelerator,
+        devices=trainer_config.devices,
+        num_nodes=trainer_config.num_nodes,
         strategy=strategy,
         precision=settings.precision,
         max_steps=settings.max_steps,
