@@ -29,8 +29,8 @@ PREFERENCE = 0.4  # standard deviation of the dancer's liking of each move
 MATCH_SCORE = 25.0  # of a move that the prompt names
 ENERGY_PER_DB = 0.10  # loudness to energy: 6 dB halve the speed
 ENERGY_RANGE = (0.05, 0.97)
-ONSET_RANGE = (0.6, 1.9)  # dB a frame, of calm and of lively songs
-LIVELY_ENERGY = (0.65, 0.92)  # of the loud parts of calm and of lively songs
+ONSET_STRENGTH_RANGE = (0.6, 1.9)  # dB a frame, of calm and of lively songs
+LOUD_ENERGY_RANGE = (0.65, 0.92)  # of the loud parts of calm and of lively songs
 SIZE_RANGE = (0.4, 1.4)  # of the movements; 1 is as the moves are written
 NOVELTY = {1: -5.0, 2: -3.0, 3: -1.5, 4: -1.0, 5: -0.6}  # score of a move that was danced so many blocks ago
 STOP_WORDS = frozenset(
@@ -100,44 +100,48 @@ class Choreographer:
         """A dance of `num_frames` frames at 30 Hz."""
         taste = _Taste(self.seed, song.descriptors.shape[1])
         styles = style_probabilities(song, self.style)
-        step = song.beat_seconds
-        offset = -song.first_downbeat % BAR_BEATS  # beat 0 of the structure in a count from a downbeat on
-        floor = FloorState(np.random.default_rng([self.seed, 1]), step, groove=0.0)
+        beat_seconds = song.beat_seconds
+        beat_offset = -song.first_downbeat % BAR_BEATS  # beat 0 of the structure in a count from a downbeat on
+        floor_state = FloorState(np.random.default_rng([self.seed, 1]), beat_seconds, groove=0.0)
         song_mean, spread = _song_moments(song)
-        loud_energy = float(np.interp(song.onset_strength, ONSET_RANGE, LIVELY_ENERGY))
+        loud_energy = float(np.interp(song.onset_strength, ONSET_STRENGTH_RANGE, LOUD_ENERGY_RANGE))
         recent: list[str] = []
         moves = []
-        if offset:
-            floor.rest(offset)
+        if beat_offset:
+            floor_state.rest(beat_offset)
         for block in _blocks(song):
-            end = block.stop + offset
+            end_beat = block.stop + beat_offset
             if block.is_silent or block.is_pickup:
-                floor.rest(end, 2.0 if block.is_silent else 1.0)
+                floor_state.rest(end_beat, 2.0 if block.is_silent else 1.0)
                 continue
             if block.begins_section:
                 recent = []
-            part = slice(block.start, block.stop)
-            keep = ~song.silent[part]
-            descriptor = song.descriptors[part][keep].mean(0)
-            loudness = 10 * np.log10(np.mean(10 ** (song.loudness[part][keep] / 10)))
+            block_beats = slice(block.start, block.stop)
+            is_sounding = ~song.silent[block_beats]
+            descriptor = song.descriptors[block_beats][is_sounding].mean(0)
+            loudness = 10 * np.log10(np.mean(10 ** (song.loudness[block_beats][is_sounding] / 10)))
             onsets = float(np.clip(descriptor[ONSET_COLUMNS].mean() - song_mean[ONSET_COLUMNS].mean(), -1, 1))
             energy = float(np.clip(loud_energy + ENERGY_PER_DB * loudness + 0.1 * onsets, *ENERGY_RANGE))
             features = np.concatenate(
                 [SONG_GAIN * song_mean, BLOCK_GAIN * np.clip((descriptor - song_mean) / spread, -2, 2)]
             )
-            choice, count = self._choose(taste, features, energy, styles, step, recent)
+            choice, count = self._choose(taste, features, energy, styles, beat_seconds, recent)
             recent = [choice.name, *recent[:4]]
-            while floor.current_beat < end:
-                floor.rng = np.random.default_rng([self.seed, 2, list(MOVES).index(choice.name)])
-                for start, stop, side in floor.add_move(choice, count, end, 1.3 * energy - 0.3):
-                    begin, finish = (song.times[min(beat - offset, len(song.times) - 1)] for beat in (start, stop))
-                    if begin < num_frames / MOTION_FPS:
+            while floor_state.current_beat < end_beat:
+                floor_state.rng = np.random.default_rng([self.seed, 2, list(MOVES).index(choice.name)])
+                for start_beat, stop_beat, side in floor_state.add_move(choice, count, end_beat, 1.3 * energy - 0.3):
+                    start_time, stop_time = (
+                        song.times[min(beat - beat_offset, len(song.times) - 1)] for beat in (start_beat, stop_beat)
+                    )
+                    if start_time < num_frames / MOTION_FPS:
                         words = choice.words(side)
-                        moves.append((float(begin), float(finish), choice.name, side, MOVES[choice.name].energy, words))
-        floor.rest(len(song.times) + offset + 8)
+                        moves.append(
+                            (float(start_time), float(stop_time), choice.name, side, MOVES[choice.name].energy, words)
+                        )
+        floor_state.rest(len(song.times) + beat_offset + 8)
         frame_times = np.arange(num_frames) / MOTION_FPS
-        beats = np.interp(frame_times, song.times, np.arange(len(song.times)) + offset)
-        motion = perform(floor.poses(), taste.traits, beats, step, MOTION_FPS)
+        beat_positions = np.interp(frame_times, song.times, np.arange(len(song.times)) + beat_offset)
+        motion = perform(floor_state.poses(), taste.traits, beat_positions, beat_seconds, MOTION_FPS)
         return Dance(motion, moves)
 
     def _choose(
@@ -168,15 +172,15 @@ class Choreographer:
         if count * beat_seconds < move.pace:
             count = 2
         quick = bool(count == 2 and move.quick and energy > 0.6 and beat_seconds > MIN_COUNT_SECONDS)
-        arms = None
+        arm_pattern = None
         if not move.sets_arms:
             arm_scores = taste.scores("arms", features)
             for index, pattern in enumerate(ARM_PATTERNS):
                 arm_scores[index] += np.log(np.exp(-(((pattern.energy - energy - 0.08) / 0.25) ** 2)) + 0.05)
                 if index in self.match.arms:
                     arm_scores[index] += MATCH_SCORE
-            arms = ARM_PATTERNS[int(np.argmax(arm_scores))]
-        drift, size = taste.scores("manner", features)
+            arm_pattern = ARM_PATTERNS[int(np.argmax(arm_scores))]
+        drift_score, size_score = taste.scores("manner", features)
         side, mirrored = taste.sides[name]
         return (
             MoveChoice(
@@ -184,10 +188,10 @@ class Choreographer:
                 side,
                 2 if count == 1 or quick else 1,
                 mirrored,
-                arms,
-                float(np.clip(taste.size * (1 + 0.08 * np.clip(size, -2, 2)) * (0.4 + energy), *SIZE_RANGE)),
+                arm_pattern,
+                float(np.clip(taste.size * (1 + 0.08 * np.clip(size_score, -2, 2)) * (0.4 + energy), *SIZE_RANGE)),
                 quick,
-                float(np.clip(12 * drift, -30, 30)),
+                float(np.clip(12 * drift_score, -30, 30)),
             ),
             1 if quick else count,
         )
@@ -228,8 +232,8 @@ def _style_weight(move: Move, styles: dict[str, float]) -> float:
 def _blocks(song: SongStructure) -> Iterator[_Block]:
     """Cut a song at silences and section boundaries, then into blocks of two bars from each boundary on."""
     num_beats = len(song.silent)
-    stops = [beat for beat in range(1, num_beats) if song.silent[beat] != song.silent[beat - 1]]
-    edges = sorted({0, num_beats, *stops, *song.boundaries})
+    silence_edges = [beat for beat in range(1, num_beats) if song.silent[beat] != song.silent[beat - 1]]
+    edges = sorted({0, num_beats, *silence_edges, *song.boundaries})
     for start, stop in zip(edges[:-1], edges[1:], strict=True):
         if song.silent[start]:
             yield _Block(start, stop, True, False, True)
