@@ -1,8 +1,11 @@
 """M2PEnc's music-to-pose network: shapes at the paper's size, the joints' densities and the losses."""
 
+from math import isnan
+
 import pytest
 import torch
 
+from zoo.families.m2penc.joint_accuracy import JointAccuracy
 from zoo.families.m2penc.music_to_pose import (
     MusicToPose,
     expected_joints,
@@ -78,3 +81,23 @@ def test_frame_features_interpolate_tokens():
     music = torch.arange(10.0)[None, :, None]
     times = torch.tensor([0.0, 0.05, 0.1, 5.0])
     assert frame_features(music, 30.0, times)[0, :, 0].tolist() == pytest.approx([0, 1.5, 3, 9], abs=1e-5)
+
+
+def test_joint_accuracy_compares_with_the_mean_pose_and_another_songs_music():
+    """Two songs move a square of four joints, 10 wide, to either side; thresholds are 1 and 0.5."""
+    square = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
+    shifts = torch.tensor([[-3.0, 0.0], [3.0, 0.0], [-3.0, 0.0], [3.0, 0.0]])
+    true = (square + shifts[:, None])[:, None].repeat(1, 2, 1, 1)  # (B, N, J, 2)
+    accuracy = JointAccuracy()
+    accuracy.add(true[:2] + torch.tensor([0.7, 0.0]), true[:2], ["a", "b"])
+    accuracy.add(true[2:] + torch.tensor([0.7, 0.0]), true[2:], ["a", "b"])
+    results = accuracy.values()
+    assert results["pck_0.1"] == 1 and results["pck_0.05"] == 0, "0.7 is between the thresholds"
+    assert results["pck_0.1_mean_pose"] == results["pck_0.1_other_song"] == 0
+    assert results["pck_0.1_other_song_gain"] == 1 and results["pck_0.1_other_song_gain_error"] == 0
+    assert results["r2"] == pytest.approx(1 - 0.7**2 / 9)
+    assert "PCK@0.1 1.000 (mean pose 0.000, other song 0.000)" in accuracy.summary()
+    one_song = JointAccuracy()
+    one_song.add(true[:1], true[:1], ["a"])
+    assert set(one_song.values()) == set(results), "processes with other clips average the same names"
+    assert isnan(one_song.values()["pck_0.1_other_song"]) and isnan(one_song.values()["pck_0.1_mean_pose_gain_error"])

@@ -29,6 +29,7 @@ def run(scripts):
     """All stages, two steps each."""
     process = scripts.inside("train", *SMALL, "name=whole")
     assert process.returncode == 0, process.stderr
+    assert "joints of 1 held-out clips: PCK@0.1" in process.stdout
     return scripts.folder / "m2penc" / "m2penc" / "whole"
 
 

@@ -16,7 +16,8 @@ from zoo.families.latent.cache import LatentCache
 from zoo.families.latent.stages import DenoisingStage, spatial_paths, take_batches
 from zoo.families.m2penc.family import M2PEnc
 from zoo.families.m2penc.guidance import guidance_images, guidance_keys
-from zoo.families.m2penc.music_to_pose import guidance_loss, heatmap_loss
+from zoo.families.m2penc.joint_accuracy import JointAccuracy
+from zoo.families.m2penc.music_to_pose import expected_joints, guidance_loss, heatmap_loss
 from zoo.nn.figure_segmentation import region_loss
 from zoo.nn.video_unet.conditioning import Conditioning
 
@@ -68,12 +69,13 @@ class EncoderStage(Stage):
     ):
         super().__init__(*args, **kwargs)
         self.estimate_guidance_std = estimate_guidance_std
+        self.joint_accuracy = JointAccuracy()
         self.true_guidance = _TrueGuidance(self.family, latent_cache_size)
 
     @classmethod
     def required_keys(cls, family: M2PEnc, **_: Any) -> tuple[str, ...]:
-        """Music, joints and the maps of the setup."""
-        return (*MUSIC_KEYS, "joints2d", *guidance_keys(family.guidance_encoders.kinds))
+        """Music, joints, the maps of the setup, and songs for the baseline of another song."""
+        return (*MUSIC_KEYS, "song", "joints2d", *guidance_keys(family.guidance_encoders.kinds))
 
     @classmethod
     def trainable_paths(cls, family: M2PEnc, **_: Any) -> list[str]:
@@ -91,11 +93,23 @@ class EncoderStage(Stage):
             # untrained encoders give zeros
             self.family.guidance_std.fill_(guidance_values.std().item() or 1.0)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the joints of the last validation."""
+        self.joint_accuracy = JointAccuracy()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log and print how well the joints of the held-out clips are met; each process has some of the clips."""
+        accuracies = self.joint_accuracy.values()
+        self.log_dict({f"val/{name}": value for name, value in accuracies.items()}, sync_dist=True)
+        self.print(self.joint_accuracy.summary(), flush=True)
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Errors of guidance and heat maps."""
+        """Errors of guidance and heat maps. Validation collects the joints too."""
         guidance, logits = encode_batch_music(self.family, batch)
         image_side = batch[guidance_keys(self.family.guidance_encoders.kinds)[0]].shape[-1]
         joints = batch["joints2d"] * (logits.shape[-1] / image_side)
+        if not self.training:
+            self.joint_accuracy.add(expected_joints(logits).movedim(1, 2), joints, batch["song"])
         return {
             "guidance": guidance_loss(guidance, self.true_guidance(batch), self.family.guidance_std),
             "heatmaps": heatmap_loss(logits, joints),
