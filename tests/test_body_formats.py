@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 import struct
 import subprocess
 
@@ -212,10 +213,39 @@ def test_a_t_pose_before_the_motion_is_left_out(tmp_path):
     close(motion[0], motion[-1])
 
 
+def _spaced(text: str) -> str:
+    return re.sub(r"(ROOT|JOINT) mixamorig:(Left|Right)?(\w+)", r"\1 Bip01 \2 \3", text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.encode("utf-16"),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r"),
+        _spaced,
+        lambda text: re.sub(r"(JOINT .*)\n\s*{", r"\1 {", _spaced(text)),
+        lambda text: text.replace(":Spine1\n", ":SpineMOTION\n").replace(":Spine\n", ": MOTION \n"),
+        lambda text: text.replace("Frames:", "FRAMES :").replace("Frame Time:", "Frame time:\t"),
+    ],
+    ids=["bom", "utf-16", "crlf", "cr", "spaces", "brace in the line", "MOTION in a name", "header's case"],
+)
+def test_a_bvh_of_another_exporter_is_read(change, tmp_path):
+    """As one of this program's spelling."""
+    text = foreign_bvh({name: (10, 20, 30) for name in FOREIGN if name != "Reference"}, 5, np.zeros((5, 3)))
+    (tmp_path / "plain.bvh").write_text(text)
+    changed = change(text)
+    (tmp_path / "odd.bvh").write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    close(read_motion(tmp_path / "odd.bvh"), read_motion(tmp_path / "plain.bvh"), atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda text: "hello", "not a BVH file"),
+        (lambda text: text[: text.rindex(" ")] + " nan", "not finite"),
+        (lambda text: text.replace("OFFSET 0", "OFFSET inf", 1), "not finite"),
         (lambda text: text.replace("LeftLeg", "LeftThing"), "left_knee"),
         (lambda text: text[: text.rindex("\n")], "broken"),
         (lambda text: text.replace("JOINT mixamorig:Spine\n{", "{", 1), "cannot read"),

@@ -29,10 +29,12 @@ def folder(tmp_path):
     write_bvh(folder / "salsa.bvh", motion)
     write_bvh(folder / "alone.bvh", motion)
     (folder / "broken.bvh").write_text("HIERARCHY nothing")
+    text = (folder / "salsa.bvh").read_text()
+    (folder / "nan.bvh").write_text(text.rstrip().rpartition(" ")[0] + " nan")
     aist = {"smpl_poses": np.zeros((180, 72)), "smpl_trans": np.zeros((180, 3)), "smpl_scaling": np.ones(1)}
     (folder / "gHO_sBM_cAll_d20_mHO5_ch03.pkl").write_bytes(pickle.dumps(aist))
     wave = 0.5 * np.sin(np.arange(3 * 16000) / 9).astype(np.float32)
-    for name in ("salsa.wav", "broken.wav", "music/mHO5.flac"):
+    for name in ("salsa.wav", "broken.wav", "nan.wav", "music/mHO5.flac"):
         write_sound(folder / name, wave, 16000)
     return folder
 
@@ -41,7 +43,7 @@ def test_motion_with_music_is_read_and_the_rest_is_named(folder, capsys):
     mocap = MocapFolder(folder)
     mocap.build()
     output = " ".join(capsys.readouterr().out.split())
-    assert "no music beside them: alone.bvh" in output and "broken.bvh" in output
+    assert "no music beside them: alone.bvh" in output and "broken.bvh" in output and "nan.bvh" in output
     reader = ShardReader([mocap.path])
     infos = {sample.key: sample.info for sample in reader.samples}
     assert set(infos) == {"real-salsa", "real-gHO_sBM_cAll_d20_mHO5_ch03"}

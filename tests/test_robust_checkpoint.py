@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from zoo.files import conf_folder
-from zoo.nn.weights.loading import read_weights
+from zoo.nn.weights.loading import load_strict, read_weights
 from zoo.run.build import build_family
 from zoo.run.checkpoint import load_family
 from zoo.run.config import resolve_config
@@ -89,3 +89,23 @@ def test_float8_in_safetensors_is_refused(tmp_path):
     """A type that modules cannot take."""
     save_file({"a": torch.zeros(3).to(torch.float8_e5m2)}, tmp_path / "bad.safetensors")
     check_refusal(tmp_path / "bad.safetensors", read_weights)
+
+
+@pytest.mark.parametrize("key", [1, None, (1, 2), b"x", 1.5], ids=repr)
+def test_a_name_that_is_no_text_is_refused(checkpoint, tmp_path, key):
+    """In foreign weights and in checkpoints."""
+    torch.save({key: torch.ones(2)}, tmp_path / "weights.pt")
+    check_refusal(tmp_path / "weights.pt", lambda path: load_strict(torch.nn.Linear(1, 2), path))
+    torch.save(checkpoint | {"state_dict": checkpoint["state_dict"] | {key: torch.ones(2)}}, tmp_path / "bad.ckpt")
+    check_refusal(tmp_path / "bad.ckpt")
+
+
+def test_contents_that_hold_themselves_end(tmp_path):
+    """The search for tensors visits each container once."""
+    ring: list = [torch.ones(2)]
+    ring.append(ring)
+    table: dict = {"weight": torch.ones(2)}
+    table["state_dict"] = {"a": table}
+    for contents in (ring, table):
+        torch.save(contents, tmp_path / "ring.pt")
+        check_refusal(tmp_path / "ring.pt", lambda path: load_strict(torch.nn.Linear(1, 2), path))

@@ -4,15 +4,22 @@ import io
 import json
 import os
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from zoo.data.clip_folder import _file_beside
 from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.shard_file import ShardReader, write_shard
-from zoo.files import file_in, safe_name, user_path
+from zoo.data.sources.shards import expand
+from zoo.files import cache_root, file_in, safe_name, temporary_cache, user_path
+from zoo.music import compiled_librosa
 from zoo.music.spectral import Spectral
+from zoo.run.errors import error_message
+from zoo.run.evaluate.records import StoredClip, clip_stem
+from zoo.run.evaluate.systems import videos_system
 from zoo.run.models import checkpoint_path
 from zoo.run.sample.request import compose_request
 from zoo.run.validate import check_not_input, existing_file, writable
@@ -158,3 +165,70 @@ def test_hydra_unpickles_no_file(flag, monkeypatch, capsys):
             COMMANDS[command]()
         assert end.value.code == 2
         assert "switched off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a[1].tar", " a .tar", "a*b.tar", "a{1,2}.tar", "a{1.tar", "pipe:a.tar", "a?.tar"])
+def test_a_shards_name_is_no_pattern(tmp_path, monkeypatch, name):
+    """A file that is there is meant; else {} and * are special, and no other character is."""
+    monkeypatch.chdir(tmp_path)
+    for file in (name, "b[1] .tar", "b1 .tar"):
+        Path(file).write_bytes(b"")
+    assert expand(name) == [Path(name)]
+    assert expand("*[1] .tar") == [Path("b[1] .tar")]
+    assert expand("c{0..1}[x.tar") == [Path("c0[x.tar"), Path("c1[x.tar")]
+
+
+def test_names_are_compared_by_how_they_look(tmp_path):
+    """Unicode NFC and NFD of one name are one name: of videos, and of sounds beside motions and videos."""
+    key = "caf\u00e9 1"
+    video = tmp_path / unicodedata.normalize("NFD", f"{clip_stem(key)}.mp4")
+    video.write_bytes(b"x")
+    system = videos_system(tmp_path, "v", [StoredClip(key, tmp_path / "clip", {})])
+    assert system.videos == {key: video} and not system.excluded
+    sound = tmp_path / unicodedata.normalize("NFD", "\u00e9.wav")
+    sound.write_bytes(b"x")
+    assert _file_beside(tmp_path / "\u00e9", (".wav",)) == sound
+
+
+def test_keys_that_look_alike_have_files_of_their_own():
+    """Of a protocol's clips; plain keys keep their names."""
+    keys = ["a b", "a_b", "a/b", "a  b", "_a_b", "a" * 200, "a" * 201, "a:b", "..", "\udcff"]
+    stems = [clip_stem(key) for key in keys]
+    assert len(set(stems)) == len(keys) and clip_stem("song_03-dancer.1") == "song_03-dancer.1"
+    assert all(len(stem.encode(errors="surrogatepass")) < 120 and "/" not in stem for stem in stems)
+
+
+# Places --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["read-only", "missing", "no name"])
+def test_no_place_to_write_is_replaced_by_a_temporary_one(tmp_path, monkeypatch, home):
+    """Of the cache and of numba's compiled functions; it belongs to this user alone."""
+    for name in ("DANCEZOO_CACHE", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", "/proc/none" if home == "missing" else str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path).startswith(str(tmp_path / "dancezoo")))
+    if home == "no name":
+        monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    temporary_cache.cache_clear()
+    try:
+        assert cache_root() == tmp_path / f"dancezoo-{os.getuid()}"
+        assert cache_root().stat().st_mode & 0o777 == 0o700
+        compiled_librosa.choose_cache()
+        assert os.environ["NUMBA_CACHE_DIR"] == str(cache_root() / "numba")
+        temporary_cache.cache_clear()
+        cache_root().chmod(0o777)  # anybody could put compiled functions there
+        temporary_cache.cache_clear()
+        assert cache_root() != tmp_path / f"dancezoo-{os.getuid()}"
+    finally:
+        temporary_cache.cache_clear()
+
+
+@pytest.mark.parametrize("library", ["libGL.so.1", "libgthread-2.0.so.0"])
+def test_a_missing_system_library_is_named_in_one_line(library):
+    """OpenCV's in a slim container."""
+    error = ImportError(f"{library}: cannot open shared object file: No such file or directory")
+    assert library in error_message(error) and "opencv-python-headless" in error_message(error)
+    assert error_message(ImportError("cannot import name x")) is None

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from worker_jobs import is_running, wait_for_file, write_slowly
 
-from zoo.files import conf_folder, remove_partial_files, replacing
+from zoo.files import PARTIAL_NAME, conf_folder, remove_partial_files, replacing, write_atomic
 from zoo.processes import WorkerPool
 from zoo.run.errors import report_errors
 from zoo.run.leftovers import removed_if_refused
@@ -193,6 +193,22 @@ def test_partial_files_alone_are_removed(tmp_path):
     (tmp_path / ".1a2b3c4d-export" / "sub").mkdir(parents=True)
     remove_partial_files(tmp_path)
     assert names(tmp_path) == [".1a2b3c4-x", ".hidden", "last.ckpt"]
+
+
+def test_a_killed_writer_leaves_nothing_for_long(tmp_path):
+    """The next process that writes in the folder deletes its partial files, and no other's."""
+    code = (
+        "import os, pathlib; from zoo.files import replacing\n"
+        f"with replacing(pathlib.Path({str(tmp_path)!r}) / 'a') as file: file.touch(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(TESTS.parent)})
+    (part,) = names(tmp_path)
+    assert PARTIAL_NAME.match(part)
+    others = [".0123" + part[5:], f".{part[1:5]}{os.getpid():06x}{part[11:]}", ".1a2b3c4d-a"]
+    for name in others:  # of another machine, of a living process, of an earlier version
+        (tmp_path / name).write_text("")
+    write_atomic(tmp_path / "b", b"")
+    assert names(tmp_path) == sorted([*others, "b"])
 
 
 # The environment changes nothing silently ----------------------------------------------------------------------------

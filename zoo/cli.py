@@ -15,10 +15,12 @@ from typing import Any
 from zoo.files import conf_folder
 from zoo.run.errors import report_errors
 from zoo.run.leftovers import removed_if_refused
+from zoo.run.multirun import is_multirun, run_jobs
 from zoo.run.signals import handled_signals
 from zoo.run.trust import trust_modules
 
 FOLDER_WITHOUT_GROUPS = str(Path(__file__).parent / "run")  # a folder whose subfolders have no name of an option
+TEXT_OPTIONS = ("prompt", "name", "music", "image", "out", "ckpt", "resume", "init", "export")
 USAGE = """usage: dancezoo COMMAND [KEY=VALUE ...]
 
   sample     make a video: image=me.jpg music=song.mp3 seconds=20 out=dance.mp4
@@ -62,6 +64,10 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
                 overrides = arguments[1:] if arguments[:1] == [name] else arguments
                 if any(argument.startswith("--e") for argument in overrides):  # argparse takes abbreviations
                     raise ValueError("--experimental-rerun would run code of a pickle; it is switched off")
+                if is_multirun(overrides):
+                    from omegaconf import OmegaConf
+
+                    sys.exit(run_jobs(arguments, OmegaConf.load(conf_folder() / f"{name}.yaml")))
                 if not groups:
                     overrides = _choice_overrides(overrides)
                 sys.argv[1:] = map(quote_override, overrides)
@@ -85,19 +91,31 @@ def _store(name: str) -> str:
 
 
 def quote_override(argument: str) -> str:
-    """KEY=VALUE in Hydra's grammar: ~/x.mp3, it's (live).ogg and a-{0..9}.tar are plain text to a user."""
+    """KEY=VALUE in Hydra's grammar: ~/x.mp3, it's (live).ogg and a-{0..9}.tar are plain text to a user.
+
+    Spaces around a value and ${ in it are part of it. The options in TEXT_OPTIONS are text, whatever it looks like.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
 
     key, equals, value = argument.partition("=")
     if not equals or argument.startswith("-"):
         return argument
     try:
-        if not OverridesParser.create().parse_override(argument).is_sweep_override():
+        override = OverridesParser.create().parse_override(argument)
+        parsed = override.value()
+        is_text = isinstance(parsed, str | QuotedString)
+        is_meant = key not in TEXT_OPTIONS or is_text or parsed is None or (key != "prompt" and value.startswith("["))
+        if not override.is_sweep_override() and is_meant and value == value.strip() and "${" not in value:
             return argument
+        if isinstance(parsed, QuotedString):
+            value = parsed.text
     except HydraException:
         pass
     escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value)
+    if not key.startswith("hydra."):
+        escaped = re.sub(r"(\\*)\$\{", lambda match: f"{2 * match[1]}\\${{", escaped)  # an interpolation to OmegaConf
     return f"{key}='{escaped}'"
 
 

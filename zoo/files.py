@@ -2,17 +2,58 @@
 
 import hashlib
 import os
+import platform
 import re
 import shutil
+import stat
+import tempfile
+import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+
+# of a file that is being written: machine, process and a random number; or eight digits, as earlier versions
+PARTIAL_NAME = re.compile(r"\.(?:([0-9a-f]{4})([0-9a-f]{6}))?[0-9a-f]{8}-")
 
 
 def cache_root() -> Path:
-    """Where made and downloaded things are kept: $DANCEZOO_CACHE, else ~/.cache/dancezoo."""
-    return Path(os.environ.get("DANCEZOO_CACHE") or Path.home() / ".cache" / "dancezoo").expanduser()
+    """Where made and downloaded things are kept: $DANCEZOO_CACHE, else ~/.cache/dancezoo.
+
+    Where there is no home folder, or nothing can be written in it, it is a temporary folder of this user.
+    """
+    if os.environ.get("DANCEZOO_CACHE"):
+        return user_path(os.environ["DANCEZOO_CACHE"])
+    try:
+        folder = Path.home() / ".cache" / "dancezoo"
+    except RuntimeError:  # a user without a name, as in containers
+        return temporary_cache()
+    return folder if is_writable(folder) else temporary_cache()
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, which need not exist yet."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+@cache
+def temporary_cache() -> Path:
+    """A folder for temporary files that only this user can write in. The same one in every process, where possible."""
+    folder = Path(tempfile.gettempdir()) / f"dancezoo-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700)
+    with suppress(OSError):
+        state = folder.lstat()
+        if stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022:
+            return folder
+    return Path(tempfile.mkdtemp(prefix="dancezoo-"))  # another user has made the folder
+
+
+def normalize_name(name: str) -> str:
+    """Unicode NFC: one spelling for names that look the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 def resource_root() -> Path:
@@ -39,7 +80,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises OSError where nothing can be written.
     """
     with new_folders(path.parent):
-        temporary = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+        _remove_dead_files(path.parent)
+        temporary = path.with_name(f".{_machine_mark()}{os.getpid():06x}{uuid.uuid4().hex[:8]}-{path.name}")
         try:
             temporary.touch()  # fails before any work is done, not after
             temporary.unlink()
@@ -73,8 +115,42 @@ def remove_empty(folders: Iterable[Path]) -> None:
 def remove_partial_files(folder: Path) -> None:
     """Delete what `replacing` left in a folder, or in one below, of a process that was killed while it wrote."""
     for path in list(folder.rglob(".*")):
-        if re.match(r"\.[0-9a-f]{8}-", path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if PARTIAL_NAME.match(path.name):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # another process removes it too
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@cache
+def _machine_mark() -> str:
+    """Four hexadecimal digits of this machine and its container, within which process numbers mean something."""
+    facts = [platform.node()]
+    with suppress(OSError):
+        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:4]
+
+
+@cache  # once for each folder
+def _remove_dead_files(folder: Path) -> None:
+    """Delete what processes of this machine were writing in a folder when they were killed."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            match = PARTIAL_NAME.match(name)
+            if match and match[1] == _machine_mark() and not _is_alive(int(match[2], 16)):
+                _remove(folder / name)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -39,7 +39,8 @@ class WorkerPool(ProcessPoolExecutor):
 def _start_worker(initializer: Callable[..., None] | None, initargs: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _exit_on_signal)
-    end_with_parent(signal.SIGTERM)
+    parent = multiprocessing.parent_process()
+    end_with_parent(signal.SIGTERM, parent.pid if parent else None)
     if initializer is not None:
         initializer(*initargs)
 
@@ -56,11 +57,14 @@ def _run(function: Callable, *args: Any, **kwargs: Any) -> Any:
         os._exit(end.code if isinstance(end.code, int) else 1)
 
 
-def end_with_parent(signum: int = signal.SIGKILL) -> None:
-    """Let the kernel send `signum` to this process when the thread that started it ends."""
+def end_with_parent(signum: int = signal.SIGKILL, parent: int | None = None) -> None:
+    """Let the kernel send `signum` to this process when the thread that started it ends.
+
+    parent: its process, where it is known. It may have ended already; and in a container it may be process 1.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signum))
-        if os.getppid() == 1:  # it ended before the call
+        if parent is not None and os.getppid() != parent:
             os.kill(os.getpid(), signum)
     else:
         threading.Thread(target=_watch_parent, args=(os.getppid(), signum), daemon=True).start()

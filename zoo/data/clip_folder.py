@@ -17,6 +17,7 @@ from pathlib import Path
 from zoo.body.render.densepose import read_mask, read_parts
 from zoo.data import aist
 from zoo.data.frame_source import FrameSource, NumberedImages, PartMaps, VideoFile, number_of
+from zoo.files import normalize_name
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
@@ -62,6 +63,9 @@ class ClipFolder:
         label_pattern = _compile_pattern(pattern)
         song_files = _song_files(music) if music else None
         clip_exists = None if names is None else {normalize_name(name): False for name in names}
+        label_values = {
+            label: {normalize_name(str(value)) for value in values} for label, values in label_filter.items()
+        }
         first_files: dict[str, Path] = {}  # key -> first file of its clip
         for name, media_files in sorted(
             _possible_clips(folder), key=lambda pair: (normalize_name(str(pair[0])), str(pair[1]))
@@ -73,7 +77,7 @@ class ClipFolder:
             labels = labels_of(key, label_pattern)
             if clip_exists is not None and not list_entries:
                 continue
-            if any(labels.get(label) not in values for label, values in label_filter.items()):
+            if any(labels.get(label) not in values for label, values in label_values.items()):
                 continue
             if clip_exists is not None:
                 clip_exists |= dict.fromkeys(list_entries, True)
@@ -107,11 +111,6 @@ class ClipFolder:
         if not self.clips:
             reason = f": {self.skipped[0][0]}: {self.skipped[0][1]}" if self.skipped else ""
             raise ValueError(f"data.folder={folder} has no clip that data.clip_list and data.filter leave{reason}")
-
-
-def normalize_name(name: str) -> str:
-    """Unicode NFC: one spelling for names that look the same."""
-    return unicodedata.normalize("NFC", name)
 
 
 def labels_of(key: str, expression: re.Pattern) -> dict[str, str]:
@@ -178,8 +177,10 @@ def _part_maps(media_files: Sequence[Path], frames: FrameSource, fps: Fraction) 
 
 
 def _file_beside(stem: Path, suffixes: Sequence[str]) -> Path | None:
-    """The first file STEM.SUFFIX that exists."""
-    return next((path for suffix in suffixes if (path := stem.with_name(stem.name + suffix)).is_file()), None)
+    """The first file STEM.SUFFIX that exists, by any Unicode spelling of its name."""
+    spellings = dict.fromkeys([stem.name, *(unicodedata.normalize(form, stem.name) for form in ("NFC", "NFD"))])
+    paths = (stem.with_name(name + suffix) for suffix in suffixes for name in spellings)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _song_files(folder: Path) -> dict[str, Path]:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import librosa as _librosa  # loads none of the submodules that are compiled
 from filelock import FileLock
 
+from zoo.files import is_writable, temporary_cache
+
 
 def lock_path() -> Path:
     """The lock file: in $NUMBA_CACHE_DIR, else in librosa's `__pycache__`, else in the temporary folder."""
@@ -32,8 +34,19 @@ def lock_path() -> Path:
     return Path(tempfile.gettempdir()) / f"{os.getuid()}-{name}"
 
 
+def choose_cache() -> None:
+    """Set $NUMBA_CACHE_DIR where numba would find no folder to write in: a read-only library and home."""
+    library = Path(_librosa.__file__).resolve().parent
+    user_folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if "NUMBA_CACHE_DIR" in os.environ or is_writable(library / "__pycache__"):
+        return
+    if not (user_folder.is_absolute() and is_writable(user_folder)):
+        os.environ["NUMBA_CACHE_DIR"] = str(temporary_cache() / "numba")
+
+
 def _import_submodules() -> None:
     """Import, and so compile, everything of librosa that the zoo uses, under the file lock."""
+    choose_cache()  # before numba is imported
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks
             stack.enter_context(FileLock(lock_path(), fallback_to_soft=False))

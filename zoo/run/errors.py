@@ -52,6 +52,11 @@ def error_message(error: BaseException) -> str | None:
         text = str(error).split("Config search path")[0].split("full_key:")[0].split("See https:")[0]
         unknown = re.match(r"Could not override '([^']+)'", text)
         return f"there is no option {unknown[1]} (conf/ lists them all)" if unknown else _one_line(text)
+    if isinstance(error, ImportError) and (library := re.match(r"(\S+\.so\S*): cannot open shared", str(error))):
+        return (
+            f"this machine lacks {library[1]}; install its package (apt install libgl1 libglib2.0-0 for OpenCV), "
+            "or opencv-python-headless in place of opencv-python"
+        )
     if isinstance(error, ValueError):
         return _one_line(str(error))
     if isinstance(error, OSError) and error.filename is not None:

@@ -42,6 +42,8 @@ _LIMB_JOINT_NAMES = {
     "collar": "collar clavicle collarbone shoulder",
 }
 _CENTRAL_JOINT_NAMES = {"pelvis": "hips pelvis hip root", "head": "head"}
+_MOTION_HEADER = re.compile(r"(?<![^\s}])MOTION\s+Frames\s*:\s*(\d+)\s+Frame\s*Time\s*:\s*([\d.eE+-]+)", re.IGNORECASE)
+_TOKEN = re.compile(r"(?<!\S)(ROOT|JOINT)\s+([^\r\n{]*[^\s{])|[{}]|[^\s{}]+", re.IGNORECASE)
 _RIG_PREFIXES = re.compile(r"mixamorig\d*|bip\d*|m|f|avg|jnt|joint|bone|def")  # words that name the skeleton
 
 
@@ -61,14 +63,19 @@ class _Node:
 
 def _parse(text: str) -> tuple[list[_Node], np.ndarray, float]:
     """Parse joints, frames (T, channels) and seconds a frame. Raises ValueError for text that is not BVH."""
-    hierarchy, separator, motion = text.partition("MOTION")
-    header = re.match(r"\s*Frames:\s*(\d+)\s*Frame Time:\s*([\d.eE+-]+)", motion)
-    if not (separator and header and hierarchy.split()[:1] == ["HIERARCHY"]):
+    header = _MOTION_HEADER.search(text)  # a joint may be called MOTION: only this line is followed by Frames:
+    hierarchy = text[: header.start()] if header else ""
+    if not header or hierarchy.split()[:1] != ["HIERARCHY"]:
         raise ValueError("it is not a BVH file")
-    nodes, stack, num_columns, tokens = [], [], 0, iter(hierarchy.split()[1:])
+    nodes: list[_Node] = []
+    stack: list[int] = []
+    num_columns = 0
+    matches = _TOKEN.finditer(hierarchy, hierarchy.index("HIERARCHY") + len("HIERARCHY"))
+    tokens = (match[0] for match in matches)
     for token in tokens:
-        if token in ("ROOT", "JOINT"):
-            nodes.append(_Node(next(tokens), stack[-1] if stack else -1, np.zeros(3)))
+        joint = _TOKEN.fullmatch(token)
+        if joint and joint[1]:  # its name goes to the end of the line
+            nodes.append(_Node(joint[2], stack[-1] if stack else -1, np.zeros(3)))
             current_node = len(nodes) - 1
         elif token == "End":
             next(tokens)
@@ -87,7 +94,7 @@ def _parse(text: str) -> tuple[list[_Node], np.ndarray, float]:
                 axis, channel_kind = (name := next(tokens))[0].upper(), name[1:].lower()
                 if channel_kind == "position":
                     node.position_columns["XYZ".index(axis)] = num_columns
-                else:
+                elif channel_kind == "rotation":  # others, such as Xscale, move no joint
                     node.rotation_columns.append((axis, num_columns))
                 num_columns += 1
         else:
@@ -95,7 +102,7 @@ def _parse(text: str) -> tuple[list[_Node], np.ndarray, float]:
     num_frames, frame_seconds = int(header[1]), float(header[2])
     if num_frames * max(num_columns, len(nodes)) > MAX_VALUES:
         raise ValueError(f"{num_frames} frames of {len(nodes)} joints are more than {MAX_VALUES} values")
-    values = _read_numbers(motion[header.end() :])
+    values = _read_numbers(text[header.end() :])
     if not num_frames or frame_seconds <= 0 or values.size < num_frames * num_columns:
         raise ValueError(
             f"it is broken: the header announces {num_frames} frames of {num_columns} values, "
@@ -103,7 +110,15 @@ def _parse(text: str) -> tuple[list[_Node], np.ndarray, float]:
         )
     # some exporters write one frame too many
     values = values[: num_frames * num_columns].reshape(num_frames, num_columns)
+    if not (np.isfinite(values).all() and all(np.isfinite(node.offset).all() for node in nodes)):
+        raise ValueError("it holds values that are not finite")
     return nodes, values, frame_seconds
+
+
+def _decode(data: bytes) -> str:
+    """The text of a file in UTF-8 or UTF-16, without its byte-order mark."""
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return data.decode(encoding, errors="replace").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _read_numbers(text: str) -> np.ndarray:
@@ -223,7 +238,7 @@ def read_bvh(path: Path | str) -> Tensor:
     keeps its height and all frames. Raises ValueError for a file that is not BVH, or whose skeleton cannot be matched.
     """
     try:
-        nodes, frames, frame_seconds = _parse(Path(path).read_text(errors="replace"))
+        nodes, frames, frame_seconds = _parse(_decode(Path(path).read_bytes()))
         matches = _match_joints(nodes)
         rotations, positions = (torch.from_numpy(array) for array in _kinematics(nodes, frames))
         rest_channels = np.zeros((1, frames.shape[1]))

@@ -17,7 +17,7 @@ from zoo.body.motion_io.formats import READERS, read_motion
 from zoo.data import aist
 from zoo.data.code_hash import code_hash
 from zoo.data.shard_file import write_shard
-from zoo.files import cache_root, user_path
+from zoo.files import cache_root, normalize_name, user_path
 from zoo.media import SOUND_CODECS, Sound
 
 # the code that decides the content of the shard, by folders
@@ -41,7 +41,7 @@ class MocapFolder:
         if not self.folder.is_dir():
             raise ValueError(f"data.mocap_folder: {self.folder} is not a folder")
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        sounds = {path.stem: path for path in reversed(files) if path.suffix.lower() in SOUND_CODECS}
+        sounds = {normalize_name(path.stem): path for path in reversed(files) if path.suffix.lower() in SOUND_CODECS}
         motions = [path for path in files if path.suffix.lower() in READERS]
         if not motions:
             raise ValueError(f"data.mocap_folder: no motion in {self.folder}; put {', '.join(READERS)} files into it")
@@ -49,7 +49,7 @@ class MocapFolder:
         self.without_music: list[str] = []
         for path in motions:
             aist_name = aist.NAME.fullmatch(path.stem)
-            sound = sounds.get(path.stem) or (sounds.get(aist_name["song"]) if aist_name else None)
+            sound = sounds.get(normalize_name(path.stem)) or (sounds.get(aist_name["song"]) if aist_name else None)
             if sound:
                 self.pairs.append((path, sound))
             else:
@@ -80,7 +80,7 @@ class MocapFolder:
                 motion = read_motion(path)
                 sound = Sound(sound_path)
                 waveform = sound.mono(sound.sample_rate)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 print(f"data.mocap_folder: left out: {error}", flush=True)
                 continue
             aist_name = aist.NAME.fullmatch(path.stem)

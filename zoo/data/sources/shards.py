@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 
 from braceexpand import braceexpand
@@ -25,20 +25,29 @@ def expand(urls: str | Iterable[str]) -> list[Path]:
     Raises ValueError for addresses that are not local, and for a * that matches no file.
     """
     patterns = [urls] if isinstance(urls, str) else list(urls)
-    paths = [path for pattern in patterns for path in braceexpand(str(pattern))]
-    for path in paths:
-        if "://" in path or path.startswith("pipe:"):
-            raise ValueError(f"shard {path} is not on this machine: download it and name the local file in data.urls")
-    return [match for path in paths for match in _matches(path)]
+    return [path for pattern in map(str, patterns) for path in _expand(pattern)]
 
 
-def _matches(path: str) -> list[Path]:
-    """The files that match 'a*.tar', sorted by name; a name without * is itself."""
-    if "*" not in path:
-        return [user_path(path)]
-    matches = sorted(glob(os.path.expanduser(path)))
+def _expand(pattern: str) -> list[Path]:
+    """The files that one pattern stands for; the name of a file that is there stands for itself."""
+    if user_path(pattern).is_file():
+        return [user_path(pattern)]
+    if "://" in pattern or pattern.startswith("pipe:"):
+        raise ValueError(f"shard {pattern} is not on this machine: download it and name the local file in data.urls")
+    try:
+        names = list(braceexpand(pattern))
+    except ValueError:  # unbalanced braces
+        names = [pattern]
+    return [path for name in names for path in _matches(name)]
+
+
+def _matches(name: str) -> list[Path]:
+    """The files that match 'a*.tar', sorted by name; a name without * is itself. No other character is special."""
+    if "*" not in name:
+        return [user_path(name)]
+    matches = sorted(glob("*".join(map(escape, os.path.expanduser(name).split("*")))))
     if not matches:
-        raise ValueError(f"data.urls={path} matches no file")
+        raise ValueError(f"data.urls={name} matches no file")
     return [Path(match) for match in matches]
 
 

@@ -100,9 +100,13 @@ def check_plain_tensors(contents: Any, path: str | Path, allow_views: bool = Fal
     Without `allow_views`, also for views that are larger than their storage. A view of one value may have any shape,
     which matters where the shapes in the file decide the size of a network.
     """
-    pending = [contents]
+    pending, containers = [contents], set()
     while pending:
         value = pending.pop()
+        if isinstance(value, Mapping | list | tuple):
+            if id(value) in containers:  # it may contain itself
+                continue
+            containers.add(id(value))
         if isinstance(value, Mapping):
             pending.extend(value.values())
         elif isinstance(value, list | tuple):
@@ -134,7 +138,8 @@ def unwrap_state_dict(contents: Any) -> Mapping[str, Tensor]:
     if isinstance(contents, Mapping) and isinstance(contents.get("state_dict"), Mapping):
         contents = contents["state_dict"]
     has_entries = isinstance(contents, Mapping) and bool(contents)
-    if not has_entries or not all(isinstance(value, Tensor) for value in contents.values()):
+    is_flat = has_entries and all(isinstance(value, Tensor) for value in contents.values())
+    if not is_flat or not all(isinstance(name, str) for name in contents):
         raise ValueError("it holds no state dict")
     if all(name.startswith("module.") for name in contents):
         return {name.removeprefix("module."): value for name, value in contents.items()}

@@ -9,7 +9,7 @@ from zoo.data.base import EvalClips
 from zoo.files import write_atomic
 from zoo.media import write_sound
 from zoo.run.evaluate.protocol import Protocol
-from zoo.run.evaluate.records import file_stem, write_json
+from zoo.run.evaluate.records import clip_stem, write_json
 
 README_TEMPLATE = """# Clips of the protocol {id}
 
@@ -40,7 +40,7 @@ def write_inputs(protocol: Protocol, clips: EvalClips, folder: Path, suffixes: t
     spec, clip_stems = protocol.clip_spec, []
     for clip_index in tqdm(range(len(clips)), desc="inputs", unit="clip", disable=None, dynamic_ncols=True):
         clip = clips[clip_index]
-        clip_stems.append(file_stem(clip.key))
+        clip_stems.append(clip_stem(clip.key))
         stem = folder / clip_stems[-1]
         temporary_png = stem.with_name(f".{stem.name}.part.png")
         Image.fromarray(clip.reference).save(temporary_png)

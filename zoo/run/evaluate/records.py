@@ -7,6 +7,7 @@ An ID is the hash of everything that decides the content. Measurements also stor
 file is never reused.
 """
 
+import hashlib
 import io
 import json
 import re
@@ -23,6 +24,7 @@ from zoo.files import user_path, write_atomic
 from zoo.media import encode_frames, write_sound
 
 FOLDER_MARKER = ".dancezoo-evaluation"  # in every folder that an evaluation created
+MAX_STEM_LENGTH = 80  # characters; file systems allow 255 bytes, with suffixes
 Measurements = dict[str, dict[str, np.ndarray]]  # ConfiguredMetric.fingerprint -> name -> values
 
 
@@ -74,8 +76,16 @@ def read_json(path: Path) -> Any:
 
 
 def file_stem(name: str) -> str:
-    """Turn a clip's key or a system's name into the stem of a file."""
+    """Turn a system's name into the stem of a file; different names may have one stem."""
     return re.sub(r"[^\w.@+-]+", "_", name).strip("._") or "_"
+
+
+def clip_stem(key: str) -> str:
+    """The stem of a clip's files: its key, or, where that is no plain name, a similar one with a hash of the key."""
+    stem = file_stem(key)
+    if stem == key and len(key) <= MAX_STEM_LENGTH:
+        return stem
+    return f"{stem[:MAX_STEM_LENGTH]}-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:6]}"
 
 
 # The protocol's clips ------------------------------------------------------------------------------------------------
@@ -100,7 +110,7 @@ class StoredClip:
 
 def store_clip(clips: EvalClips, index: int, fps: Fraction, folder: Path) -> StoredClip:
     """Write the files of a clip, unless they exist."""
-    stored = StoredClip(clips.keys[index], folder / file_stem(clips.keys[index]), clips.labels[index])
+    stored = StoredClip(clips.keys[index], folder / clip_stem(clips.keys[index]), clips.labels[index])
     if stored.file(".npz").is_file():
         return stored
     clip = clips[index]
@@ -132,7 +142,7 @@ def read_index(folder: Path) -> tuple[list[StoredClip], dict[str, str]] | None:
     index = read_json(folder / "clips.json")
     if index is None:
         return None
-    clips = [StoredClip(entry["key"], folder / file_stem(entry["key"]), entry["labels"]) for entry in index["clips"]]
+    clips = [StoredClip(entry["key"], folder / clip_stem(entry["key"]), entry["labels"]) for entry in index["clips"]]
     return clips, index["skipped"]
 
 

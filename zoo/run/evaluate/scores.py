@@ -36,6 +36,7 @@ from zoo.run.evaluate.protocol import (
 from zoo.run.evaluate.records import (
     Measurements,
     StoredClip,
+    clip_stem,
     file_stem,
     read_arrays,
     read_measurements,
@@ -182,7 +183,7 @@ def _job(system: System, index: int, clip: StoredClip, repeats: int, content: st
     video, motion = system.videos[clip.key], system.motions.get(clip.key)
     use_second_motion = index < repeats
     hashes = [file_fingerprint(path) for path in (video, motion) if path]
-    output = out / "measured" / file_stem(system.name) / f"{file_stem(clip.key)}.npz"
+    output = out / "measured" / file_stem(system.name) / f"{clip_stem(clip.key)}.npz"
     inputs_hash = fingerprint(content, clip.key, hashes, use_second_motion)
     return MetricJob(system.name, clip, video, motion, use_second_motion, output, inputs_hash)
 

@@ -25,7 +25,7 @@ from zoo.batch import MOTION_FPS
 from zoo.body.detection.base import PoseDetector
 from zoo.data.base import DataSource, EvalClip
 from zoo.families.base import Family, GenerationRequest, MotionGenerator, SamplingParams
-from zoo.files import file_hash, write_atomic
+from zoo.files import file_hash, normalize_name, write_atomic
 from zoo.media import encode_frames
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
 from zoo.music.encoder import MusicEncoder
@@ -34,7 +34,7 @@ from zoo.run.checkpoint import WEIGHTS_FILE, load_family
 from zoo.run.config import CONFIG_FILE, load_renderer
 from zoo.run.evaluate.cost import CostMeter
 from zoo.run.evaluate.protocol import Protocol, fingerprint
-from zoo.run.evaluate.records import StoredClip, file_stem, read_json, with_suffix, write_arrays, write_json
+from zoo.run.evaluate.records import StoredClip, clip_stem, file_stem, read_json, with_suffix, write_arrays, write_json
 from zoo.run.sample.generate import fast_denoisers
 
 GROUND_TRUTH = "ground truth"
@@ -76,7 +76,7 @@ def still_image_system(clips: Sequence[StoredClip], content: str, protocol: Prot
     """Baseline: the reference image in every frame."""
     system = System(STILL_IMAGE, "baseline", fingerprint(content, STILL_IMAGE))
     for clip in clips:
-        path = system.videos[clip.key] = out / f"{file_stem(STILL_IMAGE)}-{system.id}" / f"{file_stem(clip.key)}.mp4"
+        path = system.videos[clip.key] = out / f"{file_stem(STILL_IMAGE)}-{system.id}" / f"{clip_stem(clip.key)}.mp4"
         if not path.is_file():
             frames = np.repeat(clip.read()["reference"][None], protocol.clip_spec.frames, 0)
             write_atomic(path, encode_frames(frames, protocol.clip_spec.rate, crf=0))
@@ -114,19 +114,20 @@ def videos_system(folder: Path, name: str, clips: Sequence[StoredClip]) -> Syste
     system = System(name, "videos", "")
     videos: dict[str, list[Path]] = {}
     num_ignored = 0
-    clip_stems = {file_stem(clip.key) for clip in clips}
+    clip_stems = {normalize_name(clip_stem(clip.key)) for clip in clips}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in VIDEO_SUFFIXES and path.stem in clip_stems:
-            videos.setdefault(path.stem, []).append(path)
+        stem = normalize_name(path.stem)
+        if path.suffix.lower() in VIDEO_SUFFIXES and stem in clip_stems:
+            videos.setdefault(stem, []).append(path)
         else:
             num_ignored += 1
     if not videos:
-        example = file_stem(clips[0].key)
+        example = clip_stem(clips[0].key)
         raise ValueError(
             f"videos={folder} has no video named after a clip, such as {example}.mp4; export_inputs=DIR lists the names"
         )
     for clip in clips:
-        paths = videos.get(file_stem(clip.key), [])
+        paths = videos.get(normalize_name(clip_stem(clip.key)), [])
         if len(paths) == 1:
             system.videos[clip.key] = paths[0]
         else:
@@ -251,7 +252,7 @@ def checkpoint_system(
     system_kind: Literal["baseline", "checkpoint"] = "checkpoint" if checkpoint.ablation is None else "baseline"
     system = System(name, system_kind, checkpoint.system_id(content, protocol, sampling, use_ema, prompt))
     folder = out / f"{file_stem(name)}-{system.id}"
-    stems = [folder / file_stem(clip.key) for clip in clips]
+    stems = [folder / clip_stem(clip.key) for clip in clips]
     missing = [index for index, stem in enumerate(stems) if not with_suffix(stem, ".json").is_file()]
     if missing:
         try:
