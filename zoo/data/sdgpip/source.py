@@ -28,7 +28,7 @@ from zoo.media import SOUND_CODECS
 from zoo.music.encoder import MusicEncoder
 
 SHARD_SONGS = 2  # songs in one shard; an interrupted run makes at most so many again in each process
-HELD_OUT_FRACTION = 20  # of a folder's songs: one in so many is validation data, and as many are test data
+SONGS_PER_HELD_OUT = 20  # of a folder's songs: one in so many is validation data, and as many are test data
 SETTINGS_FILE = "sdgpip.json"
 SDGPIP_CODE = (*CLIPS_CODE, "data/sdgpip/slices.py", "body/guidance_maps.py", "body/image_skeleton.py")
 FRAME_KEYS = frozenset({"frames", "frame_indices", "reference"})
@@ -112,8 +112,8 @@ class Sdgpip(DataSource):
                 "name another folder"
             )
         write_atomic(settings_file, self.settings.encode())
-        index, count = shard
-        jobs = [job for split in splits for job in self._jobs(split)][index::count]
+        shard_index, num_shares = shard
+        jobs = [job for split in splits for job in self._jobs(split)][shard_index::num_shares]
         for path, _ in jobs:  # of a killed process
             for leftover in self.folder.glob(f".????????-{path.name}"):
                 leftover.unlink(missing_ok=True)
@@ -174,10 +174,12 @@ def _folder_songs(folder: Path) -> list[SliceSong]:
     counts = Counter(names.values())  # a.mp3 and a.wav are told apart by their suffixes
     names = {path: shard_key(name if counts[name] == 1 else f"{name}{path.suffix}") for path, name in names.items()}
     by_hash = sorted(paths, key=lambda path: hashlib.sha256(names[path].encode()).digest())
-    count = max(1, len(paths) // HELD_OUT_FRACTION)
+    num_held_out = max(1, len(paths) // SONGS_PER_HELD_OUT)
     if len(paths) < len(SPLITS):  # too few to hold any out
-        count = 0
-    splits = dict.fromkeys(by_hash[:count], "val") | dict.fromkeys(by_hash[count : 2 * count], "test")
+        num_held_out = 0
+    splits = dict.fromkeys(by_hash[:num_held_out], "val") | dict.fromkeys(
+        by_hash[num_held_out : 2 * num_held_out], "test"
+    )
     return [SliceSong(names[path], splits.get(path, "train"), path) for path in paths]
 
 
