@@ -123,6 +123,9 @@ def test_people_and_keypoints_have_the_right_positions(folder):
     for box, (position, *_) in zip(boxes, (ONE, OTHER), strict=True):
         np.testing.assert_allclose((box[:2] + box[2:]) / 2, position, atol=8 / 1.6)  # a cell of 8 pixels of 640 for 400
         np.testing.assert_allclose(box[2:] - box[:2], np.array(BOX) / 1.6, rtol=1e-4)
+    detector.person = 2
+    chosen_index, note = detector.choose_person([person.box for person in people])
+    assert people[chosen_index].box is boxes[1] and note is None
     points, scores = detector._network.predict_keypoints(draw_spots(ONE), boxes[0])
     for kind, position in enumerate(ONE):
         np.testing.assert_allclose(points[kind::3], np.tile(position, (len(points[kind::3]), 1)), atol=0.34)

@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 
 from zoo.body.camera import camera
+from zoo.body.detection.base import PersonNumberError
 from zoo.body.detection.blazepose_detector import BlazePoseDetector
+from zoo.body.detection.factory import load_detector
 from zoo.body.image.segmentation import Cutout, _foreground_colors, extract_cutout, from_alpha
 from zoo.body.render.appearance import Appearance
 from zoo.body.render.rasterizer import render
@@ -198,13 +200,13 @@ def test_a_person_is_cut_out_of_a_room(detector, figures):
         )
 
 
-def test_who_is_not_one_whole_person_is_refused(detector):
-    """Nobody, two, one without feet, head or arm; the main one of two is taken."""
+def test_who_is_no_whole_person_is_refused(detector, wheel):
+    """Nobody, one without feet, head or arm. Of two the largest is taken, or the one of the number from the left."""
     one, other = (standing(body, 300, "C09", 150)["rgb"][:, 80:220] for body in ("man", "curvy"))
     small = cv2.copyMakeBorder(cv2.resize(other, (70, 150)), 120, 30, 35, 35, cv2.BORDER_REPLICATE)
     floor, head = (extent(one)[index] for index in (1, 0))
     for picture, words in (
-        (np.full_like(one, 150), "no person was detected"), (np.hstack([one, other]), "2 people were detected"),
+        (np.full_like(one, 150), "no person was detected"),
         (one[: floor - 40], "feet"), (one[: floor - 25], "feet"), (one[head + 15 :], "head"), (one[:, 62:], "side"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words) as caught:
@@ -213,6 +215,11 @@ def test_who_is_not_one_whole_person_is_refused(detector):
     alone, main = extract_cutout(one, detector), extract_cutout(np.hstack([one, small]), detector)
     assert abs(main.stature / alone.stature - 1) < 0.03
     assert np.abs(main.alpha.mean() - alone.alpha.mean()) < 0.03
+    assert alone.note is None and "2 people were detected, of whom person 1 from the left" in main.note
+    second = extract_cutout(np.hstack([one, small]), load_detector(wheel, person=2))
+    assert abs(second.stature / alone.stature - 0.5) < 0.05 and second.note is None
+    with pytest.raises(PersonNumberError, match="^person=3: 2 people were detected$"):
+        extract_cutout(np.hstack([one, small]), load_detector(wheel, person=3))
 
 
 def test_a_refusal_is_one_line_with_a_detector_too(scripts, song, wheel, tmp_path):
@@ -224,12 +231,13 @@ def test_a_refusal_is_one_line_with_a_detector_too(scripts, song, wheel, tmp_pat
         "music": song,
         "image": tmp_path / "two.png",
         "scene": "world",
+        "person": 3,
         "weights.pose_detector": wheel,
     }
     done = scripts("sample", *(f"{name}={value}" for name, value in given.items()), f"out={tmp_path / 'out.mp4'}")
-    refused(done, "two.png: 2 people were detected")
+    refused(done, "two.png: person=3: 2 people were detected")
     Image.fromarray(np.tile(np.arange(96, dtype=np.uint8)[:, None, None], (1, 96, 3))).save(tmp_path / "sky.png")
-    given |= {"scene": "null", "image": tmp_path / "sky.png"}
+    given |= {"scene": "null", "person": "null", "image": tmp_path / "sky.png"}
     done = scripts("sample", *(f"{name}={value}" for name, value in given.items()), f"out={tmp_path / 'out.mp4'}")
     refused(done, "sky.png shows no person")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["sky.png", "two.png"]

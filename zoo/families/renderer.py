@@ -50,12 +50,12 @@ class Renderer(ABC):
         """
 
 
-def check_quality(quality: float) -> None:
-    """Raises ValueError where the figure of an image was detected too badly to be moved."""
+def check_quality(quality: float, note: str | None = None) -> None:
+    """Raises ValueError where the figure of an image was detected too badly to be moved. note: see RenderSession."""
     if quality < MIN_QUALITY:
         raise ValueError(
             f"figure detection quality is {quality:.2f}, at least {MIN_QUALITY} is required; use an image in which "
-            "arms and legs do not overlap the body"
+            f"arms and legs do not overlap the body{f'; {note}' if note else ''}"
         )
 
 

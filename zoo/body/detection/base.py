@@ -35,6 +35,11 @@ class SegmentedFigure:
     joints: np.ndarray  # (24, 2) float32 pixels
     quality: float  # in [0, 1]: visibility of arms and legs
     stature: float  # pixels: its height when standing upright
+    note: str | None = None  # one line for the user: which one of several people this is
+
+
+class PersonNumberError(ValueError):
+    """The image has no person of the number that the user gave."""
 
 
 class PoseDetector(ABC):
@@ -52,7 +57,7 @@ class PoseDetector(ABC):
         min_confidence: smallest mean confidence of the joints. Raises ValueError, one line without the image's name,
         where no figure is detected or its feet are cut off.
         """
-        poses = self.detect(image[None])
+        poses, note = self.detect_figure(image)
         joints, mask = poses.joints[0], largest_component(poses.mask[0])
         if not np.isfinite(joints).all() or poses.confidence[0].mean() < min_confidence:
             raise ValueError(f"no figure was detected (by the {self.name})")
@@ -61,15 +66,45 @@ class PoseDetector(ABC):
         stature = stature_from_joints(joints)
         if (mask[-1] > 0.5).sum() > MAX_BOTTOM_EDGE_WIDTH * stature:
             raise ValueError("the feet of the figure are cut off; use an image that shows the whole body")
-        return SegmentedFigure(mask_to_alpha(mask), joints, 1.0, stature)
+        return SegmentedFigure(mask_to_alpha(mask), joints, 1.0, stature, note)
+
+    def detect_figure(self, image: np.ndarray) -> tuple[Poses, str | None]:
+        """The poses (1, ...) of the figure of an image (H, W, 3) uint8, and a note on the choice among several."""
+        return self.detect(image[None]), None
 
 
 class PersonDetector(PoseDetector):
-    """Detects people in photographs, which may show none or several."""
+    """Detects people in photographs, which may show none or several.
+
+    person: number of the person that `segment_figure` segments, counted from the left and from 1; None: the largest.
+    """
+
+    person: int | None = None
 
     @abstractmethod
     def find_people(self, image: np.ndarray) -> Sequence:
         """The people in an image (H, W, 3) uint8, highest score first; each has a `box` (4,) x0, y0, x1, y1."""
+
+    def choose_person(self, boxes: Sequence[np.ndarray]) -> tuple[int, str | None]:
+        """Index of the box (4,) of person number `person`, or of the largest box, and a note where there are several.
+
+        Raises PersonNumberError where `person` is not among the boxes.
+        """
+        if self.person is None:
+            index = int(np.argmax([np.prod(box[2:] - box[:2]) for box in boxes]))
+        elif self.person > len(boxes):
+            count = f"{len(boxes)} people were" if len(boxes) > 1 else f"{len(boxes) or 'no'} person was"
+            raise PersonNumberError(f"person={self.person}: {count} detected")
+        from_left = sorted(range(len(boxes)), key=lambda position: float(boxes[position][0] + boxes[position][2]))
+        if self.person is not None:
+            return from_left[self.person - 1], None
+        if len(boxes) == 1:
+            return index, None
+        number = 1 + from_left.index(index)
+        return index, (
+            f"{len(boxes)} people were detected, of whom person {number} from the left is the largest; "
+            "person=N chooses another"
+        )
 
 
 def joint_weights(

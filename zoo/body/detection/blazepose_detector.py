@@ -21,7 +21,6 @@ TO_JOINTS = joint_weights(NUM_BODY_POINTS, POINTS_OF_JOINT, SHOULDERS, HIPS, EAR
 NECK, HEAD = JOINTS.index("neck"), JOINTS.index("head")
 
 REFINE_BELOW_PRESENCE = 0.9  # below this presence the landmarks are predicted a second time
-MAIN_PERSON_RATIO = 1.5  # a person this many times as large as any other is the main one
 EAR_TO_ANKLE_RATIO = 0.852  # length ear - shoulder - hip - knee - ankle over the stature (rendered bodies: +- 0.006)
 MAX_HEIGHT_RATIO = (
     1.4  # largest height of a figure with raised arms over its stature; above it the body is foreshortened
@@ -85,34 +84,33 @@ class BlazePoseDetector(PersonDetector):
         return Poses(joints, confidence, mask)
 
     def segment_figure(self, image: np.ndarray, min_confidence: float = 0.0) -> SegmentedFigure:
-        """Segment the only person of an image (H, W, 3) uint8, or the main one: MAIN_PERSON_RATIO times as large.
+        """Segment person number `person` of an image (H, W, 3) uint8, or the largest one.
 
         A presence of at least MIN_SCORE decides; min_confidence is not used. Raises ValueError, one line without the
-        image's name, for no person, for several, and for one that is cut off.
+        image's name, for no person, and for one that is cut off.
         """
         people = [(person, *self.find_landmarks(image, person)) for person in self.find_people(image)]
         people = [(person, landmarks, mask) for person, landmarks, mask in people if landmarks.presence >= MIN_SCORE]
-        if not people:
+        if not people and self.person is None:
             raise ValueError(
                 "no person was detected; use an image in which one person fills at least a quarter of the height, "
                 "or a png with a transparent background"
             )
-        region_sizes = [float(np.linalg.norm(person.region.up)) for person, _, _ in people]
-        main_index = int(np.argmax(region_sizes))
-        if sum(size * MAIN_PERSON_RATIO > region_sizes[main_index] for size in region_sizes) > 1:
-            raise ValueError(
-                f"{len(people)} people were detected, none clearly the largest; crop the image to one person"
-            )
-        _, landmarks, mask = people[main_index]
+        index, note = self.choose_person([person.box for person, _, _ in people])
+        _, landmarks, mask = people[index]
         mask = largest_component(mask)
         stature = _stature_from_points(landmarks.points)
-        _check_whole_body(landmarks, mask, stature)
+        try:
+            _check_whole_body(landmarks, mask, stature)
+        except ValueError as error:
+            raise ValueError(f"{error}{f'; {note}' if note else ''}") from None
         alpha = mask_to_alpha(mask)
         figure_height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
         stature = max(stature, figure_height / MAX_HEIGHT_RATIO)
         joints = (TO_JOINTS @ landmarks.points).astype(np.float32)
         joints[HEAD] = _head_joint(landmarks.points, *joints[[NECK, HEAD]], stature)
-        return SegmentedFigure(alpha, joints, float(landmarks.visibility[ARM_AND_LEG_POINTS].mean()), stature)
+        quality = float(landmarks.visibility[ARM_AND_LEG_POINTS].mean())
+        return SegmentedFigure(alpha, joints, quality, stature, note)
 
     def _track(self, frame: np.ndarray, region: Region | None) -> tuple[Region | None, Landmarks | None]:
         """The region that was searched in a frame and the landmarks there; None, None without a figure."""

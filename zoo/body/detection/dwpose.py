@@ -131,6 +131,17 @@ class DWPoseDetector(PersonDetector):
         """The people in an image (H, W, 3) uint8, highest score first."""
         return self._network.detect_people(image)
 
+    def detect_figure(self, image: np.ndarray) -> tuple[Poses, str | None]:
+        """See `PoseDetector`; of person number `person`, or of the largest one."""
+        people = self.find_people(image)
+        if not people and self.person is None:
+            return self.detect(image[None]), None
+        index, note = self.choose_person([person.box for person in people])
+        points, scores = self._network.predict_keypoints(image, people[index].box)
+        joints, confidence = weighted_joints(TO_JOINTS, points, scores)
+        joints, confidence = np.float32(joints), np.float32(confidence)
+        return Poses(joints[None], confidence[None], draw_mask(joints, *image.shape[:2])[None]), note
+
     def detect(self, frames: np.ndarray) -> Poses:
         """The largest person of the first frame that has one, then in each frame the one that overlaps it most.
 

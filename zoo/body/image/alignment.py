@@ -41,6 +41,7 @@ class Alignment:
     face: np.ndarray  # (4,) left, top, right, bottom of the head's square, as fractions of the image
     quality: float  # in [0, 1]: visibility of the limbs, times the plausibility of their lengths
     max_offset: float  # metres that the pelvis may move away from its place in the image
+    note: str | None = None  # see SegmentedFigure
 
 
 def align(image: np.ndarray, detector: PoseDetector, resolution: int, width: int | None = None) -> Alignment:
@@ -64,9 +65,8 @@ def align(image: np.ndarray, detector: PoseDetector, resolution: int, width: int
     cropped_width = 0 if width is None else (resolution - width) / 2
     side_room = (min(pelvis_column, resolution - pelvis_column) - cropped_width) / scale - SIDE_MARGIN * SMPL_STATURE
     face = head_square(head_mask(figure.alpha, figure.joints))
-    return Alignment(
-        fitted_body, camera, resolution, face, figure.quality * plausibility, max(side_room, MIN_OFFSET_METRES)
-    )
+    max_offset = max(side_room, MIN_OFFSET_METRES)
+    return Alignment(fitted_body, camera, resolution, face, figure.quality * plausibility, max_offset, figure.note)
 
 
 def standard_placement(alignment: Alignment) -> Alignment:

@@ -64,6 +64,7 @@ class Puppet:
     floor_row: float  # the row of pixels that it stands on
     offsets: torch.Tensor  # (24, 3) pixels: its skeleton at rest
     quality: float  # in [0, 1]: visibility of the limbs, times the plausibility of their lengths
+    note: str | None = None  # see SegmentedFigure
 
 
 def make_puppet(image: np.ndarray, detector: PoseDetector, max_side: int = MAX_FRAME_SIDE) -> Puppet:
@@ -87,6 +88,7 @@ def make_puppet(image: np.ndarray, detector: PoseDetector, max_side: int = MAX_F
         floor_row,
         offsets,
         figure.quality * plausibility,
+        figure.note,
     )
 
 

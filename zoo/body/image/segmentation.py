@@ -5,7 +5,7 @@ old background: Germer et al. 2020, "Fast multi-level foreground estimation", in
 "Approximate fast foreground colour estimation", with box blurs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ class Cutout:
     rgb: np.ndarray  # (H, W, 3) float32 in [0, 255]: the figure's own colors, also of semi-transparent pixels
     alpha: np.ndarray  # (H, W) float32 in [0, 1]
     stature: float  # pixels: its height when standing upright
+    note: str | None = None  # see SegmentedFigure
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Figure:
     joints: np.ndarray  # (24, 2) pixels
     quality: float  # in [0, 1]: visibility of arms and legs
     stature: float  # pixels: its height when standing upright
+    note: str | None = None  # see SegmentedFigure
 
 
 def from_alpha(rgba: np.ndarray) -> Cutout:
@@ -61,13 +63,13 @@ def extract_figure(
     image = _shrink(image, max_side)
     segmented = detector.segment_figure(image, min_confidence)
     rgb = _foreground_colors(np.float32(image), segmented.alpha, segmented.stature)
-    return Figure(rgb, segmented.alpha, image, segmented.joints, segmented.quality, segmented.stature)
+    return Figure(rgb, segmented.alpha, image, segmented.joints, segmented.quality, segmented.stature, segmented.note)
 
 
 def extract_cutout(image: np.ndarray, detector: PoseDetector) -> Cutout:
     """The one figure of an image (H, W, 3) uint8, see `extract_figure`."""
     figure = extract_figure(image, detector)
-    return _crop(figure.rgb, figure.alpha, figure.stature)
+    return replace(_crop(figure.rgb, figure.alpha, figure.stature), note=figure.note)
 
 
 def paste_cutout(cutout: Cutout, side: int, foot: np.ndarray, stature: float) -> tuple[np.ndarray, np.ndarray]:

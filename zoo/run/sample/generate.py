@@ -80,7 +80,9 @@ def generate_frames(request: SamplingRequest) -> Iterator[np.ndarray]:
 def _read_inputs(request: SamplingRequest) -> _Inputs:
     sound = Sound(request.music)
     cutout = (
-        None if request.scene is None or request.image is None else read_cutout(request.image, request.detector_path)
+        None
+        if request.scene is None or request.image is None
+        else read_cutout(request.image, request.detector_path, request.person)
     )
     image = None if request.image is None or cutout else _read_image(request)
     backdrop = read_image(request.scene) if isinstance(request.scene, Path) else None
@@ -90,13 +92,19 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
     if request.out.suffix.lower() in MOTION_SUFFIXES and not isinstance(family, MotionGenerator):
         raise ValueError(f"{config.model.name} generates no body motion: out= must be a .mp4 or .gif")
     if cutout is not None:
+        if cutout.note is not None:
+            print(cutout.note)
         image = set_scene(cutout, backdrop, request.seed, family.resolution)
     device = pick_device(request.device)
     family = family.to(device)
     renderer_config = request.renderer or load_renderer({"name": family.default_renderer})
     needs_detector = renderer_config is not None and bool(renderer_config.get("needs_detector"))
+    if request.person is not None and cutout is None and not needs_detector:
+        raise ValueError(f"person={request.person}: no person of the image is detected with this family and renderer")
     if renderer_config is not None:
-        detector = load_detector(request.detector_path or cached_detector() or SYNTHETIC) if needs_detector else None
+        person = request.person if cutout is None else None
+        detector_path = request.detector_path or cached_detector() or SYNTHETIC
+        detector = load_detector(detector_path, person) if needs_detector else None
         family.configure({"renderer": renderer_config, "pose_detector": detector})
     motion_config = request.motion or load_choice("motion", {"name": family.default_motion})
     if motion_config is not None:

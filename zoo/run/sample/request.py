@@ -37,6 +37,7 @@ class SamplingRequest:
     checkpoint: Path
     family: str | None  # that the checkpoint has to hold
     image: Path | None
+    person: int | None  # number of the person in the image, from the left and from 1; None: the largest
     renderer: Mapping[str, Any] | None  # node of conf/renderer/NAME.yaml; None: the family's default
     motion: Mapping[str, Any] | None  # node of conf/motion/NAME.yaml; None: the family's default
     edit: Mapping[str, Any] | None  # keep_seconds and joints of the motion that an edit keeps; None: no edit
@@ -104,6 +105,7 @@ def read_request(config: DictConfig) -> SamplingRequest:
         checkpoint=checkpoint_path(config.ckpt),
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
+        person=None if config.person is None else int_at_least(config.person, "person", 1),
         renderer=renderer,
         motion=_read_motion(config.motion),
         edit=_read_edit(config.edit),

@@ -18,10 +18,11 @@ TOES_POSITION = np.array([0, -0.15, 0])  # metres in the world: nearest point to
 HIP_HEIGHT_FRACTION = 0.55  # of the stature
 
 
-def read_cutout(path: Path, detector_path: Path | None) -> Cutout:
+def read_cutout(path: Path, detector_path: Path | None, person: int | None = None) -> Cutout:
     """The figure of an image: its opaque pixels if it has transparency, else the person that a detector finds.
 
-    detector_path: the detector's files (weights.pose_detector=). Raises ValueError unless there is one whole person.
+    detector_path: the detector's files (weights.pose_detector=). person: see `PersonDetector`. Raises ValueError
+    without a whole person.
     """
     rgba = read_rgba(path)
     is_cutout = (rgba[..., 3] < 128).mean() > MIN_TRANSPARENCY
@@ -34,7 +35,7 @@ def read_cutout(path: Path, detector_path: Path | None) -> Cutout:
     try:
         if is_cutout or detector_path is None:
             return from_alpha(rgba)
-        return extract_cutout(rgba[..., :3], load_detector(detector_path))
+        return extract_cutout(rgba[..., :3], load_detector(detector_path, person))
     except ValueError as error:
         raise ValueError(f"image={path}: {error}") from None
 

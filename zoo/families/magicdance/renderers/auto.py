@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.body.detection.base import PersonDetector, PoseDetector
+from zoo.body.detection.base import PersonDetector, PersonNumberError, PoseDetector
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
 from zoo.families.magicdance.renderers.warp import WarpRenderer
@@ -32,11 +32,13 @@ class AutoRenderer(Renderer):
         return cls(detector, MeshRenderer(family.mesh_height, family.mesh_width))
 
     def begin(self, image: Tensor | None, fps: Fraction, seed: int) -> RenderSession:
-        """See `Renderer`. Never refuses an image."""
+        """See `Renderer`. Raises ValueError only for a number of a person that the image does not have."""
         if image is None or self.detector is None:
             return self.fallback.begin(image, fps, seed)
         try:
             return WarpRenderer(_detector_for(image, self.detector)).begin(image, fps, seed)
+        except PersonNumberError:
+            raise
         except ValueError as error:
             session = self.fallback.begin(image, fps, seed)
             session.note = f"a body mesh dances instead of the pictured figure: {error}"
@@ -45,6 +47,7 @@ class AutoRenderer(Renderer):
 
 def _detector_for(image: Tensor, detector: PoseDetector) -> PoseDetector:
     """The given detector; where it detects people and there are none, the one of drawn and rendered figures."""
-    if isinstance(detector, PersonDetector) and not detector.find_people(image.permute(1, 2, 0).cpu().numpy()):
-        return SyntheticPoseDetector()
+    if isinstance(detector, PersonDetector) and detector.person is None:
+        if not detector.find_people(image.permute(1, 2, 0).cpu().numpy()):
+            return SyntheticPoseDetector()
     return detector

@@ -84,7 +84,7 @@ class DiffusionRenderer(Renderer):
         resolution = self.animator.resolution
         detection_image = pad_to_square(image.cpu(), max(resolution, min(MAX_DETECTION_SIDE, max(image.shape[1:]))))
         alignment = align(detection_image.permute(1, 2, 0).numpy(), self.detector, resolution)
-        check_quality(alignment.quality)
+        check_quality(alignment.quality, alignment.note)
         if not self.use_alignment:
             alignment = standard_placement(alignment)
         return pad_to_square(detection_image, resolution)[None].to(self.animator.device).float() / 127.5 - 1, alignment
@@ -110,7 +110,7 @@ class DiffusionSession(RenderSession):
         """image (1, 3, S, S) in [-1, 1]; face: of `Animator.encode_faces`; face_swapped: `face` is another figure's;
         the image's own head is masked for a network that was trained with masked heads."""
         self.animator, self.aligned_motion, self.face = animator, AlignedMotion(alignment), face
-        self.quality = alignment.quality
+        self.quality, self.note = alignment.quality, alignment.note
         self.generator = torch.Generator("cpu").manual_seed(seed)
         reference = animator.background.encode_reference(animator.codec.encode(image))
         reference = animator.background.with_pixel_residual(reference, image, animator.codec)

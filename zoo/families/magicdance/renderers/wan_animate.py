@@ -203,10 +203,12 @@ class WanRenderer(Renderer):
         )
         detection_square = padded_image.permute(1, 2, 0).numpy()
         alignment = align(detection_square, self.detector, side, width)
-        check_quality(alignment.quality)
+        check_quality(alignment.quality, alignment.note)
         face = crop_face(Image.fromarray(detection_square), alignment.face)
         self.animator.load()  # before any progress bar
-        return WanSession(self.animator, frame, AlignedMotion(alignment), face, seed, alignment.quality)
+        session = WanSession(self.animator, frame, AlignedMotion(alignment), face, seed, alignment.quality)
+        session.note = alignment.note
+        return session
 
 
 def check_folder(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.body.detection.base import PoseDetector
+from zoo.body.detection.base import PersonNumberError, PoseDetector
 from zoo.body.image.puppet import Puppet, PuppetAnimator, make_puppet
 from zoo.body.skeleton import unpack
 from zoo.families.renderer import Renderer, RenderSession, check_options, check_quality
@@ -33,8 +33,8 @@ class WarpRenderer(Renderer):
         """See `Renderer`; frames have the image's proportions. Raises ValueError unless it shows one whole figure."""
         try:
             return WarpSession(self._puppet(image), fps)
-        except ValueError:
-            if self.fallback is None:
+        except ValueError as error:
+            if self.fallback is None or isinstance(error, PersonNumberError):
                 raise
             return self.fallback.begin(image, fps, seed)
 
@@ -42,7 +42,7 @@ class WarpRenderer(Renderer):
         if image is None:
             raise ValueError("renderer=warp moves the figure of an image: give image=FILE")
         puppet = make_puppet(image.permute(1, 2, 0).cpu().numpy(), self.detector)
-        check_quality(puppet.quality)
+        check_quality(puppet.quality, puppet.note)
         return puppet
 
 
@@ -50,7 +50,7 @@ class WarpSession(RenderSession):
     """One video of a deformed figure."""
 
     def __init__(self, puppet: Puppet, fps: Fraction):
-        self.quality = puppet.quality
+        self.quality, self.note = puppet.quality, puppet.note
         self.animator = PuppetAnimator(puppet, float(fps))
 
     def draw(self, motion: Tensor) -> Tensor:
