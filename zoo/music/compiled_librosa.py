@@ -13,7 +13,7 @@ import os
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import librosa as _librosa  # loads none of the submodules that are compiled
 from filelock import FileLock
@@ -70,9 +70,6 @@ class _LazyLibrosa:
         return getattr(_librosa, name)
 
 
-if TYPE_CHECKING:
-    import librosa
-else:
-    librosa = _LazyLibrosa()
+librosa: Any = _LazyLibrosa()  # the module's own stub exports no submodule
 
 __all__ = ["librosa"]
