@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.body.detection.base import PersonNumberError
 from zoo.body.detection.blazepose_detector import BlazePoseDetector
+from zoo.body.detection.factory import load_detector
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.families.magicdance.renderers.auto import AutoRenderer
 from zoo.families.magicdance.renderers.mesh import MeshRenderer, MeshSession
@@ -43,6 +45,17 @@ def test_an_image_without_people_goes_to_the_detector_of_drawn_figures(figure, w
     cut_off = figure[:, :300]  # a person without feet
     session = begin(BlazePoseDetector(wheel), cut_off)
     assert isinstance(session, MeshSession) and "feet of the person" in session.note
+
+
+def test_one_of_two_people_dances(figure, wheel):
+    """The number of a person that is not there is refused, not danced by a mesh."""
+    two = torch.cat([figure, figure], 2)
+    assert begin(load_detector(wheel), two).note.startswith("2 people were detected, of whom person ")
+    session = begin(load_detector(wheel, person=2), two)
+    assert isinstance(session, WarpSession) and session.note is None
+    assert session.animator.puppet.joints[0, 0] > session.animator.puppet.background.shape[1] / 2
+    with pytest.raises(PersonNumberError, match="^person=3: 2 people were detected$"):
+        begin(load_detector(wheel, person=3), two)
 
 
 @pytest.mark.parametrize("case", ["noise", "no image", "no detector"])
