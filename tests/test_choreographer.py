@@ -9,7 +9,7 @@ from zoo.choreography.choreographer import Choreographer, match_prompt
 from zoo.choreography.moves import MOVES
 from zoo.choreography.styles import style_probabilities
 from zoo.data.world.song import STYLES, make_song
-from zoo.music.beats import RATE, find_beats
+from zoo.music.beats import RATE, Beats, find_beats
 from zoo.music.structure import analyze_structure
 
 
@@ -55,6 +55,16 @@ def test_a_short_silence_in_front_only_delays_the_dance(songs):
         assert np.allclose([b[0] - a[0] for a, b in zip(first, second, strict=True)], 0.3, atol=0.03)
         equal += [a[2:4] == b[2:4] for a, b in zip(first, second, strict=True)]
     assert np.mean(equal) >= 0.8
+
+
+def test_moves_to_a_waltz_begin_with_its_bars():
+    """3/4 at 150 BPM, first downbeat at 0.8 s: a bar has 1.2 s."""
+    beats = Beats(np.arange(0.4, 15, 0.4), 150.0, 1, 3)
+    wave = np.random.default_rng(0).normal(0, 0.1, 15 * RATE).astype(np.float32)
+    dance = Choreographer(0).dance(analyze_structure(wave, RATE, beats), 450)
+    starts = np.array([move[0] for move in dance.moves])
+    np.testing.assert_allclose((starts - 0.8 + 0.1) % 1.2, 0.1, atol=1e-6)
+    assert len(starts) > 2 and torch.isfinite(dance.motion).all()
 
 
 def test_it_rests_in_silence_and_feet_do_not_slide(songs):

@@ -52,6 +52,40 @@ def test_songs_have_their_beats_tempo_and_bars(songs):
     assert abs(np.mean(bias)) < 0.003 and np.mean(bars) > 0.85
 
 
+def drum_track(start_bpm, stop_bpm, meter, seconds):
+    """Kick on the first beat of a bar, snare on the others (4/4: on the second and fourth), hi-hats on half beats."""
+    noise, times = np.random.default_rng(0), [0.37]
+    while times[-1] < seconds:
+        times.append(times[-1] + 60 / (start_bpm + (stop_bpm - start_bpm) * times[-1] / seconds))
+    wave, time = np.zeros(int((seconds + 1) * RATE)), np.arange(3000) / RATE
+    kick = np.sin(2 * np.pi * 60 * time) * np.exp(-22 * time)
+    snare = (0.5 * noise.standard_normal(3000) + 0.4 * np.sin(2 * np.pi * 190 * time)) * np.exp(-28 * time)
+    hat = 0.2 * np.diff(noise.standard_normal(3001)) * np.exp(-90 * time)
+    for index, (start, stop) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        is_kick = index % meter == 0 if meter == 3 else index % 2 == 0
+        for moment, sound in ((start, kick if is_kick else snare), (start, hat), ((start + stop) / 2, hat)):
+            wave[(sample := round(moment * RATE)) : sample + 3000] += noise.uniform(0.8, 1) * sound
+        if index % meter == 0:  # a chord a bar
+            sample, length = round(start * RATE), int(meter * (stop - start) * RATE)
+            pitch = 110 * 2 ** (noise.choice([0, 3, 5, 7, 8, 10]) / 12)
+            tone = np.sin(2 * np.pi * pitch * np.arange(length) / RATE) * np.linspace(1, 0.3, length)
+            part = wave[sample : sample + length]
+            part += 0.2 * tone[: len(part)]
+    return (0.4 * wave[: int(seconds * RATE)]).astype(np.float32), np.array(times[:-1])
+
+
+@pytest.mark.parametrize(
+    "start_bpm, stop_bpm, meter, seconds",
+    [(60, 60, 4, 20), (74, 74, 4, 20), (176, 176, 4, 16), (200, 200, 4, 16), (90, 90, 3, 20), (140, 140, 3, 16)]
+    + [(180, 180, 3, 16), (115, 123, 4, 90), (96, 84, 4, 60)],
+)
+def test_drums_at_the_ends_of_the_range_in_three_four_and_that_drift(start_bpm, stop_bpm, meter, seconds):
+    wave, times = drum_track(start_bpm, stop_bpm, meter, seconds)
+    beats = find_beats(wave, RATE)
+    assert beats.meter == meter and matched(beats.times, times)[0] > 0.95
+    assert matched(beats.times[beats.downbeat :: meter], times[::meter])[0] > 0.9
+
+
 def test_beats_do_not_depend_on_loudness(songs):
     song = songs[0]
     loud, faint = find_beats(song.waveform, RATE), find_beats(song.waveform * 0.01, RATE)
@@ -78,6 +112,8 @@ def test_slices_and_frames():
     part = beats.slice(1.25, 3.0)
     assert part.times.tolist() == [0.25, 0.75, 1.25] and part.downbeat == 3
     assert beats.slice(1.0, 9.0).downbeat == 0
+    waltz = Beats(np.arange(9) / 2, 120.0, 2, 3).slice(0.25, 9)
+    assert waltz.downbeat == 1 and waltz.meter == 3
     marks = beats_to_frames(np.array([-0.1, 0.0, 0.516, 0.999, 7.0]), 30, 30)
     assert marks.dtype == np.int64 and np.flatnonzero(marks).tolist() == [0, 15]
     assert np.flatnonzero(beats_to_frames(np.array([1001 / 30000 * 8]), 30, 30000 / 1001)).tolist() == [8]

@@ -20,8 +20,7 @@ from zoo.choreography.poses import ARM_PATTERNS, Move
 from zoo.choreography.styles import STYLES, style_probabilities
 from zoo.music.structure import ONSET_COLUMNS, SongStructure
 
-BAR_BEATS = 4
-BLOCK_BARS = 2
+BLOCK_BARS = {4: 2, 3: 4}  # bars of a block, by the beats of a bar: phrases of four counts fill it
 SLOW_ENERGY = 0.32  # below it, a count lasts two beats
 MIN_COUNT_SECONDS = 0.30  # of a count; quicker counts last two beats
 SONG_GAIN, BLOCK_GAIN = 1.2, 1.4  # standard deviations of a move's score: by the song, and by the block within it
@@ -101,7 +100,7 @@ class Choreographer:
         taste = _Taste(self.seed, song.descriptors.shape[1])
         styles = style_probabilities(song, self.style)
         beat_seconds = song.beat_seconds
-        beat_offset = -song.first_downbeat % BAR_BEATS  # beat 0 of the structure in a count from a downbeat on
+        beat_offset = -song.first_downbeat % song.meter  # beat 0 of the structure in a count from a downbeat on
         floor_state = FloorState(np.random.default_rng([self.seed, 1]), beat_seconds, groove=0.0)
         song_mean, spread = _song_moments(song)
         loud_energy = float(np.interp(song.onset_strength, ONSET_STRENGTH_RANGE, LOUD_ENERGY_RANGE))
@@ -125,7 +124,7 @@ class Choreographer:
             features = np.concatenate(
                 [SONG_GAIN * song_mean, BLOCK_GAIN * np.clip((descriptor - song_mean) / spread, -2, 2)]
             )
-            choice, count = self._choose(taste, features, energy, styles, beat_seconds, recent)
+            choice, count = self._choose(taste, features, energy, styles, beat_seconds, song.meter, recent)
             recent = [choice.name, *recent[:4]]
             while floor_state.current_beat < end_beat:
                 floor_state.rng = np.random.default_rng([self.seed, 2, list(MOVES).index(choice.name)])
@@ -151,10 +150,13 @@ class Choreographer:
         energy: float,
         styles: dict[str, float],
         beat_seconds: float,
+        meter: int,
         recent: Sequence[str],
     ) -> tuple[MoveChoice, int]:
         """The move of a block, and the beats of a count."""
-        count = 2 if beat_seconds < 60 / FAST_BPM or (energy < SLOW_ENERGY and beat_seconds < 0.9) else 1
+        is_slow = beat_seconds < 60 / FAST_BPM or (energy < SLOW_ENERGY and beat_seconds < 0.9)
+        slow_count = 3 if meter == 3 else 2  # a waltz's count is a bar
+        count = slow_count if is_slow else 1
         scores = taste.scores("moves", features) + taste.preferences
         for index, (name, move) in enumerate(MOVES.items()):
             scores[index] += np.log(np.exp(-(((move.energy - energy) / 0.18) ** 2)) + 0.01)
@@ -170,7 +172,7 @@ class Choreographer:
         name = list(MOVES)[int(np.argmax(scores))]
         move = MOVES[name]
         if count * beat_seconds < move.pace:
-            count = 2
+            count = slow_count
         quick = bool(count == 2 and move.quick and energy > 0.6 and beat_seconds > MIN_COUNT_SECONDS)
         arm_pattern = None
         if not move.sets_arms:
@@ -238,12 +240,12 @@ def _blocks(song: SongStructure) -> Iterator[_Block]:
         if song.silent[start]:
             yield _Block(start, stop, True, False, True)
             continue
-        position = start + min((song.first_downbeat - start) % BAR_BEATS, stop - start)
+        position = start + min((song.first_downbeat - start) % song.meter, stop - start)
         if position > start:
             yield _Block(start, position, False, True, True)
         begins_section = True
         while position < stop:
-            length = BLOCK_BARS * BAR_BEATS
+            length = BLOCK_BARS[song.meter] * song.meter
             if stop - position - length < PHRASE_COUNTS // 2:
                 length = stop - position
             end = min(position + length, stop)

@@ -78,7 +78,12 @@ class MusicFeatureCache:
             features = encoded.float().cpu().numpy()
         with replacing(self._file(sound_id, ".npy")) as file:
             np.save(file, features)
-        beat_info = {"times": beats.times.tolist(), "tempo": float(beats.tempo), "downbeat": int(beats.downbeat)}
+        beat_info = {
+            "times": beats.times.tolist(),
+            "tempo": float(beats.tempo),
+            "downbeat": int(beats.downbeat),
+            "meter": int(beats.meter),
+        }
         write_atomic(self._file(sound_id, ".json"), json.dumps(beat_info).encode())
 
     def get(self, sound_id: str) -> tuple[np.ndarray, Beats]:
@@ -89,7 +94,8 @@ class MusicFeatureCache:
             if is_large and len(self._loaded) >= MAX_MAPPED_SONGS:
                 self._loaded.pop(next(iter(self._loaded)))
             beat_info = json.loads(path.with_suffix(".json").read_text())
-            beats = Beats(np.array(beat_info["times"], np.float64), beat_info["tempo"], beat_info["downbeat"])
+            times = np.array(beat_info["times"], np.float64)
+            beats = Beats(times, beat_info["tempo"], beat_info["downbeat"], beat_info["meter"])
             self._loaded[sound_id] = np.load(path, mmap_mode="r" if is_large else None), beats
         return self._loaded[sound_id]
 

@@ -1,8 +1,10 @@
-"""Beat tracking: times, tempo and downbeats of a song.
+"""Beat tracking: times, tempo, metre and downbeats of a song.
 
-Onset strength in five bands, tempo from its autocorrelation at one beat to a bar, librosa's dynamic programming (Ellis
-2007) for the beats. Beats are marked by drums: the kick below 150 Hz, snare and attacks above 1.2 kHz. Chords and
-melodies in the middle bands also start between beats, so bands have different weights.
+Onset strength in five bands, tempo from its autocorrelation at one beat to a bar, librosa's dynamic programming
+(Ellis 2007) for the beats. Where no steady tempo is found, dynamic programming over windows of 8 s finds one that
+drifts. The drums of the whole song decide the metrical level, 58 to 208 BPM, and whether a bar has four beats or
+three. Beats are marked by drums: the kick below 150 Hz, snare and attacks above 1.2 kHz. Chords and melodies in the
+middle bands also start between beats, so bands have different weights.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ ONSETS = RATE / HOP  # 120 onset values a second: 8.3 ms apart
 EDGES = (0, 150, 300, 1200, 3500, RATE / 2)  # Hz
 WEIGHTS = np.array([0.5, 0.5, 0.2, 1.0, 1.0])
 KICK_BANDS, SNARE_BAND = slice(0, 2), 3
-MIN_TEMPO, MAX_TEMPO = 74.0, 176.0  # BPM; dancers step at half or double of tempi outside
+MIN_TEMPO, MAX_TEMPO = 74.0, 176.0  # BPM; where the drums decide nothing, see _metrical_level
 TEMPO_PRIOR_BPM, TEMPO_PRIOR_OCTAVES = 124.0, 1.5  # mean and standard deviation of the prior
 MIN_SECONDS = 2.0  # from which a tempo can be estimated
 MIN_LOUDNESS = 0.01  # summed band amplitude; about -80 dB of full scale
@@ -27,6 +29,14 @@ MIN_ONSET_RATIO = 0.01  # of onsets to loudness: a sustained note has 0.004, whi
 MIN_PERIODICITY = 0.25  # mean autocorrelation at 1, 2, 4 and 8 beats: noise has up to 0.15, songs with drums 0.5 to 0.9
 TIGHTNESS = 300  # librosa's default of 100 lets beats of steady songs deviate by 25 ms
 DOUBLE_TEMPO_THRESHOLD = 0.73  # see _tempo; songs of 75..88 BPM lie below, those of 150..176 above
+MIN_CURVE_PERIODICITY = 0.3  # of a tempo that drifts: noise and rain have up to 0.1, drums 0.8
+MAX_TEMPO_STEPS = 4  # of the tempo in a second: 1.1 %
+SLOW_TEMPO, FAST_TEMPO, MAX_FAST_TEMPO = 58.0, 174.0, 208.0  # BPM of slower and faster levels than the range above
+MIN_KICK_RATIO, MIN_SNARE_RATIO = 6.0, 1.6  # of one parity of beats to the other: both drums mark every second beat
+MAX_HAT_EVENNESS = 0.3  # of the hi-hat on beats and half beats, above which it divides the beat
+MIN_FAST_EVENNESS = 0.88  # of the drums on beats and half beats, above which half beats are beats
+TRIPLE_GAIN = 1.5  # of the drums that three halves of the tempo explain
+MIN_TRIPLE_BEATS, MIN_TRIPLE_CONTRAST = 24, 0.2  # beats; correlation at 3 and 6 beats over that at 4 and 8
 ONSET_DELAY = 0.001  # s from a drum's start to its steepest rise, measured on songs with known beats
 
 
@@ -34,18 +44,19 @@ ONSET_DELAY = 0.001  # s from a drum's start to its steepest rise, measured on s
 class Beats:
     """Beats of a sound.
 
-    times: (N,) float64 seconds, ascending. tempo: BPM, 0 without beats. downbeat: index 0..3 in `times` of the first
-    downbeat; every fourth beat after it is a downbeat, too.
+    times: (N,) float64 seconds, ascending. tempo: mean BPM, 0 without beats. downbeat: index in `times` of the first
+    downbeat; every `meter`th beat after it is a downbeat, too. meter: beats of a bar, 4 or 3.
     """
 
     times: np.ndarray
     tempo: float
     downbeat: int
+    meter: int = 4
 
     def slice(self, start: float, stop: float) -> "Beats":
         """Cut the beats in [start, stop); their times count from `start`."""
         first, last = np.searchsorted(self.times, [start, stop])
-        return Beats(self.times[first:last] - start, self.tempo, (self.downbeat - int(first)) % 4)
+        return Beats(self.times[first:last] - start, self.tempo, (self.downbeat - int(first)) % self.meter, self.meter)
 
 
 NO_BEATS = Beats(np.empty(0), 0.0, 0)
@@ -54,8 +65,8 @@ NO_BEATS = Beats(np.empty(0), 0.0, 0)
 def find_beats(mono: np.ndarray, sample_rate: int) -> Beats:
     """Find the beats of a waveform (S,) float32; silence and music without a beat have none (no times, tempo 0).
 
-    The tempo lies in MIN_TEMPO..MAX_TEMPO and is assumed steady; times may still follow small changes. They are
-    accurate to a few milliseconds where a drum marks the beat.
+    The tempo lies in MIN_TEMPO..MAX_TEMPO, or outside where kick and snare mark another level. It is steady, or drifts
+    by at most 1 % a second. Times are accurate to a few milliseconds where a drum marks the beat.
     """
     if len(mono) < MIN_SECONDS * sample_rate:
         return NO_BEATS
@@ -67,15 +78,19 @@ def find_beats(mono: np.ndarray, sample_rate: int) -> Beats:
     onset = WEIGHTS @ (bands / (spread + 0.1 * spread.max()))
     bpm, salience = _tempo(onset, bands)
     if salience < MIN_PERIODICITY:
-        return NO_BEATS
-    times = _track(onset, bpm)
+        curve, salience = _tempo_curve(onset, bands)
+        if salience < MIN_CURVE_PERIODICITY:
+            return NO_BEATS
+        times = _track(onset, curve)
+    else:
+        times = _track(onset, _metrical_level(onset, bands, bpm))
     audible = np.flatnonzero(onset > 0.05 * onset.max()) / ONSETS  # no beats in silence before and after the music
     times = times[(times > audible[0] - 0.1) & (times < audible[-1] + 0.1)] - ONSET_DELAY
     times = times[(times >= 0) & (times < len(mono) / sample_rate)]
     if len(times) < 3:
         return NO_BEATS
     tempo = 60 / np.polyfit(np.arange(len(times)), times, 1)[0]
-    return Beats(times, float(tempo), _downbeat(wave, bands, times))
+    return Beats(times, float(tempo), *_bars(wave, bands, times))
 
 
 def beats_to_frames(times: np.ndarray, frames: int, fps: Fraction | float) -> np.ndarray:
@@ -110,33 +125,114 @@ def _tempo(onset: np.ndarray, bands: np.ndarray) -> tuple[float, float]:
     fast, salience = float(bpm[best]), float(periodicity[best]) * len(multiples) / 4
     if fast < 2 * MIN_TEMPO:
         return fast, salience
-    # `fast` or half of it? `fast` if all beats are alike, or at least if kick and snare both play on every beat
-    times = _track(onset, fast)
+    is_fast = _is_fast(bands, _track(onset, fast), float(np.interp(60 / fast, lags, correlation)))
+    return (fast if is_fast else fast / 2), salience
+
+
+def _is_fast(bands: np.ndarray, times: np.ndarray, correlation: float) -> bool:
+    """Whether these are the beats, not their halves: all are alike, or at least kick and snare both play on each.
+
+    correlation: of the onsets one beat apart.
+    """
     ratio: list[Any] = [_evenness(band, times) for band in bands]
-    similarity = np.interp(60 / fast, lags, correlation) + 0.3 * min(np.mean(ratio[KICK_BANDS]), ratio[SNARE_BAND])
-    return (fast if similarity > DOUBLE_TEMPO_THRESHOLD else fast / 2), salience
+    return bool(correlation + 0.3 * min(np.mean(ratio[KICK_BANDS]), ratio[SNARE_BAND]) > DOUBLE_TEMPO_THRESHOLD)
 
 
-def _track(onset: np.ndarray, bpm: float) -> np.ndarray:
-    """Track the times of the beats at about this tempo.
+def _metrical_level(onset: np.ndarray, bands: np.ndarray, bpm: float) -> float:
+    """Correct the tempo where the drums of the whole song mark another metrical level: half, double or three halves."""
+    drums = _drums(bands)
+    times = _track(onset, bpm)
+    if 2 * SLOW_TEMPO <= bpm < 2 * MIN_TEMPO and len(times) > 3:
+        kick, snare = (_parity_ratio(band, times) for band in (bands[KICK_BANDS].sum(0), bands[SNARE_BAND]))
+        if kick < 1:
+            kick, snare = 1 / kick, 1 / snare
+        halves = np.sort(np.concatenate([times, (times[1:] + times[:-1]) / 2]))
+        is_divided = _evenness(bands[-1], halves) > MAX_HAT_EVENNESS
+        if kick > MIN_KICK_RATIO and snare > MIN_SNARE_RATIO and not is_divided:
+            return bpm / 2
+    if FAST_TEMPO / 2 <= bpm < MAX_FAST_TEMPO / 2 and _evenness(drums, _track(onset, 2 * bpm)) > MIN_FAST_EVENNESS:
+        return 2 * bpm
+    triple = 1.5 * bpm if bpm < MAX_TEMPO / 1.4 else 0.75 * bpm
+    if _explained(drums, _track(onset, triple)) > TRIPLE_GAIN * _explained(drums, times):
+        return triple
+    return bpm
+
+
+def _parity_ratio(onset: np.ndarray, times: np.ndarray) -> float:
+    """Strength on the first, third, ... of these times over that on the others."""
+    strength = _strength(onset, times)
+    return float((strength[::2].mean() + 1e-9) / (strength[1::2].mean() + 1e-9))
+
+
+def _drums(bands: np.ndarray) -> np.ndarray:
+    """Onsets (frames,) of the stronger of kick and snare, each relative to its own strong hits."""
+    kick, snare = bands[KICK_BANDS].sum(0), bands[SNARE_BAND]
+    return np.maximum(kick / (np.quantile(kick, 0.99) + 1e-9), snare / (np.quantile(snare, 0.99) + 1e-9)).clip(max=1)
+
+
+def _explained(onset: np.ndarray, times: np.ndarray) -> float:
+    """Share of the onsets that lies within 42 ms of these times."""
+    near = np.zeros(len(onset) + 10)
+    indices = np.round(times * ONSETS).astype(int)[:, None] + np.arange(-5, 6)
+    near[indices.clip(0, len(near) - 1)] = 1
+    return float((onset * near[: len(onset)]).sum() / (onset.sum() + 1e-9))
+
+
+def _tempo_curve(onset: np.ndarray, bands: np.ndarray) -> tuple[np.ndarray, float]:
+    """BPM at each onset value of a tempo that drifts, and its salience: dynamic programming over windows of 8 s."""
+    lags, correlation = _window_autocorrelations(onset)  # (W, L)
+    bpm = np.geomspace(MAX_TEMPO / 2, MAX_TEMPO, 250)
+    multiples = [beats for beats in (1, 2, 4, 8) if beats * 120 / MAX_TEMPO < 0.75 * lags[-1]]
+    periodicity = np.mean(
+        [[np.interp(beats * 60 / bpm, lags, row) for row in correlation] for beats in multiples], axis=0
+    )
+    score = periodicity[0].copy()
+    steps = np.arange(-MAX_TEMPO_STEPS, MAX_TEMPO_STEPS + 1)
+    origins = []
+    for row in periodicity[1:]:
+        candidates = np.stack([np.roll(score, step) for step in steps])  # wraps where an octave does
+        origins.append(candidates.argmax(0))
+        score = candidates.max(0) + row
+    index = int(score.argmax())
+    path = [index]
+    for origin in reversed(origins):
+        index = (index - steps[origin[index]]) % len(bpm)
+        path.append(index)
+    path = path[::-1]
+    salience = float(np.mean([row[index] for row, index in zip(periodicity, path, strict=True)]))
+    octaves = np.unwrap(np.array(path) / len(bpm), period=1)  # a tempo that leaves the octave goes on
+    centers = np.arange(len(path)) + min(4.0, len(onset) / ONSETS / 2)
+    curve = np.interp(np.arange(len(onset)) / ONSETS, centers, octaves)
+    curve = MAX_TEMPO / 2 * 2**curve
+    one_beat = [np.interp(60 / bpm[index], lags, row) for index, row in zip(path, correlation, strict=True)]
+    if curve.mean() >= 2 * MIN_TEMPO and not _is_fast(bands, _track(onset, curve), float(np.mean(one_beat))):
+        curve = curve / 2
+    return curve, salience * len(multiples) / 4
+
+
+def _track(onset: np.ndarray, bpm: float | np.ndarray) -> np.ndarray:
+    """Track the times of the beats at about this tempo, one value or one for each onset value.
 
     Dynamic programming may slip at the ends of the sound. There the beats are cut back to the outermost regular
-    interval and extrapolated with the median interval.
+    interval and extrapolated with the median interval, or with that of the tempo there.
     """
     settings = {"sr": RATE, "hop_length": HOP, "units": "time", "trim": False, "tightness": TIGHTNESS}
     times = librosa.beat.beat_track(onset_envelope=onset, bpm=bpm, **settings)[1]
-    step = np.median(np.diff(times)) if len(times) > 3 else 0.0
-    regular = np.flatnonzero(np.abs(np.diff(times) - step) < 0.05 * step)
+    steps = np.full(max(len(times) - 1, 1), np.median(np.diff(times)) if len(times) > 3 else 0.0)
+    if isinstance(bpm, np.ndarray) and len(times) > 3:
+        steps = 60 / bpm[(times[:-1] * ONSETS).astype(int).clip(0, len(bpm) - 1)]
+    regular = np.flatnonzero(np.abs(np.diff(times) - steps[: len(times) - 1]) < 0.05 * steps[: len(times) - 1])
     if not len(regular):
         return times
     times = times[regular[0] : regular[-1] + 2]
-    left = times[0] - step * np.arange(int(times[0] / step), 0, -1)
-    right = times[-1] + step * np.arange(1, int((len(onset) / ONSETS - times[-1]) / step) + 1)
+    first, last = steps[regular[0]], steps[regular[-1]]
+    left = times[0] - first * np.arange(int(times[0] / first), 0, -1)
+    right = times[-1] + last * np.arange(1, int((len(onset) / ONSETS - times[-1]) / last) + 1)
     return np.concatenate([left, times, right])
 
 
-def _downbeat(wave: np.ndarray, bands: np.ndarray, times: np.ndarray) -> int:
-    """Choose the downbeat among the first four beats: chords change there, and the kick tends to be strong."""
+def _bars(wave: np.ndarray, bands: np.ndarray, times: np.ndarray) -> tuple[int, int]:
+    """Index of the first downbeat, and the beats of a bar: chords change there, and the kick tends to be strong."""
     size, length = 8192, int(np.median(np.diff(times)) * RATE)
     hertz = np.fft.rfftfreq(size, 1 / RATE)
     is_tonal = (hertz >= 60) & (hertz < 1500)
@@ -150,18 +246,35 @@ def _downbeat(wave: np.ndarray, bands: np.ndarray, times: np.ndarray) -> int:
     change = np.linalg.norm(np.diff(chroma, axis=0, prepend=chroma[:1]), axis=1)
     kick = _strength(bands[KICK_BANDS].sum(axis=0), times)
     score = (change - change.mean()) / (change.std() + 1e-9) + 0.5 * (kick - kick.mean()) / (kick.std() + 1e-9)
-    return int(np.argmax([score[phase::4].mean() for phase in range(min(4, len(times)))]))
+    snare = _strength(bands[SNARE_BAND], times)
+    rows = [score, *((x - x.mean()) / (x.std() + 1e-9) for x in (kick, snare))]
+    similarity = [np.mean([_lag_correlation(row, lag) for row in rows for lag in lags]) for lags in ((3, 6), (4, 8))]
+    meter = 3 if len(times) >= MIN_TRIPLE_BEATS and similarity[0] - similarity[1] > MIN_TRIPLE_CONTRAST else 4
+    return int(np.argmax([score[phase::meter].mean() for phase in range(min(meter, len(times)))])), meter
+
+
+def _lag_correlation(values: np.ndarray, lag: int) -> float:
+    return float((values[lag:] * values[:-lag]).mean()) if len(values) > lag else 0.0
 
 
 def _autocorrelation(onset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute lags in seconds and the autocorrelation of the onsets, 1 at lag 0: a mean over windows of up to 8 s."""
+    lags, correlation = _window_autocorrelations(onset, normalize=False)
+    correlation = correlation.mean(0)
+    return lags, correlation / correlation[0]
+
+
+def _window_autocorrelations(onset: np.ndarray, normalize: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Compute lags (L,) in seconds and the autocorrelation (W, L) of windows of up to 8 s, one each second."""
     length = min(int(8 * ONSETS), len(onset))
     taper = np.hanning(length)
     windows = librosa.util.frame(onset - onset.mean(), frame_length=length, hop_length=int(ONSETS))
-    correlation = librosa.autocorrelate(windows * taper[:, None], axis=0).mean(axis=1)
+    correlation = librosa.autocorrelate(windows * taper[:, None], axis=0).T
     overlap = librosa.autocorrelate(taper)
     correlation = correlation / np.maximum(overlap, 1e-3 * overlap[0])
-    return np.arange(length) / ONSETS, correlation / correlation[0]
+    if normalize:
+        correlation = correlation / np.maximum(correlation[:, :1], 1e-9)
+    return np.arange(length) / ONSETS, correlation
 
 
 def _strength(onset: np.ndarray, times: np.ndarray) -> np.ndarray:

@@ -153,7 +153,7 @@ def _load_cached(path: Path, encoder: MusicEncoder) -> MusicFeatures | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             features, times = arrays["features"], arrays["times"]
-            beats = Beats(times, float(arrays["tempo"]), int(arrays["downbeat"]))
+            beats = Beats(times, float(arrays["tempo"]), int(arrays["downbeat"]), int(arrays["meter"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     is_valid = features.ndim == 2 and features.shape[1] == encoder.dim and features.dtype == np.float32
@@ -163,7 +163,12 @@ def _load_cached(path: Path, encoder: MusicEncoder) -> MusicFeatures | None:
 def _save(path: Path, music: MusicFeatures) -> None:
     """Write atomically. A cache that cannot be written is skipped."""
     beats = music.beats
-    fields: dict[str, Any] = {"times": beats.times, "tempo": beats.tempo, "downbeat": beats.downbeat}
+    fields: dict[str, Any] = {
+        "times": beats.times,
+        "tempo": beats.tempo,
+        "downbeat": beats.downbeat,
+        "meter": beats.meter,
+    }
     try:
         with replacing(path) as temporary:
             np.savez(temporary, features=music.features.numpy(), **fields)

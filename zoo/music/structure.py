@@ -35,14 +35,15 @@ PATTERN_MEAN = np.array([0.4, 0.13, 0.25, 0.22])
 class SongStructure:
     """A song, beat by beat. Beat i lasts from times[i] to times[i + 1]; together they cover the recording.
 
-    times (N + 1,) seconds; first_downbeat: index 0..3 of the first downbeat; loudness (N,) dB relative to the song's
-    loud parts; silent (N,) bool; descriptors (N, D) of timbre, harmony and rhythm, each about 0 +- 1; boundaries: beats
-    at which a section begins; onset_strength: mean rise of the level, dB a frame; has_beat: False where no beat was
-    found and the grid is arbitrary.
+    times (N + 1,) seconds; first_downbeat: index of the first downbeat; meter: beats of a bar, 4 or 3; loudness (N,)
+    dB relative to the song's loud parts; silent (N,) bool; descriptors (N, D) of timbre, harmony and rhythm, each
+    about 0 +- 1; boundaries: beats at which a section begins; onset_strength: mean rise of the level, dB a frame;
+    has_beat: False where no beat was found and the grid is arbitrary.
     """
 
     times: np.ndarray
     first_downbeat: int
+    meter: int
     loudness: np.ndarray
     silent: np.ndarray
     descriptors: np.ndarray
@@ -76,10 +77,13 @@ def analyze_structure(wave: np.ndarray, sample_rate: int, beats: Beats) -> SongS
     rises = np.maximum(np.diff(level, axis=1, prepend=level[:, :1]), 0)
     descriptors = _descriptors(wave, level, rises, edges)
     onset_strength = 0.0 if silent.all() else float(_segment_means(rises.mean(0), edges)[~silent].mean())
-    boundaries = _boundaries(np.concatenate([descriptors, (loudness - loud)[:, None] / 6], 1), silent, first_downbeat)
+    boundaries = _boundaries(
+        np.concatenate([descriptors, (loudness - loud)[:, None] / 6], 1), silent, first_downbeat, beats.meter
+    )
     return SongStructure(
         times,
         first_downbeat,
+        beats.meter,
         np.maximum(loudness - loud, -DYNAMIC_RANGE),
         silent,
         descriptors,
@@ -119,7 +123,7 @@ def _grid(beats: Beats, seconds: float, frame_level: np.ndarray) -> tuple[np.nda
     grid = np.concatenate(
         [times[0] - step * np.arange(num_before, 0, -1), times, times[-1] + step * np.arange(1, num_after + 1)]
     )
-    return grid, (downbeat + num_before) % 4
+    return grid, (downbeat + num_before) % beats.meter
 
 
 def _descriptors(wave: np.ndarray, level: np.ndarray, rises: np.ndarray, edges: np.ndarray) -> np.ndarray:
@@ -156,13 +160,13 @@ def _mean(values: np.ndarray, start: float, stop: float) -> float:
     return float(np.interp(points, np.arange(len(values)), values).mean())
 
 
-def _boundaries(features: np.ndarray, silent: np.ndarray, first_downbeat: int) -> tuple[int, ...]:
+def _boundaries(features: np.ndarray, silent: np.ndarray, first_downbeat: int, meter: int) -> tuple[int, ...]:
     """Beats at which sections begin: peaks of Foote's novelty of the bars' similarity, and the ends of silences."""
     ends = {int(beat) for beat in np.flatnonzero(silent[:-1] & ~silent[1:]) + 1}
-    starts = np.arange(first_downbeat, len(features) - 3, 4)
+    starts = np.arange(first_downbeat, len(features) - meter + 1, meter)
     if len(starts) < 2 * KERNEL_BARS:
         return tuple(sorted(ends))
-    bars = np.stack([features[start : start + 4].mean(0) for start in starts])
+    bars = np.stack([features[start : start + meter].mean(0) for start in starts])
     bars = (bars - bars.mean(0)) / (bars.std(0).mean() + 1e-6)
     bars /= np.linalg.norm(bars, axis=1, keepdims=True) + 1e-6
     similarity = bars @ bars.T
