@@ -8,7 +8,7 @@ from scipy.signal import argrelmin
 
 from zoo.body import skeleton
 from zoo.choreography import ik
-from zoo.choreography.dancer import SOLE
+from zoo.choreography.dancer import BALL_HEIGHT
 from zoo.choreography.moves import MOVES
 from zoo.choreography.poses import mirror
 from zoo.data.world.choreography import choreograph
@@ -45,11 +45,11 @@ def test_feet_that_stand_do_not_slide_nor_sink(danced):
     for joints in danced[2]:
         balls = joints[:, [10, 11]]
         step = np.linalg.norm(np.diff(balls[..., :2], axis=0), axis=-1)
-        down = balls[..., 2] < SOLE + 0.003
+        down = balls[..., 2] < BALL_HEIGHT + 0.003
         standing = down[1:] & down[:-1]
         assert standing.any(1).mean() > 0.6
         assert np.quantile(step[standing], 0.99) < 0.002 and step[standing].max() < 0.008
-        assert joints[..., 2].min() > SOLE - 0.004
+        assert joints[..., 2].min() > BALL_HEIGHT - 0.004
 
 
 def test_motion_is_smooth_through_moves_and_joins(danced):

@@ -33,7 +33,7 @@ SOUND_CODECS = {
 }
 MIN_GAP = Fraction(1, 20)  # s between two pieces of sound; less is rounded timestamps
 MAX_OVERLAP = Fraction(1, 2)  # s; timestamps that jump back by more belong to another stream
-CANCELLED = 1e-3  # of the loudest channel's power: channels whose mean has less cancel each other
+CANCELLATION_RATIO = 1e-3  # of the loudest channel's power: channels whose mean has less cancel each other
 TRY_SOUND = "give a sound file such as mp3, ogg, m4a, opus, flac or wav"
 MAX_PIXEL_ASPECT_RATIO = 4  # width over height of a stored pixel, or its inverse; beyond, the number is damaged
 PQ, HLG = 16, 18  # H.273 codes of transfer functions of high dynamic range
@@ -111,8 +111,12 @@ class Sound:
                     raise ValueError(f"{self.path} has no sound track; {TRY_SOUND}")
                 stream = container.streams.audio[0]
                 start, end = _extent(container, stream)
-                pictures = [v for v in container.streams.video if not v.disposition & Disposition.attached_pic]
-                origin = _start(pictures[0]) if pictures else start  # a cover is no video
+                video_streams = [
+                    video_stream
+                    for video_stream in container.streams.video
+                    if not video_stream.disposition & Disposition.attached_pic
+                ]
+                origin = _start(video_streams[0]) if video_streams else start  # a cover is no video
                 self.sample_rate, self.channels = stream.codec_context.sample_rate, stream.codec_context.channels
         except (av.FFmpegError, OSError) as error:
             raise ValueError(f"{self.path} cannot be read as sound ({error.strerror}); {TRY_SOUND}") from None
@@ -129,14 +133,14 @@ class Sound:
         S = round(stop * sample_rate) - round(start * sample_rate), less only where the sound ends before `stop`.
         """
         stop = self.duration if stop is None else min(Fraction(stop), self.duration)
-        length = round(stop * sample_rate) - round(Fraction(start) * sample_rate)
-        if length <= 0:
+        num_samples = round(stop * sample_rate) - round(Fraction(start) * sample_rate)
+        if num_samples <= 0:
             raise ValueError(f"{self.path} lasts {float(self.duration):.2f} s: no sound from {float(start):.2f} s on")
-        wave, filled = np.empty(length, np.float32), 0
+        wave, num_filled = np.empty(num_samples, np.float32), 0
         for block in self.blocks(sample_rate, "mono", start, stop):
-            wave[filled : filled + block.shape[1]] = block[0]
-            filled += block.shape[1]
-        return wave[:filled]
+            wave[num_filled : num_filled + block.shape[1]] = block[0]
+            num_filled += block.shape[1]
+        return wave[:num_filled]
 
     def blocks(
         self, sample_rate: int, layout: str, start: Fraction = Fraction(0), stop: Fraction | None = None
@@ -146,20 +150,20 @@ class Sound:
         It decodes from the beginning whatever `start` is, because seeking in mp3 and ogg is not exact.
         """
         stop = self.duration if stop is None else min(Fraction(stop), self.duration)
-        first, last = round(Fraction(start) * sample_rate), round(stop * sample_rate)
+        start_sample, stop_sample = round(Fraction(start) * sample_rate), round(stop * sample_rate)
         position = round(self._lead * sample_rate)
-        if position > first:
-            yield np.zeros((1 if layout == "mono" else 2, min(position, last) - first), np.float32)
+        if position > start_sample:
+            yield np.zeros((1 if layout == "mono" else 2, min(position, stop_sample) - start_sample), np.float32)
         for block in self._decoded(sample_rate, layout):
             if not np.isfinite(block).all():  # damaged samples of a float format
                 block = np.nan_to_num(block, nan=0, posinf=0, neginf=0)
             if layout == "mono":
                 block = _mixed(block)
-            selected = block[:, max(first - position, 0) : max(last - position, 0)]
+            selected = block[:, max(start_sample - position, 0) : max(stop_sample - position, 0)]
             position += block.shape[1]
             if selected.shape[1]:
                 yield selected
-            if position >= last:
+            if position >= stop_sample:
                 return
 
     def _decoded(self, sample_rate: int, layout: str) -> Iterator[np.ndarray]:
@@ -176,8 +180,8 @@ class Sound:
                 gap = timeline.add(frame.pts, frame.time_base, Fraction(frame.samples, frame.sample_rate))
                 if input_format != frame_format or gap:  # chained streams may differ
                     yield from map(_planar, _resampled(resampler, None))
-                    target = frame.layout.name if layout == "mono" else layout
-                    resampler = av.AudioResampler(format="flt", layout=target, rate=sample_rate)
+                    output_layout = frame.layout.name if layout == "mono" else layout
+                    resampler = av.AudioResampler(format="flt", layout=output_layout, rate=sample_rate)
                     input_format = frame_format
                 yield from _silence(round(gap * sample_rate), 1 if layout == "mono" else 2)
                 yield from map(_planar, _resampled(resampler, frame))
@@ -223,7 +227,7 @@ def _mixed(block: np.ndarray) -> np.ndarray:
     """
     mean = block.mean(axis=0, keepdims=True)
     powers = np.square(block, dtype=np.float64).mean(axis=1)
-    if np.square(mean, dtype=np.float64).mean() < CANCELLED * powers.max():
+    if np.square(mean, dtype=np.float64).mean() < CANCELLATION_RATIO * powers.max():
         return block[[np.argmax(powers > powers.max() / 2)]]
     return mean
 
@@ -235,7 +239,11 @@ def _planar(packed: av.AudioFrame) -> np.ndarray:
 
 def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
     """The frames that come out for `frame`; None flushes."""
-    return [out for out in (resampler.resample(frame) if resampler else []) if out.samples]
+    return [
+        resampled_frame
+        for resampled_frame in (resampler.resample(frame) if resampler else [])
+        if resampled_frame.samples
+    ]
 
 
 def decodable_frames(container, stream) -> Iterator:
@@ -258,7 +266,7 @@ def _start(stream) -> Fraction:
 def _extent(container, stream) -> tuple[Fraction, Fraction]:
     """First and last second of a sound stream on the container's clock, from its packets, decoding only the first."""
     start, is_decodable = _start(stream), False
-    end, shift, last = start, Fraction(0), Fraction(0)
+    end, shift, packet_duration = start, Fraction(0), Fraction(0)
     try:
         for packet in container.demux(stream):
             if not packet.size:
@@ -268,16 +276,20 @@ def _extent(container, stream) -> tuple[Fraction, Fraction]:
                     is_decodable = bool(packet.decode())
                 except av.error.InvalidDataError:
                     continue
-            last = (packet.duration or 0) * packet.time_base
+            packet_duration = (packet.duration or 0) * packet.time_base
             if packet.pts is not None and packet.pts * packet.time_base + shift < end - MAX_OVERLAP:
                 shift = end - packet.pts * packet.time_base  # the next of chained streams
-            end = end + last if packet.pts is None else max(end, packet.pts * packet.time_base + shift + last)
+            end = (
+                end + packet_duration
+                if packet.pts is None
+                else max(end, packet.pts * packet.time_base + shift + packet_duration)
+            )
     except av.error.InvalidDataError:
         pass  # a cut-off file: what was there counts
     if not is_decodable:
         raise ValueError(f"{container.name} cannot be read as sound (nothing in it decodes); {TRY_SOUND}")
     # the last packet of an mp3 is padded, and its header knows by how much
-    if stream.duration and 0 < end - start - stream.duration * stream.time_base < last:
+    if stream.duration and 0 < end - start - stream.duration * stream.time_base < packet_duration:
         end = start + stream.duration * stream.time_base
     return start, end
 
@@ -408,8 +420,8 @@ class VideoWriter:
         with ExitStack() as stack:
             temporary = stack.enter_context(_replacing(self.path))
             # edit lists count in the movie's time scale: its default of 1 ms would cut the sound short
-            scale = {"movie_timescale": str(self._sound.sample_rate)} if self._sound else {}
-            options = {} if self._is_gif else {"movflags": "+faststart", **scale}
+            timescale_option = {"movie_timescale": str(self._sound.sample_rate)} if self._sound else {}
+            options = {} if self._is_gif else {"movflags": "+faststart", **timescale_option}
             self._container = stack.enter_context(av.open(os.path.abspath(temporary), "w", options=options))
             self._stack = stack.pop_all()
         return self

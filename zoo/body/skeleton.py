@@ -98,12 +98,12 @@ def sixd_from_matrix(matrix: Tensor) -> Tensor:
 def matrix_from_quaternion(quaternion: Tensor) -> Tensor:
     """(..., 4) wxyz, of any length except 0 -> (..., 3, 3)"""
     w, x, y, z = F.normalize(quaternion, dim=-1).unbind(-1)
-    rows = [
+    entries = [
         *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
         *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
         *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     ]
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
+    return torch.stack(entries, -1).unflatten(-1, (3, 3))
 
 
 def quaternion_from_matrix(matrix: Tensor) -> Tensor:
@@ -112,13 +112,13 @@ def quaternion_from_matrix(matrix: Tensor) -> Tensor:
     Each row of 4 q q^T is the quaternion times one of its values; the row of the largest value is well conditioned.
     """
     (a, b, c), (d, e, f), (g, h, i) = (row.unbind(-1) for row in matrix.unbind(-2))
-    rows = [
+    entries = [
         *(1 + a + e + i, h - f, c - g, d - b),
         *(h - f, 1 + a - e - i, b + d, c + g),
         *(c - g, b + d, 1 - a + e - i, f + h),
         *(d - b, c + g, f + h, 1 - a - e + i),
     ]
-    outer = torch.stack(rows, -1).unflatten(-1, (4, 4))
+    outer = torch.stack(entries, -1).unflatten(-1, (4, 4))
     best = outer.diagonal(dim1=-2, dim2=-1).argmax(-1)
     quaternion = outer.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
     quaternion = F.normalize(quaternion, dim=-1)

@@ -11,10 +11,10 @@ from zoo.choreography import ik
 from zoo.choreography.poses import SCALARS
 
 OFFSETS = np.asarray(skeleton.OFFSETS, dtype=np.float64)
-SOLE = skeleton.FOOT_HEIGHTS[2]  # height of the ball of a flat foot above the floor, m
+BALL_HEIGHT = skeleton.FOOT_HEIGHTS[2]  # height of the ball of a flat foot above the floor, m
 LEGS = ((1, 4, 7, 10), (2, 5, 8, 11))
 ARMS = ((13, 16, 18, 20), (14, 17, 19, 21))
-STANDING_HEIGHT = SOLE - sum(OFFSETS[j, 1] for j in LEGS[0])  # pelvis height with straight legs, m
+STANDING_HEIGHT = BALL_HEIGHT - sum(OFFSETS[j, 1] for j in LEGS[0])  # pelvis height with straight legs, m
 MAX_LEG_EXTENSION = 0.988  # of its length that a standing leg may reach: the knee is never quite straight
 GRAVITY = 9.81
 STEP_HEIGHT = (0.03, 0.13, 0.11)  # a step lifts the foot by the first plus the second a metre, at most the third, m
@@ -81,17 +81,21 @@ class _Track:
         """beat, flow: of each row; times: to interpolate at, in beats."""
         self.right = np.clip(np.searchsorted(beat, times, side="right"), 1, len(beat) - 1)
         self.left = self.right - 1
-        self.length = (beat[self.right] - beat[self.left])[:, None]
-        self.u = np.clip((times - beat[self.left])[:, None] / self.length, 0, 1)
+        self.interval_beats = (beat[self.right] - beat[self.left])[:, None]
+        self.fraction = np.clip((times - beat[self.left])[:, None] / self.interval_beats, 0, 1)
         self.beat, self.flow = beat, flow
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         slopes = np.zeros_like(rows)
         slopes[1:-1] = (rows[2:] - rows[:-2]) / (self.beat[2:] - self.beat[:-2])[:, None] * self.flow[1:-1, None]
-        a, b, u = rows[self.left], rows[self.right], self.u
-        start = u - 6 * u**3 + 8 * u**4 - 3 * u**5
-        stop = -4 * u**3 + 7 * u**4 - 3 * u**5
-        return a + (b - a) * _ease(u) + self.length * (slopes[self.left] * start + slopes[self.right] * stop)
+        a, b, u = rows[self.left], rows[self.right], self.fraction
+        start_slope_basis = u - 6 * u**3 + 8 * u**4 - 3 * u**5
+        stop_slope_basis = -4 * u**3 + 7 * u**4 - 3 * u**5
+        return (
+            a
+            + (b - a) * _ease(u)
+            + self.interval_beats * (slopes[self.left] * start_slope_basis + slopes[self.right] * stop_slope_basis)
+        )
 
 
 def perform(
@@ -101,19 +105,21 @@ def perform(
 
     beats: (T,) the position in the song at each frame, in beats; beat_seconds: length of a beat, one or (T,).
     """
-    frames = len(beats)
-    seconds = np.arange(frames) / fps
+    num_frames = len(beats)
+    seconds = np.arange(num_frames) / fps
     track = _Track(poses.beat, poses.flow, beats)
     delayed_track = _Track(poses.beat, poses.flow, beats - traits.lag / beat_seconds)
     groove = track(poses.groove[:, None])[:, 0]
     body = dict(zip(SCALARS, _with_groove(track(poses.body), groove, beats, seconds, traits).T, strict=True))
     home, heading = track(poses.home), np.radians(track(poses.heading[:, None])[:, 0])
 
-    local = np.broadcast_to(np.eye(3), (frames, 24, 3, 3)).copy()
+    local = np.broadcast_to(np.eye(3), (num_frames, 24, 3, 3)).copy()
     heading_rotation = ik.rotation(1, heading)
-    ground = (heading_rotation @ np.stack([body["shift"], 0 * heading, body["fore"]], -1)[..., None])[..., 0]
+    ground_shift = (heading_rotation @ np.stack([body["shift"], 0 * heading, body["fore"]], -1)[..., None])[..., 0]
     lift, air = _hops(poses, track, beat_seconds)
-    root = np.stack([home[:, 0] + ground[:, 0], STANDING_HEIGHT - body["drop"] + lift, home[:, 1] + ground[:, 2]], -1)
+    root = np.stack(
+        [home[:, 0] + ground_shift[:, 0], STANDING_HEIGHT - body["drop"] + lift, home[:, 1] + ground_shift[:, 2]], -1
+    )
     pelvis = heading_rotation @ _euler(body["pitch"], body["roll"], body["twist"])
     local[:, 0] = pelvis
     for joint in (3, 6, 9):
@@ -162,9 +168,9 @@ def _with_groove(
 def _hops(poses: Poses, track: _Track, beat_seconds: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Extra height of the pelvis (T,) m and height of the feet (T,) m in every hop."""
     hop = poses.hop[track.right]
-    interval = track.length[:, 0] * beat_seconds
+    interval = track.interval_beats[:, 0] * beat_seconds
     duration, push = flight(hop, interval)
-    time = track.u[:, 0] * interval - (interval - duration) / 2  # seconds since take-off
+    time = track.fraction[:, 0] * interval - (interval - duration) / 2  # seconds since take-off
     speed = GRAVITY * duration / 2
     air_time = np.clip(time, 0, duration)
     height = speed * air_time - GRAVITY * air_time**2 / 2
@@ -172,26 +178,26 @@ def _hops(poses: Poses, track: _Track, beat_seconds: float | np.ndarray) -> tupl
     landing = np.clip(duration + push - time, 0, push)
     push_time = np.minimum(push_off, landing)
     extension = speed * push_time**2 / (2 * np.maximum(push, 1e-9))
-    hopping = hop > 0
-    return np.where(hopping, extension + height, 0.0), np.where(hopping, height, 0.0)
+    is_hopping = hop > 0
+    return np.where(is_hopping, extension + height, 0.0), np.where(is_hopping, height, 0.0)
 
 
 def _feet(poses: Poses, track: _Track, air: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Balls of the feet (T,2,3) m, their yaw and heel angles (T,2) rad, and their contact with the floor (T,2) 0..1."""
     a, b = poses.feet[track.left], poses.feet[track.right]
     span = poses.span[track.right]
-    u = np.clip((track.u - span[..., 0]) / np.maximum(span[..., 1] - span[..., 0], 1e-6), 0, 1)
+    u = np.clip((track.fraction - span[..., 0]) / np.maximum(span[..., 1] - span[..., 0], 1e-6), 0, 1)
     bump = (4 * u * (1 - u)) ** 2
     state = a + (b - a) * _ease(u)[..., None]
     distance = np.hypot(*(np.moveaxis((b - a)[..., :2], -1, 0)))
-    hopping = (poses.hop[track.right] > 0)[:, None]
-    stepping = (distance > 0.012) & ~hopping
-    low = np.maximum(a[..., 3], b[..., 3]) < 0.1
-    raised = np.where(low, np.minimum(STEP_HEIGHT[0] + STEP_HEIGHT[1] * distance, STEP_HEIGHT[2]), 0.02)
-    height = state[..., 3] + air[:, None] + np.where(stepping, raised * bump, 0)
-    turning = (np.abs(b[..., 2] - a[..., 2]) > 8) & ~stepping & ~hopping & low
-    heel = state[..., 4] + bump * np.where(stepping, 16, np.where(hopping, 26, np.where(turning, 8, 0)))
-    balls = np.stack([state[..., 0], SOLE + height, state[..., 1]], -1)
+    is_hopping = (poses.hop[track.right] > 0)[:, None]
+    is_stepping = (distance > 0.012) & ~is_hopping
+    is_low = np.maximum(a[..., 3], b[..., 3]) < 0.1
+    step_lift = np.where(is_low, np.minimum(STEP_HEIGHT[0] + STEP_HEIGHT[1] * distance, STEP_HEIGHT[2]), 0.02)
+    height = state[..., 3] + air[:, None] + np.where(is_stepping, step_lift * bump, 0)
+    is_turning = (np.abs(b[..., 2] - a[..., 2]) > 8) & ~is_stepping & ~is_hopping & is_low
+    heel = state[..., 4] + bump * np.where(is_stepping, 16, np.where(is_hopping, 26, np.where(is_turning, 8, 0)))
+    balls = np.stack([state[..., 0], BALL_HEIGHT + height, state[..., 1]], -1)
     contact = 1 - _ease(np.clip((height - 0.005) / 0.06, 0, 1))
     return balls, np.radians(state[..., 2]), np.radians(heel), contact
 
@@ -219,8 +225,8 @@ def _legs(
         for side in (0, 1):
             leg = ankles[side] - hips[side] - root
             leg[:, 1] += lowered
-            flat = np.minimum(np.hypot(leg[:, 0], leg[:, 2]), reach[side] * 0.97)
-            height = -leg[:, 1] - np.sqrt(reach[side] ** 2 - flat**2)
+            horizontal_distance = np.minimum(np.hypot(leg[:, 0], leg[:, 2]), reach[side] * 0.97)
+            height = -leg[:, 1] - np.sqrt(reach[side] ** 2 - horizontal_distance**2)
             excess.append(height * contact[:, side] - (1 - contact[:, side]) * 0.2)
         return np.stack(excess, -1)
 
@@ -250,10 +256,12 @@ def _arms(local: np.ndarray, poses: Poses, track: _Track, nod: np.ndarray, beats
     """Write collars, shoulders, elbows and wrists into `local`; the elbows bend a little on every beat."""
     for side, (collar, shoulder, elbow, wrist) in enumerate(ARMS):
         sign = 1.0 if side == 0 else -1.0
-        rest = ik.unit(OFFSETS[elbow])
-        hinge = ik.unit(np.cross(rest, np.array([0.0, 0, 1.0])))
+        rest_direction = ik.unit(OFFSETS[elbow])
+        hinge = ik.unit(np.cross(rest_direction, np.array([0.0, 0, 1.0])))
         side_sign = np.array([sign, 1, 1])
-        rotation, flexion = ik.solve_arm(poses.upper[:, side] * side_sign, poses.fore[:, side] * side_sign, rest, hinge)
+        rotation, flexion = ik.solve_arm(
+            poses.upper[:, side] * side_sign, poses.fore[:, side] * side_sign, rest_direction, hinge
+        )
         q = ik.quaternions(rotation)
         signs = np.cumprod(np.where((q[1:] * q[:-1]).sum(-1) < 0, -1.0, 1.0))
         q[1:] *= signs[:, None]
@@ -261,7 +269,7 @@ def _arms(local: np.ndarray, poses: Poses, track: _Track, nod: np.ndarray, beats
         bend = track(flexion[:, None])[:, 0]
         beat_bend = np.radians(0.6 * nod) * np.cos(2 * np.pi * beats)
         bend = np.clip(bend + beat_bend, 0.05, 2.6)
-        elevation = np.arcsin(np.clip((upper_arm @ rest)[:, 1], -1, 1))
+        elevation = np.arcsin(np.clip((upper_arm @ rest_direction)[:, 1], -1, 1))
         local[:, collar] = ik.rotation(2, sign * (0.02 + 0.2 * np.clip(elevation, -0.9, 1.3)))
         local[:, shoulder] = np.swapaxes(local[:, collar], -1, -2) @ upper_arm
         local[:, elbow] = ik.rotation_about(hinge, bend)

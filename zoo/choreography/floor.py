@@ -97,25 +97,25 @@ class FloorState:
         for phrase in range(choice.phrases):
             if self.current_beat >= end:
                 break
-            left = (choice.side == "left") != (phrase % 2 == 1 and choice.mirrored)
+            is_left = (choice.side == "left") != (phrase % 2 == 1 and choice.mirrored)
             counts = min(PHRASE_COUNTS, (end - self.current_beat) / count)
             poses = [pose for pose in move.poses if pose.count <= counts]
             if not poses:  # less than one count is left: only a return home
                 counts = (end - self.current_beat) / count
                 poses = [replace(move.poses[-1], count=counts)]
-            lat = poses[-1].lat if left else -poses[-1].lat
+            lat = poses[-1].lat if is_left else -poses[-1].lat
             if abs(lat) > 0.2 and abs((self.home + _turn(self.heading, (lat, 0)))[0]) > 0.85:
-                left = not left  # to the side with more room
-            poses = [pose if left else mirror(pose) for pose in poses]
-            self._phrase(choice, poses, counts, count, energy, jitter, left)
+                is_left = not is_left  # to the side with more room
+            poses = [pose if is_left else mirror(pose) for pose in poses]
+            self._phrase(choice, poses, counts, count, energy, jitter, is_left)
             first_beat, self.current_beat = self.current_beat, int(round(self.current_beat + counts * count))
-            phrases.append((first_beat, self.current_beat, "left" if left else "right"))
+            phrases.append((first_beat, self.current_beat, "left" if is_left else "right"))
         return phrases
 
     def rest(self, end: int, beats: float = 2.0) -> None:
         """Stand still at the home point until beat `end`, after `beats` beats of settling down."""
-        settled = min(self.current_beat + beats, float(end))
-        for beat in (settled, float(end)):
+        settled_beat = min(self.current_beat + beats, float(end))
+        for beat in (settled_beat, float(end)):
             if beat <= self.rows[-1]["beat"]:
                 continue
             feet = [self._foot(side, HOME, self.home, self.heading, self.feet[side], 1.0) for side in (0, 1)]
@@ -131,19 +131,21 @@ class FloorState:
         count: int,
         energy: float,
         jitter: np.ndarray,
-        left: bool,
+        is_left: bool,
     ) -> None:
         start_home, start_heading = self.home, self.heading
-        turns = any(pose.turn for pose in poses)
+        has_turn = any(pose.turn for pose in poses)
         size = choice.size
         # The home point moves back to the centre under the steps of the phrase, and the heading back to the front.
         return_path = -0.5 * start_home if np.linalg.norm(start_home) > 0.3 else np.zeros(2)
         facing = choice.drift - (start_heading - 360 * round(start_heading / 360))
         for pose in poses:
-            part = pose.count / counts
-            stretch = 1.0 if turns else size
-            home = start_home + part * return_path + _turn(start_heading, (pose.lat * stretch, pose.ahead * stretch))
-            heading = start_heading + pose.turn + part * facing
+            fraction = pose.count / counts
+            stretch = 1.0 if has_turn else size
+            home = (
+                start_home + fraction * return_path + _turn(start_heading, (pose.lat * stretch, pose.ahead * stretch))
+            )
+            heading = start_heading + pose.turn + fraction * facing
             is_last = pose is poses[-1]
             feet = [
                 self._foot(side, HOME if is_last else foot, home, heading, self.feet[side], size)
@@ -153,7 +155,7 @@ class FloorState:
             if choice.arms is not None:
                 index = int(np.ceil(pose.count)) - 1
                 arms = choice.arms.counts[index % len(choice.arms.counts)]
-                arms = arms if left else (arms[1], arms[0])
+                arms = arms if is_left else (arms[1], arms[0])
             else:
                 assert pose.left_arm is not None and pose.right_arm is not None, choice.name
                 arms = pose.left_arm, pose.right_arm
@@ -161,8 +163,8 @@ class FloorState:
             hop = pose.hop * min(size, 1.0)
             if hop:
                 depth = crouch(hop, (beat - self.rows[-1]["beat"]) * self.beat_seconds)
-                drop = SCALARS.index("drop")
-                self.rows[-1]["body"][drop] = max(self.rows[-1]["body"][drop], depth)
+                drop_index = SCALARS.index("drop")
+                self.rows[-1]["body"][drop_index] = max(self.rows[-1]["body"][drop_index], depth)
                 body["drop"] = max(body.get("drop", 0.0), depth)
             span = self._spans(feet, bool(hop), (beat - self.rows[-1]["beat"]) * self.beat_seconds, hop)
             self.add_pose(
@@ -198,10 +200,10 @@ class FloorState:
         return np.array([*ground, heading + foot.yaw, foot.height * min(size, 1.1), foot.heel])
 
     def _spans(
-        self, feet: list[np.ndarray], hopping: bool, seconds: float, hop: float
+        self, feet: list[np.ndarray], is_hopping: bool, seconds: float, hop: float
     ) -> tuple[tuple[float, float], ...]:
         """Part of the way from the previous pose in which each foot moves: both at once only in a hop."""
-        if hopping:
+        if is_hopping:
             air, _ = flight(hop, seconds)
             margin = float((1 - air / seconds) / 2)
             return ((margin, 1 - margin),) * 2

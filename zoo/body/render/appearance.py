@@ -177,10 +177,10 @@ def appearance_from_image(image: np.ndarray, body: str = "man") -> Appearance:
     )
     background = _commonest_color(border)
     appearance = replace(Appearance(body=body), background=_rgb(background))
-    figure = _find_figure(pixels, border, background)
-    if figure is None:
+    mask_and_box = _find_figure(pixels, border, background)
+    if mask_and_box is None:
         return appearance
-    mask, (top, bottom, left, right) = figure
+    mask, (top, bottom, left, right) = mask_and_box
     height, width = bottom - top, right - left
 
     def band(start_fraction: float, stop_fraction: float, relative_width: float = 1.0) -> np.ndarray:
@@ -230,9 +230,9 @@ def _skin_color(pixels: np.ndarray, hair: np.ndarray | None) -> np.ndarray | Non
     is_skin &= np.linalg.norm(pixels - hair, axis=1) > 40
     if is_skin.mean() < 0.2:
         return None
-    skin = pixels[is_skin]
-    brightness = skin.sum(1)
-    return skin[brightness >= np.median(brightness)].mean(0)
+    skin_pixels = pixels[is_skin]
+    brightness = skin_pixels.sum(1)
+    return skin_pixels[brightness >= np.median(brightness)].mean(0)
 
 
 def _find_figure(

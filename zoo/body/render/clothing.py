@@ -173,16 +173,16 @@ def _make_scalp(bare: Body, thickness: float) -> dict[str, np.ndarray]:
     centers = bare.vertices[bare.faces].mean(1)
     height = _height_above_hairline(_face_coordinates(bare, bare.vertices))
     is_head = bare.limbs_at(np.arange(len(bare.faces)), centers) == HEAD
-    scalp = bare.faces[is_head & (height[bare.faces].max(1) > 0)]
-    vertices, faces = np.unique(scalp, return_inverse=True)
+    scalp_faces = bare.faces[is_head & (height[bare.faces].max(1) > 0)]
+    vertices, faces = np.unique(scalp_faces, return_inverse=True)
     lift = thickness * bare.leg_scale * np.clip(height[vertices] / 0.03, 0, 1)
     return {
         "vertices": (bare.vertices[vertices] + bare.normals[vertices] * lift[:, None]).astype(np.float32),
         "normals": bare.normals[vertices],
         "faces": faces.reshape(-1, 3).astype(np.int32),
         "weights": bare.weights[vertices],
-        "limbs": np.full(len(scalp), HEAD, np.uint8),
-        "semantic": np.full(len(scalp), BY_POSITION, np.uint8),
+        "limbs": np.full(len(scalp_faces), HEAD, np.uint8),
+        "semantic": np.full(len(scalp_faces), BY_POSITION, np.uint8),
     }
 
 

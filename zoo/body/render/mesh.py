@@ -16,7 +16,7 @@ from zoo.body.render.primitives import FIGURES, build_figure
 from zoo.body.skeleton import FOOT_HEIGHTS, OFFSETS, PARENTS, world_transforms
 
 # [limb][right, left]: the two joints whose line separates the limb's front from its back
-_LIMB_AXES = np.array(
+_LIMB_END_JOINTS = np.array(
     [[(0, 12), (0, 12)], [(12, 15), (12, 15)], [(20, 22), (21, 23)], [(7, 10), (8, 11)]]
     + [[(1, 4), (2, 5)], [(4, 7), (5, 8)], [(16, 18), (17, 19)], [(18, 20), (19, 21)]]
 )
@@ -73,8 +73,8 @@ class Body:
             local = torch.as_tensor(np.asarray(rotations, np.float32))
             posed = world_transforms(local, root, torch.from_numpy(self.offsets))
             world_rotations, positions = (array.numpy() for array in posed)
-        shift = positions - (world_rotations @ self.joints[..., None])[..., 0]
-        return np.concatenate([world_rotations, shift[..., None]], -1), positions
+        translations = positions - (world_rotations @ self.joints[..., None])[..., 0]
+        return np.concatenate([world_rotations, translations[..., None]], -1), positions
 
     def deform(self, transforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Linear blend skinning of one pose. (24, 3, 4) -> vertices, normals (V, 3) float32; normals not unit."""
@@ -94,7 +94,7 @@ class Body:
     def parts_at(self, limb: np.ndarray, point: np.ndarray) -> np.ndarray:
         """DensePose part 1..24 of surface points. limb (N,), point (N, 3) rest position -> (N,) uint8"""
         is_left = (point[:, 0] > 0).astype(np.intp)
-        ends = self.joints[_LIMB_AXES]  # (limb, side, end, 3)
+        ends = self.joints[_LIMB_END_JOINTS]  # (limb, side, end, 3)
         # depth of the limb's middle as a linear function of its long coordinate: x on arms, y elsewhere
         long_axis = np.where(np.isin(np.arange(8), (HAND, UPPER_ARM, FOREARM)), 0, 1)
         axis_ends = np.take_along_axis(ends, long_axis[:, None, None, None], 3)[..., 0]

@@ -116,15 +116,15 @@ class PrimitiveMesh:
         )
         num_points = [len(points) for points in primitive_points]
         first_vertices = np.cumsum([0, *num_points[:-1]])
-        joints = np.repeat(primitive_joints, num_points)
+        vertex_joints = np.repeat(primitive_joints, num_points)
         normals = np.concatenate(primitive_normals)
         faces = [faces + first_vertex for faces, first_vertex in zip(primitive_faces, first_vertices, strict=True)]
-        num_faces = [len(face) for face in faces]
+        num_faces = [len(primitive_face) for primitive_face in faces]
         return {
             "vertices": np.concatenate(primitive_points).astype(np.float32),
             "normals": (normals / np.linalg.norm(normals, axis=1, keepdims=True)).astype(np.float32),
             "faces": np.concatenate(faces).astype(np.int32),
-            "weights": np.eye(24, dtype=np.float32)[joints],
+            "weights": np.eye(24, dtype=np.float32)[vertex_joints],
             "offsets": self.offsets.astype(np.float32),
             "limbs": np.repeat([JOINT_LIMB[joint] for joint in primitive_joints], num_faces).astype(np.uint8),
             "semantic": np.repeat(primitive_labels, num_faces).astype(np.uint8),
