@@ -72,6 +72,18 @@ def test_heat_map_loss():
     assert heatmap_loss(zeros, joints).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_divergence_of_heat_maps_is_the_squared_distance():
+    """Of two equal Gaussians: d^2 / (2 sigma^2), averaged over the joints within the image."""
+    joints = torch.tensor([[[[16.0, 16.0], [14.0, 17.0], [90.0, 9.0]]]])
+    logits = joint_density(joints.movedim(2, 1), 32)[0].clamp(min=1e-30).log()
+    assert heatmap_loss(logits, joints, use_divergence=True) < 1e-5
+    moved = joints + torch.tensor([1.0, 2.0])
+    expected = (1 + 4) / (2 * 1.5**2)
+    assert heatmap_loss(logits, moved, use_divergence=True).item() == pytest.approx(expected, rel=1e-3)
+    narrow = joint_density(joints.movedim(2, 1), 32, sigma=0.75)[0]
+    assert narrow[0, 0].max() > 2 * logits[0, 0].exp().max()
+
+
 def test_guidance_loss_is_the_mean_absolute_error():
     predicted, target = torch.tensor([1.0, -1.0, 3.0]), torch.tensor([0.0, 1.0, 3.0])
     assert guidance_loss(predicted, target, 2.0).item() == pytest.approx(0.5)

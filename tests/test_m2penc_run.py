@@ -44,7 +44,7 @@ def test_each_stage_trains_its_modules_and_no_others(run):
     changes = [changed_modules(*pair) for pair in zip(states, states[1:], strict=False)]
     drawing = {"guidance_encoders", "reference_net", "image_encoder", "background", "codec", "unet"}
     assert changes[0] == drawing, "codec: the scale of its latents"
-    assert changes[1] == {"music_to_pose", "music_scale", "guidance_std"}
+    assert changes[1] == {"music_to_pose", "music_scale", "guidance_std", "guidance_mean", "heatmap_mean"}
     assert changes[2] == {"reference_net", "unet"}
     assert changes[3] == {"music_to_pose", "unet", "motion"}
 

@@ -50,6 +50,10 @@ MIN_FIGURE_PROB = 0.1  # an image in which no latent is more likely to show a fi
 class M2PEnc(Family):
     """All networks of M2PEnc."""
 
+    guidance_std: Tensor
+    guidance_mean: Tensor
+    heatmap_mean: Tensor
+
     activation_units = (VideoResnetBlock, SpatialTransformer, MotionModule, SpaceTimeBlock, GuidanceEncoder)
 
     def __init__(
@@ -108,6 +112,10 @@ class M2PEnc(Family):
         )
         # the music-to-pose network predicts guidance in units of it; 1 until a stage estimates it
         self.register_buffer("guidance_std", torch.tensor(1.0))
+        # its outputs are deviations from these means; 0 until a stage estimates them
+        grid = (self.music_to_pose.grid_size,) * 2
+        self.register_buffer("guidance_mean", torch.zeros(guidance_channels, 1, *grid))
+        self.register_buffer("heatmap_mean", torch.zeros(NUM_JOINTS, 1, *grid))  # logits
         self.background = DirectLatents()
         if background_residual:
             self.background = BackgroundResidual(
@@ -165,7 +173,7 @@ class M2PEnc(Family):
         if self.use_beat_phase:
             tokens = torch.cat([tokens, beat_phase.to(tokens)], -1)
         guidance, logits = self.music_to_pose(tokens)
-        return guidance * self.guidance_std, logits
+        return guidance * self.guidance_std + self.guidance_mean, logits + self.heatmap_mean
 
     def _encode_stretch(self, music: MusicFeatures, start: int) -> tuple[Tensor, Tensor]:
         """Guidance (C, N, G, G) and joints (N, 24, 2) in pixels of own frames start .. start + N - 1."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.nn.attention import CrossAttention
 from zoo.nn.temporal import TemporalAttention
 
-HEATMAP_SIGMA = 1.5  # cells, of a joint's density
+HEATMAP_SIGMA = 1.5  # cells, of a joint's density, if no other one is given
 MIN_MASS = 0.5  # of a joint's density that must lie within the grid; joints with less are left out
 
 
@@ -91,6 +91,9 @@ class MusicToPose(nn.Module):
         )
         self.guidance_head = nn.Conv3d(width, guidance_channels, 3, padding=1)
         self.heatmap_head = nn.Conv3d(width, num_joints, 3, padding=1)
+        for head in (self.guidance_head, self.heatmap_head):  # training begins near the targets' means
+            head.weight.data.mul_(0.1)
+            nn.init.zeros_(head.bias)
 
     def forward(self, music: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, D), one token a video frame -> guidance (B, C_guid, N, G, G), logits (B, C_heat, N, G, G)."""
@@ -109,16 +112,16 @@ def frame_features(music: Tensor, music_rate: float, times: Tensor) -> Tensor:
     return torch.lerp(music[:, lower], music[:, (lower + 1).clamp(max=music.shape[1] - 1)], weight)
 
 
-def joint_density(joints: Tensor, grid_size: int) -> tuple[Tensor, Tensor]:
+def joint_density(joints: Tensor, grid_size: int, sigma: float = HEATMAP_SIGMA) -> tuple[Tensor, Tensor]:
     """Densities (..., G, G) of joints (..., 2) in cells, each of sum 1, and whether they count (...,) bool.
 
-    A joint counts if at least half of its density lies within the grid.
+    sigma: of a density, in cells. A joint counts if at least half of its density lies within the grid.
     """
     cells = torch.arange(grid_size, device=joints.device) + 0.5
-    x, y = (torch.exp(-(cells - joints[..., axis, None]).square() / (2 * HEATMAP_SIGMA**2)) for axis in (0, 1))
+    x, y = (torch.exp(-(cells - joints[..., axis, None]).square() / (2 * sigma**2)) for axis in (0, 1))
     density = y[..., :, None] * x[..., None, :]
     mass = density.sum((-2, -1))
-    counts = mass >= MIN_MASS * 2 * torch.pi * HEATMAP_SIGMA**2
+    counts = mass >= MIN_MASS * 2 * torch.pi * sigma**2
     return density / mass.clamp(min=1e-12)[..., None, None], counts
 
 
@@ -129,16 +132,21 @@ def expected_joints(logits: Tensor) -> Tensor:
     return torch.stack([(probability.sum(axis) * cells).sum(-1) for axis in (-2, -1)], -1)
 
 
-def heatmap_loss(logits: Tensor, joints: Tensor) -> Tensor:
+def heatmap_loss(logits: Tensor, joints: Tensor, sigma: float = HEATMAP_SIGMA, use_divergence: bool = False) -> Tensor:
     """Mean squared error of the joints' densities, in units of a heat map of peak 1 (M2PEnc sec. 3.4).
 
     logits (B, J, N, G, G); joints (B, N, J, 2) in cells. The formula's sums are lost in the text. It is read as a
     softmax over the places against a density, because the text speaks of spatial probability and of keypoint density
-    maps. Joints outside the image are left out.
+    maps. Joints outside the image are left out. use_divergence: the Kullback-Leibler divergence of the densities
+    instead, whose gradient does not vanish with the probability (not in the paper).
     """
-    density, counts = joint_density(joints.movedim(2, 1), logits.shape[-1])
-    probability = logits.flatten(-2).float().softmax(-1).unflatten(-1, logits.shape[-2:])
-    errors = (2 * torch.pi * HEATMAP_SIGMA**2) ** 2 * (probability - density).square().mean((-2, -1))
+    density, counts = joint_density(joints.movedim(2, 1), logits.shape[-1], sigma)
+    log_probability = logits.flatten(-2).float().log_softmax(-1).unflatten(-1, logits.shape[-2:])
+    if use_divergence:
+        errors = (density * (density.clamp(min=1e-12).log() - log_probability)).sum((-2, -1))
+    else:
+        squared_error = (log_probability.exp() - density).square().mean((-2, -1))
+        errors = (2 * torch.pi * sigma**2) ** 2 * squared_error
     return (errors * counts).sum() / counts.sum().clamp(min=1)
 
 

@@ -17,10 +17,17 @@ from zoo.families.latent.stages import DenoisingStage, spatial_paths, take_batch
 from zoo.families.m2penc.family import M2PEnc
 from zoo.families.m2penc.guidance import guidance_images, guidance_keys
 from zoo.families.m2penc.joint_accuracy import JointAccuracy
-from zoo.families.m2penc.music_to_pose import expected_joints, guidance_loss, heatmap_loss
+from zoo.families.m2penc.music_to_pose import (
+    HEATMAP_SIGMA,
+    expected_joints,
+    guidance_loss,
+    heatmap_loss,
+    joint_density,
+)
 from zoo.nn.figure_segmentation import region_loss
 from zoo.nn.video_unet.conditioning import Conditioning
 
+MIN_DENSITY = 1e-5  # of a cell that no joint of the first batches comes near
 MUSIC_KEYS = ("key", "music", "music_rate", "beat_phase", "fps")
 
 
@@ -64,11 +71,15 @@ class EncoderStage(Stage):
         self,
         *args,
         estimate_guidance_std: bool = False,  # so that the guidance loss does not depend on the encoders' scale
+        estimate_means: bool = False,  # the network learns deviations from the mean guidance and the mean heat maps
+        heatmap_sigma: float = HEATMAP_SIGMA,  # of a joint's density, in cells of the grid
+        use_divergence: bool = False,  # in the loss of heat maps, see `heatmap_loss`
         latent_cache_size: int = 0,  # clips whose true guidance stays in memory
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.estimate_guidance_std = estimate_guidance_std
+        self.estimate_guidance_std, self.estimate_means = estimate_guidance_std, estimate_means
+        self.heatmap_sigma, self.use_divergence = heatmap_sigma, use_divergence
         self.joint_accuracy = JointAccuracy()
         self.true_guidance = _TrueGuidance(self.family, latent_cache_size)
 
@@ -83,15 +94,32 @@ class EncoderStage(Stage):
         return ["music_to_pose"]
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
-        """Fit the music normaliser in one pass, and the scale of the guidance on the first batches."""
+        """Fit the music normaliser in one pass, and means and scale of the targets on the first batches."""
         moments = self.family.music_scale.running_moments()
         for batch in batches():
             moments.add(batch["music"])
         moments.finish()
+        if not (self.estimate_guidance_std or self.estimate_means):
+            return
+        family = self.family
+        guidance_values, densities = [], []
+        for batch in take_batches(batches):
+            guidance_values.append(self.true_guidance(batch).movedim(1, 2).flatten(0, 1))  # (B N, C, G, G)
+            joints = self._joints_in_cells(batch)
+            densities.append(joint_density(joints, family.music_to_pose.grid_size, self.heatmap_sigma)[0].flatten(0, 1))
+        guidance = torch.cat(guidance_values)
+        if self.estimate_means:
+            family.guidance_mean.copy_(guidance.mean(0)[:, None])
+            mean_density = torch.cat(densities).mean(0)  # (24, G, G)
+            family.heatmap_mean.copy_((mean_density + MIN_DENSITY).log()[:, None])
         if self.estimate_guidance_std:
-            guidance_values = torch.cat([self.true_guidance(batch).flatten() for batch in take_batches(batches)])
             # untrained encoders give zeros
-            self.family.guidance_std.fill_(guidance_values.std().item() or 1.0)
+            family.guidance_std.fill_((guidance - family.guidance_mean[:, 0]).std().item() or 1.0)
+
+    def _joints_in_cells(self, batch: Batch) -> Tensor:
+        """True joints (B, N, 24, 2) in cells of the grid."""
+        image_side = batch[guidance_keys(self.family.guidance_encoders.kinds)[0]].shape[-1]
+        return batch["joints2d"] * (self.family.music_to_pose.grid_size / image_side)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the joints of the last validation."""
@@ -106,13 +134,12 @@ class EncoderStage(Stage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Errors of guidance and heat maps. Validation collects the joints too."""
         guidance, logits = encode_batch_music(self.family, batch)
-        image_side = batch[guidance_keys(self.family.guidance_encoders.kinds)[0]].shape[-1]
-        joints = batch["joints2d"] * (logits.shape[-1] / image_side)
+        joints = self._joints_in_cells(batch)
         if not self.training:
             self.joint_accuracy.add(expected_joints(logits).movedim(1, 2), joints, batch["song"])
         return {
             "guidance": guidance_loss(guidance, self.true_guidance(batch), self.family.guidance_std),
-            "heatmaps": heatmap_loss(logits, joints),
+            "heatmaps": heatmap_loss(logits, joints, self.heatmap_sigma, self.use_divergence),
         }
 
 
