@@ -118,5 +118,6 @@ def test_clip_tokens_are_the_last_hidden_states(tmp_path):
         torch.testing.assert_close(states, network(rows).last_hidden_state)
     assert states.shape == (3, 77, 768) and not clip.state_dict()
     assert clip.truncated_end("b " * 75) == "" and clip.truncated_end("b " * 75 + "a b") == "a b"
+    assert clip.to("meta")(["da b"]).is_meta  # the network follows the family to its device
     with pytest.raises(ValueError, match="a folder with its tokenizer/ and text_encoder/, not None"):
         ClipTokenEncoder()(["b"])

@@ -154,7 +154,7 @@ def train(config: Any) -> None:
     elif config.plan:
         from zoo.run.train.plan import print_plan
 
-        print_plan(config)
+        print_plan(config, simulate=True)
     else:
         from zoo.run.train.fit import fit
 

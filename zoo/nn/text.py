@@ -136,11 +136,14 @@ class ClipTokenEncoder(LazyWeights, TokenTextEncoder):
     """Stable Diffusion's text encoder: the last hidden states of CLIP ViT-L/14, 77 of 768 values. Frozen."""
 
     dim = 768
+    device_marker: Tensor
 
     def __init__(self, weights: str | None = None):
         """weights: a folder of Stable Diffusion 1.5 with `tokenizer` and `text_encoder`, read at the first text."""
         super().__init__()
         self.weights = weights
+        # follows the family to its device, as the networks do when they are used
+        self.register_buffer("device_marker", torch.empty(0), persistent=False)
 
     def load(self) -> tuple[Any, nn.Module]:
         """Read the tokenizer and the network, in this order."""
@@ -155,6 +158,19 @@ class ClipTokenEncoder(LazyWeights, TokenTextEncoder):
         network = CLIPTextModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
         return CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True), network.eval()
 
+    def build_untrained(self) -> tuple[Any, nn.Module]:
+        """See `LazyWeights`: CLIP ViT-L/14's text tower, and a tokenizer that gives zeros."""
+        from transformers import CLIPTextConfig, CLIPTextModel
+
+        config = CLIPTextConfig(
+            hidden_size=self.dim, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+        )
+
+        def tokenize(texts: Sequence[str], **_: Any) -> dict[str, Tensor]:
+            return {"input_ids": torch.zeros(len(texts), MAX_TOKENS, dtype=torch.int64)}
+
+        return tokenize, CLIPTextModel(config).eval().requires_grad_(False)
+
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Tensor:
         """See `TokenTextEncoder`; tokens after the 77th are dropped."""
@@ -162,7 +178,10 @@ class ClipTokenEncoder(LazyWeights, TokenTextEncoder):
         tokens = tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
         )
-        return network(tokens["input_ids"]).last_hidden_state
+        device = self.device_marker.device
+        if network.device != device:
+            network.to(device)
+        return network(tokens["input_ids"].to(device)).last_hidden_state
 
     def truncated_end(self, text: str) -> str:
         """See `TokenTextEncoder`; two of the 77 tokens mark the beginning and the end."""

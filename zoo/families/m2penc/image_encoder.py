@@ -74,10 +74,22 @@ class ClipImageEncoder(LazyWeights, ImageEncoder):
         load_strict(model, files[0], _image_tower_weights)
         return model
 
+    def build_untrained(self) -> nn.Module:
+        """See `LazyWeights`: the image tower of CLIP ViT-L/14, as Stable Diffusion's image variations have it."""
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+        config = CLIPVisionConfig(
+            hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14,
+            image_size=CLIP_RESOLUTION, projection_dim=self.dim,
+        )  # fmt: skip
+        return CLIPVisionModelWithProjection(config).eval().requires_grad_(False)
+
     @torch.no_grad()
     def forward(self, images: Tensor, latents: Tensor) -> Tensor:
         """See ImageEncoder."""
-        model = self.loaded.to(images.device)
+        model = self.loaded
+        if model.device != images.device:
+            model.to(images.device)
         size = (CLIP_RESOLUTION, CLIP_RESOLUTION)
         pixels = F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True)
         mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))

@@ -15,6 +15,10 @@ class LazyWeights:
         """Read the files; raise ValueError where they are missing or do not fit."""
         raise NotImplementedError
 
+    def build_untrained(self) -> Any:
+        """Make the same without files, for a plan of a training on fake tensors."""
+        raise NotImplementedError
+
     @cached_property
     def loaded(self) -> Any:
         """The networks, read at the first access."""

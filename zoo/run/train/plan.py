@@ -1,14 +1,27 @@
-"""Size of a training, computed on the meta device: nothing is allocated."""
+"""Size of a training: counts on the meta device, and memory and arithmetic of a simulated step (`plan=true`)."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig
 
-from zoo.run.build import build_family, build_stage
+from zoo.batch import Batch
+from zoo.data.base import WindowSpec
+from zoo.families.base import Stage
+from zoo.run.build import build_encoder, build_family, build_stage, required_keys
 from zoo.run.train.batching import step_batches, world_size
 from zoo.run.train.runs import stage_names
-from zoo.run.train.stage_training import stage_training
+from zoo.run.train.stage_training import StageTraining, stage_training
+
+if TYPE_CHECKING:
+    from zoo.run.train.simulated_step import StepMemory
+
+GPU_MEMORY = (16, 24, 40, 48, 80, 141, 192)  # GB of common GPUs
+CONTEXT_GB = 1.5  # CUDA's context, cuDNN's and NCCL's buffers: not measured here
+FRAGMENTATION = 0.05  # of the peak, that the allocator cannot use: not measured here
+PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0}  # dense bf16
+UTILIZATION = 0.35  # of that, which the days assume
 
 
 def plan(config: DictConfig, stage: str) -> dict[str, float]:
@@ -24,22 +37,90 @@ def plan(config: DictConfig, stage: str) -> dict[str, float]:
     parameters = sum(p.numel() for p in family.parameters())
     learning = sum(p.numel() for p in family.parameters() if p.requires_grad)
     copies = 1 + 1 + (module.ema is not None) + _optimizer_values(module.make_optimizer)
-    target = "" if isinstance(config.trainer.strategy, str) else config.trainer.strategy._target_
-    shards = config.trainer.strategy.data_parallel_size if target.endswith("ModelParallelStrategy") else 1
-    size = 4 * ((parameters - learning) + learning * copies / shards)
+    size = 4 * ((parameters - learning) + learning * copies / _num_shards(config))
     return {"parameters": parameters, "learning": learning, "gigabytes": size / 1e9}
 
 
-def print_plan(config: DictConfig) -> None:
-    """Two lines a stage: its size, and the clips of a step, or why the processes cannot share them."""
+def plan_step(
+    config: DictConfig, stage: str, settings: StageTraining, batch_size: int, num_batches: int
+) -> "StepMemory":
+    """Simulate steps of a stage with `batch_size` clips a process. The configuration's modules were imported before.
+
+    Sharding is not simulated: `describe_step` divides what is sharded.
+    """
+    from zoo.run.train.simulated_step import example_batch, simulate_step  # takes seconds
+
+    def build() -> tuple[Stage, Batch]:
+        family = build_family(config)
+        module = build_stage(config, stage, family)
+        if settings.activation_checkpointing:
+            module.checkpoint_activations()
+        keys = required_keys(config, stage, family)
+        return module, example_batch(keys, WindowSpec(**settings.clip), build_encoder(config), batch_size)
+
+    keep_gradients = world_size(config.trainer) > 1 or num_batches > 1
+    return simulate_step(build, settings.precision, keep_gradients)
+
+
+def print_plan(config: DictConfig, simulate: bool = False) -> None:
+    """Lines of each stage: its size, and the clips of a step, or why the processes cannot share them.
+
+    simulate: also memory and arithmetic, by `simulate_step`. The process must not train afterwards.
+    """
     for stage in stage_names(config):
         counts = plan(config, stage)
         millions = f"{counts['parameters'] / 1e6:.1f} M parameters, {counts['learning'] / 1e6:.1f} M learn"
         print(f"{config.model.name} {stage}: {millions}; {counts['gigabytes']:.2f} GB a process, activations besides")
+        settings = stage_training(config, stage)
         try:
-            print(f"  {step_batches(stage_training(config, stage), world_size(config.trainer), stage)}")
+            batch = step_batches(settings, world_size(config.trainer), stage)
         except ValueError as error:
             print(f"  cannot train: {error}")
+            continue
+        print(f"  {batch}", flush=True)
+        if simulate:
+            memory = plan_step(config, stage, settings, batch.batch_size, batch.num_batches)
+            for line in describe_step(
+                memory, settings, batch.num_batches, world_size(config.trainer), _num_shards(config)
+            ):
+                print(f"  {line}", flush=True)
+
+
+def describe_step(
+    memory: "StepMemory", settings: StageTraining, num_batches: int, num_processes: int, num_shards: int
+) -> list[str]:
+    """Lines on the memory of a process, and on the duration of the training on GPUs."""
+    saved = memory.trained_state * (1 - 1 / num_shards)
+    total = (max(memory.peak, memory.optimizer_peak) - saved) / 1e9
+    needed = total * (1 + FRAGMENTATION) + CONTEXT_GB
+    gpu = next((size for size in GPU_MEMORY if size >= needed), None)
+    parts = ", ".join(
+        f"{name} {value / 1e9:.2f}"
+        for name, value in (
+            ("weights", memory.weights), ("gradients", memory.gradients), ("optimiser", memory.optimizer),
+            ("activations", memory.activations),
+        )
+    )  # fmt: skip
+    sharded = f", of which {saved / 1e9:.2f} lie on the other processes" if num_shards > 1 else ""
+    lines = [
+        f"peak of a process on a GPU: {total:.2f} GB ({parts}{sharded})",
+        f"with {CONTEXT_GB} GB of context and {FRAGMENTATION:.0%} fragmentation: {needed:.1f} GB, "
+        + (f"fits a GPU of {gpu} GB" if gpu else "fits no GPU"),
+    ]
+    flops = memory.flops * num_batches
+    text = (
+        f"{flops / 1e12:.4g} TFLOP a process and step, {settings.max_steps} steps; at {UTILIZATION:.0%} utilisation: "
+    )
+    days = {
+        name: flops * settings.max_steps / (peak * 1e12 * UTILIZATION) / 86400 for name, peak in PEAK_TFLOPS.items()
+    }
+    text += ", ".join(f"{value:.2g} days on {num_processes} {name}" for name, value in days.items())
+    return [*lines, text]
+
+
+def _num_shards(config: DictConfig) -> int:
+    target = "" if isinstance(config.trainer.strategy, str) else config.trainer.strategy._target_
+    return config.trainer.strategy.data_parallel_size if target.endswith("ModelParallelStrategy") else 1
 
 
 def _optimizer_values(make_optimizer: Callable[..., torch.optim.Optimizer]) -> float:

@@ -1,0 +1,255 @@
+"""One training step on fake tensors: nothing is computed or allocated, shapes, types and lifetimes are those of a GPU.
+
+Fake tensors of this module live on the CPU, because autograd needs a driver for those of a GPU. So `CudaAutocast` adds
+the rules in which autocast differs on GPUs. Run it in a process that trains nothing afterwards: constants that modules
+compute once would stay fake.
+"""
+
+import warnings
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.autograd.graph import _engine_run_backward
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
+
+from zoo.batch import MOTION_DIM, MOTION_FPS, Batch
+from zoo.data.base import WindowSpec
+from zoo.families.base import Family, Stage
+from zoo.music.encoder import MusicEncoder
+from zoo.nn.weights.lazy import LazyWeights
+
+aten = torch.ops.aten
+NUM_JOINTS = 24
+FLOP_FORMULAS = flop_registry | {
+    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop(q, k, v),
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: sdpa_backward_flop(
+        grad, q, k, v
+    ),
+}
+# functions that autocast computes in float32 on GPUs and leaves alone on CPUs, as far as these models call them
+FLOAT32_FUNCTIONS = {
+    F.group_norm, F.layer_norm, F.softmax, F.log_softmax, F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.cosine_similarity,
+    F.interpolate, F.softplus, F.binary_cross_entropy_with_logits, F.cross_entropy,
+    torch.group_norm, torch.layer_norm, torch.softmax, torch.exp, torch.log, torch.pow, torch.rsqrt, torch.norm,
+    torch.sum, torch.cumsum, torch.prod, torch.logsumexp,
+    Tensor.softmax, Tensor.exp, Tensor.log, Tensor.pow, Tensor.__pow__, Tensor.rsqrt, Tensor.norm, Tensor.sum,
+    Tensor.cumsum, Tensor.square, Tensor.logsumexp,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one process, and the arithmetic of one batch."""
+
+    weights: int  # parameters, buffers, and their average
+    gradients: int
+    optimizer: int
+    peak: int  # of tensors, in a step that is not the first one
+    optimizer_peak: int  # of tensors, while the optimiser steps
+    flops: int  # forward and backward pass of one batch, activations that are computed again included
+
+    trained_weights: int  # of `weights`, with their average
+
+    @property
+    def trained_state(self) -> int:
+        """All that a sharded trainer divides: trained weights, gradients, and the optimiser's state."""
+        return self.trained_weights + self.gradients + self.optimizer
+
+    @property
+    def activations(self) -> int:
+        """All that lives at the peak besides weights, gradients and optimiser: activations and the batch."""
+        return max(0, self.peak - self.weights - self.gradients - self.optimizer)
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Counts the bytes of the storages that operators return, as long as they live, and the operators' arithmetic.
+
+    Works on real tensors too. torch's `FlopCounterMode` would keep the activations that are computed again. Numbers
+    read from fake tensors are False, 0 or 1.0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.current = self.peak = self.flops = 0
+        self._sizes: dict[int, int] = {}
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Count tensors that exist already."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            key, size = id(storage), storage.nbytes()
+            if key in self._sizes:
+                self._change(key, size)
+                continue
+            self._sizes[key] = 0
+            weakref.finalize(storage, self._remove, key)
+            self._change(key, size)
+
+    def _change(self, key: int, size: int) -> None:
+        self.current += size - self._sizes[key]
+        self._sizes[key] = size
+        self.peak = max(self.peak, self.current)
+
+    def _remove(self, key: int) -> None:
+        self.current -= self._sizes.pop(key)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor) and args[0].constant is None:
+            return {torch.bool: False}.get(args[0].dtype, 1.0 if args[0].is_floating_point() else 0)
+        result = func(*args, **(kwargs or {}))
+        self.add(value for value in tree_leaves(result) if isinstance(value, Tensor))
+        formula = FLOP_FORMULAS.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+class CudaAutocast(TorchFunctionMode):
+    """Autocast's rules of GPUs on CPU tensors, and values for what Python code reads from fake tensors.
+
+    Single random numbers are 0.5, so that no condition is dropped; arrays hold 0, 1, 2 and so on.
+    """
+
+    def __init__(self, dtype: torch.dtype | None):
+        """dtype: of autocast; None without it."""
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.rand and args and args[0] == ():
+            return torch.tensor(0.5)
+        if func is Tensor.numpy:
+            return np.arange(args[0].numel()).reshape(args[0].shape)
+        if func in (torch.nonzero, Tensor.nonzero):
+            return torch.zeros(1 + len(args[0]) // 8, args[0].ndim, dtype=torch.int64)
+        if func is F.scaled_dot_product_attention:
+            # fused on GPUs, also with dropout; `zoo.nn.attention` computes it in float32 on CPUs
+            kwargs = {name: value for name, value in kwargs.items() if name != "dropout_p"}
+            if self.dtype is not None:
+                args, kwargs = _cast((args[:4], kwargs), self.dtype)
+            return func(*args, **kwargs)
+        if self.dtype is not None and func in FLOAT32_FUNCTIONS and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                args, kwargs = _cast((args, kwargs), torch.float32)
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _cast(values: Any, dtype: torch.dtype) -> Any:
+    return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x, values)
+
+
+def example_batch(keys: Iterable[str], window: WindowSpec, encoder: MusicEncoder, count: int) -> Batch:
+    """A batch of `count` clips with these keys: shapes and types of the data's, random values."""
+    frames, (height, width) = window.num_sampled_frames or window.num_frames, (window.height, window.width)
+    angle = torch.rand(count, window.num_frames) * 6.28
+    shapes: dict[str, Callable[[], Any]] = {
+        "fps": lambda: float(window.rate),
+        "reference": lambda: torch.rand(count, 3, height, width) * 2 - 1,
+        "frames": lambda: torch.rand(count, frames, 3, height, width) * 2 - 1,
+        "frame_indices": lambda: torch.arange(frames).repeat(count, 1),
+        "music": lambda: torch.randn(count, window.num_tokens(encoder.rate), encoder.dim),
+        "music_rate": lambda: encoder.rate,
+        "beats": lambda: torch.randint(2, (count, window.num_frames)),
+        "beat_phase": lambda: torch.stack([angle.cos(), angle.sin()], -1),
+        "motion": lambda: torch.randn(count, window.num_tokens(MOTION_FPS), MOTION_DIM),
+        "parts": lambda: torch.randint(25, (count, frames, height, width)).byte(),
+        "semantic": lambda: torch.randint(20, (count, frames, height, width)).byte(),
+        "depth": lambda: torch.rand(count, frames, height, width),
+        "normal": lambda: torch.rand(count, frames, 3, height, width) * 2 - 1,
+        "skeleton": lambda: torch.rand(count, frames, 3, height, width) * 2 - 1,
+        "heatmaps": lambda: torch.rand(count, frames, NUM_JOINTS, height // 4, width // 4),
+        "joints2d": lambda: torch.rand(count, frames, NUM_JOINTS, 2) * height,
+        "joints3d": lambda: torch.rand(count, frames, NUM_JOINTS, 3),
+    }
+    texts = {key: [f"{key} {index}" for index in range(count)] for key in keys if key not in shapes}
+    return {key: shapes[key]() if key in shapes else texts[key] for key in keys}  # type: ignore[return-value]
+
+
+def simulate_step(
+    build: Callable[[], tuple[Stage, Batch]],
+    precision: str,
+    keep_gradients: bool = False,
+    fake: bool = True,
+) -> StepMemory:
+    """Simulate steps of a stage until the optimiser has its state, and measure the last one.
+
+    build: makes stage and batch. keep_gradients: gradients exist before the forward pass, as under DDP, whose buckets
+    they are, and in gradient accumulation. fake: False computes the same steps on real tensors, for comparison.
+    """
+    dtype = {"bf16": torch.bfloat16, "16": torch.bfloat16}.get(precision.removesuffix("-mixed"))
+    tracker = MemoryTracker()
+    with ExitStack() as stack:
+        if fake:
+            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # the average copies them
+        stage, batch = build()
+        _fill_lazy_weights(stage.family)
+        stack.enter_context(tracker)
+        tracker.add([*stage.parameters(), *stage.buffers(), *_lazy_tensors(stage.family)])
+        weights = tracker.current
+        tracker.add(value for value in batch.values() if isinstance(value, Tensor))
+        trained = [parameter for parameter in stage.family.parameters() if parameter.requires_grad]
+        optimizer = stage.make_optimizer(trained)
+        for parameter in trained:
+            parameter.grad = torch.empty_like(parameter)
+        gradients = tracker.current
+        optimizer.step()
+        after_step = tracker.current
+        optimizer_peak = tracker.peak
+        if not keep_gradients:
+            optimizer.zero_grad()
+        tracker.peak = tracker.current
+        stack.enter_context(CudaAutocast(dtype))
+        tracker.flops = 0
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            loss = torch.stack([value.float() for value in stage.loss(batch).values()]).sum()
+        # `backward` would leave `CudaAutocast` while activations are computed again
+        _engine_run_backward(
+            (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
+        peak = tracker.peak
+    batch_size = sum(value.numel() * value.element_size() for value in batch.values() if isinstance(value, Tensor))
+    trained_weights = sum(parameter.nbytes for parameter in trained) * (1 + (stage.ema is not None))
+    return StepMemory(
+        weights,
+        gradients - weights - batch_size,
+        after_step - gradients,
+        peak,
+        optimizer_peak,
+        tracker.flops,
+        trained_weights,
+    )
+
+
+def _lazy_modules(family: Family) -> list[LazyWeights]:
+    return [module for module in family.modules() if isinstance(module, LazyWeights)]
+
+
+def _fill_lazy_weights(family: Family) -> None:
+    """Give networks that are read from files, which a plan does not need, untrained weights."""
+    for module in _lazy_modules(family):
+        module.__dict__["loaded"] = module.build_untrained()
+
+
+def _lazy_tensors(family: Family) -> list[Tensor]:
+    networks = [value for module in _lazy_modules(family) for value in tree_leaves(module.__dict__["loaded"])]
+    modules = [network for network in networks if isinstance(network, nn.Module)]
+    return [tensor for network in modules for tensor in (*network.parameters(), *network.buffers())]
