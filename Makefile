@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | types | bench RUN="NAME ARGUMENTS" | compare. VENV=DIR uses another environment than .venv.
+# make setup | demo | test | lint | types | bench RUN="NAME ARGUMENTS" | compare | attack PART=1/4. VENV=DIR uses another environment than .venv.
 VENV ?= .venv
 BIN := $(VENV)/bin
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))
@@ -9,7 +9,7 @@ TESTS ?= tests
 # one file is one worker's, so that its fixtures are made once
 PYTEST := -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: setup demo test lint types bench compare
+.PHONY: setup demo test lint types bench compare attack
 
 setup: $(STAMP)
 
@@ -42,3 +42,6 @@ bench: setup
 
 compare: setup
 	$(BIN)/python evaluate.py
+
+attack: setup
+	$(BIN)/python tools/attack.py part=$(or $(PART),1/1)

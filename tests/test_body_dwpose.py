@@ -9,13 +9,14 @@ from fractions import Fraction
 import cv2
 import numpy as np
 import pytest
-from onnx_files import write_onnx
+from onnx_files import _field, write_onnx
 from test_body_blazepose import dance
 
 from zoo.body.camera import camera
 from zoo.body.detection.base import PoseDetector, Poses
 from zoo.body.detection.dwpose import FILES, DWPoseDetector, decode_boxes, decode_points, draw_mask, input_map
 from zoo.body.detection.factory import load_detector
+from zoo.body.detection.onnx_check import check_no_external_data
 from zoo.body.image.segmentation import extract_figure
 from zoo.body.render.appearance import random_appearance
 from zoo.body.render.rasterizer import render_motion
@@ -208,3 +209,20 @@ def test_wrong_files_are_refused_in_one_line(folder, tmp_path):
     with pytest.raises(ValueError, match=r"yolox_l\.onnx holds another network") as error_info:
         load_detector(swapped).find_people(draw_spots(ONE))
     assert "\n" not in str(error_info.value)
+
+
+def test_weights_in_another_file_are_refused(folder, tmp_path):
+    """An .onnx file decides which files are opened, where its tensors lie outside of it."""
+    content = (folder / FILES[0]).read_bytes()
+    for file in FILES:
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+        check_no_external_data(tmp_path / file)
+    location = _field(13, _field(1, "location") + _field(2, "/etc/passwd"))
+    for tensor in (_field(14, 1), location):
+        for graph in (_field(5, tensor), _field(1, _field(5, _field(5, tensor))), _field(15, _field(1, tensor))):
+            (tmp_path / FILES[0]).write_bytes(content + _field(7, graph))
+            with pytest.raises(ValueError, match="another file"):
+                load_detector(tmp_path)
+    for cut in range(0, len(content), len(content) // 40):
+        (tmp_path / FILES[0]).write_bytes(content[:cut])
+        check_no_external_data(tmp_path / FILES[0])  # damage is left to the reader

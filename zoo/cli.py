@@ -136,7 +136,12 @@ def _check_sections(config: Any, name: str) -> None:
     """Raises ValueError where a value stands in place of a section: sampler=3."""
     from omegaconf import DictConfig, OmegaConf
 
-    for key, section in OmegaConf.load(conf_folder() / f"{name}.yaml").items():
+    file = OmegaConf.load(conf_folder() / f"{name}.yaml")
+    for entry in file.get("defaults", []):
+        group, choice = next(iter(entry.items())) if isinstance(entry, DictConfig) else ("", None)
+        if choice is not None and group in config and not isinstance(config[group], DictConfig):
+            raise ValueError(f"{group}={config[group]}: choose one of conf/{group}")
+    for key, section in file.items():
         if isinstance(section, DictConfig) and not isinstance(config[key], DictConfig):
             raise ValueError(f"{key}={config[key]}: give one of {', '.join(f'{key}.{option}=' for option in section)}")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from zoo.body.detection.base import PersonDetector, Poses, joint_weights, weighted_joints
 from zoo.body.detection.blazepose import suppress_stderr
+from zoo.body.detection.onnx_check import check_no_external_data
 from zoo.body.image_skeleton import JOINT_INDEX, LIMB_EXTENSION, LIMBS, TORSO_CORNERS, stature_from_joints
 from zoo.files import file_hash
 
@@ -72,6 +73,7 @@ class DWPose:
         """Raises ValueError in one line for a file that OpenCV cannot read."""
         networks = []
         for file in files:
+            check_no_external_data(file)
             try:
                 with suppress_stderr():
                     networks.append(cv2.dnn.readNetFromONNX(str(file)))

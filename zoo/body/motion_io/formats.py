@@ -41,7 +41,13 @@ def read_motion(path: Path | str) -> Tensor:
     max_bytes = MAX_OBJECT_FILE_BYTES if path.suffix.lower() in OBJECT_SUFFIXES else MAX_FILE_BYTES
     if path.stat().st_size > max_bytes:
         raise ValueError(f"cannot read {path}: it is larger than {max_bytes // 2**20} MiB")
-    return reader(path)
+    try:
+        return reader(path)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # damaged files make the libraries that parse them raise many kinds
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise ValueError(f"cannot read {path}: it is damaged ({reason})") from error
 
 
 def write_motion(path: Path | str, motion: Tensor, appearance: Appearance | None = None) -> None:

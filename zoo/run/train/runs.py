@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from zoo.processes import end_with_parent
 from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
-from zoo.run.validate import existing_file
+from zoo.run.validate import existing_file, int_at_least
 
 DTYPES = ("fp32", "fp16", "bf16", "int8")
 RUN_ENV = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
@@ -37,6 +37,10 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig, bool]:
     """
     if config.export_dtype not in DTYPES:
         raise ValueError(f"export_dtype={config.export_dtype}: use one of {' '.join(DTYPES)}")
+    for name, value in (("runs", config.runs), ("export", config.export)):
+        if not isinstance(value, str) and (name == "runs" or value is not None):
+            raise ValueError(f"{name}={value}: name a folder")
+    int_at_least(config.trainer.num_nodes, "trainer.num_nodes", 1)
     if config.export is not None:
         check_new_folder(Path(config.export))
     if RUN_ENV in os.environ and not is_first_process():
