@@ -3,12 +3,21 @@
 Joints are (T, 24, 3) metres in world coordinates (Z up), SMPL's order, at `fps` (see zoo.body.skeleton).
 """
 
+import hashlib
 from collections.abc import Sequence
 from itertools import combinations
+from typing import ClassVar
 
 import numpy as np
 
+from zoo.batch import MOTION_FPS
+from zoo.metrics.base import ClipMetric, Column, Measurement, MetricInput, SetMetric
+
 PELVIS, HEAD, SHOULDERS, HANDS = 0, 15, (16, 17), (22, 23)  # joints
+STEP_SECONDS = 0.5  # of the parts of a clip whose loudness and speed are compared
+MIN_RANGE = 6.0  # dB between a clip's loudest and quietest part, below which there is nothing to follow
+SILENCE_BELOW, SILENCE_LEVEL = 40.0, -75.0  # dB below the clip's loudest part, and of full scale: silence
+SETTLING_SECONDS = 1.0  # of a silence, in which the dancer may come to rest
 LOUDNESS_WINDOW_SECONDS = 8.0  # of the loudest and of the quietest part
 FRAMES_PER_WINDOW = 8  # of a two-beat window that are compared
 
@@ -82,3 +91,104 @@ def variety(joints: np.ndarray, beats: np.ndarray, fps: int = 30) -> float:
             windows.append(relative[frames])
     pairs = [np.sqrt(((a - b) ** 2).sum(-1).mean()) for a, b in combinations(windows, 2)]
     return float(np.mean(pairs)) if pairs else float("nan")
+
+
+def loudness_of_parts(waveform: np.ndarray, sample_rate: int, num_parts: int) -> np.ndarray:
+    """Level of each STEP_SECONDS of the waveform, dB of full scale: (num_parts,)."""
+    size = int(STEP_SECONDS * sample_rate)
+    parts = waveform[: num_parts * size].astype(np.float64).reshape(num_parts, size)
+    return 10 * np.log10((parts**2).mean(1) + 1e-12)
+
+
+def speed_of_parts(joints: np.ndarray, num_parts: int, fps: int = 30) -> np.ndarray:
+    """Mean speed of all joints in each STEP_SECONDS, m/s: (num_parts,)."""
+    starts = np.arange(num_parts) * STEP_SECONDS
+    return np.array([mean_speed(joints, start, start + STEP_SECONDS, fps) for start in starts])
+
+
+def loudness_correlation(speeds: np.ndarray, levels: np.ndarray) -> float:
+    """Pearson's correlation of speed and level over the parts of a clip.
+
+    NaN where the levels are within MIN_RANGE of each other; 0 where the speed never changes.
+    """
+    levels = np.maximum(levels, levels.max(initial=SILENCE_LEVEL) - SILENCE_BELOW)
+    if len(levels) < 3 or np.ptp(levels) < MIN_RANGE:
+        return float("nan")
+    if np.ptp(speeds) < 1e-6:
+        return 0.0
+    return float(np.corrcoef(speeds, levels)[0, 1])
+
+
+def speed_in_silence(speeds: np.ndarray, levels: np.ndarray) -> float:
+    """Mean speed (m/s) in the silent parts, without the first SETTLING_SECONDS of each silence; NaN without any."""
+    is_silent = levels < max(levels.max(initial=SILENCE_LEVEL) - SILENCE_BELOW, SILENCE_LEVEL)
+    settling = round(SETTLING_SECONDS / STEP_SECONDS)
+    rests = [index for index in range(settling, len(levels)) if is_silent[index - settling : index + 1].all()]
+    return float(speeds[rests].mean()) if rests else float("nan")
+
+
+class SongResponse(ClipMetric):
+    """How a dance uses the body and responds to loudness and silence, of the exact motion.
+
+    arms used: fraction of frames with a hand above the shoulders; upright head: mean cosine of pelvis to head against
+    the vertical; variety: `variety` over the clip's beats; loudness response: `loudness_correlation`; speed in silence:
+    `speed_in_silence`. The first three have no good direction: the ground truth's value is the measure. Toe sliding is
+    the metric foot_sliding.
+    """
+
+    in_protocol_hash: ClassVar = False
+    columns: ClassVar = {
+        "arms_used": Column("arms used", None),
+        "upright_head": Column("upright head", None),
+        "variety": Column("variety", None, unit="m"),
+        "loudness_response": Column("loudness response", "higher"),
+        "speed_in_silence": Column("speed in silence", "lower", unit="m/s"),
+    }
+    required_inputs: ClassVar = frozenset({"joints", "beats"})
+
+    def measure(self, clip: MetricInput) -> Measurement:
+        """Measure one clip."""
+        assert clip.joints is not None
+        seconds = min(len(clip.joints) / MOTION_FPS, len(clip.waveform) / clip.sample_rate)
+        num_parts = int(seconds / STEP_SECONDS)
+        levels = loudness_of_parts(clip.waveform, clip.sample_rate, num_parts)
+        speeds = speed_of_parts(clip.joints, num_parts, MOTION_FPS)
+        values = (
+            arms_used(clip.joints),
+            upright_head(clip.joints),
+            variety(clip.joints, clip.beats, MOTION_FPS),
+            loudness_correlation(speeds, levels),
+            speed_in_silence(speeds, levels),
+        )
+        return {name: np.float64(value) for name, value in zip(self.columns, values, strict=True)}
+
+
+class SongCorrelation(SetMetric):
+    """Mean correlation of the slow poses of dances to different songs (`song_correlation`), in [-1, 1].
+
+    Near 0 where the song decides the dance, high where all songs get the same one. Of the seconds that all clips have.
+    """
+
+    in_protocol_hash: ClassVar = False
+    columns: ClassVar = {"song_correlation": Column("song correlation", "lower")}
+    required_inputs: ClassVar = frozenset({"joints"})
+
+    def measure(self, clip: MetricInput) -> Measurement:
+        """Measure one clip."""
+        assert clip.joints is not None
+        song = hashlib.sha256(clip.labels.get("song", clip.key).encode()).digest()[:8]
+        poses = slow_poses(clip.joints, MOTION_FPS).astype(np.float32)
+        return {"poses": poses, "song": np.frombuffer(song, np.int64)}
+
+    def combine(self, measured: Sequence[Measurement], true: Sequence[Measurement]) -> dict[str, float]:
+        """See SetMetric. Pairs of the same song are excluded, and so are copies of a clip in a bootstrap sample."""
+        length = min(len(clip["poses"]) for clip in measured)
+        songs = np.array([clip["song"][0] for clip in measured])
+        values = np.stack([clip["poses"][:length] for clip in measured]).astype(np.float64)
+        values = (values - values.mean((0, 1))).reshape(len(values), -1)
+        norms = np.linalg.norm(values, axis=1)
+        is_pair = (songs[:, None] != songs[None]) & (norms[:, None] * norms[None] > 0)
+        if not length or not is_pair.any():
+            return {"song_correlation": float("nan")}
+        correlation = values @ values.T / np.maximum(norms[:, None] * norms[None], 1e-12)
+        return {"song_correlation": float(correlation[is_pair].mean())}
