@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.batch import MOTION_FPS
+from zoo.data.code_hash import code_hash
 from zoo.data.sdgpip.slices import MotionTeacher
 from zoo.data.world.recipe import seed_of
 from zoo.families.base import Family, MotionGenerator, SamplingParams
@@ -20,6 +21,8 @@ from zoo.run.build import build_encoder
 from zoo.run.checkpoint import WEIGHTS_FILE, load_family
 from zoo.run.config import CONFIG_FILE
 from zoo.run.validate import existing_path, int_at_least
+
+MUSIC_CODE = ("music/*.py",)  # the encoders and the beat tracker
 
 
 class CheckpointTeacher(MotionTeacher):
@@ -48,7 +51,8 @@ class CheckpointTeacher(MotionTeacher):
         steps = int_at_least(num_inference_steps, "teacher.num_inference_steps", 1)
         self.sampling = SamplingParams(num_inference_steps=steps, guidance_scale=float(guidance_scale), eta=0.0)
         self.noise, self.seed = noise, int_at_least(seed, "teacher.seed", 0)
-        self.cache_key = f"{file_hash(*files)} {steps} {float(guidance_scale)} {noise} {self.seed}"
+        settings = f"{steps} {float(guidance_scale)} {noise} {self.seed}"
+        self.cache_key = f"{file_hash(*files)} {settings} {code_hash(MUSIC_CODE)}"
 
     def motions(
         self, waveform: np.ndarray, sample_rate: int, starts: Sequence[Fraction], seconds: Fraction, song: str
