@@ -97,11 +97,12 @@ def test_a_device_or_folder_is_refused(path, reader):
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_metadata_does_not_decide_over_pixels(folder, compressed):
-    """A png with megabytes of text, as workflow tools write, is read."""
+    """A png with megabytes of text, as workflow tools write, or with a huge colour profile is read."""
     text = PngInfo()
     for number in range(3):
         text.add_text(f"workflow{number}", "x" * 5_000_000, zip=compressed)
-    Image.new("RGB", (5, 4), (9, 8, 7)).save(folder / "text.png", pnginfo=text)
+    image = Image.new("RGB", (5, 4), (9, 8, 7))
+    image.save(folder / "text.png", pnginfo=text, icc_profile=b"x" * 5_000_000)
     assert read_image(folder / "text.png").tolist() == [[[9, 8, 7]] * 5] * 4
 
 

@@ -367,7 +367,7 @@ def read_rgba(path: str | os.PathLike) -> np.ndarray:
     """Any picture as uint8 (H, W, 4), turned as its EXIF says, alpha 255 where it has none. Raises ValueError."""
     path = _existing(path, "picture")
     try:
-        with Image.open(io.BytesIO(_without_png_text(path.read_bytes()))) as file:
+        with Image.open(io.BytesIO(_without_png_metadata(path.read_bytes()))) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise ValueError(f"{file.width}x{file.height} pixels; at most {MAX_PIXELS // 10**6} million are read")
             image = ImageOps.exif_transpose(file)
@@ -379,14 +379,14 @@ def read_rgba(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f"{path} cannot be read as a picture ({reason}); give a png or jpg") from None
 
 
-def _without_png_text(data: bytes) -> bytes:
-    """A PNG without its text chunks, which Pillow refuses when they are large; anything else as it is."""
+def _without_png_metadata(data: bytes) -> bytes:
+    """A PNG without texts and colour profile, which Pillow refuses when they are large; anything else as it is."""
     if not data.startswith(PNG_SIGNATURE):
         return data
     chunks, position = [PNG_SIGNATURE], len(PNG_SIGNATURE)
     while position < len(data):
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")  # length, type, content, checksum
-        if data[position + 4 : position + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+        if data[position + 4 : position + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
             chunks.append(data[position:end])
         position = end
     return b"".join(chunks)

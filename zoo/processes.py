@@ -13,6 +13,15 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 PARENT_POLL_SECONDS = 1.0  # where there is no prctl
+MIN_PROCESS_LIMIT, PROCESSES_PER_CORE = 16, 4  # beyond, processes take all memory and none advances
+
+
+def process_count(value: Any, name: str) -> int:
+    """An option's number of processes: at most 16, or 4 for each core of this machine. Raises ValueError."""
+    limit = max(MIN_PROCESS_LIMIT, PROCESSES_PER_CORE * (os.cpu_count() or 1))
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limit:
+        raise ValueError(f"{name}={value}: it must be a whole number of processes, at most {limit} on this machine")
+    return value
 
 
 class WorkerPool(ProcessPoolExecutor):

@@ -26,6 +26,7 @@ from zoo.data.world.source import CLIPS_CODE, CLIPS_CODE_EXCLUDED
 from zoo.files import cache_root, write_atomic
 from zoo.media import SOUND_CODECS
 from zoo.music.encoder import MusicEncoder
+from zoo.processes import process_count
 
 SHARD_SONGS = 2  # songs in one shard; an interrupted run makes at most so many again in each process
 SONGS_PER_HELD_OUT = 20  # of a folder's songs: one in so many is validation data, and as many are test data
@@ -56,7 +57,8 @@ class Sdgpip(DataSource):
         workers: processes that make slices; folder: of the shards, None: the cache. Raises ValueError for a folder
         without sound files, for songs shorter than a slice, and for a split without songs.
         """
-        self.slices, self.workers, self.songs_folder = slices, workers, songs_folder
+        self.slices, self.songs_folder = slices, songs_folder
+        self.workers = process_count(workers, "data.workers")
         self.maker = SliceMaker(slices, teacher, int(seed), float(song_seconds))
         if songs_folder is None:
             self.songs = _world_songs({"train": 120, "val": 8, "test": 24} | dict(songs or {}))

@@ -15,6 +15,7 @@ from zoo.data.shard_file import Sample, ShardReader
 from zoo.data.windows import available_keys_of, check_windows, make_dataset, song_of
 from zoo.files import user_path
 from zoo.music.encoder import MusicEncoder
+from zoo.processes import process_count
 
 SONGS_PER_HELD_OUT = 20  # one song in so many is held out where there are no val shards
 
@@ -74,7 +75,7 @@ class Shards(DataSource):
         self.paths = {"train": expand(urls)}
         for split, split_urls in (("val", val_urls), ("test", test_urls or val_urls)):
             self.paths[split] = expand(split_urls) if split_urls else []
-        self.workers = workers
+        self.workers = process_count(workers, "data.workers")
         self._readers: dict[str, ShardReader] = {}
 
     def _reader(self, split: str) -> ShardReader:

@@ -27,6 +27,7 @@ from zoo.data.world.dances import make_dances
 from zoo.data.world.recipe import DanceSpec, RenderSpec
 from zoo.files import cache_root
 from zoo.music.encoder import MusicEncoder
+from zoo.processes import process_count
 
 SONGS_PER_SHARD = 8  # songs in one shard of dances
 MIN_SONG_SECONDS = 5
@@ -87,7 +88,7 @@ class World(DataSource):
         if seconds < MIN_SONG_SECONDS or dances_per_song < 1:
             raise ValueError(f"data.seconds must be at least {MIN_SONG_SECONDS} and data.dances_per_song at least 1")
         self.dance_spec = DanceSpec(int(seed), float(seconds), int(dances_per_song), dancers)
-        self.rendering, self.workers = rendering or RenderSpec(), workers
+        self.rendering, self.workers = rendering or RenderSpec(), process_count(workers, "data.workers")
         self.mocap = MocapFolder(mocap_folder) if mocap_folder else None
         self._readers: dict[tuple[str, bool], ShardReader] = {}
 

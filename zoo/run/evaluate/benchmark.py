@@ -24,6 +24,7 @@ from zoo.families.base import SamplingParams
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
 from zoo.music.encoder import MusicEncoder
 from zoo.music.spectral import Spectral
+from zoo.processes import process_count
 from zoo.run.build import build_source
 from zoo.run.evaluate.export_inputs import write_inputs
 from zoo.run.evaluate.protocol import Protocol, fingerprint, protocol_hash
@@ -56,7 +57,7 @@ from zoo.run.models import checkpoint_path, find_model, shipped_models
 from zoo.run.report.report import write_report
 from zoo.run.sample.generate import pick_device
 from zoo.run.sample.request import read_sampler
-from zoo.run.validate import existing_path, int_at_least, read_precision
+from zoo.run.validate import existing_path, read_precision
 
 ALL_MODELS = "all"  # ckpt=all: every shipped model
 ABLATION_CHOICES = ("shipped", "all", "none")  # checkpoints whose ablations are rows
@@ -76,7 +77,7 @@ def evaluate(config: DictConfig) -> Path:
     if config.ablations not in ABLATION_CHOICES:
         raise ValueError(f"ablations={config.ablations}: use {', '.join(ABLATION_CHOICES)}")
     device = pick_device(str(config.device))
-    int_at_least(config.workers, "workers", 0)
+    process_count(config.workers, "workers")
     sampling, precision = SamplingParams(**read_sampler(config.sampler)), read_precision(config.precision)
     for name, path in video_folders.items():
         if not path.is_dir():

@@ -21,6 +21,7 @@ from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.nn.cpu_inference import has_bf16
 from zoo.nn.weights.loading import check_overwrites
+from zoo.processes import process_count
 from zoo.run.build import (
     build_encoder,
     build_family,
@@ -74,10 +75,13 @@ def check_machine(trainer: DictConfig) -> None:
         and trainer.accelerator != "gpu"
     ):
         raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
+    devices = world_size(trainer) // machines
+    if trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available()):
+        process_count(devices, "trainer.devices")
     if trainer.accelerator != "gpu":
         return
-    available, devices = torch.cuda.device_count(), trainer.devices
-    if available < devices:
+    available = torch.cuda.device_count()
+    if available < devices or not available:
         requirement = f"{machines} machine{'s' * (machines > 1)} with {devices} GPU{'s' * (devices > 1)} each"
         raise ValueError(
             f"this trainer needs {requirement}, this machine has {available}; trainer=auto trains with what is here"
@@ -124,6 +128,8 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
         raise ValueError(f"seed={config.seed}: it must be below 2^32")
     names = stage_names(config)
     trainings = {name: stage_training(config, name) for name in names}
+    for training in trainings.values():
+        process_count(training.num_workers, "fit.num_workers")
     num_processes = world_size(config.trainer)
     batches = {name: step_batches(trainings[name], num_processes, name) for name in names}
     seed_everything(config.seed, verbose=False)
