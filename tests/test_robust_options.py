@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from zoo.cli import _check_sections
 from zoo.files import conf_folder
+from zoo.run.build import build_family, build_stage
 from zoo.run.errors import error_message
 from zoo.run.sample.request import read_request
 from zoo.run.train.batching import step_batches, world_size
@@ -64,3 +66,19 @@ def test_any_value_of_an_option_is_used_or_refused_in_one_line(name, option, tmp
             message = error_message(error)
             assert message and "\n" not in message, f"{option}={value!r}: {type(error).__name__}: {error}"
     assert not list(tmp_path.iterdir()), option
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "image", "video"])
+def test_a_stage_of_networks_that_the_model_lacks_is_refused(stage):
+    """Without renderer=diffusion there is nothing to train."""
+    config = composed("train", "model=magicdance", "size=debug", f"stage={stage}")
+    with torch.device("meta"), pytest.raises(ValueError, match="renderer=diffusion"):
+        build_stage(config, stage, build_family(config))
+
+
+def test_an_export_cannot_hold_its_run(tmp_path, monkeypatch):
+    """It would be refused when the training has ended, because its folder is no longer empty."""
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", str(tmp_path), "runs"):
+        with pytest.raises(ValueError, match="export="):
+            open_run(composed("train", "size=debug", f"export={folder}"))

@@ -45,6 +45,7 @@ SMALL = (
 NUMBERS = ("0", "-1", "1e30", "nan", "inf", "1.5", "x", "null", "[]", "[1,2]", "{a:1}", "true", "''", "1000000000000")
 TEXTS = ("", "null", "../x", "/dev/zero", "/dev/null", ".", "a\tb", "${oc.env:HOME}", "[1", "{a:1}", "-1", "x" * 3000)
 IN_OPEN, IN_MODIFY, IN_DELETE, IN_CREATE = 0x20, 0x2, 0x200, 0x100
+IN_ISDIR = 0x40000000
 
 
 @dataclass(frozen=True)
@@ -453,8 +454,12 @@ class Canary:
     def wrong(self) -> str:
         """What was touched since the last call, or an empty text."""
         with contextlib.suppress(BlockingIOError):
-            if os.read(self._descriptor, 1 << 16):
-                return "a file that nothing named was opened"
+            events, start = os.read(self._descriptor, 1 << 16), 0
+            while start < len(events):
+                _, mask, _, length = struct.unpack_from("iIII", events, start)
+                start += 16 + length
+                if not mask & IN_ISDIR:  # other programs list folders
+                    return f"a file that nothing named was opened: {events[start - length : start].decode()}"
         hashes = self._home_hashes()
         if hashes != self._hashes:
             self._hashes = hashes

@@ -68,6 +68,7 @@ class Family(nn.Module, ABC):
     resolution: int = 512  # pixels per side of a square image that suits `generate`
     # types of the modules whose activations a training may compute again: residual blocks, transformers ...
     activation_units: tuple[type[nn.Module], ...] = ()
+    optional_parts: Mapping[str, str] = {}  # module that a configuration may leave out -> the option that adds it
 
     @abstractmethod
     def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
@@ -76,6 +77,13 @@ class Family(nn.Module, ABC):
         Blocks are yielded as soon as they are computed: memory must not grow with the number of frames. The same
         request gives the same frames. Raises ValueError for an image or a prompt that the family cannot use.
         """
+
+    def part(self, path: str) -> nn.Module:
+        """The module at `path`, which a stage trains. Raises ValueError where the configuration leaves it out."""
+        name = path.partition(".")[0]
+        if name in self.optional_parts and getattr(self, name) is None:
+            raise ValueError(f"this model has no {name} to train: add {self.optional_parts[name]}")
+        return self.get_submodule(path)
 
     def configure(self, options: Mapping[str, Any]) -> None:
         """Set options of the family's own, such as `renderer`, before `generate`. The default refuses any option.

@@ -24,6 +24,7 @@ from zoo.data.world.recipe import RenderSpec
 from zoo.families.base import Family, Stage
 from zoo.music.encoder import MusicEncoder
 from zoo.run.trust import is_trusted
+from zoo.run.validate import check_strategy
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,9 @@ def build_source(config: DictConfig) -> DataSource:
 
 def build_strategy(strategy: str | DictConfig) -> Any:
     """Lightning's strategy: a name as it is, or the object that a configuration names. Raises ValueError for others."""
+    check_strategy(strategy)
     if isinstance(strategy, str):
         return strategy
-    if not isinstance(strategy, DictConfig) or "_target_" not in strategy:
-        raise ValueError(f"trainer.strategy={strategy}: give the name of a strategy of Lightning, such as auto or ddp")
     check_targets(strategy, STRATEGY)
     return instantiate(strategy)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from zoo.files import resource_root, user_path
 
 VIDEO_SUFFIXES, MOTION_SUFFIXES = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
@@ -118,3 +120,9 @@ def check_not_input(out: Path, inputs: Iterable[Path | None]) -> None:
         files = path.rglob("*") if path.is_dir() else [path]
         if any(os.path.samefile(out, file) for file in files if file.exists()):
             raise ValueError(f"out={out} is an input, {path}: it would be overwritten; name another file")
+
+
+def check_strategy(strategy: object) -> None:
+    """Raises ValueError for what is neither a name nor a node of a training strategy."""
+    if not isinstance(strategy, str) and not (isinstance(strategy, DictConfig) and "_target_" in strategy):
+        raise ValueError(f"trainer.strategy={strategy}: give the name of a strategy of Lightning, such as auto or ddp")

@@ -34,7 +34,7 @@ class AutoencoderStage(Stage):
     @property
     def vae(self) -> AutoencoderKL:
         """The autoencoder."""
-        return self.family.get_submodule(self.module_path).vae
+        return self.family.part(self.module_path).vae
 
     @classmethod
     def required_keys(cls, family: Family, **_: Any) -> tuple[str, ...]:
@@ -44,6 +44,7 @@ class AutoencoderStage(Stage):
     @classmethod
     def trainable_paths(cls, family: Family, module_path: str = "codec", **_: Any) -> list[str]:
         """Encoder, decoder and the convolutions between them."""
+        family.part(module_path)
         prefix = f"{module_path}." if module_path else ""
         return [f"{prefix}vae.{name}" for name in ("encoder", "quant_conv", "post_quant_conv", "decoder")]
 

@@ -62,6 +62,7 @@ class MagicDance(Family, MotionGenerator):
     """All networks of MagicDance: the motion diffuser of EDGE and, where it is trained, a renderer's."""
 
     activation_units = (EncoderLayer, VideoResnetBlock, SpatialTransformer, MotionModule)
+    optional_parts = {"animator": "renderer=diffusion"}
 
     def __init__(
         self,

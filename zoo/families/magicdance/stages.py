@@ -190,7 +190,7 @@ class ImageStage(_RendererStage):
     @classmethod
     def trainable_paths(cls, family: MagicDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """Appearance encoder, ControlNet, face encoder with the attention to it, and perhaps the U-Net's layers."""
-        animator = family.animator
+        animator = family.part("animator")
         paths = ["appearance_encoder", "controlnet"]
         if animator.face is not None:
             paths.append("face")
@@ -243,7 +243,7 @@ class VideoStage(_RendererStage):
     @classmethod
     def trainable_paths(cls, family: MagicDance, train_spatial_layers: bool = False, **_: Any) -> list[str]:
         """The motion modules, and perhaps the rest of the U-Net."""
-        unet = family.animator.unet
+        unet = family.part("animator").unet
         trained_modules = unet.temporal_modules() | (unet.spatial_modules() if train_spatial_layers else {})
         return [f"animator.unet.{path}" for path in trained_modules]
 

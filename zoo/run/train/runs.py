@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from zoo.processes import end_with_parent
 from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
-from zoo.run.validate import existing_file, int_at_least
+from zoo.run.validate import check_strategy, existing_file, int_at_least
 
 DTYPES = ("fp32", "fp16", "bf16", "int8")
 RUN_ENV = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
@@ -41,8 +41,11 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig, bool]:
         if not isinstance(value, str) and (name == "runs" or value is not None):
             raise ValueError(f"{name}={value}: name a folder")
     int_at_least(config.trainer.num_nodes, "trainer.num_nodes", 1)
+    check_strategy(config.trainer.strategy)
     if config.export is not None:
         check_new_folder(Path(config.export))
+        if config.ckpt is None and Path(config.runs).resolve().is_relative_to(Path(config.export).resolve()):
+            raise ValueError(f"export={config.export} would hold the runs of runs={config.runs}: name another folder")
     if RUN_ENV in os.environ and not is_first_process():
         end_with_parent()  # Lightning started this process
     if config.resume is not None:
