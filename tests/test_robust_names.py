@@ -14,7 +14,7 @@ from zoo.data.clip_folder import _file_beside
 from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.shard_file import ShardReader, write_shard
 from zoo.data.sources.shards import expand
-from zoo.files import cache_root, file_in, safe_name, temporary_cache, user_path
+from zoo.files import cache_root, file_in, is_writable, safe_name, temporary_cache, user_path
 from zoo.music import compiled_librosa
 from zoo.music.spectral import Spectral
 from zoo.run.errors import error_message
@@ -145,6 +145,14 @@ def test_a_tilde_of_no_user_is_a_name(tmp_path, monkeypatch):
             check("~nobody-of-that-name/x.wav", "music")
     with pytest.raises(ValueError, match="there is no directory"):
         writable("~nobody-of-that-name/x.mp4")
+
+
+def test_a_folder_that_takes_no_files_is_no_place(tmp_path):
+    """Root has all permissions in /proc, and yet nothing can be made there. The check leaves nothing behind."""
+    assert is_writable(tmp_path / "new" / "folder") and not any(tmp_path.iterdir())
+    assert not is_writable(Path("/proc/x"))
+    with pytest.raises(ValueError, match="nothing can be written"):
+        writable("/proc/x.mp4")
 
 
 @pytest.mark.parametrize("fps", [50.5, 60, 120, 240])

@@ -33,9 +33,15 @@ def cache_root() -> Path:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, which need not exist yet."""
+    """Whether files can be made in a folder, which need not exist yet. Permissions alone do not say it: /proc."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return True
+    except OSError:
+        return False
 
 
 @cache

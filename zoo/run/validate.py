@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from zoo.files import resource_root, user_path
+from zoo.files import is_writable, resource_root, user_path
 
 VIDEO_SUFFIXES, MOTION_SUFFIXES = (".mp4", ".gif"), (".bvh", ".glb", ".npz")
 READABLE_MOTION_SUFFIXES = (*MOTION_SUFFIXES, ".pkl", ".txt", ".json")
@@ -107,7 +107,7 @@ def writable(path: str) -> Path:
     if not out.parent.is_dir() and Path("outputs") not in [out.parent, *out.parent.parents]:
         raise ValueError(f"out={path}: there is no directory {out.parent}")
     existing_parent = next(folder for folder in (out.parent, *out.parent.parents) if folder.exists())
-    if not existing_parent.is_dir() or not os.access(existing_parent, os.W_OK):
+    if not is_writable(existing_parent):
         raise ValueError(f"out={path}: nothing can be written in {existing_parent}")
     return out
 

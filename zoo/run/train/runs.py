@@ -12,6 +12,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from zoo.files import is_writable
 from zoo.processes import end_with_parent
 from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
 from zoo.run.validate import check_strategy, existing_file, int_at_least
@@ -40,6 +41,8 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig, bool]:
     for name, value in (("runs", config.runs), ("export", config.export)):
         if not isinstance(value, str) and (name == "runs" or value is not None):
             raise ValueError(f"{name}={value}: name a folder")
+        if value is not None and not config.plan and not is_writable(Path(value)):
+            raise ValueError(f"{name}={value}: nothing can be written there")
     int_at_least(config.trainer.num_nodes, "trainer.num_nodes", 1)
     check_strategy(config.trainer.strategy)
     if config.export is not None:
