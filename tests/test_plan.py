@@ -27,7 +27,9 @@ def build():
     keys = required_keys(config, "motion", family)
     batch = example_batch(keys, WindowSpec(**settings.clip), build_encoder(config), 8)
     return build_stage(config, "motion", family), batch
-print(json.dumps([vars(simulate_step(build, "32-true", fake=fake)) for fake in (False, True)]))
+steps = [simulate_step(build, "32-true", fake=fake) for fake in (False, True)]
+steps.append(simulate_step(build, "32-true", num_shards=4))
+print(json.dumps([vars(step) for step in steps]))
 """
 
 
@@ -36,13 +38,16 @@ def test_a_simulated_step_needs_the_memory_and_the_arithmetic_of_a_real_one():
     command = [sys.executable, "-c", CODE, str(ROOT / "conf")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    real, simulated = json.loads(done.stdout.splitlines()[-1])
+    real, simulated, sharded = json.loads(done.stdout.splitlines()[-1])
     assert simulated["flops"] == real["flops"] > 0
-    for name in ("weights", "gradients", "optimizer", "trained_weights"):
+    for name in ("weights", "gradients", "optimizer"):
         assert simulated[name] == real[name] > 0
     for name in ("peak", "optimizer_peak"):
         assert simulated[name] == pytest.approx(real[name], rel=0.02)
     assert real["peak"] > 1.2 * (real["weights"] + real["gradients"] + real["optimizer"])
+    for name in ("gradients", "optimizer"):  # FSDP2 divides what trains; shares of a parameter are unequal
+        assert real[name] / 4 <= sharded[name] < real[name] / 3
+    assert sharded["flops"] == real["flops"] and sharded["peak"] < real["peak"]
 
 
 def test_a_tensor_counts_once_and_as_long_as_it_lives():

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule
@@ -18,8 +18,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.batch import Batch
 from zoo.music.encoder import MusicFeatures
-from zoo.nn.activation_checkpointing import checkpoint_activations
+from zoo.nn.activation_checkpointing import checkpoint_activations, outermost_modules
 from zoo.nn.weights.loading import LoadReport, load_strict
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True)
@@ -205,6 +208,7 @@ class Stage(LightningModule, ABC):
         if ema_decay:
             self.ema = AveragedModel(self._module_dict(), multi_avg_fn=ema_with_warmup(ema_decay))
             self.ema.requires_grad_(False)  # DDP would wait for its gradients
+        self._is_sharded = False
         self.train()  # Lightning keeps the modes it finds
 
     @classmethod
@@ -223,6 +227,12 @@ class Stage(LightningModule, ABC):
 
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Fit normalisers on passes over the training data. Called once before a new training, not on resume."""
+
+    def zero_loss(self) -> Tensor:
+        """0, with a zero gradient for every trained parameter: DDP waits for one of each. Sharded ones need none."""
+        if self._is_sharded:
+            return torch.zeros((), device=self.device)
+        return 0 * torch.stack([value.sum() for value in self.family.parameters() if value.requires_grad]).sum()
 
     def trainable_modules(self) -> dict[str, nn.Module]:
         """Path in `self.family` -> trained module."""
@@ -253,23 +263,32 @@ class Stage(LightningModule, ABC):
             self.fit_normalizers(self.trainer.datamodule.batches)
 
     def configure_model(self) -> None:
-        """Shard under `ModelParallelStrategy` (FSDP2): each block of a ModuleList is a unit, then each trained module.
-
-        Frozen modules stay whole on every process. Weights gather when a unit's `forward` runs. So a stage calls the
-        modules of `trainable_paths`, or the methods that these list as `fsdp_forward_methods`, never their children.
-        """
+        """Shard under `ModelParallelStrategy` (FSDP2), see `shard`."""
         mesh = getattr(self, "_device_mesh", None)
-        if mesh is None or getattr(self, "_sharded", False):
-            return
-        ema_modules = self.ema.module.values() if self.ema is not None else []
-        for trained_module in [*self.trainable_modules().values(), *ema_modules]:
-            # inner lists first: `fully_shard` skips sharded modules
-            for module in reversed(list(trained_module.modules())):
-                if isinstance(module, nn.ModuleList):
-                    for block in module:
-                        _shard(block, mesh)
-            _shard(trained_module, mesh)
-        self._sharded = True
+        if mesh is not None and not self._is_sharded:
+            self.shard(mesh["data_parallel"])
+
+    def shard(self, mesh: "DeviceMesh") -> None:
+        """Shard trained weights, their gradients and their average over a mesh of processes (FSDP2).
+
+        Each of the family's outermost `activation_units` gathers its weights when it runs: by `forward`, or by a method
+        of its `fsdp_forward_methods`. All other trained weights are gathered while `loss` runs, and again for the
+        backward pass. Frozen modules stay whole on every process.
+        """
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # takes a second
+
+        frozen = {value for value in self.parameters() if not value.requires_grad}
+        for unit in dict.fromkeys(outermost_modules(self.family, self.family.activation_units)):
+            if any(value.requires_grad for value in unit.parameters()):
+                fully_shard(unit, mesh=mesh, ignored_params=frozen)
+                for method_name in getattr(unit, "fsdp_forward_methods", ()):
+                    register_fsdp_forward_method(unit, method_name)
+        averaged_modules = self.ema.module.values() if self.ema is not None else []
+        for module in averaged_modules:  # they never run, so they are never gathered
+            fully_shard(module, mesh=mesh)
+        fully_shard(self, mesh=mesh, reshard_after_forward=True, ignored_params=frozen)
+        register_fsdp_forward_method(self, "loss")
+        self._is_sharded = True
 
     def configure_optimizers(self):
         """The configured optimiser of the trained parameters, with its schedule stepped once a step."""
@@ -307,14 +326,6 @@ class Stage(LightningModule, ABC):
             losses = self.loss(batch)
         losses["loss"] = torch.stack(list(losses.values())).sum()
         self.log_dict({f"val/{name}": value for name, value in losses.items()}, batch_size=1, sync_dist=True)
-
-
-def _shard(module: nn.Module, mesh) -> None:
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-
-    fully_shard(module, mesh=mesh["data_parallel"])
-    for method_name in getattr(module, "fsdp_forward_methods", ()):
-        register_fsdp_forward_method(module, method_name)
 
 
 def ema_with_warmup(decay: float) -> Callable[..., None]:

@@ -20,11 +20,18 @@ def checkpoint_activations(module: nn.Module, unit_types: Sequence[type[nn.Modul
 
     A copy of a unit is checkpointed too. Only `forward` is; it runs as it is where no gradient flows.
     """
-    if isinstance(module, tuple(unit_types)):
-        if not isinstance(module, _Checkpointed):
-            module.__class__ = _checkpointed_type(type(module))
-        return 1
-    return sum(checkpoint_activations(child, unit_types) for child in module.children())
+    units = outermost_modules(module, unit_types)
+    for unit in units:
+        if not isinstance(unit, _Checkpointed):
+            unit.__class__ = _checkpointed_type(type(unit))
+    return len(units)
+
+
+def outermost_modules(module: nn.Module, types: Sequence[type[nn.Module]]) -> list[nn.Module]:
+    """Modules of these types in `module`, none of which lies in another one."""
+    if isinstance(module, tuple(types)):
+        return [module]
+    return [unit for child in module.children() for unit in outermost_modules(child, types)]
 
 
 class _Checkpointed(nn.Module):

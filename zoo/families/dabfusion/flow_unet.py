@@ -70,6 +70,8 @@ class Block(nn.Module):
 class ResBlock(nn.Module):
     """Residual block of two `Block`s; diffusion step and music scale and shift the first."""
 
+    fsdp_forward_methods = ("music_modulation",)
+
     def __init__(self, in_channels: int, out_channels: int, time_dim: int = 0, music_dim: int = 0):
         super().__init__()
         self.mlp = nn.Sequential(nn.SiLU(), nn.Linear(time_dim + music_dim, 2 * out_channels)) if time_dim else None

@@ -122,8 +122,7 @@ class FlowStage(Stage):
         source_regions = regions.detach().select(slice(0, num_clips))
         driving_regions = regions.detach().select(slice(num_clips, None))
         _, occlusion, region_weights = autoencoder.predict_motion(source, driving, source_regions, driving_regions)
-        # DDP waits for a gradient of every parameter ...
-        zero = 0 * sum(parameter.sum() for parameter in autoencoder.parameters())
+        zero = self.zero_loss()
         supervision_weight = self.limb_supervision_weight
         dense_weight = DENSE_LOSS_WEIGHT * supervision_weight
         with torch.autocast(source.device.type, enabled=False):
@@ -134,7 +133,7 @@ class FlowStage(Stage):
             }
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """... but zero gradients would lower Adam's second moments, and the first true one would move weights far."""
+        """Drop zero gradients: they would lower Adam's second moments, so that the first true one moves weights far."""
         if self._is_warming_up():
             for name, parameter in self.family.autoencoder.named_parameters():
                 if not name.startswith(SUPERVISED_MODULES):

@@ -1,5 +1,6 @@
 """The conditions of a video U-Net, precomputed once per request, and the state of one forward pass."""
 
+from collections import UserList
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,7 +35,8 @@ class ForwardState:
     num_frames: int
     time_embedding: Tensor  # (B, time_dim), after SiLU
     conditioning: Conditioning
-    features: list[Tensor] | None  # filled with the input of each spatial attention, unless None
+    # filled with the input of each spatial attention, unless None; no list, of which FSDP2 would pass a copy
+    features: UserList[Tensor] | None
 
 
 def fold_frames(x: Tensor) -> Tensor:

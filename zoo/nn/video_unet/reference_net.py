@@ -1,5 +1,7 @@
 """The ReferenceNet: a U-Net whose attention inputs are the features of a reference image."""
 
+from collections import UserList
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,6 @@ class ReferenceNet(VideoUNet):
         """
         time = torch.zeros(len(x), dtype=torch.long, device=x.device) if time is None else time
         text_kv = [] if text is None else [transformer.text_kv(text) for transformer in self.attention_blocks()]
-        features: list[Tensor] = []
+        features: UserList[Tensor] = UserList()
         self._forward_features(x[:, :, None], time, Conditioning(text=text_kv), None, (), features)
-        return features
+        return list(features)

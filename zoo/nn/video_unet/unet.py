@@ -192,7 +192,7 @@ class VideoUNet(nn.Module):
     ) -> tuple[Tensor, ForwardState]:
         """Noisy x (B, C, F, H, W) -> input of the output layers (B F, channels[0], H, W), and the state of the pass.
 
-        recorded_features: list that receives the input of each spatial attention, unless None; see `ForwardState`.
+        recorded_features: receives the input of each spatial attention, unless None; see `ForwardState`.
         """
         if share_cfg_encoder:
             x, skips, state = self._down_shared_for_cfg(x, time, conditioning, cond_features, block_residuals[:-1])

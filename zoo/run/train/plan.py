@@ -44,10 +44,7 @@ def plan(config: DictConfig, stage: str) -> dict[str, float]:
 def plan_step(
     config: DictConfig, stage: str, settings: StageTraining, batch_size: int, num_batches: int
 ) -> "StepMemory":
-    """Simulate steps of a stage with `batch_size` clips a process. The configuration's modules were imported before.
-
-    Sharding is not simulated: `describe_step` divides what is sharded.
-    """
+    """Simulate steps of a stage with `batch_size` clips a process. The configuration's modules were imported before."""
     from zoo.run.train.simulated_step import example_batch, simulate_step  # takes seconds
 
     def build() -> tuple[Stage, Batch]:
@@ -58,8 +55,9 @@ def plan_step(
         keys = required_keys(config, stage, family)
         return module, example_batch(keys, WindowSpec(**settings.clip), build_encoder(config), batch_size)
 
-    keep_gradients = world_size(config.trainer) > 1 or num_batches > 1
-    return simulate_step(build, settings.precision, keep_gradients)
+    num_shards = _num_shards(config)
+    keep_gradients = (world_size(config.trainer) > 1 and num_shards == 1) or num_batches > 1
+    return simulate_step(build, settings.precision, keep_gradients, num_shards=num_shards)
 
 
 def print_plan(config: DictConfig, simulate: bool = False) -> None:
@@ -84,18 +82,13 @@ def print_plan(config: DictConfig, simulate: bool = False) -> None:
             except RuntimeError as error:  # an operator whose result's shape depends on values
                 print(f"  memory is unknown, the step cannot be simulated ({type(error).__name__})")
                 continue
-            for line in describe_step(
-                memory, settings, batch.num_batches, world_size(config.trainer), _num_shards(config)
-            ):
+            for line in describe_step(memory, settings, batch.num_batches, world_size(config.trainer)):
                 print(f"  {line}", flush=True)
 
 
-def describe_step(
-    memory: "StepMemory", settings: StageTraining, num_batches: int, num_processes: int, num_shards: int
-) -> list[str]:
+def describe_step(memory: "StepMemory", settings: StageTraining, num_batches: int, num_processes: int) -> list[str]:
     """Lines on the memory of a process, and on the duration of the training on GPUs."""
-    saved = memory.trained_state * (1 - 1 / num_shards)
-    total = (max(memory.peak, memory.optimizer_peak) - saved) / 1e9
+    total = max(memory.peak, memory.optimizer_peak) / 1e9
     needed = total * (1 + FRAGMENTATION) + CONTEXT_GB
     gpu = next((size for size in GPU_MEMORY if size >= needed), None)
     parts = ", ".join(
@@ -105,9 +98,8 @@ def describe_step(
             ("activations", memory.activations),
         )
     )  # fmt: skip
-    sharded = f", of which {saved / 1e9:.2f} lie on the other processes" if num_shards > 1 else ""
     lines = [
-        f"peak of a process on a GPU: {total:.2f} GB ({parts}{sharded})",
+        f"peak of a process on a GPU: {total:.2f} GB ({parts})",
         f"with {CONTEXT_GB} GB of context and {FRAGMENTATION:.0%} fragmentation: {needed:.1f} GB, "
         + (f"fits a GPU of {gpu} GB" if gpu else "fits no GPU"),
     ]

@@ -7,17 +7,19 @@ compute once would stay fake.
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.autograd.graph import _engine_run_backward
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -59,16 +61,9 @@ class StepMemory:
     optimizer_peak: int  # of tensors, while the optimiser steps
     flops: int  # forward and backward pass of one batch, activations that are computed again included
 
-    trained_weights: int  # of `weights`, with their average
-
-    @property
-    def trained_state(self) -> int:
-        """All that a sharded trainer divides: trained weights, gradients, and the optimiser's state."""
-        return self.trained_weights + self.gradients + self.optimizer
-
     @property
     def activations(self) -> int:
-        """All that lives at the peak besides weights, gradients and optimiser: activations and the batch."""
+        """All that lives at the peak besides weights, gradients and optimiser: activations, batch, gathered weights."""
         return max(0, self.peak - self.weights - self.gradients - self.optimizer)
 
 
@@ -87,7 +82,7 @@ class MemoryTracker(TorchDispatchMode):
     def add(self, tensors: Iterable[Tensor]) -> None:
         """Count tensors that exist already."""
         for tensor in tensors:
-            storage = tensor.untyped_storage()
+            storage = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage()
             key, size = id(storage), storage.nbytes()
             if key in self._sizes:
                 self._change(key, size)
@@ -95,6 +90,23 @@ class MemoryTracker(TorchDispatchMode):
             self._sizes[key] = 0
             weakref.finalize(storage, self._remove, key)
             self._change(key, size)
+
+    def __enter__(self) -> "MemoryTracker":
+        resize = torch.UntypedStorage.resize_
+
+        def tracked_resize(storage: torch.UntypedStorage, size: int) -> Any:  # sharded weights are gathered and freed
+            result = resize(storage, size)
+            if id(storage) in self._sizes:
+                self._change(id(storage), size)
+            return result
+
+        self._restore_resize = lambda: setattr(torch.UntypedStorage, "resize_", resize)
+        torch.UntypedStorage.resize_ = tracked_resize  # type: ignore[method-assign, assignment]
+        return super().__enter__()
+
+    def __exit__(self, *args: Any) -> None:
+        self._restore_resize()
+        super().__exit__(*args)
 
     def _change(self, key: int, size: int) -> None:
         self.current += size - self._sizes[key]
@@ -109,6 +121,8 @@ class MemoryTracker(TorchDispatchMode):
     ) -> Any:
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor) and args[0].constant is None:
             return {torch.bool: False}.get(args[0].dtype, 1.0 if args[0].is_floating_point() else 0)
+        if any(issubclass(cls, DTensor) for cls in types):
+            return NotImplemented  # it comes again with the tensors of this process
         result = func(*args, **(kwargs or {}))
         self.add(value for value in tree_leaves(result) if isinstance(value, Tensor))
         formula = FLOP_FORMULAS.get(func._overloadpacket)
@@ -187,21 +201,27 @@ def simulate_step(
     precision: str,
     keep_gradients: bool = False,
     fake: bool = True,
+    num_shards: int = 1,
 ) -> StepMemory:
     """Simulate steps of a stage until the optimiser has its state, and measure the last one.
 
     build: makes stage and batch. keep_gradients: gradients exist before the forward pass, as under DDP, whose buckets
     they are, and in gradient accumulation. fake: False computes the same steps on real tensors, for comparison.
+    num_shards: processes over which the trained weights are sharded (FSDP2); the collectives are those of a fake group.
     """
     dtype = {"bf16": torch.bfloat16, "16": torch.bfloat16}.get(precision.removesuffix("-mixed"))
     tracker = MemoryTracker()
     with ExitStack() as stack:
+        group = stack.enter_context(_fake_processes(num_shards)) if num_shards > 1 else None
         if fake:
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # the average copies them
+        warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing changes it in place
         stage, batch = build()
         _fill_lazy_weights(stage.family)
+        if group is not None:
+            stage.shard(group)
         stack.enter_context(tracker)
         tracker.add([*stage.parameters(), *stage.buffers(), *_lazy_tensors(stage.family)])
         weights = tracker.current
@@ -227,16 +247,21 @@ def simulate_step(
         )
         peak = tracker.peak
     batch_size = sum(value.numel() * value.element_size() for value in batch.values() if isinstance(value, Tensor))
-    trained_weights = sum(parameter.nbytes for parameter in trained) * (1 + (stage.ema is not None))
     return StepMemory(
-        weights,
-        gradients - weights - batch_size,
-        after_step - gradients,
-        peak,
-        optimizer_peak,
-        tracker.flops,
-        trained_weights,
+        weights, gradients - weights - batch_size, after_step - gradients, peak, optimizer_peak, tracker.flops
     )
+
+
+@contextmanager
+def _fake_processes(size: int) -> Iterator[DeviceMesh]:
+    """Process 0 of `size`, which communicates with nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend
+
+    distributed.init_process_group("fake", rank=0, world_size=size, store=FakeStore())
+    try:
+        yield init_device_mesh("cpu", (size,))
+    finally:
+        distributed.destroy_process_group()
 
 
 def _lazy_modules(family: Family) -> list[LazyWeights]:
