@@ -28,6 +28,7 @@ USAGE = """usage: dancezoo COMMAND [KEY=VALUE ...]
   evaluate   compare checkpoints and folders of videos in one table: ckpt=[A,B]
   shards     make training shards of a folder of dance videos: folder=DIR out=DIR
   sdgpip     make training shards of generated motion with guidance maps: out=DIR
+  app        open a web page on this machine: photo, song, preview, video, 3D motion
   models     list the shipped models
   setup      check this installation and download the pose detector that photographs need
 
@@ -211,6 +212,14 @@ def sdgpip(config: Any) -> None:
     build_sdgpip(config)
 
 
+@hydra_script("app", groups=False)
+def app(config: Any) -> None:
+    """Serve the web page: conf/app.yaml. Raises ValueError without Gradio, which the extra `app` installs."""
+    from zoo.app.server import serve
+
+    serve(config)
+
+
 def models() -> None:
     """List the shipped models, a line each."""
     from zoo.run.models import shipped_models
@@ -234,6 +243,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "shards": shards,
     "sdgpip": sdgpip,
+    "app": app,
     "models": models,
     "setup": setup,
 }

@@ -1,7 +1,7 @@
 """Generate the video, or the motion, that a sampling request describes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -29,6 +29,9 @@ from zoo.run.sample.request import SamplingRequest, cached_detector
 from zoo.run.sample.scene import read_cutout, set_scene
 from zoo.run.validate import MOTION_SUFFIXES
 
+Notify = Callable[[str], object]  # takes a line for the user
+OnProgress = Callable[[int, int], object]  # takes the number of frames or poses that are done, and of all
+
 
 @dataclass(frozen=True)
 class _Inputs:
@@ -44,31 +47,39 @@ class _Inputs:
         return Fraction(self.generation_request.num_frames) / self.generation_request.fps
 
 
-def generate(request: SamplingRequest) -> Path:
-    """Generate and write `request.out`, whole or not at all. Print the speed and return the path.
+def generate(
+    request: SamplingRequest,
+    notify: Notify = print,
+    on_progress: OnProgress | None = None,
+    max_seconds: Fraction | None = None,
+) -> Path:
+    """Generate and write `request.out`, whole or not at all. Notify of the speed and return the path.
+
+    on_progress is called after each block; what it raises ends the generation. max_seconds: only so much of the video
+    is drawn, as it begins in the whole one.
 
     Raises ValueError for files that cannot be used, a family that does not fit `model=`, and a motion format for a
     family that generates no motion.
     """
-    inputs = _read_inputs(request)
+    inputs = _read_inputs(request, notify)
     start = time.monotonic()
     with torch.inference_mode(), fast_denoisers(inputs.family, request.precision):
         if request.out.suffix.lower() in MOTION_SUFFIXES:
-            _write_motion(inputs, request.out)
+            _write_motion(inputs, request.out, on_progress)
         else:
-            _write_video(_begin_frames(inputs, request), inputs, request)
+            _write_video(_begin_frames(inputs, request, notify), inputs, request, on_progress, max_seconds)
     elapsed = time.monotonic() - start
     seconds = float(inputs.seconds)
-    print(f"{request.out}: {seconds:.2f} s of dance in {elapsed:.1f} s, {seconds / elapsed:.1f}x real time")
+    notify(f"{request.out}: {seconds:.2f} s of dance in {elapsed:.1f} s, {seconds / elapsed:.1f}x real time")
     return request.out
 
 
-def generate_frames(request: SamplingRequest) -> Iterator[np.ndarray]:
+def generate_frames(request: SamplingRequest, notify: Notify = print) -> Iterator[np.ndarray]:
     """Yield blocks (F, H, W, 3) uint8 of the request's frames; nothing is written. Raises as `generate`."""
-    inputs = _read_inputs(replace(request, out=Path("frames.mp4")))
+    inputs = _read_inputs(replace(request, out=Path("frames.mp4")), notify)
     with fast_denoisers(inputs.family, request.precision):
         with torch.inference_mode():
-            blocks = _begin_frames(inputs, request)
+            blocks = _begin_frames(inputs, request, notify)
         while True:
             with torch.inference_mode():  # not across a yield: it would hold for the caller's code
                 block = next(blocks, None)
@@ -77,7 +88,7 @@ def generate_frames(request: SamplingRequest) -> Iterator[np.ndarray]:
             yield block.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _read_inputs(request: SamplingRequest) -> _Inputs:
+def _read_inputs(request: SamplingRequest, notify: Notify) -> _Inputs:
     sound = Sound(request.music)
     cutout = (
         None
@@ -93,7 +104,7 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
         raise ValueError(f"{config.model.name} generates no body motion: out= must be a .mp4 or .gif")
     if cutout is not None:
         if cutout.note is not None:
-            print(cutout.note)
+            notify(cutout.note)
         image = set_scene(cutout, backdrop, request.seed, family.resolution)
     device = pick_device(request.device)
     family = family.to(device)
@@ -117,17 +128,19 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
     num_frames = count_frames(seconds, request.fps, available_seconds)
     truncated_end = family.truncated_prompt_end(request.prompt)
     if truncated_end:
-        print(f"prompt is too long: ignored from '{shorten(truncated_end, 40, placeholder='...')}' on")
+        notify(f"prompt is too long: ignored from '{shorten(truncated_end, 40, placeholder='...')}' on")
     if seconds > available_seconds + 1 / request.fps:
-        print(f"song is shorter than seconds={request.seconds:g}; the dance will last {float(available_seconds):.2f} s")
+        notify(
+            f"song is shorter than seconds={request.seconds:g}; the dance will last {float(available_seconds):.2f} s"
+        )
     if not len(music.beats.times) and (request.motion or {}).get("name") != "file":
-        print("no beat was found in the music: the dance keeps a tempo of its own")
+        notify("no beat was found in the music: the dance keeps a tempo of its own")
     if isinstance(family, MotionGenerator):
         for note in family.notes(music, request.prompt):
-            print(note)
+            notify(note)
         available_frames = family.available_frames
         if available_frames is not None and available_frames < ceil(num_frames / request.fps * MOTION_FPS):
-            print(f"the motion lasts {available_frames / MOTION_FPS:.2f} s; then its last pose is held")
+            notify(f"the motion lasts {available_frames / MOTION_FPS:.2f} s; then its last pose is held")
     generation_request = GenerationRequest(
         image=None if image is None else torch.from_numpy(image).permute(2, 0, 1).to(device),
         music=replace(music, features=music.features.to(device)),
@@ -140,17 +153,17 @@ def _read_inputs(request: SamplingRequest) -> _Inputs:
     return _Inputs(family, generation_request, sound, needs_detector)
 
 
-def _begin_frames(inputs: _Inputs, request: SamplingRequest) -> Iterator[Tensor]:
-    """Return the blocks (F, 3, H, W) of frames, computed on demand. Print the family's notes on the image."""
+def _begin_frames(inputs: _Inputs, request: SamplingRequest, notify: Notify) -> Iterator[Tensor]:
+    """Return the blocks (F, 3, H, W) of frames, computed on demand. Notify of the family's notes on the image."""
     try:
         blocks = inputs.family.generate(inputs.generation_request)
     except ValueError as error:
         hint = _detector_hint(request) if inputs.needs_detector else ""
         raise ValueError(f"image={request.image}: {error}{hint}") from None
     if isinstance(blocks, FrameStream) and blocks.quality is not None:
-        print(f"figure detection quality: {blocks.quality:.2f} of 1")
+        notify(f"figure detection quality: {blocks.quality:.2f} of 1")
     if isinstance(blocks, FrameStream) and blocks.note is not None:
-        print(f"{blocks.note}{_detector_hint(request) if inputs.needs_detector else ''}")
+        notify(f"{blocks.note}{_detector_hint(request) if inputs.needs_detector else ''}")
     return iter(blocks)
 
 
@@ -191,16 +204,29 @@ def count_frames(seconds: Fraction, fps: Fraction, duration: Fraction) -> int:
     return max(1, min(round(seconds * fps), int(duration * fps)))
 
 
-def _write_video(blocks: Iterator[Tensor], inputs: _Inputs, request: SamplingRequest) -> None:
+def _write_video(
+    blocks: Iterator[Tensor],
+    inputs: _Inputs,
+    request: SamplingRequest,
+    on_progress: OnProgress | None,
+    max_seconds: Fraction | None,
+) -> None:
     num_frames = inputs.generation_request.num_frames
+    if max_seconds is not None:
+        num_frames = count_frames(max_seconds, request.fps, inputs.seconds)
     with VideoWriter(request.out, request.fps, inputs.sound) as writer, _progress_bar(num_frames, "frame") as bar:
         for block in blocks:  # (F, 3, H, W)
+            block = block if max_seconds is None else block[: num_frames - bar.n]
             writer.write(block.permute(0, 2, 3, 1).cpu().numpy())
             bar.update(len(block))
+            if on_progress is not None:
+                on_progress(bar.n, num_frames)
+            if bar.n == num_frames and max_seconds is not None:
+                break
         assert bar.n == num_frames, f"{bar.n} frames were generated, {num_frames} were requested"
 
 
-def _write_motion(inputs: _Inputs, out: Path) -> None:
+def _write_motion(inputs: _Inputs, out: Path, on_progress: OnProgress | None) -> None:
     """The motion itself; a .glb shows a figure in the colours of the image."""
     family, generation_request = inputs.family, inputs.generation_request
     assert isinstance(family, MotionGenerator)
@@ -217,6 +243,8 @@ def _write_motion(inputs: _Inputs, out: Path) -> None:
         for block in family.generate_motion(*motion_arguments):
             blocks.append(block.cpu())  # (T, 151)
             bar.update(len(block))
+            if on_progress is not None:
+                on_progress(bar.n, num_motion_frames)
     image = generation_request.image
     appearance = None if image is None else appearance_from_image(image.permute(1, 2, 0).cpu().numpy())
     write_motion(out, torch.cat(blocks), appearance)

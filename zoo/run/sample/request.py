@@ -154,6 +154,13 @@ def check_output(request: SamplingRequest) -> SamplingRequest:
     return request
 
 
+def style_names() -> list[str]:
+    """Styles of motion.style=, in alphabetical order."""
+    from zoo.choreography.styles import STYLES
+
+    return sorted(STYLES)
+
+
 def cached_detector() -> Path | None:
     """The detector of people that `dancezoo setup` has put into the cache; None if it is missing."""
     return next(iter(sorted((cache_root() / "people").glob(DETECTOR_WHEEL))), None)

@@ -15,6 +15,7 @@ from zoo.music.encoder import MusicFeatures
 from zoo.music.structure import SongStructure, analyze_structure
 
 BLOCK_FRAMES = 150  # yielded together
+MIN_FRAMES = 3  # of a dance: its joints have speeds
 
 
 class ChoreographerMotion(MotionGenerator):
@@ -34,7 +35,8 @@ class ChoreographerMotion(MotionGenerator):
         self, music: MusicFeatures, num_frames: int, seed: int, sampling: SamplingParams, prompt: str = ""
     ) -> Iterator[Tensor]:
         """See MotionGenerator. Raises ValueError for music without its waveform."""
-        motion = Choreographer(seed, self.style, prompt).dance(self._analyze(music), num_frames).motion
+        length = max(num_frames, MIN_FRAMES)
+        motion = Choreographer(seed, self.style, prompt).dance(self._analyze(music), length).motion[:num_frames]
         yield from motion.split(BLOCK_FRAMES)
 
     def notes(self, music: MusicFeatures, prompt: str) -> list[str]:
