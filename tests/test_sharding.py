@@ -9,7 +9,7 @@ TOLERANCE = 1e-5  # of weights after a step of 1e-2
 EMA_TOLERANCE = 1e-6
 STAGES = {
     "musedance": ["appearance"],
-    "dabfusion": ["flow", "diffusion"],
+    "dabfusion": ["diffusion"],
     "magicdance": ["video"],
     "m2penc": ["video"],
 }
