@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,20 +77,32 @@ class PoseDetector(ABC):
 class PersonDetector(PoseDetector):
     """Detects people in photographs, which may show none or several.
 
-    person: number of the person that `segment_figure` segments, counted from the left and from 1; None: the largest.
+    person: number of the person that `segment_figure` segments, counted from the left and from 1; None: the largest;
+    several numbers: for callers that take the detectors of `one_by_one`.
     """
 
-    person: int | None = None
+    person: int | tuple[int, ...] | None = None
 
     @abstractmethod
     def find_people(self, image: np.ndarray) -> Sequence:
         """The people in an image (H, W, 3) uint8, highest score first; each has a `box` (4,) x0, y0, x1, y1."""
 
+    def one_by_one(self) -> "list[PersonDetector]":
+        """A detector for each number of `person`; they share the networks."""
+        numbers = self.person if isinstance(self.person, tuple) else (self.person,)
+        detectors = [copy(self) for _ in numbers]
+        for detector, number in zip(detectors, numbers, strict=True):
+            detector.person = number
+        return detectors
+
     def choose_person(self, boxes: Sequence[np.ndarray]) -> tuple[int, str | None]:
         """Index of the box (4,) of person number `person`, or of the largest box, and a note where there are several.
 
-        Raises PersonNumberError where `person` is not among the boxes.
+        Raises PersonNumberError where `person` is not among the boxes, or is several numbers.
         """
+        if isinstance(self.person, tuple):
+            numbers = ",".join(map(str, self.person))
+            raise PersonNumberError(f"person=[{numbers}]: several people dance together with renderer=warp only")
         if self.person is None:
             index = int(np.argmax([np.prod(box[2:] - box[:2]) for box in boxes]))
         elif self.person > len(boxes):

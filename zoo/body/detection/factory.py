@@ -10,7 +10,7 @@ from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 SYNTHETIC = "synthetic"
 
 
-def load_detector(name_or_path: str | Path, person: int | None = None) -> PoseDetector:
+def load_detector(name_or_path: str | Path, person: int | tuple[int, ...] | None = None) -> PoseDetector:
     """'synthetic': the shipped detector of rendered figures. A path: see `load_person_detector`.
 
     person: see `PersonDetector`. Raises ValueError, one line, also for a number where one figure is detected at most.
@@ -22,7 +22,7 @@ def load_detector(name_or_path: str | Path, person: int | None = None) -> PoseDe
     return SyntheticPoseDetector()
 
 
-def load_person_detector(path: str | Path, person: int | None = None) -> PersonDetector:
+def load_person_detector(path: str | Path, person: int | tuple[int, ...] | None = None) -> PersonDetector:
     """The detector of people in photographs: DWPose if the path has .onnx files, else BlazePose.
 
     Raises ValueError, one line, for missing files.

@@ -72,20 +72,37 @@ def make_puppet(image: np.ndarray, detector: PoseDetector, max_side: int = MAX_F
 
     Raises ValueError, one line without the image's name, as `PoseDetector.segment_figure`.
     """
-    figure = extract_figure(image, detector, max_side, DETECTION_CONFIDENCE)
+    return make_puppets(image, [detector], max_side)[0]
+
+
+def make_puppets(image: np.ndarray, detectors: Sequence[PoseDetector], max_side: int = MAX_FRAME_SIDE) -> list[Puppet]:
+    """Make a puppet of each detector's figure in one image, see `make_puppet`. They share the background.
+
+    The order is that in which they are drawn: who stands nearer, with lower feet, comes later.
+    """
+    figures = [extract_figure(image, detector, max_side, DETECTION_CONFIDENCE) for detector in detectors]
+    figures.sort(key=_floor_row)
+    background, shadows = _separate_background(figures)
+    return [_make_puppet(figure, background, shadow) for figure, shadow in zip(figures, shadows, strict=True)]
+
+
+def _floor_row(figure: Figure) -> float:
+    """The row of pixels that a figure stands on."""
+    soles = figure.joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * figure.stature / SMPL_STATURE
+    return float(soles.max())
+
+
+def _make_puppet(figure: Figure, background: np.ndarray, shadow: Shadow | None) -> Puppet:
     height, width = (side // 2 * 2 for side in figure.alpha.shape)
     joints, stature = figure.joints, figure.stature
     offsets, plausibility = limb_offsets(joints, stature)
-    sole_rows = joints[list(FEET), 1] + np.array(FOOT_HEIGHTS) * stature / SMPL_STATURE
-    floor_row = float(sole_rows.max())
-    background, shadow = _separate_background(figure, floor_row)
     return Puppet(
         background[:height, :width],
         shadow,
         _make_mesh(figure),
         joints,
         stature,
-        floor_row,
+        _floor_row(figure),
         offsets,
         figure.quality * plausibility,
         figure.note,
@@ -95,8 +112,10 @@ def make_puppet(image: np.ndarray, detector: PoseDetector, max_side: int = MAX_F
 class PuppetAnimator:
     """Draws a puppet frame after frame; it remembers where the motion began and how many frames were drawn."""
 
-    def __init__(self, puppet: Puppet, fps: float):
+    def __init__(self, puppet: Puppet, fps: float, neighbors: Sequence[Puppet] = ()):
+        """neighbors: the other puppets of the image, which it keeps its distance from."""
         self.puppet, self.fps = puppet, fps
+        self.neighbor_columns = [float(neighbor.joints[0, 0]) for neighbor in neighbors]
         self.scale = puppet.stature / SMPL_STATURE  # pixels a metre
         self.num_frames_drawn = 0
         self.origin: torch.Tensor | None = None  # (2,) metres: where the motion began
@@ -120,10 +139,9 @@ class PuppetAnimator:
         pelvis_pixels = root.clone()  # its z does not matter: the feet decide the height below
         pelvis_pixels[:, :2] = (root[:, :2] - self.origin) * self.scale
         pictured_pelvis_column = float(puppet.joints[0, 0])
-        side_room = (
-            min(pictured_pelvis_column, puppet.background.shape[1] - pictured_pelvis_column)
-            - ARM_MARGIN * puppet.stature
-        )
+        side_distances = [pictured_pelvis_column, puppet.background.shape[1] - pictured_pelvis_column]
+        side_distances += [abs(pictured_pelvis_column - column) / 2 for column in self.neighbor_columns]
+        side_room = min(side_distances) - ARM_MARGIN * puppet.stature
         max_displacement = max(side_room, MIN_SIDE_ROOM * puppet.stature)
         pelvis_pixels[:, :2] = max_displacement * torch.tanh(pelvis_pixels[:, :2] / max_displacement)
         positions = forward_kinematics(rotations, pelvis_pixels, puppet.offsets.double())
@@ -142,16 +160,25 @@ class PuppetAnimator:
         return np.stack([self._draw_frame(*pose) for pose in zip(joints, depth, strict=True)])
 
     def _draw_frame(self, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        puppet, frame = self.puppet, self.puppet.background.copy()
+        frame = self.puppet.background.copy()
+        self.draw_shadow(frame, joints, depth)
+        self.draw_figure(frame, joints, depth)
+        return frame
+
+    def draw_shadow(self, frame: np.ndarray, joints: np.ndarray, depth: np.ndarray) -> None:
+        """Draw the shadow of one pose, joints (24, 2) and depth (24,), on a frame (H, W, 3) uint8, in place."""
+        puppet = self.puppet
         if puppet.shadow is not None:
             feet = joints[list(FEET)]
             floor_rows = puppet.floor_row - RISE_PER_DEPTH * depth[list(FEET)]
             heights = floor_rows - feet[:, 1] - np.array(FOOT_HEIGHTS) * self.scale
             center = np.array([feet[:, 0].mean(), floor_rows.mean()])
             puppet.shadow.draw(frame, center, _feet_distance(joints), float(heights.min()))
-        nodes = puppet.mesh.deform(limb_transforms(puppet, joints))
-        puppet.mesh.draw(frame, nodes, drawing_order(joints, depth))
-        return frame
+
+    def draw_figure(self, frame: np.ndarray, joints: np.ndarray, depth: np.ndarray) -> None:
+        """Draw the figure in one pose, see `draw_shadow`."""
+        mesh = self.puppet.mesh
+        mesh.draw(frame, mesh.deform(limb_transforms(self.puppet, joints)), drawing_order(joints, depth))
 
 
 def limb_transforms(puppet: Puppet, joints: np.ndarray) -> dict[str, np.ndarray]:
@@ -295,14 +322,24 @@ def _make_mesh(figure: Figure) -> Mesh:
     return Mesh(limbs, connections, cell_size)
 
 
-def _separate_background(figure: Figure, floor_row: float) -> tuple[np.ndarray, Shadow | None]:
-    """The image (H, W, 3) uint8 without the figure and its shadow, and the shadow, if one can be told."""
-    center = np.array([figure.joints[list(FEET), 0].mean(), floor_row])
-    is_shadow_area = shadow_area(figure.alpha.shape, center, figure.stature) < 1
-    floor = _inpaint_figure(figure, is_shadow_area)
-    is_figure, feet_distance = figure.alpha > MIN_ALPHA, _feet_distance(figure.joints)
-    shadow = separate_shadow(figure.image, floor, is_figure, center, feet_distance, figure.stature)
-    return (floor, shadow) if shadow is not None else (_inpaint_figure(figure), None)
+def _separate_background(figures: Sequence[Figure]) -> tuple[np.ndarray, list[Shadow | None]]:
+    """The image (H, W, 3) uint8 without the figures and their shadows, and each shadow, if it can be told."""
+    image, stature = figures[0].image, max(figure.stature for figure in figures)
+    alpha = np.max([figure.alpha for figure in figures], 0)
+    centers = [np.array([figure.joints[list(FEET), 0].mean(), _floor_row(figure)]) for figure in figures]
+    areas = [
+        shadow_area(alpha.shape, center, figure.stature) < 1 for center, figure in zip(centers, figures, strict=True)
+    ]
+    floor = _inpaint_figure(image, alpha, stature, np.any(areas, 0))
+    is_figure = alpha > MIN_ALPHA
+    shadows = [
+        separate_shadow(image, floor, is_figure, center, _feet_distance(figure.joints), figure.stature)
+        for center, figure in zip(centers, figures, strict=True)
+    ]
+    if all(shadow is not None for shadow in shadows):
+        return floor, shadows
+    areas = [area for area, shadow in zip(areas, shadows, strict=True) if shadow is not None]
+    return _inpaint_figure(image, alpha, stature, np.any(areas, 0) if areas else None), shadows
 
 
 def _feet_distance(joints: np.ndarray) -> float:
@@ -311,18 +348,20 @@ def _feet_distance(joints: np.ndarray) -> float:
     return float(abs(left - right))
 
 
-def _inpaint_figure(figure: Figure, also_replaced: np.ndarray | None = None) -> np.ndarray:
-    """The image with the figure, and the pixels `also_replaced` (H, W) bool, replaced by inpainted background."""
-    image, figure_mask = figure.image, np.uint8(figure.alpha > MIN_ALPHA)
+def _inpaint_figure(
+    image: np.ndarray, alpha: np.ndarray, stature: float, also_replaced: np.ndarray | None = None
+) -> np.ndarray:
+    """The image with the figures, and the pixels `also_replaced` (H, W) bool, replaced by inpainted background."""
+    figure_mask = np.uint8(alpha > MIN_ALPHA)
     if also_replaced is not None:
         figure_mask |= np.uint8(also_replaced)
-    kernel_side = 2 * max(2, round(HOLE_MARGIN * figure.stature)) + 1
+    kernel_side = 2 * max(2, round(HOLE_MARGIN * stature)) + 1
     # pixels near the figure are no source of colors, but those beyond replaced_mask stay unchanged
     hole_mask, replaced_mask = (
         cv2.dilate(figure_mask, np.ones((dilation_side, dilation_side), np.uint8))
         for dilation_side in (kernel_side, 2 * kernel_side // 3 | 1)
     )
-    scale = min(1.0, INPAINTED_STATURE / figure.stature)
+    scale = min(1.0, INPAINTED_STATURE / stature)
     small_size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small_image = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA)
     is_hole = cv2.resize(np.float32(hole_mask), small_size, interpolation=cv2.INTER_AREA) > 0.01

@@ -111,7 +111,8 @@ def _read_inputs(request: SamplingRequest, notify: Notify) -> _Inputs:
     renderer_config = request.renderer or load_renderer({"name": family.default_renderer})
     needs_detector = renderer_config is not None and bool(renderer_config.get("needs_detector"))
     if request.person is not None and cutout is None and not needs_detector:
-        raise ValueError(f"person={request.person}: no person of the image is detected with this family and renderer")
+        numbers = str(request.person).replace("(", "[").replace(")", "]").replace(" ", "")
+        raise ValueError(f"person={numbers}: no person of the image is detected with this family and renderer")
     if renderer_config is not None:
         person = request.person if cutout is None else None
         detector_path = request.detector_path or cached_detector() or SYNTHETIC

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from zoo.files import cache_root, conf_folder
 from zoo.run.config import load_choice, load_renderer, to_dict
@@ -27,6 +27,7 @@ from zoo.run.validate import (
 
 MAX_GIF_FPS = 50  # its times count in hundredths of a second, and 1 is too short for players
 WORLD_SCENE = "world"  # scene=world: a place of the built-in world
+MAX_DANCERS = 8  # people who dance together in one image
 DETECTOR_WHEEL = "mediapipe-0.10.21-*.whl"
 
 
@@ -37,7 +38,7 @@ class SamplingRequest:
     checkpoint: Path
     family: str | None  # that the checkpoint has to hold
     image: Path | None
-    person: int | None  # number of the person in the image, from the left and from 1; None: the largest
+    person: int | tuple[int, ...] | None  # number in the image, from the left and from 1; None: the largest; or several
     renderer: Mapping[str, Any] | None  # node of conf/renderer/NAME.yaml; None: the family's default
     motion: Mapping[str, Any] | None  # node of conf/motion/NAME.yaml; None: the family's default
     edit: Mapping[str, Any] | None  # keep_seconds and joints of the motion that an edit keeps; None: no edit
@@ -105,7 +106,7 @@ def read_request(config: DictConfig) -> SamplingRequest:
         checkpoint=checkpoint_path(config.ckpt),
         family=config.model,
         image=None if config.image is None else existing_file(config.image, "image"),
-        person=None if config.person is None else int_at_least(config.person, "person", 1),
+        person=_read_person(config.person),
         renderer=renderer,
         motion=_read_motion(config.motion),
         edit=_read_edit(config.edit),
@@ -123,6 +124,17 @@ def read_request(config: DictConfig) -> SamplingRequest:
         **read_sampler(config.sampler),
     )
     return check_output(request)
+
+
+def _read_person(value: Any) -> int | tuple[int, ...] | None:
+    """A number, or the different numbers of a list. Raises ValueError."""
+    if not isinstance(value, list | ListConfig):
+        return None if value is None else int_at_least(value, "person", 1)
+    numbers = tuple(int_at_least(number, "person", 1) for number in value)
+    if not numbers or len(set(numbers)) < len(numbers) or len(numbers) > MAX_DANCERS:
+        shown = ",".join(map(str, numbers))
+        raise ValueError(f"person=[{shown}]: give 1 to {MAX_DANCERS} different numbers, for example person=[1,2]")
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _read_motion(options: DictConfig) -> dict[str, Any] | None:

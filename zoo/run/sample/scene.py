@@ -18,7 +18,7 @@ TOES_POSITION = np.array([0, -0.15, 0])  # metres in the world: nearest point to
 HIP_HEIGHT_FRACTION = 0.55  # of the stature
 
 
-def read_cutout(path: Path, detector_path: Path | None, person: int | None = None) -> Cutout:
+def read_cutout(path: Path, detector_path: Path | None, person: int | tuple[int, ...] | None = None) -> Cutout:
     """The figure of an image: its opaque pixels if it has transparency, else the person that a detector finds.
 
     detector_path: the detector's files (weights.pose_detector=). person: see `PersonDetector`. Raises ValueError
