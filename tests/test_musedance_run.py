@@ -62,13 +62,14 @@ def test_two_processes_train_alike_whole_and_sharded(run, scripts):
     states = []
     for trainer in ("ddp_cpu", "fsdp_cpu"):
         alone = [*SMALL, "stage=dynamics", f"ckpt={run / 'appearance' / 'last.ckpt'}", f"trainer={trainer}"]
+        # Muon takes minutes on sharded weights
+        alone.append("optimizer@model.stages.dynamics.optimizer=adam")
         done = scripts("train", *alone, f"name={trainer}", "fit.batch_size=1")
         assert done.returncode == 0, done.stderr
         states.append(read_checkpoint(run.with_name(trainer) / "dynamics" / "last.ckpt")["state_dict"])
     whole, sharded = states
     assert whole.keys() == sharded.keys()
     for name, value in whole.items():
-        # a step is 1e-3; Muon rounds to bfloat16 on the way
         torch.testing.assert_close(sharded[name], value, atol=1e-4, rtol=1e-4)
 
 
