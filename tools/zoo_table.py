@@ -45,8 +45,8 @@ def zoo_table(values: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     protocol = values["protocol"]
     source = (
-        f"`python evaluate.py`, protocol `{protocol['id']}` ({protocol['hash']}), commit `{provenance['commit']}`, "
-        f"{provenance['machine']}. Means over clips with 95% intervals."
+        f"`{provenance['command']}`, protocol `{protocol['id']}` ({protocol['hash']}), commit "
+        f"`{provenance['commit']}`, {provenance['machine']}. Means over clips with 95% intervals."
     )
     return "\n".join([*lines, "", source])
 
