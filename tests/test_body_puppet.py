@@ -12,6 +12,7 @@ from test_run_scene import standing
 from weights import numbers
 
 from zoo.body.detection.blazepose_detector import BlazePoseDetector
+from zoo.body.detection.figure_mask import refine_mask
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.image.puppet import (
     JOINT_INDEX,
@@ -275,6 +276,25 @@ def test_rendered_figures_need_no_downloaded_detector(body):
     assert np.nanmean(np.linalg.norm(poses.joints - joints, axis=-1)) < 0.06 * puppet.stature
     with pytest.raises(ValueError, match="no figure was detected"):
         make_puppet(wall, SyntheticPoseDetector())
+
+
+def test_a_forearm_behind_a_gap_belongs_to_the_figure_and_a_ball_does_not():
+    """The mask is coarse, broken at an elbow, and has a ball beside the figure. Twice the same result."""
+    rendered = standing("man", 128, "C09", np.full((128, 128, 3), (120, 130, 140), np.uint8), 50)
+    image, body, joints = rendered["rgb"].copy(), rendered["parts"] > 0, rendered["joints2d"]
+    ball = np.zeros(body.shape, np.uint8)
+    cv2.circle(ball, (12, 100), 6, 1, -1)
+    image[ball > 0] = (200, 40, 40)
+    mask = cv2.GaussianBlur(np.float32(body | (ball > 0)), (0, 0), 1.5)
+    column = round(float(joints[JOINT_INDEX["left_elbow"], 0]))
+    mask[:, column - 2 : column + 2] = 0
+    refined = refine_mask(image, mask, joints)
+    assert ((refined > 0.5) & body).sum() > 0.9 * ((refined > 0.5) | body).sum()
+    assert not refined[ball > 0].any()
+    wrist = joints[JOINT_INDEX["left_wrist"]].round().astype(int)
+    assert refined[wrist[1], wrist[0]] > 0.5
+    cv2.setRNGSeed(7)  # as after other images
+    assert np.array_equal(refined, refine_mask(image, mask, joints))
 
 
 def test_a_real_photograph(detector):

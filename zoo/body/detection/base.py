@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoo.body.detection.figure_mask import COARSE_MASK_SIDE, largest_component, mask_to_alpha, refine_mask
+from zoo.body.detection.figure_mask import mask_to_alpha, refine_mask
 from zoo.body.image_skeleton import HIP_RISE, HIP_WIDTH, stature_from_joints
 from zoo.body.skeleton import JOINTS
 
@@ -53,17 +53,16 @@ class PoseDetector(ABC):
         """frames: (F, H, W, 3) uint8."""
 
     def segment_figure(self, image: np.ndarray, min_confidence: float = 0.0) -> SegmentedFigure:
-        """Segment the one figure of an image (H, W, 3) uint8; coarse masks are refined in large images.
+        """Segment the one figure of an image (H, W, 3) uint8; the detector's coarse mask is refined.
 
         min_confidence: smallest mean confidence of the joints. Raises ValueError, one line without the image's name,
         where no figure is detected or its feet are cut off.
         """
         poses, note = self.detect_figure(image)
-        joints, mask = poses.joints[0], largest_component(poses.mask[0])
+        joints = poses.joints[0]
         if not np.isfinite(joints).all() or poses.confidence[0].mean() < min_confidence:
             raise ValueError(f"no figure was detected (by the {self.name})")
-        if max(image.shape[:2]) > COARSE_MASK_SIDE:
-            mask = refine_mask(image, mask)
+        mask = refine_mask(image, poses.mask[0], joints)
         stature = stature_from_joints(joints)
         if (mask[-1] > 0.5).sum() > MAX_BOTTOM_EDGE_WIDTH * stature:
             raise ValueError("the feet of the figure are cut off; use an image that shows the whole body")
