@@ -30,3 +30,15 @@ def test_images_smaller_than_a_patch_are_filled():
     image[2:5, 10:20] = 255
     assert inpaint(image, image[..., 0] == 255).max() < 100
     assert np.array_equal(inpaint(image, np.zeros((7, 30), bool)), image)
+
+
+def test_no_step_is_left_where_a_soft_shadow_reaches_beyond_the_hole():
+    """A plain floor that darkens towards the hole by 10 grey levels: no step above 2 at the border."""
+    y, x = np.mgrid[:100, :160]
+    distance = np.hypot((x - 80) / 40, (y - 50) / 16)
+    floor = 180 - 10 * np.exp(-((np.maximum(distance - 1, 0) / 0.5) ** 2))
+    image = np.repeat(floor[..., None], 3, 2).round().astype(np.uint8)
+    hole = distance < 1
+    result = inpaint(np.where(hole[..., None], 0, image).astype(np.uint8), hole).astype(int)
+    assert np.abs(np.diff(result, axis=0))[(hole[1:] != hole[:-1])].max() <= 2
+    assert np.abs(np.diff(result, axis=1))[(hole[:, 1:] != hole[:, :-1])].max() <= 2

@@ -2,18 +2,23 @@
 
 Wexler et al. 2007, "Space-time completion of video", for one image: from coarse to fine, each patch that touches the
 hole is replaced by the most similar patch that does not, and overlapping patches are averaged. Similar patches are
-searched sideways rather than up and down, because floors, lawns and walls continue sideways.
+searched sideways rather than up and down, because floors, lawns and walls continue sideways. At last the filled
+pixels are shifted in brightness to join the hole's border without a step (Perez et al. 2003, "Poisson image editing").
 """
 
 from collections.abc import Iterator
 
 import cv2
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.linalg import splu
 
 PATCH_SIDE = 9  # pixels
 BLEND_SIGMA = 2.0  # pixels: standard deviation of the Gaussian weights of overlapping patches
 # (iterations, pixels between patches) of each pyramid level, coarse to fine; each has twice the resolution
 LEVEL_SETTINGS = ((4, 2), (2, 3), (2, 4))
+BORDER_RADIUS = 3  # pixels: colors are averaged over so much on either side of the hole's border
+MAX_BORDER_STEP = 16  # grey levels: a larger step is an edge of something, and stays
 SEARCH_ROW_RADIUS, SEARCH_COLUMN_RADIUS = 14, 40  # pixels: largest distance of the patch that is copied
 
 
@@ -53,7 +58,41 @@ def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
                 patch_sum[..., 3:] += blend_weights
             result[mask] = weighted_sum[mask, :3] / weighted_sum[mask, 3:]
             guide_image = result
-    return result.round().clip(0, 255).astype(np.uint8)
+    return (result + _border_correction(result, mask)).round().clip(0, 255).astype(np.uint8)
+
+
+def _border_correction(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """What to add to a filled image (H, W, 3): the step at the border of hole (H, W) bool, harmonic within, 0 outside.
+
+    The step is that between local means on either side of the border.
+    """
+    correction = np.zeros_like(image)
+    if hole.all() or not hole.any():
+        return correction
+    side = 2 * BORDER_RADIUS + 1
+    inside, outside = (
+        cv2.blur(image * weight, (side, side)) / np.maximum(cv2.blur(weight, (side, side)), 1e-6)
+        for weight in (np.repeat(np.float32(mask)[..., None], 3, 2) for mask in (hole, ~hole))
+    )
+    is_border = hole & (cv2.erode(np.uint8(hole), np.ones((3, 3)), borderValue=1) == 0)
+    # Laplace's equation: a pixel within the hole is the mean of its neighbors, one on the border has the step
+    index = np.full(hole.shape, -1)
+    index[hole] = np.arange(hole.sum())
+    rows, columns, values = [index[hole]], [index[hole]], [np.ones(hole.sum())]
+    for axis in (0, 1):
+        for first, second in ((slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))):
+            here, there = ((slice(None),) * axis + (part,) for part in (first, second))
+            is_pair = hole[here] & hole[there] & ~is_border[here]
+            rows.append(index[here][is_pair])
+            columns.append(index[there][is_pair])
+            values.append(np.full(is_pair.sum(), -1.0))
+    matrix = coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))).tocsc()
+    num_neighbors = -np.asarray(matrix.sum(1)).ravel() + 1
+    matrix.setdiag(np.where(is_border[hole], 1.0, num_neighbors))
+    step = outside - inside
+    step[~is_border | (np.abs(step).max(-1) > MAX_BORDER_STEP)] = 0
+    correction[hole] = splu(matrix).solve(step[hole].astype(np.float64))
+    return correction
 
 
 def _nearest_patches(

@@ -17,7 +17,7 @@ from zoo.body.detection.base import PoseDetector
 from zoo.body.image.arap import Connection, Limb, Mesh
 from zoo.body.image.inpainting import inpaint
 from zoo.body.image.segmentation import Figure, extract_figure
-from zoo.body.image.shadow import Shadow, separate_shadow, shadow_area
+from zoo.body.image.shadow import Shadow, separate_shadow, shadow_area, shadow_fading
 from zoo.body.image_skeleton import JOINT_INDEX, LIMB_EXTENSION, LIMBS, SMPL_STATURE, TORSO_CORNERS, limb_offsets
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, OFFSETS, PARENTS, STANDING, forward_kinematics
 
@@ -327,19 +327,24 @@ def _separate_background(figures: Sequence[Figure]) -> tuple[np.ndarray, list[Sh
     image, stature = figures[0].image, max(figure.stature for figure in figures)
     alpha = np.max([figure.alpha for figure in figures], 0)
     centers = [np.array([figure.joints[list(FEET), 0].mean(), _floor_row(figure)]) for figure in figures]
-    areas = [
-        shadow_area(alpha.shape, center, figure.stature) < 1 for center, figure in zip(centers, figures, strict=True)
+    distances = [
+        shadow_area(alpha.shape, center, figure.stature) for center, figure in zip(centers, figures, strict=True)
     ]
-    floor = _inpaint_figure(image, alpha, stature, np.any(areas, 0))
+    is_shadow = np.any([distance < 1 for distance in distances], 0)
+    inpainted = _inpaint(image, alpha, stature, is_shadow)
+    floor = _replace_figure(image, inpainted, alpha, stature, np.float32(is_shadow))
     is_figure = alpha > MIN_ALPHA
     shadows = [
         separate_shadow(image, floor, is_figure, center, _feet_distance(figure.joints), figure.stature)
         for center, figure in zip(centers, figures, strict=True)
     ]
-    if all(shadow is not None for shadow in shadows):
-        return floor, shadows
-    areas = [area for area, shadow in zip(areas, shadows, strict=True) if shadow is not None]
-    return _inpaint_figure(image, alpha, stature, np.any(areas, 0) if areas else None), shadows
+    distances = [distance for distance, shadow in zip(distances, shadows, strict=True) if shadow is not None]
+    if len(distances) < len(shadows):
+        is_shadow = np.any([np.zeros(alpha.shape, bool), *(distance < 1 for distance in distances)], 0)
+        inpainted = _inpaint(image, alpha, stature, is_shadow)
+    # the floor fades into the image as the shadows do: there is no step where a shadow reaches farther
+    fading = np.max([np.zeros(alpha.shape, np.float32), *map(shadow_fading, distances)], 0)
+    return _replace_figure(image, inpainted, alpha, stature, fading), shadows
 
 
 def _feet_distance(joints: np.ndarray) -> float:
@@ -348,27 +353,31 @@ def _feet_distance(joints: np.ndarray) -> float:
     return float(abs(left - right))
 
 
-def _inpaint_figure(
-    image: np.ndarray, alpha: np.ndarray, stature: float, also_replaced: np.ndarray | None = None
-) -> np.ndarray:
-    """The image with the figures, and the pixels `also_replaced` (H, W) bool, replaced by inpainted background."""
-    figure_mask = np.uint8(alpha > MIN_ALPHA)
-    if also_replaced is not None:
-        figure_mask |= np.uint8(also_replaced)
-    kernel_side = 2 * max(2, round(HOLE_MARGIN * stature)) + 1
-    # pixels near the figure are no source of colors, but those beyond replaced_mask stay unchanged
-    hole_mask, replaced_mask = (
-        cv2.dilate(figure_mask, np.ones((dilation_side, dilation_side), np.uint8))
-        for dilation_side in (kernel_side, 2 * kernel_side // 3 | 1)
-    )
+def _inpaint(image: np.ndarray, alpha: np.ndarray, stature: float, is_shadow: np.ndarray) -> np.ndarray:
+    """Inpaint the figures, what is near them, and the pixels `is_shadow` (H, W) bool. -> (H, W, 3) float32"""
+    hole_mask = _dilate(np.uint8((alpha > MIN_ALPHA) | is_shadow), 2 * max(2, round(HOLE_MARGIN * stature)) + 1)
     scale = min(1.0, INPAINTED_STATURE / stature)
     small_size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small_image = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA)
     is_hole = cv2.resize(np.float32(hole_mask), small_size, interpolation=cv2.INTER_AREA) > 0.01
-    background = cv2.resize(inpaint(small_image, is_hole), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(np.float32(inpaint(small_image, is_hole)), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def _replace_figure(
+    image: np.ndarray, inpainted: np.ndarray, alpha: np.ndarray, stature: float, shadow_weight: np.ndarray
+) -> np.ndarray:
+    """The image (H, W, 3) uint8, replaced by `inpainted` at the figures, and elsewhere by `shadow_weight` (H, W)."""
+    figure_mask = np.uint8(alpha > MIN_ALPHA)
+    kernel_side = 2 * max(2, round(HOLE_MARGIN * stature)) + 1
+    # narrower than the hole: pixels that only may be mixed with the figure's colors stay unchanged
+    replaced_mask = _dilate(figure_mask, 2 * kernel_side // 3 | 1)
     weight = cv2.GaussianBlur(np.float32(replaced_mask), (kernel_side, kernel_side), 0)
-    weight = np.maximum(weight, figure_mask)[..., None]
-    return (image * (1 - weight) + background * weight).round().clip(0, 255).astype(np.uint8)
+    weight = np.max([weight, np.float32(figure_mask), shadow_weight], 0)[..., None]
+    return (image * (1 - weight) + inpainted * weight).round().clip(0, 255).astype(np.uint8)
+
+
+def _dilate(mask: np.ndarray, side: int) -> np.ndarray:
+    return cv2.dilate(mask, np.ones((side, side), np.uint8))
 
 
 # fitting the motion --------------------------------------------------------------------------------------------------

@@ -68,6 +68,12 @@ def shadow_area(shape: tuple[int, int], center: np.ndarray, stature: float) -> n
     return np.hypot((x - center[0]) / radii[0], (y - center[1]) / radii[1])
 
 
+def shadow_fading(distance: np.ndarray) -> np.ndarray:
+    """1 inside the area of a shadow, falling to 0 towards its border. distance: see `shadow_area`."""
+    fading = ((1 - distance) / (1 - FADE_START)).clip(0, 1)
+    return fading * fading * (3 - 2 * fading)
+
+
 def separate_shadow(
     image: np.ndarray,
     floor: np.ndarray,
@@ -106,7 +112,6 @@ def separate_shadow(
     # behind the feet: as dark as beside them
     brightness_ratio = np.where(figure_mask, cv2.erode(brightness_ratio, kernel), brightness_ratio)
     brightness_ratio = cv2.GaussianBlur(brightness_ratio, (0, 0), sigma)
-    fade = ((1 - distance) / (1 - FADE_START)).clip(0, 1)
-    attenuation = 1 - fade * fade * (3 - 2 * fade) * (1 - brightness_ratio)
+    attenuation = 1 - shadow_fading(distance) * (1 - brightness_ratio)
     corner = np.array([area_columns.min(), area_rows.min()], float)
     return Shadow(np.float32(attenuation), corner, np.asarray(center, float), feet_distance, stature)
