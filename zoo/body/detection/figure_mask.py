@@ -20,7 +20,7 @@ def mask_to_alpha(mask: np.ndarray) -> np.ndarray:
 
 def largest_component(mask: np.ndarray) -> np.ndarray:
     """The mask without regions that are not connected with its largest one, such as a ball or a bystander."""
-    num_labels, labels, stats, _ = cv2.connectedComponentsWithStats(np.uint8(mask > MASK_RANGE[0]))
+    num_labels, labels, stats, _ = cv2.connectedComponentsWithStats((mask > MASK_RANGE[0]).astype(np.uint8))
     return mask * (labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])) if num_labels > 1 else mask
 
 
@@ -41,18 +41,18 @@ def refine_mask(image: np.ndarray, mask: np.ndarray, joints: np.ndarray) -> np.n
     labels = np.where(mask > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     kernel_side = 2 * max(1, round(max(mask.shape) / COARSE_MASK_SIDE)) + 1
     kernel = np.ones((kernel_side, kernel_side), np.uint8)
-    labels[cv2.dilate(np.uint8(mask > MASK_RANGE[0]), kernel) == 0] = cv2.GC_BGD
-    labels[(cv2.erode(np.uint8(mask > 0.9), kernel) > 0) | (bones & (mask > MIN_BONE_MASK))] = cv2.GC_FGD
+    labels[cv2.dilate((mask > MASK_RANGE[0]).astype(np.uint8), kernel) == 0] = cv2.GC_BGD
+    labels[(cv2.erode((mask > 0.9).astype(np.uint8), kernel) > 0) | (bones & (mask > MIN_BONE_MASK))] = cv2.GC_FGD
     if (labels == cv2.GC_FGD).any() and (labels == cv2.GC_BGD).any():
         color_models = np.zeros((1, 65)), np.zeros((1, 65))
         cv2.setRNGSeed(0)  # GrabCut begins with random clusters
         cv2.grabCut(image[..., ::-1].copy(), labels, None, *color_models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
     is_figure = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    num_components, components, stats, _ = cv2.connectedComponentsWithStats(np.uint8(is_figure))
+    num_components, components, stats, _ = cv2.connectedComponentsWithStats(is_figure.astype(np.uint8))
     if num_components > 1:
         on_bones = np.unique(components[bones & is_figure])
         is_figure = np.isin(components, [*on_bones[on_bones > 0], 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])])
-    refined = cv2.GaussianBlur(np.float32(is_figure), (3, 3), 0)
+    refined = cv2.GaussianBlur(is_figure.astype(np.float32), (3, 3), 0)
     return cv2.resize(refined, (width, height), interpolation=cv2.INTER_AREA)
 
 

@@ -25,21 +25,21 @@ SEARCH_ROW_RADIUS, SEARCH_COLUMN_RADIUS = 14, 40  # pixels: largest distance of 
 def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Fill the pixels of hole (H, W) bool in an image (H, W, 3) uint8. 5,000 pixels take about a second."""
     gaussian = cv2.getGaussianKernel(PATCH_SIDE, BLEND_SIGMA)
-    blend_weights = np.float32(gaussian @ gaussian.T)[..., None]
+    blend_weights = (gaussian @ gaussian.T).astype(np.float32)[..., None]
     result = None
     for level, (num_iterations, grid_step) in zip(reversed(range(len(LEVEL_SETTINGS))), LEVEL_SETTINGS, strict=True):
         size = [max(1, side >> level) for side in image.shape[1::-1]]
-        mask = cv2.resize(np.float32(hole), size, interpolation=cv2.INTER_AREA) > 0.01
+        mask = cv2.resize(hole.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.01
         source_image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         if result is None:
-            guide_image = np.float32(cv2.inpaint(source_image, np.uint8(mask), 3, cv2.INPAINT_TELEA))
+            guide_image = cv2.inpaint(source_image, mask.astype(np.uint8), 3, cv2.INPAINT_TELEA).astype(np.float32)
         else:  # as blurred outside the hole as in it, so that patches can be compared
             guide_image = cv2.resize(result, size, interpolation=cv2.INTER_LINEAR)
         result = np.where(mask[..., None], guide_image, source_image).astype(np.float32)
         # patches, by their first corner, that touch the hole
         half_side = PATCH_SIDE // 2
         touches_hole = (
-            cv2.dilate(np.uint8(mask), np.ones((PATCH_SIDE, PATCH_SIDE), np.uint8))[
+            cv2.dilate(mask.astype(np.uint8), np.ones((PATCH_SIDE, PATCH_SIDE), np.uint8))[
                 half_side:-half_side, half_side:-half_side
             ]
             > 0
@@ -72,9 +72,9 @@ def _border_correction(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     side = 2 * BORDER_RADIUS + 1
     inside, outside = (
         cv2.blur(image * weight, (side, side)) / np.maximum(cv2.blur(weight, (side, side)), 1e-6)
-        for weight in (np.repeat(np.float32(mask)[..., None], 3, 2) for mask in (hole, ~hole))
+        for weight in (np.repeat(mask.astype(np.float32)[..., None], 3, 2) for mask in (hole, ~hole))
     )
-    is_border = hole & (cv2.erode(np.uint8(hole), np.ones((3, 3)), borderValue=1) == 0)
+    is_border = hole & (cv2.erode(hole.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=(1.0,)) == 0)
     # Laplace's equation: a pixel within the hole is the mean of its neighbors, one on the border has the step
     index = np.full(hole.shape, -1)
     index[hole] = np.arange(hole.sum())

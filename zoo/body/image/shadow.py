@@ -93,9 +93,9 @@ def separate_shadow(
         return None
     box = slice(area_rows.min(), area_rows.max() + 1), slice(area_columns.min(), area_columns.max() + 1)
     kernel = np.ones((2 * max(1, round(MIXED_MARGIN * stature)) + 1,) * 2, np.uint8)
-    distance, figure_mask = distance[box], cv2.dilate(np.uint8(figure_mask[box]), kernel) > 0
-    brightness, floor_brightness = (np.float32(colors[box]).mean(-1) + 1 for colors in (image, floor))
-    is_floor = np.float32(~figure_mask)
+    distance, figure_mask = distance[box], cv2.dilate(figure_mask[box].astype(np.uint8), kernel) > 0
+    brightness, floor_brightness = (colors[box].astype(np.float32).mean(-1) + 1 for colors in (image, floor))
+    is_floor = (~figure_mask).astype(np.float32)
     sigma = max(1.0, BLUR_SIGMA * stature)
     weight = cv2.GaussianBlur(is_floor, (0, 0), sigma)
     brightness_ratio = cv2.GaussianBlur(is_floor * brightness / floor_brightness, (0, 0), sigma) / weight.clip(1e-3)
@@ -114,4 +114,4 @@ def separate_shadow(
     brightness_ratio = cv2.GaussianBlur(brightness_ratio, (0, 0), sigma)
     attenuation = 1 - shadow_fading(distance) * (1 - brightness_ratio)
     corner = np.array([area_columns.min(), area_rows.min()], float)
-    return Shadow(np.float32(attenuation), corner, np.asarray(center, float), feet_distance, stature)
+    return Shadow(attenuation.astype(np.float32), corner, np.asarray(center, float), feet_distance, stature)
