@@ -17,6 +17,7 @@ from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.body.image.puppet import (
     JOINT_INDEX,
     MAX_TURN,
+    SIDE_HEADING,
     Puppet,
     PuppetAnimator,
     _blend_from_pose,
@@ -24,10 +25,12 @@ from zoo.body.image.puppet import (
     drawing_order,
     limb_transforms,
     make_puppet,
+    pictured_heading,
 )
 from zoo.body.image.segmentation import extract_figure
 from zoo.body.image.shadow import separate_shadow
-from zoo.body.skeleton import STANDING, matrix_from_axis_angle
+from zoo.body.image_skeleton import SMPL_STATURE
+from zoo.body.skeleton import OFFSETS, STANDING, forward_kinematics, matrix_from_axis_angle
 from zoo.media import read_video, write_sound
 
 PHOTO = Path("/usr/share/doc/opencv-doc/examples/data/messi5.jpg")  # of the Debian package opencv-doc
@@ -181,11 +184,23 @@ def test_turns_are_limited_to_the_pictured_side():
         angles = torch.tensor([[0.0, 0.0, turn], [0.0, 0.0, expected]], dtype=torch.float64)
         rotation, expected_rotation = matrix_from_axis_angle(angles)
         torch.testing.assert_close(
-            _limit_turn((rotation @ standing)[None], False)[0], expected_rotation @ standing, atol=1e-6, rtol=0
+            _limit_turn((rotation @ standing)[None], 0.0)[0], expected_rotation @ standing, atol=1e-6, rtol=0
         )
-    from_behind = _limit_turn(standing[None], True)[0]
+    from_behind = _limit_turn(standing[None], np.pi)[0]
     torch.testing.assert_close(from_behind, torch.diag(torch.tensor([-1.0, -1.0, 1.0]).double()) @ standing)
-    torch.testing.assert_close(_limit_turn(leaning, False)[0, 2], leaning[0, 2])  # the lean is unchanged
+    torch.testing.assert_close(_limit_turn(leaning, 0.0)[0, 2], leaning[0, 2])  # the lean is unchanged
+
+
+def test_the_pictured_side_is_told_by_shoulders_and_feet():
+    """A standing body that turns: front, three quarters, profile, back, profile to the left; in pixels of any size."""
+    cases = {0: 0.0, 40: 0.0, 75: SIDE_HEADING, 90: SIDE_HEADING, 180: np.pi, -80: -SIDE_HEADING, -140: np.pi}
+    for degrees, expected in cases.items():
+        turn = matrix_from_axis_angle(torch.tensor([0.0, 0.0, float(np.radians(degrees))]))
+        rotations = torch.eye(3).repeat(1, 24, 1, 1)
+        rotations[:, 0] = turn @ STANDING
+        x, _, z = forward_kinematics(rotations, torch.zeros(1, 3), OFFSETS)[0].T.numpy()
+        joints = 50 * np.stack([x, -z], 1) + 80
+        assert pictured_heading(joints, 50 * SMPL_STATURE) == expected, degrees
 
 
 def test_nearer_limbs_are_drawn_later(puppet):

@@ -29,6 +29,10 @@ LIMB_OF_END_JOINT = {second: name for name, (_, second, *_) in LIMBS.items()}  #
 STRETCH_RANGE, HEAD_STRETCH_RANGE = (0.3, 1.6), (0.85, 1.15)  # the length of a limb, over its pictured length
 TRUNK_STRETCH_RANGE, TRUNK_WIDTH_RANGE = (0.7, 1.2), (0.75, 1.2)  # its length and width, over the pictured ones
 MAX_TURN = np.radians(35)  # an image shows one side of a figure: the motion turns it by at most so much
+SIDE_HEADING = np.radians(80)  # of a profile: both arms and legs can be told apart
+# of the stature, shoulders and hips, or both feet, together: a profile has less width and longer feet (mean body from
+# the front: 0.31 and 0.0; exact profile: 0.0 and 0.15)
+MAX_PROFILE_WIDTH, MIN_PROFILE_FEET = 0.14, 0.03
 RISE_PER_DEPTH = 0.12  # a point a metre farther away appears so many metres higher: the camera looks down a little
 BLEND_SECONDS = 0.8  # duration of the transition from the pictured pose to the motion
 ARM_MARGIN = 0.32  # of the stature: room that a dancer's arms need on either side
@@ -130,10 +134,7 @@ class PuppetAnimator:
         rotations, root = rotations.double(), root.double()
         standard_joints = forward_kinematics(rotations, root, OFFSETS.double())
         rotations = rotations.clone()
-        left_shoulder_column, right_shoulder_column = puppet.joints[
-            [JOINT_INDEX["left_shoulder"], JOINT_INDEX["right_shoulder"]], 0
-        ]
-        rotations[:, 0] = _limit_turn(rotations[:, 0], from_behind=left_shoulder_column < right_shoulder_column)
+        rotations[:, 0] = _limit_turn(rotations[:, 0], pictured_heading(puppet.joints, puppet.stature))
         if self.origin is None:
             self.origin = root[0, :2].clone()
         pelvis_pixels = root.clone()  # its z does not matter: the feet decide the height below
@@ -383,11 +384,28 @@ def _dilate(mask: np.ndarray, side: int) -> np.ndarray:
 # fitting the motion --------------------------------------------------------------------------------------------------
 
 
-def _limit_turn(root_rotations: torch.Tensor, from_behind: bool) -> torch.Tensor:
-    """Root rotations (F, 3, 3) whose dancer shows the pictured side: quarter turns become MAX_TURN, half turns zero."""
+def pictured_heading(joints: np.ndarray, stature: float) -> float:
+    """The side of the figure that an image shows, radians: 0 its front, pi its back, +-SIDE_HEADING its profiles.
+
+    joints (24, 2), stature: pixels. It is positive where the figure looks to the right: then the width of shoulders and
+    hips is small, and the toes are on the right of the ankles.
+    """
+    column = {name: float(joints[index, 0]) / stature for name, index in JOINT_INDEX.items()}
+    width = sum(column[f"left_{joint}"] - column[f"right_{joint}"] for joint in ("shoulder", "hip"))
+    toes = sum(column[f"{side}_foot"] - column[f"{side}_ankle"] for side in ("left", "right"))
+    if abs(width) < MAX_PROFILE_WIDTH and abs(toes) > MIN_PROFILE_FEET:
+        return float(np.copysign(SIDE_HEADING, toes))
+    return 0.0 if width >= 0 else np.pi
+
+
+def _limit_turn(root_rotations: torch.Tensor, pictured: float) -> torch.Tensor:
+    """Root rotations (F, 3, 3) whose dancer shows the pictured side: quarter turns become MAX_TURN, half turns zero.
+
+    pictured: see `pictured_heading`.
+    """
     front = root_rotations @ (STANDING.T.to(root_rotations) @ torch.tensor([0.0, -1.0, 0.0]).to(root_rotations))
     heading = torch.atan2(front[:, 0], -front[:, 1])
-    heading_change = MAX_TURN * torch.sin(heading) - heading + (np.pi if from_behind else 0)
+    heading_change = MAX_TURN * torch.sin(heading) - heading + pictured
     zero, cos, sin = torch.zeros_like(heading_change), heading_change.cos(), heading_change.sin()
     turn_matrix = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1], -1).unflatten(-1, (3, 3))
     return turn_matrix @ root_rotations
