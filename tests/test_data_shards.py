@@ -1,13 +1,16 @@
 """Shards: every field comes back, damage is named, reading is by place."""
 
 import json
+import os
 import pickle
 
 import numpy as np
 import pytest
 from webdataset.writer import TarWriter
 
+from zoo.data import shard_file
 from zoo.data.base import WindowSpec
+from zoo.data.module import DanceData
 from zoo.data.music_cache import MusicFeatureCache
 from zoo.data.sample_format import EXTENSIONS, MAPS, encode_sample
 from zoo.data.shard_file import ShardReader, write_shard
@@ -91,6 +94,50 @@ def test_damage_is_named(tmp_path):
     path.write_bytes(whole[:offset] + bytes(size) + whole[offset + size :])
     with pytest.raises(ValueError, match=r"a\.tar: two\.depth\.npz is damaged"):
         reader.read(reader.samples[1], "depth")
+
+
+@pytest.mark.parametrize("keys", [("motion", "music"), ("frames", "music")])
+def test_a_training_names_and_leaves_out_what_is_damaged_and_an_evaluation_refuses_it(tmp_path, capsys, keys):
+    """A truncated and an empty shard, a NaN in a motion, a silent sound, a video without frames or with too few."""
+    fields = {f"k{index}": sample(index) for index in range(10)}
+    for values in fields.values():
+        values["info"] |= {"frames": F, "height": H, "width": W}
+    fields["k1"]["motion"][3, 7] = np.nan
+    fields["k2"]["sound"] = np.zeros(22050, np.float32), 22050
+    fields["k3"]["info"]["frames"] = 0
+    fields["k4"]["frames"] = fields["k4"]["frames"][:2]
+    for name, names in (("a", ["k0", "k1", "k2", "k3", "k4", "k5"]), ("b", ["k6"]), ("c", []), ("d", ["k7", "k8"])):
+        write_shard(tmp_path / f"{name}.tar", [(key, fields[key]) for key in names])
+    write_shard(tmp_path / "val.tar", [("k9", fields["k9"])])
+    whole = (tmp_path / "b.tar").read_bytes()
+    (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 2])
+    source = Shards(str(tmp_path / "{a,b,c,d}.tar"), str(tmp_path / "val.tar"))
+    window = WindowSpec(num_frames=F, fps=12, height=H, width=W)
+    data = DanceData(source, Spectral(), {"stage": keys}, 5, window)
+    data.prepare_data()
+    loader = iter(data.train_dataloader())
+    seen = {name.partition("@")[0] for _ in range(6) for name in next(loader)["key"]}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    images = "frames" in keys
+    damage = ["b.tar cannot be read", "c.tar has no sample", "k2.flac is silent"]
+    damage += ["k3.json: the video has no frames", "k4.mp4 has 2 frames"] if images else ["k1.motion.npy is damaged"]
+    assert seen == {"k0", "k5", "k7", "k8"} | ({"k1"} if images else {"k3", "k4"})
+    assert sorted(line.split(":")[0] for line in lines) == [f"left out ({n + 1})" for n in range(len(damage))], lines
+    assert all(sum(text in line for line in lines) == 1 for text in damage), lines
+    with pytest.raises(ValueError, match=r"b\.tar cannot be read"):
+        source.fingerprint("train")
+
+
+def test_more_shards_than_open_files(tmp_path, monkeypatch):
+    """The bound holds, and reading goes on."""
+    monkeypatch.setattr(shard_file, "MAX_OPEN_SHARDS", 3)
+    for index in range(8):
+        write_shard(tmp_path / f"{index}.tar", [(f"k{index}", {"info": sample(index)["info"]})])
+    reader = ShardReader(sorted(tmp_path.glob("*.tar")))
+    before = len(os.listdir("/proc/self/fd"))
+    songs = [reader.read(item, "info")["song"] for item in (*reader.samples, *reader.samples)]
+    assert songs == [f"song-{index}" for index in range(8)] * 2
+    assert len(os.listdir("/proc/self/fd")) - before == 3
 
 
 def test_braces_and_addresses():

@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from worker_jobs import is_running, wait_for_file, write_slowly
 
 from zoo.files import PARTIAL_NAME, conf_folder, remove_partial_files, replacing, write_atomic
-from zoo.processes import WorkerPool
+from zoo.processes import RANK_VARIABLES, WorkerPool
 from zoo.run.errors import report_errors
 from zoo.run.leftovers import removed_if_refused
 from zoo.run.signals import STATE, Stopped, handled_signals
 from zoo.run.train.callbacks import TrainingDiverged
 from zoo.run.train.claim import claimed_run
-from zoo.run.train.runs import RANK_VARIABLES, check_launcher, open_run
+from zoo.run.train.runs import check_launcher, open_run
 
 TESTS = Path(__file__).parent
 

@@ -10,9 +10,9 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from zoo.files import conf_folder
+from zoo.processes import RANK_VARIABLES, is_first_process
 from zoo.run.checkpoint import family_weights, load_family, read_checkpoint
 from zoo.run.train.fit import with_supported_precision
-from zoo.run.train.runs import RANK_VARIABLES, is_first_process
 from zoo.run.train.stage_training import stage_training
 
 

@@ -11,9 +11,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 PARENT_POLL_SECONDS = 1.0  # where there is no prctl
 MIN_PROCESS_LIMIT, PROCESSES_PER_CORE = 16, 4  # beyond, processes take all memory and none advances
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of its job, or the first of all on all machines (srun, torchrun, Lightning)."""
+    return not any(os.environ.get(name, "0") not in ("", "0") for name in RANK_VARIABLES)
 
 
 def process_count(value: Any, name: str) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from zoo.data.shard_file import ShardReader
+from zoo.data.shard_file import DamageError, Sample, ShardReader
 from zoo.files import cache_root, replacing, safe_name, write_atomic
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
@@ -19,6 +19,7 @@ from zoo.music.encoder import MusicEncoder, MusicFeatures, source_hash
 from zoo.processes import WorkerPool
 
 MAX_BYTES_IN_MEMORY = 4 << 20  # of a song's features: larger ones are mapped from disk
+SILENCE = 1e-4  # largest value of a silent sound
 MIN_SOUNDS_PER_WORKER = 4  # a process needs longer to start than to encode fewer
 MAX_MAPPED_SONGS = 256  # songs mapped at a time: each map holds a file open
 
@@ -49,7 +50,7 @@ class MusicFeatureCache:
         if not missing_sounds:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        jobs = ((sound_id, *reader.read(sample, "sound")) for sound_id, (reader, sample) in missing_sounds.items())
+        jobs = _read_sounds(missing_sounds)
         progress_options: dict[str, Any] = {"total": len(missing_sounds), "description": "encoding songs"}
         workers = min(workers, len(missing_sounds) // MIN_SOUNDS_PER_WORKER)
         if workers > 1 and not self.encoder.needs_weights_file:
@@ -83,6 +84,7 @@ class MusicFeatureCache:
             "tempo": float(beats.tempo),
             "downbeat": int(beats.downbeat),
             "meter": int(beats.meter),
+            "problem": _problem(waveform, features),
         }
         write_atomic(self._file(sound_id, ".json"), json.dumps(beat_info).encode())
 
@@ -99,6 +101,11 @@ class MusicFeatureCache:
             self._loaded[sound_id] = np.load(path, mmap_mode="r" if is_large else None), beats
         return self._loaded[sound_id]
 
+    def problem(self, sound_id: str) -> str | None:
+        """Reason why no model can learn from a sound, or None."""
+        path = self._file(sound_id, ".json")
+        return json.loads(path.read_text()).get("problem") if path.is_file() else "cannot be decoded"
+
     def music(self, sound_id: str) -> MusicFeatures:
         """Load the features of the whole song with their rate and beats."""
         features, beats = self.get(sound_id)
@@ -106,6 +113,23 @@ class MusicFeatureCache:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": {}}
+
+
+def _read_sounds(sounds: dict[str, tuple[ShardReader, Sample]]) -> Iterator[tuple[str, np.ndarray, int]]:
+    """(sound id, waveform (S,), sample rate) of each sound that can be decoded."""
+    for sound_id, (reader, sample) in sounds.items():
+        try:
+            waveform, sample_rate = reader.read(sample, "sound")
+        except DamageError as error:
+            reader.skip(error)
+            continue
+        yield sound_id, waveform, sample_rate
+
+
+def _problem(waveform: np.ndarray, features: np.ndarray) -> str | None:
+    if not np.abs(waveform).max(initial=0.0) > SILENCE:
+        return "is silent"
+    return None if np.isfinite(features).all() else "has music features that are not finite"
 
 
 def _map_in_order(pool: WorkerPool, function: Callable, jobs: Iterable, max_waiting: int) -> Iterator:

@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from webdataset.writer import TarWriter
 
 from zoo.data.sample_format import EXTENSIONS, FIELD_OF_EXTENSION, decode_field, encode_sample, sound_id
 from zoo.files import cache_root, replacing, write_atomic
+from zoo.processes import is_first_process
 
 MAX_INFO_BYTES = 1 << 20  # of a sample's .json; ours have 2 kB
+MAX_OPEN_SHARDS = 128  # in one process: many systems allow it 1024 files
+FINITE_FIELDS = ("motion", "joints3d")  # joints2d is NaN where no figure was detected
+_PRINTED: set[str] = set()  # messages of this process: a training opens its shards more than once
+
+
+class DamageError(ValueError):
+    """A shard, or one of its samples, cannot be used. The message names it."""
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, dict]]) -> None:
@@ -42,33 +51,74 @@ class Sample:
 class ShardReader:
     """Random access to the samples of local shards. Safe in forked and spawned loader processes."""
 
-    def __init__(self, paths: Iterable[Path]):
+    def __init__(self, paths: Iterable[Path], skip_damaged: bool = False):
         """Read each tar's index, from the cache where the tar is unchanged.
 
-        Raises ValueError naming the shard that is missing, cut off or not a tar.
+        skip_damaged: leave out and name what cannot be read, see `skip`. Raises ValueError naming the shard that is
+        missing, cut off or not a tar; with `skip_damaged` only where it is missing, or none can be read.
         """
-        self.samples = [sample for path in paths for sample in _index(Path(path))]
-        self._files: dict[str, int] = {}  # shard -> file descriptor
+        self.skip_damaged = skip_damaged
+        self.damaged: list[str] = []  # messages of what was left out
+        self.samples: list[Sample] = []
+        self._files: dict[str, int] = {}  # shard -> file descriptor, the latest one last
+        for path in map(Path, paths):
+            try:
+                samples = _index(path)
+                if skip_damaged and not samples:
+                    raise DamageError(f"shard {path} has no sample")
+                self.samples += samples
+            except DamageError as error:
+                self.skip(error)
+        if self.damaged and not self.samples:
+            raise ValueError(self.damaged[0])
+
+    def skip(self, error: DamageError, in_all_processes: bool = True) -> None:
+        """Count and name, once, what is left out. Raises the error where damage is refused.
+
+        in_all_processes: each process of a training meets this damage, so the first one alone prints it.
+        """
+        if not self.skip_damaged:
+            raise error
+        if str(error) not in self.damaged:
+            self.damaged.append(str(error))
+            if str(error) not in _PRINTED and (is_first_process() or not in_all_processes):
+                _PRINTED.add(str(error))
+                print(f"left out ({len(self.damaged)}): {error}", flush=True)
 
     def read_bytes(self, sample: Sample, field: str) -> bytes:
         """Read the content of one field's file."""
-        if sample.path not in self._files:
-            self._files[sample.path] = os.open(sample.path, os.O_RDONLY)
+        file = self._files.pop(sample.path, None)
+        if file is None:
+            if len(self._files) >= MAX_OPEN_SHARDS:
+                os.close(self._files.pop(next(iter(self._files))))
+            file = os.open(sample.path, os.O_RDONLY)
+        self._files[sample.path] = file
         offset, size = sample.byte_ranges[field]
-        content = os.pread(self._files[sample.path], size, offset)  # no shared position: safe in forked readers
+        content = os.pread(file, size, offset)  # no shared position: safe in forked readers
         if len(content) != size:
             raise ValueError(f"shard {sample.path} was cut off while it was in use: {sample.key}.{EXTENSIONS[field]}")
         return content
 
     def read(self, sample: Sample, field: str) -> Any:
-        """Decode one field (zoo.data.sample_format). Raises ValueError naming the shard when it is damaged."""
+        """Decode one field (zoo.data.sample_format).
+
+        Raises DamageError naming the shard when it is damaged, ValueError when the system cannot read it now.
+        """
         try:
-            return decode_field(field, self.read_bytes(sample, field))
+            content = self.read_bytes(sample, field)
+        except OSError as error:
+            raise ValueError(f"shard {sample.path} cannot be read: {error}") from error
+        try:
+            values = decode_field(field, content)
+            if field in FINITE_FIELDS and not np.isfinite(values).all():
+                raise ValueError("it has values that are not finite")
         except Exception as error:
-            raise ValueError(f"shard {sample.path}: {sample.key}.{EXTENSIONS[field]} is damaged: {error}") from error
+            name = f"{sample.key}.{EXTENSIONS[field]}"
+            raise DamageError(f"shard {sample.path}: {name} is damaged: {error}") from error
+        return values
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"samples": self.samples, "_files": {}}  # open files stay in their process
+        return {**self.__dict__, "_files": {}}  # open files stay in their process
 
     def __del__(self) -> None:
         for file in self.__dict__.get("_files", {}).values():
@@ -125,11 +175,11 @@ def _scan(path: Path, file_size: int) -> list[list]:
             if any(file.read()):
                 raise tarfile.ReadError("unexpected end of data")
     except (tarfile.TarError, ValueError, OSError, EOFError, RecursionError) as error:
-        raise ValueError(f"shard {path} cannot be read: {error}; make or download it again") from error
+        raise DamageError(f"shard {path} cannot be read: {error}; make or download it again") from error
     without_info = [key for key in byte_ranges if key not in infos]
     if without_info or (member_names and not byte_ranges):  # an empty tar is a shard whose dances were all too short
         name = without_info[0] if without_info else member_names[0]
-        raise ValueError(f"shard {path} is not one of DanceZoo's: {name} has no .json")
+        raise DamageError(f"shard {path} is not one of DanceZoo's: {name} has no .json")
     for key, info in infos.items():
         if "sound" in byte_ranges[key] and "sound_id" not in info:  # a shard of another program
             offset, length = byte_ranges[key]["sound"]

@@ -18,8 +18,9 @@ from zoo.batch import MOTION_DIM, MOTION_FPS, Batch
 from zoo.body.skeleton import joints_of, resample
 from zoo.data.base import IMAGE_KEYS, ItemDataset, WindowSpec
 from zoo.data.music_cache import MusicFeatureCache
+from zoo.data.sample_format import EXTENSIONS
 from zoo.data.shard_builder.move_captions import caption
-from zoo.data.shard_file import Sample, ShardReader
+from zoo.data.shard_file import DamageError, Sample, ShardReader
 from zoo.music.beats import beat_phase, beats_to_frames
 
 LABELS = ("song", "dancer", "style", "camera")
@@ -90,9 +91,21 @@ def make_dataset(
     split: str,
     features: MusicFeatureCache,
 ) -> ItemDataset:
-    """Windows of the samples with these keys: from memory, or decoded on access where a key needs images."""
+    """Windows of the samples with these keys: from memory, or decoded on access where a key needs images.
+
+    A reader with `skip_damaged` names and leaves out samples that cannot be used.
+    """
+    if reader.skip_damaged and {"music", "beats", "beat_phase"} & set(keys):
+        samples = [sample for sample in samples if _has_usable_sound(reader, sample, features)]
     dataset_class = VideoWindowDataset if IMAGE_KEYS & set(keys) else MotionWindowDataset
     return dataset_class(reader, samples, keys, window, split, features)
+
+
+def _has_usable_sound(reader: ShardReader, sample: Sample, features: MusicFeatureCache) -> bool:
+    problem = features.problem(sample.info["sound_id"])
+    if problem is not None:
+        reader.skip(DamageError(f"shard {sample.path}: {sample.key}.{EXTENSIONS['sound']} {problem}"))
+    return problem is None
 
 
 class WindowDataset(ItemDataset, ABC):
@@ -200,7 +213,14 @@ class MotionWindowDataset(WindowDataset):
         split: str,
         features: MusicFeatureCache,
     ):
-        motions = [torch.from_numpy(reader.read(sample, "motion")) for sample in samples]
+        motions, readable_samples = [], []
+        for sample in samples:
+            try:
+                motions.append(torch.from_numpy(reader.read(sample, "motion")))
+                readable_samples.append(sample)
+            except DamageError as error:
+                reader.skip(error)
+        samples = readable_samples
         # sample key -> motion frames
         self.lengths = {sample.key: len(motion) for sample, motion in zip(samples, motions, strict=True)}
         super().__init__(reader, samples, keys, window, split, features)
@@ -250,8 +270,11 @@ class VideoWindowDataset(WindowDataset):
         features: MusicFeatureCache,
     ):
         self._decoded: dict[int, dict[str, np.ndarray]] = {}
+        self._unreadable: set[int] = set()  # indices of samples
         for sample in samples:
             check_image_window(sample, window)
+            if sample.info["frames"] < 1:
+                reader.skip(DamageError(f"shard {sample.path}: {sample.key}.json: the video has no frames"))
         super().__init__(reader, samples, keys, window, split, features)
 
     def _duration(self, sample: Sample) -> float:
@@ -265,11 +288,29 @@ class VideoWindowDataset(WindowDataset):
             if len(self._decoded) < self.window.decoded_cache_size:
                 self._decoded[sample_index] = fields
         if field not in fields:
-            fields[field] = self.reader.read(self.samples[sample_index], field)
+            sample = self.samples[sample_index]
+            values = self.reader.read(sample, field)
+            if field != "reference" and len(values) < sample.info["frames"]:
+                text = f"{len(values)} frames, {sample.info['frames']} by its .json"
+                raise DamageError(f"shard {sample.path}: {sample.key}.{EXTENSIONS[field]} has {text}")
+            fields[field] = values
         return fields[field]
 
     def __getitem__(self, item_and_draw: int) -> dict:
+        """The window; in place of one that cannot be read, the next one of another sample, the same at each access."""
         draw, item = divmod(item_and_draw, len(self))
+        for candidate in range(item, item + len(self)):
+            sample_index, _ = self.windows[candidate % len(self)]
+            if sample_index in self._unreadable:
+                continue
+            try:
+                return self._window(draw, candidate % len(self))
+            except DamageError as error:
+                self.reader.skip(error, in_all_processes=False)
+                self._unreadable.add(sample_index)
+        raise ValueError(f"no window can be read: {self.reader.damaged[-1]}")
+
+    def _window(self, draw: int, item: int) -> dict:
         sample_index, window_start = self.windows[item]
         sample, window = self.samples[sample_index], self.window
         fps, exact_start = stored_fps(sample), Fraction(str(window_start))

@@ -55,6 +55,7 @@ def _matches(name: str) -> list[Path]:
 class Shards(DataSource):
     """Ready-made shards on this machine: `data=shards data.urls='dir/train-{000..099}.tar'`.
 
+    A training leaves out what is damaged and names it; an evaluation refuses it.
     Without `val_urls`, the songs whose names hash lowest, one in twenty and at least one, are held out as val and test.
     """
 
@@ -76,17 +77,17 @@ class Shards(DataSource):
         for split, split_urls in (("val", val_urls), ("test", test_urls or val_urls)):
             self.paths[split] = expand(split_urls) if split_urls else []
         self.workers = process_count(workers, "data.workers")
-        self._readers: dict[str, ShardReader] = {}
+        self._readers: dict[tuple[str, bool], ShardReader] = {}
 
-    def _reader(self, split: str) -> ShardReader:
+    def _reader(self, split: str, skip_damaged: bool = True) -> ShardReader:
         """The split's own shards, or the train shards where the split has none."""
         split = split if self.paths[split] else "train"
-        if split not in self._readers:
-            self._readers[split] = ShardReader(self.paths[split])
-        return self._readers[split]
+        if (split, skip_damaged) not in self._readers:
+            self._readers[split, skip_damaged] = ShardReader(self.paths[split], skip_damaged)
+        return self._readers[split, skip_damaged]
 
-    def _samples(self, split: str) -> list[Sample]:
-        samples = self._reader(split).samples
+    def _samples(self, split: str, skip_damaged: bool = True) -> list[Sample]:
+        samples = self._reader(split, skip_damaged).samples
         if self.paths["val"] and self.paths[split]:
             return samples
         songs = sorted(set(map(song_of, samples)), key=lambda song: hashlib.sha256(song.encode()).digest())
@@ -129,11 +130,12 @@ class Shards(DataSource):
 
     def eval_clips(self, split: str, spec: EvalSpec, encoder: MusicEncoder) -> EvalClips:
         """See DataSource; one clip from the beginning of every sample that can be cut so."""
-        self.prepare_data({"music"}, encoder, [split])
-        return ShardEvalClips(self._reader(split), self._samples(split), spec, MusicFeatureCache(encoder))
+        reader, features = self._reader(split, skip_damaged=False), MusicFeatureCache(encoder)
+        features.build([reader], self.workers)
+        return ShardEvalClips(reader, self._samples(split, skip_damaged=False), spec, features)
 
     def fingerprint(self, split: str) -> str:
         """See DataSource; covers the choice of held-out songs too."""
-        reader, samples = self._reader(split), self._samples(split)
+        reader, samples = self._reader(split, skip_damaged=False), self._samples(split, skip_damaged=False)
         paths = dict.fromkeys(sample.path for sample in reader.samples)
         return content_fingerprint(([Path(path)] for path in paths), " ".join(sample.key for sample in samples))

@@ -21,7 +21,7 @@ from zoo.data.module import DanceData
 from zoo.families.base import Family
 from zoo.nn.cpu_inference import has_bf16
 from zoo.nn.weights.loading import check_overwrites
-from zoo.processes import process_count
+from zoo.processes import is_first_process, process_count
 from zoo.run.build import (
     build_encoder,
     build_family,
@@ -50,7 +50,6 @@ from zoo.run.train.runs import (
     RUN_ENV,
     check_launcher,
     init_files,
-    is_first_process,
     latest_checkpoint,
     previous_stages,
     stage_names,

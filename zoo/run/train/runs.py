@@ -13,14 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from zoo.files import is_writable
-from zoo.processes import end_with_parent
+from zoo.processes import RANK_VARIABLES, end_with_parent, is_first_process
 from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
 from zoo.run.validate import check_strategy, existing_file, int_at_least
 
 DTYPES = ("fp32", "fp16", "bf16", "int8")
 RUN_ENV = "DANCEZOO_RUN"  # how the processes that Lightning starts learn the first one's run directory
 LAST_COMMIT_OF = {1: "af8ef85"}  # config_version -> the last commit that resumes its runs
-RANK_VARIABLES = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set by what starts processes; all 0 in the first
 # what an explicit override may change in a run that is resumed: nothing that a step computes with
 RESUMABLE_OVERRIDES = {
     "resume", "trainer", "export", "export_dtype", "plan", "trusted_modules",
@@ -92,11 +91,6 @@ def init_files(config: DictConfig) -> list[str]:
     if config.init is None:
         return []
     return list(config.init) if isinstance(config.init, ListConfig) else [config.init]
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process of its job, or the first of all on all machines (srun, torchrun, Lightning)."""
-    return not any(os.environ.get(name, "0") not in ("", "0") for name in RANK_VARIABLES)
 
 
 def check_launcher(num_processes: int) -> None:
