@@ -28,6 +28,7 @@ CASES += [
     ("musedance", "dynamics", "bf16-mixed"),
     ("dabfusion", "flow", "bf16-mixed"),
     ("m2penc", "encoder", "bf16-mixed"),
+    ("magicdance", "motion", "bf16-mixed"),
 ]
 
 

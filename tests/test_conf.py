@@ -15,11 +15,18 @@ from omegaconf import OmegaConf
 from zoo.data.base import DataSource
 from zoo.run.build import build_encoder, build_family, build_stage, required_keys
 from zoo.run.config import resolve_config
+from zoo.run.train.batching import step_batches
 from zoo.run.train.plan import plan
 from zoo.run.train.runs import stage_names
 from zoo.run.train.stage_training import stage_training
 
 CONF = Path(__file__).parents[1] / "conf"
+PAPER_CLIPS = {  # of an optimiser step, where the paper or its public code gives a number
+    "musedance": {"appearance": 384, "dynamics": 64},
+    "dabfusion": {"flow": 100, "diffusion": 20},
+    "magicdance": {"motion": 64},
+    "m2penc": {"encoder": 24, "image": 32, "video": 8},
+}
 
 
 def names(group: str) -> list[str]:
@@ -47,6 +54,23 @@ def test_every_model_builds_in_every_size(model, size):
             learning = [p for p in family.parameters() if p.requires_grad]
             assert learning and all(p.is_meta for p in learning)
             assert required_keys(config, name, family)
+
+
+@pytest.mark.parametrize("model", PAPER_CLIPS)
+def test_a_step_has_the_papers_clips_on_any_number_of_processes(model):
+    """On 1, 8 and 32 of them, or more processes than clips are refused."""
+    config = composed("train", f"model={model}", "size=paper")
+    assert set(stage_names(config)) == set(PAPER_CLIPS[model])
+    for stage, num_clips in PAPER_CLIPS[model].items():
+        settings = stage_training(config, stage)
+        for num_processes in (1, 8, 32):
+            if num_processes > num_clips:
+                with pytest.raises(ValueError, match=f"stage {stage}: fit.global_batch_size={num_clips} gives some"):
+                    step_batches(settings, num_processes, stage)
+                continue
+            batch = step_batches(settings, num_processes, stage)
+            counts = [batch.count(rank, index) for rank in range(num_processes) for index in range(batch.num_batches)]
+            assert sum(counts) == num_clips and max(counts) == batch.batch_size <= settings.batch_size
 
 
 @pytest.mark.parametrize("trainer", names("trainer"))

@@ -72,9 +72,10 @@ def print_plan(config: DictConfig, simulate: bool = False) -> None:
         settings = stage_training(config, stage)
         try:
             batch = step_batches(settings, world_size(config.trainer), stage)
-        except ValueError as error:
-            print(f"  cannot train: {error}")
-            continue
+        except ValueError as error:  # fewer clips than processes
+            print(f"  cannot train: {error}", flush=True)
+            assert settings.global_batch_size is not None
+            batch = step_batches(settings, settings.global_batch_size, stage)
         print(f"  {batch}", flush=True)
         if simulate:
             try:
@@ -82,7 +83,7 @@ def print_plan(config: DictConfig, simulate: bool = False) -> None:
             except RuntimeError as error:  # an operator whose result's shape depends on values
                 print(f"  memory is unknown, the step cannot be simulated ({type(error).__name__})")
                 continue
-            for line in describe_step(memory, settings, batch.num_batches, world_size(config.trainer)):
+            for line in describe_step(memory, settings, batch.num_batches, batch.world_size):
                 print(f"  {line}", flush=True)
 
 
