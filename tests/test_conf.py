@@ -58,11 +58,12 @@ def test_every_model_builds_in_every_size(model, size):
 
 @pytest.mark.parametrize("model", PAPER_CLIPS)
 def test_a_step_has_the_papers_clips_on_any_number_of_processes(model):
-    """On 1, 8 and 32 of them, or more processes than clips are refused."""
+    """On 1, 8 and 32 of them, or more processes than clips are refused. No decoded frames stay in memory."""
     config = composed("train", f"model={model}", "size=paper")
     assert set(stage_names(config)) == set(PAPER_CLIPS[model])
     for stage, num_clips in PAPER_CLIPS[model].items():
         settings = stage_training(config, stage)
+        assert settings.clip.get("decoded_cache_size", 0) == 0
         for num_processes in (1, 8, 32):
             if num_processes > num_clips:
                 with pytest.raises(ValueError, match=f"stage {stage}: fit.global_batch_size={num_clips} gives some"):

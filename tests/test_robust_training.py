@@ -3,12 +3,17 @@
 from functools import partial
 
 import pytest
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from zoo.data.sources.shards import Shards
 from zoo.data.world.source import World
+from zoo.files import conf_folder
+from zoo.run.build import build_strategy
+from zoo.run.train.batching import loader_workers
 from zoo.run.train.fit import LAUNCHER_VARIABLES, check_machine
-from zoo.run.train.stage_training import PRECISIONS, StageTraining
+from zoo.run.train.stage_training import PRECISIONS, StageTraining, stage_training
 
 
 @pytest.mark.parametrize(
@@ -18,6 +23,9 @@ from zoo.run.train.stage_training import PRECISIONS, StageTraining
         *({"batch_size": value} for value in (10**9, 0, -1, 1.5, "x", None)),
         *({"accumulate_grad_batches": value} for value in (10**9, 0, None)),
         *({"num_workers": value} for value in (10**9, -1)),
+        {"gradient_compression": "fp8"},
+        {"tf32": "x"},
+        {"fused_optimizer": 1},
         *({"max_steps": value} for value in (0, "x", None)),
     ],
     ids=str,
@@ -26,6 +34,30 @@ def test_a_setting_that_cannot_train_is_refused(options):
     """In one line that names it."""
     with pytest.raises(ValueError, match=f"fit.{next(iter(options))}="):
         StageTraining(**{"max_steps": 1, "batch_size": 1, **options})
+
+
+@pytest.mark.parametrize(
+    "accelerator, cores, given, workers",
+    [("gpu", 96, None, 8), ("gpu", 32, None, 3), ("gpu", 8, None, 0), ("cpu", 96, None, 0), ("cpu", 2, 5, 5)],
+)
+def test_loader_workers_follow_from_the_cores_of_each_gpu(monkeypatch, accelerator, cores, given, workers):
+    """Eight processes share the machine; a number that is given wins."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
+    trainer = OmegaConf.create({"accelerator": accelerator, "devices": 8, "num_nodes": 4})
+    assert loader_workers(StageTraining(max_steps=1, batch_size=1, num_workers=given), trainer) == workers
+
+
+def test_switches_that_an_optimiser_or_trainer_lacks_are_refused():
+    """And those that fit reach it."""
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = compose("train", ["model=magicdance", "size=debug", "fit.fused_optimizer=true", "trainer=ddp_cpu"])
+    with pytest.raises(ValueError, match="fit.fused_optimizer is for"):
+        stage_training(config, "motion")
+    config.model.stages.motion.optimizer = {"_target_": "torch.optim.Adam", "_partial_": True}
+    assert stage_training(config, "motion").fused_optimizer
+    assert build_strategy(config.trainer.strategy, "bf16")._ddp_comm_hook is bf16_compress_hook
+    with pytest.raises(ValueError, match="is for trainers with DDP"):
+        build_strategy("auto", "bf16")
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from zoo.batch import MOTION_DIM, MOTION_FPS, Batch
 from zoo.body.skeleton import joints_of, resample
@@ -285,7 +286,8 @@ class VideoWindowDataset(WindowDataset):
         fields = self._decoded.get(sample_index)
         if fields is None:
             fields = {}
-            if len(self._decoded) < self.window.decoded_cache_size:
+            worker = get_worker_info()  # the workers of one process share the number of clips
+            if len(self._decoded) < self.window.decoded_cache_size // (worker.num_workers if worker else 1):
                 self._decoded[sample_index] = fields
         if field not in fields:
             sample = self.samples[sample_index]

@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.strategies import Strategy
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -85,13 +86,19 @@ def build_source(config: DictConfig) -> DataSource:
     return instantiate(config.data)
 
 
-def build_strategy(strategy: str | DictConfig) -> Any:
-    """Lightning's strategy: a name as it is, or the object that a configuration names. Raises ValueError for others."""
+def build_strategy(strategy: str | DictConfig, gradient_compression: str | None = None) -> Any:
+    """Lightning's strategy: a name as it is, or the object that a configuration names. Raises ValueError for others.
+
+    gradient_compression: 'bf16' sends gradients in bfloat16, on GPUs; only DDP can.
+    """
     check_strategy(strategy)
+    is_ddp = not isinstance(strategy, str) and str(strategy["_target_"]).endswith(".DDPStrategy")
+    if gradient_compression is not None and not is_ddp:
+        raise ValueError("fit.gradient_compression is for trainers with DDP, such as trainer=ddp_8gpu")
     if isinstance(strategy, str):
         return strategy
     check_targets(strategy, STRATEGY)
-    return instantiate(strategy)
+    return instantiate(strategy, **({"ddp_comm_hook": bf16_compress_hook} if gradient_compression else {}))
 
 
 def build_stage(config: DictConfig, name: str, family: Family) -> Stage:

@@ -78,7 +78,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:  # torch does not notice flipped bits
                     raise zipfile.BadZipFile
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)  # reads what is used
     except Exception:
         raise ValueError(
             f"ckpt={path} is no checkpoint: it is damaged, or holds more than tensors and plain values; nothing was run"

@@ -1,10 +1,28 @@
 """Number of processes of a trainer, and how they share the clips of an optimiser step."""
 
+import os
+
 import torch
 from omegaconf import DictConfig, ListConfig
 
 from zoo.data.global_batch import GlobalBatch
 from zoo.run.train.stage_training import StageTraining
+
+MAX_LOADER_WORKERS = 8  # of one process, where none are given
+
+
+def loader_workers(settings: StageTraining, trainer: DictConfig) -> int:
+    """Loader processes of one training process.
+
+    Where `fit.num_workers` gives none: on GPUs the process's share of this machine's cores, without the one that it
+    runs on, at most 8; 0 on CPUs, whose cores compute the steps.
+    """
+    if settings.num_workers is not None:
+        return settings.num_workers
+    if not _uses_gpu(trainer):
+        return 0
+    share = len(os.sched_getaffinity(0)) // _num_devices(trainer)
+    return max(0, min(MAX_LOADER_WORKERS, share - 1))
 
 
 def world_size(trainer: DictConfig) -> int:
@@ -32,13 +50,16 @@ def store_global_batch(config: DictConfig, stage: str, batch: GlobalBatch) -> No
     config.fit.global_batch_size = config.fit.accumulate_grad_batches = None
 
 
+def _uses_gpu(trainer: DictConfig) -> bool:
+    return trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
+
+
 def _num_devices(trainer: DictConfig) -> int:
     devices = trainer.devices
-    uses_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
     if isinstance(devices, list | tuple | ListConfig):
         return max(1, len(devices))
     if str(devices) in ("auto", "-1"):
-        return max(1, torch.cuda.device_count()) if uses_gpu else 1
+        return max(1, torch.cuda.device_count()) if _uses_gpu(trainer) else 1
     if "," in str(devices):
         return len([name for name in str(devices).split(",") if name.strip()])
     return max(1, int(devices)) if str(devices).isdecimal() else 1  # Lightning refuses the other texts

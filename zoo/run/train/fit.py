@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from contextlib import ExitStack, redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,7 +43,7 @@ from zoo.run.checkpoint import (
 )
 from zoo.run.config import resolve_config
 from zoo.run.signals import STATE, Stopped
-from zoo.run.train.batching import step_batches, store_global_batch, world_size
+from zoo.run.train.batching import loader_workers, step_batches, store_global_batch, world_size
 from zoo.run.train.callbacks import CheckpointSaver, FiniteCheck, ProgressBar, SignalStop, WallClockLimit
 from zoo.run.train.claim import claimed_run
 from zoo.run.train.plan import print_plan
@@ -128,7 +129,7 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
     names = stage_names(config)
     trainings = {name: stage_training(config, name) for name in names}
     for training in trainings.values():
-        process_count(training.num_workers, "fit.num_workers")
+        process_count(loader_workers(training, config.trainer), "fit.num_workers")
     num_processes = world_size(config.trainer)
     batches = {name: step_batches(trainings[name], num_processes, name) for name in names}
     seed_everything(config.seed, verbose=False)
@@ -200,6 +201,9 @@ def _fit_stage(
     stage = build_stage(config, name, family)
     if settings.activation_checkpointing:
         stage.checkpoint_activations()
+    if settings.fused_optimizer:
+        stage.make_optimizer = partial(stage.make_optimizer, fused=True)
+    torch.backends.cuda.matmul.allow_tf32 = settings.tf32
     data = DanceData(
         source=build_source(config),
         encoder=encoder,
@@ -208,7 +212,7 @@ def _fit_stage(
         global_batch=batch,
         seed=config.seed,
         window=WindowSpec(**settings.clip),
-        num_workers=settings.num_workers,
+        num_workers=loader_workers(settings, config.trainer),
         val_items=max(1, settings.limit_val_batches) * batch.batch_size,
     )
     try:
@@ -252,7 +256,7 @@ def _trainer(
     deadline: float | None,
 ) -> Trainer:
     trainer_config = config.trainer
-    strategy = build_strategy(trainer_config.strategy)
+    strategy = build_strategy(trainer_config.strategy, settings.gradient_compression)
     trainer = Trainer(
         accelerator=trainer_config.accelerator,
         devices=trainer_config.devices,

@@ -9,6 +9,7 @@ from zoo.run.validate import int_at_least, positive
 
 # Lightning's names; 16-true, bf16-true and 64-true cannot train these models: weights and data stay float32
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
+FUSED_OPTIMIZERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
 LIMITS = {  # beyond, a step never ends
     "batch_size": 2**16, "global_batch_size": 2**24, "accumulate_grad_batches": 2**16, "num_workers": 2**10,
 }  # fmt: skip
@@ -25,8 +26,11 @@ class StageTraining:
     precision: str = "32-true"  # as Lightning's Trainer names it
     activation_checkpointing: bool = False  # less memory, about a third more computation
     gradient_clip_val: float | None = None  # norm
+    fused_optimizer: bool = False  # one kernel updates all weights: torch's Adam, AdamW and SGD
+    tf32: bool = False  # GPUs multiply float32 matrices in TensorFloat-32
+    gradient_compression: str | None = None  # 'bf16': DDP on GPUs sends gradients in bfloat16
     max_minutes: float | None = None  # wall clock of this stage, data generation included
-    num_workers: int = 0  # loader processes
+    num_workers: int | None = None  # loader processes; None: by the cores, see `batching.loader_workers`
     log_every_n_steps: int = 20
     val_check_interval: int = 500  # optimiser steps
     limit_val_batches: int = 8
@@ -41,13 +45,19 @@ class StageTraining:
         for name in ("gradient_clip_val", "max_minutes"):
             if getattr(self, name) is not None:
                 positive(getattr(self, name), f"fit.{name}")
-        for name in ("num_workers", "limit_val_batches"):
-            int_at_least(getattr(self, name), f"fit.{name}", 0)
+        int_at_least(self.limit_val_batches, "fit.limit_val_batches", 0)
+        if self.num_workers is not None:
+            int_at_least(self.num_workers, "fit.num_workers", 0)
         if self.global_batch_size is not None:
             int_at_least(self.global_batch_size, "fit.global_batch_size", 1)
         for name, limit in LIMITS.items():
             if (getattr(self, name) or 0) > limit:
                 raise ValueError(f"fit.{name}={getattr(self, name)}: it must be at most {limit}")
+        for name in ("activation_checkpointing", "fused_optimizer", "tf32"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"fit.{name}={getattr(self, name)}: use true or false")
+        if self.gradient_compression not in (None, "bf16"):
+            raise ValueError(f"fit.gradient_compression={self.gradient_compression}: use bf16 or null")
         if str(self.precision) not in PRECISIONS:
             raise ValueError(f"fit.precision={self.precision}: use one of {', '.join(PRECISIONS)}")
 
@@ -65,4 +75,11 @@ def stage_training(config: DictConfig, stage: str) -> StageTraining:
     unknown = sorted(values.keys() - names)
     if unknown:
         raise ValueError(f"stage {stage}: fit has no option {', '.join(unknown)}; use one of {', '.join(names)}")
-    return StageTraining(**values)
+    training = StageTraining(**values)
+    if training.fused_optimizer:
+        node = config.model.stages[stage].get("optimizer")
+        optimizer = node.get("_target_") if isinstance(node, DictConfig) else node
+        if optimizer not in FUSED_OPTIMIZERS:
+            names_text = ", ".join(FUSED_OPTIMIZERS)
+            raise ValueError(f"stage {stage}: fit.fused_optimizer is for {names_text}, not for {optimizer}")
+    return training
