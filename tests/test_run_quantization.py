@@ -1,11 +1,16 @@
-"""Exports in eight bits: small files whose weights come back within half a step."""
+"""Exports in eight bits, whose weights come back within half a step, and exports in several files."""
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from zoo.files import resource_root
+from zoo.run.build import build_family
 from zoo.run.checkpoint import export, load_family
+from zoo.run.config import CONFIG_VERSION
+from zoo.run.evaluate.systems import ablated_checkpoints, load_checkpoint, with_trained_renderers
 from zoo.run.quantization import SCALE_SUFFIX, dequantize, quantize
 
 SHIPPED = resource_root() / "assets" / "magicdance-tiny"
@@ -47,3 +52,42 @@ def test_an_export_in_eight_bits_is_half_as_large_and_loads(tmp_path):
     save_file(stored | {key: stored[key][:-1].clone()}, folder / "model.safetensors")
     with pytest.raises(ValueError, match="model.safetensors cannot be read: the scales"):
         load_family(folder)
+
+
+def test_a_part_has_a_file_of_its_own_and_can_be_left_out(tmp_path):
+    """A renderer's networks: `animator.safetensors`. Evaluation has a row for each renderer that was trained."""
+    with initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
+        config = compose("train", overrides=["model=magicdance", "renderer=diffusion", "size=debug"])
+    family = build_family(config)
+    whole = tmp_path / "whole"  # everything in one file, as exports once were
+    whole.mkdir()
+    save_file({key: value.clone() for key, value in family.state_dict().items()}, whole / "model.safetensors")
+    plain_config = {"config_version": CONFIG_VERSION} | OmegaConf.to_container(config, resolve=True)
+    (whole / "config.yaml").write_text(OmegaConf.to_yaml(plain_config))
+    folder = export(whole, tmp_path / "parts")
+    assert {file.name for file in folder.glob("*.safetensors")} == {"model.safetensors", "animator.safetensors"}
+    assert not any(key.startswith("animator.") for key in load_file(folder / "model.safetensors"))
+    loaded, stored_config = load_family(folder)
+    assert all(torch.equal(value, family.state_dict()[key]) for key, value in loaded.state_dict().items())
+    assert loaded.default_renderer == "diffusion"
+    stored_config.model.family.default_renderer = "auto"
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(stored_config))
+    rows = list(with_trained_renderers(load_checkpoint("NAME", folder, True, None), True, None))
+    assert [(row.name, row.family.default_renderer) for row in rows] == [
+        ("NAME", "auto"),
+        ("NAME renderer=diffusion", "auto"),
+    ]
+    names = [row.name for checkpoint in rows for row in ablated_checkpoints(checkpoint, True, None)]
+    assert names == ["NAME renderer=diffusion without alignment"]
+    assert len(list(with_trained_renderers(rows[0], True, {"name": "warp"}))) == 1
+    (folder / "copy.safetensors").write_bytes((folder / "animator.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="another file of the folder holds too"):
+        load_family(folder)
+    (folder / "copy.safetensors").unlink()
+    (folder / "animator.safetensors").unlink()
+    with pytest.raises(ValueError, match="missing"):
+        load_family(folder)
+    stored_config.model.family.animator = None
+    stored_config.model.family.default_renderer = None
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(stored_config))
+    assert load_family(folder)[0].default_renderer == "auto"

@@ -1,16 +1,19 @@
 """Make a shipped model of a finished run: assets/FAMILY-SIZE with weights, config, model card and contact sheet.
 
 python tools/ship.py RUN FAMILY-SIZE --command TEXT --commit HASH --minutes N --machine TEXT [--dtype int8]
-                     [--summary TEXT] [--limits TEXT ...]
+                     [--part animator] [--summary TEXT] [--limits TEXT ...]
 python tools/ship.py --scores METRICS.json
 
-The first command exports the averaged weights of the run's last stage. The second one, after `python evaluate.py`,
-writes the scores of every shipped model with their intervals on its card. The contact sheet has a row for each of six
-figures: the image, then frames of a dance to the demo's song.
+The first command exports the averaged weights of the run's last stage; with --part it adds that part of them to a
+shipped model that lacks it, whose other weights and default renderer stay. The second command, after `python
+evaluate.py`, writes the scores of every shipped model with their intervals on its card. The contact sheet has a row
+for each of six figures: the image, then frames of a dance to the demo's song.
 """
 
 import argparse
 import json
+import shutil
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -62,10 +65,14 @@ def figure_image(body: str) -> np.ndarray:
     return render_motion(scene.appearance, rotations.numpy(), root, *view, maps=("rgb",))["rgb"][0]
 
 
-def contact_sheet(folder: Path) -> np.ndarray:
-    """(6 SIDE, (1 + NUM_FRAMES) SIDE, 3) uint8: images of figures, and frames of their dances by the model."""
+def contact_sheet(folder: Path, renderer: str | None = None) -> np.ndarray:
+    """(6 SIDE, (1 + NUM_FRAMES) SIDE, 3) uint8: images of figures, and frames of their dances by the model.
+
+    renderer: its name, or None for the family's default.
+    """
     family, config = load_family(folder)
-    node = load_renderer({"name": family.default_renderer}) if family.default_renderer else None
+    renderer = renderer or family.default_renderer
+    node = load_renderer({"name": renderer}) if renderer else None
     if node is not None:
         family.configure({"renderer": node, "pose_detector": SyntheticPoseDetector(), "use_fallback": True})
     music = encode_song(Sound(ROOT / "assets" / "demo" / "song.ogg"), build_encoder(config), Fraction(SECONDS))
@@ -111,16 +118,17 @@ def model_card(name: str, config: DictConfig, training: dict[str, Any], dtype: s
 
 
 def scores_table(results: dict[str, Any], name: str) -> str:
-    """Scores of a row of metrics.json beside the ground truth's, with intervals, and the command."""
+    """Scores of a model's rows of metrics.json beside the ground truth's, with intervals, and the command."""
     rows = {row["name"]: row for row in results["rows"]}
-    lines = [f"| | ground truth | {name} |", "|---|---:|---:|"]
+    names = [name, *(row for row in rows if row.startswith(f"{name} "))]  # NAME renderer=..., NAME without ...
+    lines = [f"| | ground truth | {' | '.join(names)} |", "|---|---:|" + "---:|" * len(names)]
     for key in COLUMNS:
         if key in results["columns"]:
             column = results["columns"][key]
-            cells = [format_score(rows[row]["scores"][key], column["digits"]) for row in ("ground truth", name)]
+            cells = [format_score(rows[row]["scores"][key], column["digits"]) for row in ("ground truth", *names)]
             lines.append(f"| {column['title']} | {' | '.join(cells)} |")
-    seconds = rows[name]["cost"]["seconds_per_second"]
-    lines.append(f"| generation, seconds a video second | | {seconds:.2f} |")
+    seconds = " | ".join(f"{rows[row]['cost']['seconds_per_second']:.2f}" for row in names)
+    lines.append(f"| generation, seconds a video second | | {seconds} |")
     protocol, provenance = results["protocol"], results["provenance"]
     return "\n".join(
         [
@@ -151,7 +159,10 @@ def write_scores(file: Path) -> None:
 
 
 def ship(options: argparse.Namespace, assets: Path = ROOT / "assets") -> Path:
-    """Make the folder of a shipped model. Returns it. Raises ValueError where it exists."""
+    """Make the folder of a shipped model, or add a part to one. Returns it.
+
+    Raises ValueError where the folder, or the part in it, exists.
+    """
     config = read_config((options.run / CONFIG_FILE).read_text(), options.run / CONFIG_FILE)
     checkpoint = last_checkpoint(options.run, config)
     training = {
@@ -162,10 +173,43 @@ def ship(options: argparse.Namespace, assets: Path = ROOT / "assets") -> Path:
         "minutes": options.minutes,
         "machine": options.machine,
     }
+    if options.part:
+        return add_part(checkpoint, assets / options.name, options, training)
     folder = export(checkpoint, assets / options.name, options.dtype)
     card = model_card(options.name, config, training, options.dtype, options.summary, options.limits)
     (folder / CARD_FILE).write_text(card)
     Image.fromarray(contact_sheet(folder)).save(folder / SHEET)
+    return folder
+
+
+def add_part(checkpoint: Path, folder: Path, options: argparse.Namespace, training: dict[str, Any]) -> Path:
+    """Add a part of a checkpoint to a shipped model: PART.safetensors, its configuration, a section on the card."""
+    part_file, config_file = folder / f"{options.part}.safetensors", folder / CONFIG_FILE
+    if part_file.exists():
+        raise ValueError(f"{part_file} exists")
+    family, config = load_family(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        exported = export(checkpoint, Path(temporary) / "model", options.dtype)
+        exported_config = read_config((exported / CONFIG_FILE).read_text(), exported / CONFIG_FILE)
+        config.model.family[options.part] = exported_config.model.family[options.part]
+        config.model.family.default_renderer = family.default_renderer
+        shutil.copy(exported / part_file.name, part_file)
+    config_file.write_text(OmegaConf.to_yaml(config))
+    renderers = [name for name in load_family(folder)[0].trained_renderers if name not in family.trained_renderers]
+    for renderer in renderers:
+        sheet = f"{Path(SHEET).stem}_{renderer}.png"
+        Image.fromarray(contact_sheet(folder, renderer)).save(folder / sheet)
+        facts = [f"- {key}: {value}" for key, value in training.items()]
+        section = [
+            f"\n## `renderer={renderer}`\n",
+            f"{options.summary}\n",
+            *facts,
+            f"- weights: averaged (EMA), {options.dtype}, `{part_file.name}`",
+            *(f"- {limit}" for limit in options.limits),
+            f"\n![Six figures of the synthetic world: image, then frames of a dance]({sheet})",
+        ]
+        card = folder / CARD_FILE
+        card.write_text(card.read_text().rstrip() + "\n" + "\n".join(section) + "\n")
     return folder
 
 
@@ -181,6 +225,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="int8", choices=("fp32", "fp16", "int8"))
     parser.add_argument("--summary", default="A checkpoint of the zoo.")
     parser.add_argument("--limits", nargs="*", default=[])
+    parser.add_argument("--part", help="an optional part of the family, such as MagicDance's animator")
     parser.add_argument("--scores", type=Path)
     options = parser.parse_args()
     if options.scores:

@@ -128,4 +128,4 @@ def _download(name: str) -> Path:
     repository = name.removeprefix(HUB_PREFIX)
     if repository.count("/") != 1:
         raise ValueError(f"{name}: write hf://OWNER/NAME")
-    return Path(snapshot_download(repository, allow_patterns=["model.safetensors", "config.yaml", "README.md"]))
+    return Path(snapshot_download(repository, allow_patterns=["*.safetensors", "config.yaml", "README.md"]))

@@ -109,6 +109,11 @@ class Family(nn.Module, ABC):
         return None
 
     @property
+    def trained_renderers(self) -> tuple[str, ...]:
+        """Names in conf/renderer of the renderers whose networks this checkpoint holds."""
+        return ()
+
+    @property
     def default_motion(self) -> str | None:
         """Name in conf/motion of the generator that dances if none is chosen; None: the family chooses no motion."""
         return None

@@ -2,6 +2,7 @@
 
 A `.ckpt` is Lightning's: raw weights as `family.*`, averaged ones as `ema.*`, optimiser, step, and the resolved config
 as YAML text. An exported folder is what diffusers users know: `model.safetensors` (averaged weights) and `config.yaml`.
+Each of the family's optional parts has a file of its own, `PART.safetensors`.
 """
 
 import os
@@ -171,17 +172,28 @@ def read_family_weights(path: str | os.PathLike, use_ema: bool = True) -> tuple[
         if not use_ema:
             raise ValueError(f"use_ema=false: {path} is an exported folder, which holds averaged weights only")
         config = read_config((path / CONFIG_FILE).read_text(errors="replace"), path / CONFIG_FILE)
-        try:
-            stored_tensors = load_file(path / WEIGHTS_FILE)
-            check_plain_tensors(stored_tensors, path / WEIGHTS_FILE)
-            weights = dequantize(stored_tensors)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path / WEIGHTS_FILE} cannot be read: {error}") from None
+        weights = {}
+        for file in weight_files(path):
+            try:
+                stored_tensors = load_file(file)
+                check_plain_tensors(stored_tensors, file)
+                part = dequantize(stored_tensors)
+            except (SafetensorError, OSError, ValueError) as error:
+                raise ValueError(f"{file} cannot be read: {error}") from None
+            repeated = sorted(weights.keys() & part.keys())
+            if repeated:
+                raise ValueError(f"{file} holds {repeated[0]}, which another file of the folder holds too")
+            weights |= part
     else:
         checkpoint = read_checkpoint(path)
         config = read_config(checkpoint["config"], path)
         weights = family_weights(checkpoint["state_dict"], use_ema)
     return upgrade_checkpoint(config, weights, path)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with the weights of an exported folder: `model.safetensors`, and `PART.safetensors` of its parts."""
+    return sorted(folder.glob("*.safetensors"), key=lambda file: (file.name != WEIGHTS_FILE, file.name))
 
 
 def load_family(path: str | os.PathLike, use_ema: bool = True) -> tuple[Family, DictConfig]:
@@ -237,6 +249,8 @@ def _bounded_by(weights: Mapping[str, Tensor]) -> Iterator[None]:
 def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "fp32") -> Path:
     """Write the averaged weights of a .ckpt or folder to DIRECTORY: model.safetensors, config.yaml and README.md.
 
+    Each of the family's `optional_parts` is written to PART.safetensors, which can be added to a folder without it.
+
     dtype: of the parameters, a key of DTYPES or 'int8' (`zoo.run.quantization`); buffers (normalisers) keep theirs,
     and what is loaded again is float32. The folder appears whole, under its
     name, or not at all. Returns the directory. Raises ValueError when it exists and is not empty.
@@ -253,12 +267,18 @@ def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "
         cast_names = {name for name in parameter_names if weights[name].is_floating_point()}
         weights = {name: value.to(DTYPES[dtype]) if name in cast_names else value for name, value in weights.items()}
     weights = {name: value.clone().contiguous() for name, value in weights.items()}
+    files: dict[str, dict[str, Tensor]] = {WEIGHTS_FILE: {}}
+    for name, value in weights.items():
+        part = name.partition(".")[0]
+        file_name = f"{part}.safetensors" if part in family.optional_parts else WEIGHTS_FILE
+        files.setdefault(file_name, {})[name] = value
     with replacing(directory) as temporary:
         temporary.mkdir()
-        save_file(weights, temporary / WEIGHTS_FILE, metadata={"format": "pt", "family": str(config.model.name)})
         (temporary / CONFIG_FILE).write_text(OmegaConf.to_yaml(_sampling_config(config)))
-        # safetensors keeps its files from everybody else
-        (temporary / WEIGHTS_FILE).chmod((temporary / CONFIG_FILE).stat().st_mode)
+        for file_name, tensors in files.items():
+            save_file(tensors, temporary / file_name, metadata={"format": "pt", "family": str(config.model.name)})
+            # safetensors keeps its files from everybody else
+            (temporary / file_name).chmod((temporary / CONFIG_FILE).stat().st_mode)
         (temporary / CARD_FILE).write_text(_model_card(directory.name, config, num_values, dtype))
     print(f"{directory}: {num_values / 1e6:.2f} M values, {dtype}")
     return directory

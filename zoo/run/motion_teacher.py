@@ -18,7 +18,7 @@ from zoo.families.base import Family, MotionGenerator, SamplingParams
 from zoo.files import file_hash
 from zoo.music.encoder import MusicEncoder, encode_song
 from zoo.run.build import build_encoder
-from zoo.run.checkpoint import WEIGHTS_FILE, load_family
+from zoo.run.checkpoint import load_family, weight_files
 from zoo.run.config import CONFIG_FILE
 from zoo.run.validate import existing_path, int_at_least
 
@@ -45,7 +45,7 @@ class CheckpointTeacher(MotionTeacher):
         if noise not in ("shared", "fresh"):
             raise ValueError(f"teacher.noise={noise}: use shared or fresh")
         self.path = existing_path(ckpt, "teacher.ckpt")
-        files = [self.path / name for name in (WEIGHTS_FILE, CONFIG_FILE)] if self.path.is_dir() else [self.path]
+        files = [*weight_files(self.path), self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
         for file in files:
             existing_path(file, "teacher.ckpt")
         steps = int_at_least(num_inference_steps, "teacher.num_inference_steps", 1)

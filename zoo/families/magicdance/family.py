@@ -73,8 +73,12 @@ class MagicDance(Family, MotionGenerator):
         mesh_resolution: int,  # pixels per side of the video that a mesh is drawn in
         sampler: Mapping[str, Any],  # num_inference_steps, guidance_scale and eta of motion
         animator: Animator | None,  # networks of renderer=diffusion
+        default_renderer: str | None = None,  # None: diffusion where it was trained, else auto
     ):
         super().__init__()
+        if default_renderer not in (None, "auto", *self._trained_renderers(animator)):
+            raise ValueError(f"default_renderer={default_renderer}: it is null, auto, or a renderer that was trained")
+        self._default_renderer = default_renderer
         self.beat_phase_dim = 2 if beat_phase else 0
         self.motion_denoiser = DanceDecoder(
             music_dim + self.beat_phase_dim, **dance_decoder, beat_phase_dim=self.beat_phase_dim
@@ -242,8 +246,17 @@ class MagicDance(Family, MotionGenerator):
 
     @property
     def default_renderer(self) -> str:
-        """Name in conf/renderer of the renderer if none is chosen: diffusion where it was trained, else auto."""
-        return "auto" if self.animator is None else "diffusion"
+        """Name in conf/renderer of the renderer if none is chosen."""
+        return self._default_renderer or next(iter(self.trained_renderers), "auto")
+
+    @property
+    def trained_renderers(self) -> tuple[str, ...]:
+        """See `Family`."""
+        return self._trained_renderers(self.animator)
+
+    @staticmethod
+    def _trained_renderers(animator: Animator | None) -> tuple[str, ...]:
+        return () if animator is None else ("diffusion",)
 
     def ablations(self) -> dict[str, dict[str, Any]]:
         """See `Family`."""

@@ -52,6 +52,7 @@ from zoo.run.evaluate.systems import (
     other_song_system,
     still_image_system,
     videos_system,
+    with_trained_renderers,
 )
 from zoo.run.models import checkpoint_path, find_model, shipped_models
 from zoo.run.report.report import write_report
@@ -90,10 +91,11 @@ def evaluate(config: DictConfig) -> Path:
         return write_inputs(protocol, eval_clips, folder, VIDEO_SUFFIXES)
     checkpoints = []
     for name, path in checkpoint_paths.items():
-        checkpoint = load_checkpoint(name, path, config.use_ema, precision)
-        checkpoints.append(checkpoint)
-        if config.ablations == "all" or (config.ablations == "shipped" and path == find_model(name)):
-            checkpoints += ablated_checkpoints(checkpoint, config.use_ema, config.get("renderer"))
+        own = load_checkpoint(name, path, config.use_ema, precision)
+        for checkpoint in with_trained_renderers(own, config.use_ema, config.get("renderer")):
+            checkpoints.append(checkpoint)
+            if config.ablations == "all" or (config.ablations == "shipped" and path == find_model(name)):
+                checkpoints += ablated_checkpoints(checkpoint, config.use_ema, config.get("renderer"))
     if precision is not None and not any(checkpoint.precision for checkpoint in checkpoints):
         raise ValueError(f"precision={precision}: no ckpt= has a denoiser that it applies to")
     out = open_folder(config.out)

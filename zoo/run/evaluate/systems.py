@@ -30,7 +30,7 @@ from zoo.media import encode_frames
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
 from zoo.music.encoder import MusicEncoder
 from zoo.run.build import build_encoder
-from zoo.run.checkpoint import WEIGHTS_FILE, load_family
+from zoo.run.checkpoint import load_family, weight_files
 from zoo.run.config import CONFIG_FILE, load_renderer
 from zoo.run.evaluate.cost import CostMeter
 from zoo.run.evaluate.protocol import Protocol, fingerprint
@@ -153,15 +153,16 @@ class EvaluatedCheckpoint:
     renderer: str | None = None  # None: the family's default
     renderer_options: Mapping[str, Any] = field(default_factory=dict)  # of a chosen renderer
     precision: str | None = None  # of its denoisers, see `zoo.nn.cpu_inference`
-    ablation: Mapping[str, Any] | None = None  # options of the family that make it a baseline, see `Family.ablations`
+    options: Mapping[str, Any] | None = None  # of the family: its own rows, see `Family.ablations`
+    is_baseline: bool = False
 
     def use_renderer(self, options: Mapping[str, Any] | None, detector: PoseDetector | None) -> None:
         """Configure the renderer of `config.renderer`, or the family's default.
 
-        Where it finds no figure, its fallback draws. An ablation sets its own options. Raises ValueError for a family
-        without renderers, and without a detector that the renderer needs.
+        Where it finds no figure, its fallback draws. A row with options of its own has them instead. Raises ValueError
+        for a family without renderers, and without a detector that the renderer needs.
         """
-        other_options = dict(self.ablation or {})
+        other_options = dict(self.options or {})
         options = other_options.pop("renderer", options)
         if other_options:
             self.family.configure(other_options)
@@ -184,9 +185,9 @@ class EvaluatedCheckpoint:
 
     def system_id(self, content: str, protocol: Protocol, sampling: SamplingParams, use_ema: bool, prompt: str) -> str:
         """Hash everything that decides its dances."""
-        files = [self.path / WEIGHTS_FILE, self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
+        files = [*weight_files(self.path), self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
         hashes = [file_fingerprint(file) for file in files]
-        chosen = (self.renderer, self.renderer_options, self.precision, self.ablation)
+        chosen = (self.renderer, self.renderer_options, self.precision, self.options)
         options = [option for option in chosen if option]
         settings = (protocol.seed, protocol.repeats, *options, use_ema, prompt, vars(sampling))
         return fingerprint(content, hashes, settings, self.encoder.cache_key, _code_hash(), _foreign_code(self.family))
@@ -220,16 +221,30 @@ def load_checkpoint(name: str, path: Path, use_ema: bool, precision: str | None)
     return EvaluatedCheckpoint(name, path, family, encoder, config, precision=precision if family.denoisers() else None)
 
 
+def with_trained_renderers(
+    checkpoint: EvaluatedCheckpoint, use_ema: bool, renderer: Mapping[str, Any] | None
+) -> Iterator[EvaluatedCheckpoint]:
+    """A checkpoint, and with its other renderers that were trained, unless one is chosen for all."""
+    yield checkpoint
+    for name in checkpoint.family.trained_renderers if renderer is None else ():
+        if name != checkpoint.family.default_renderer:
+            family, config = load_family(checkpoint.path, use_ema)
+            options = {"renderer": {"name": name}}
+            row_name = f"{checkpoint.name} renderer={name}"
+            yield replace(checkpoint, name=row_name, family=family, config=config, options=options)
+
+
 def ablated_checkpoints(
     checkpoint: EvaluatedCheckpoint, use_ema: bool, renderer: Mapping[str, Any] | None
 ) -> Iterator[EvaluatedCheckpoint]:
     """The baselines of a checkpoint, see `Family.ablations`. Those of another than the chosen renderer are left out."""
-    chosen_renderer = (renderer or {}).get("name") or checkpoint.family.default_renderer
+    own_renderer = (checkpoint.options or {}).get("renderer", renderer) or {}
+    chosen_renderer = own_renderer.get("name") or checkpoint.family.default_renderer
     for name, options in checkpoint.family.ablations().items():
         if options.get("renderer", {"name": chosen_renderer})["name"] == chosen_renderer:
             family, config = load_family(checkpoint.path, use_ema)
             name = f"{checkpoint.name} {name}"
-            yield replace(checkpoint, name=name, family=family, config=config, ablation=options)
+            yield replace(checkpoint, name=name, family=family, config=config, options=options, is_baseline=True)
 
 
 def checkpoint_system(
@@ -249,7 +264,7 @@ def checkpoint_system(
     prompt: one of PROMPTS. Raises ValueError for data that the model cannot use.
     """
     name, clip_spec = checkpoint.name, protocol.clip_spec
-    system_kind: Literal["baseline", "checkpoint"] = "checkpoint" if checkpoint.ablation is None else "baseline"
+    system_kind: Literal["baseline", "checkpoint"] = "baseline" if checkpoint.is_baseline else "checkpoint"
     system = System(name, system_kind, checkpoint.system_id(content, protocol, sampling, use_ema, prompt))
     folder = out / f"{file_stem(name)}-{system.id}"
     stems = [folder / clip_stem(clip.key) for clip in clips]
