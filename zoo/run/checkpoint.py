@@ -172,7 +172,7 @@ def read_family_weights(path: str | os.PathLike, use_ema: bool = True) -> tuple[
         if not use_ema:
             raise ValueError(f"use_ema=false: {path} is an exported folder, which holds averaged weights only")
         config = read_config((path / CONFIG_FILE).read_text(errors="replace"), path / CONFIG_FILE)
-        weights = {}
+        weights: dict[str, Tensor] = {}
         for file in weight_files(path):
             try:
                 stored_tensors = load_file(file)
