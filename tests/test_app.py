@@ -45,12 +45,14 @@ def test_a_job_makes_video_and_motion_and_ends_when_it_is_stopped(tmp_path):
         "Length 31 s: this page makes videos of up to 30 s.": (Form(seconds=31), jobs),
         "The job took longer than": (form, Jobs({}, 30, -1)),
         "Person=x is not a number.": (Form(person="x"), jobs),
+        "Person=[2,2]: give 1 to 8 different numbers, for example 1,2.": (Form(person="2,2"), jobs),
     }
     for sentence, (wrong, runner) in refusals.items():
         with pytest.raises(ValueError) as refusal:
             runner.video(wrong, session, lambda *numbers: None)
         shown = to_sentence(refusal.value, session)
         assert shown.startswith(sentence) and shown.endswith(".") and str(tmp_path) not in shown
+    assert jobs._request(Form(person=" 1, 2"), session, "video").person == (1, 2)
     session.stop.set()
     session.is_ended = True
     with pytest.raises(ValueError, match=STOPPED):
@@ -60,7 +62,7 @@ def test_a_job_makes_video_and_motion_and_ends_when_it_is_stopped(tmp_path):
     assert NO_MOTION in (resource_root() / "zoo/run/sample/generate.py").read_text()
 
 
-def test_the_files_of_a_page_go_with_it(tmp_path):
+def test_the_files_of_a_page_go_with_it(tmp_path, monkeypatch):
     """Gradio stores equal uploads of two pages once: they stay until the second page is closed."""
     stored = tmp_path / "hash" / "me.png"
     stored.parent.mkdir()
@@ -74,6 +76,11 @@ def test_the_files_of_a_page_go_with_it(tmp_path):
     assert stored.exists() and copies[1].exists() and not copies[0].exists()
     with pytest.raises(ValueError, match="load it again"):
         sessions.get("one")
+    monkeypatch.setattr("zoo.app.jobs.MAX_ENDED", 2)
+    for key in "abc":
+        sessions.get(key)
+        sessions.end(key)
+    assert list(sessions._ended) == ["b", "c"]  # the memory of closed pages has an end
     sessions.take_upload("two", "image", None)
     assert not stored.exists() and not copies[1].exists()
     sessions.end_all()

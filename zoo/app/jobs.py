@@ -32,11 +32,13 @@ TILE_HEIGHT, LABEL_HEIGHT = 150, 22  # pixels of the contact sheet
 THUMBNAIL_SIDE = 640  # pixels
 BUG = "Something went wrong in DanceZoo itself; the terminal shows the details."
 STOPPED = "The job was stopped."
+MAX_ENDED = 1000  # keys of closed pages that are remembered
 NO_MOTION = "generates no body motion"  # words of the refusal by `zoo.run.sample.generate`
 INPUTS = {"image": "picture", "music": "song"}  # option of sample.py -> its label on the page
 PAGE_WORDS = {  # words of sample.py that name an option -> words of the page
     " (motion.style=NAME chooses another)": "",
     "person=N": "the field Person",
+    ", for example person=[1,2]": ", for example 1,2",
     "seconds=": "the length of ",
 }
 
@@ -53,7 +55,7 @@ class Form:
     seed: int = 0
     renderer: str | None = None
     seconds: float = 20.0
-    person: str = ""  # number from the left; empty: the largest
+    person: str = ""  # number from the left, or several with commas; empty: the largest
 
 
 @dataclass
@@ -81,7 +83,7 @@ class Sessions:
         """root: an existing folder, which the caller removes."""
         self._root = root
         self._sessions: dict[str, Session] = {}
-        self._ended: set[str] = set()
+        self._ended: dict[str, None] = {}  # keys of the last pages that were closed, in this order
         self._lock = threading.Lock()
 
     def get(self, key: str) -> Session:
@@ -119,7 +121,9 @@ class Sessions:
             self._release(session, option)
         with self._lock:
             del self._sessions[key]
-            self._ended.add(key)
+            self._ended[key] = None
+            while len(self._ended) > MAX_ENDED:
+                del self._ended[next(iter(self._ended))]
         shutil.rmtree(session.folder, ignore_errors=True)
         for file in self._root.glob("tmp*"):  # empty files that Gradio makes for each read of an upload
             with suppress(OSError):
@@ -195,7 +199,8 @@ class Jobs:
         if form.style is not None:
             options["motion"] = {"name": "choreographer", "style": form.style}
         if form.person.strip():
-            options["person"] = int_at_least(form.person, "person", 1)
+            numbers = [int_at_least(number.strip(), "person", 1) for number in form.person.split(",")]
+            options["person"] = numbers if len(numbers) > 1 else numbers[0]
         for folder in session.folder.glob(f"{job}-*"):
             shutil.rmtree(folder, ignore_errors=True)
         folder = session.folder / f"{job}-{secrets.token_hex(4)}"  # a browser does not show an earlier file again

@@ -111,7 +111,7 @@ def build_page(jobs: Jobs, sessions: Sessions, styles: list[str], renderers: lis
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="seed")
                     person = gr.Textbox(
-                        label="Person", placeholder="the largest", min_width=100, info="number from the left"
+                        label="Person", placeholder="the largest", min_width=100, info="from the left: 1, or 1,2"
                     )
             with gr.Column(scale=2, min_width=480):
                 with gr.Row():
