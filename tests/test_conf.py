@@ -16,7 +16,7 @@ from zoo.data.base import DataSource
 from zoo.run.build import build_encoder, build_family, build_stage, required_keys
 from zoo.run.config import resolve_config
 from zoo.run.train.batching import step_batches
-from zoo.run.train.plan import plan
+from zoo.run.train.plan import plan, print_plan
 from zoo.run.train.runs import stage_names
 from zoo.run.train.stage_training import stage_training
 
@@ -127,6 +127,12 @@ def test_plan_counts_what_a_process_holds():
     assert sharded["gigabytes"] == pytest.approx(whole["gigabytes"] / 32, rel=1e-6)
     # float32 weights, gradients, average, and at least Adam's two moments
     assert whole["gigabytes"] >= 47.0e6 * 5 * 4 / 1e9
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 2**32])
+def test_a_plan_refuses_the_seed_that_a_training_refuses(seed):
+    with pytest.raises(ValueError, match=f"seed={seed}"):
+        print_plan(composed("train", "size=debug", f"seed={seed}"))
 
 
 def test_planning_leaves_no_meta_constants_behind():

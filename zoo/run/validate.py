@@ -52,6 +52,14 @@ def finite(value: float | str, name: str) -> float:
     return number
 
 
+def training_seed(value: int | str) -> int:
+    """A seed that all of Lightning's generators take, from 0 to 2^32 - 1. Raises ValueError."""
+    seed = int_at_least(value, "seed", 0)
+    if seed >= 2**32:
+        raise ValueError(f"seed={seed}: it must be below 2^32")
+    return seed
+
+
 def positive(value: float | str, name: str) -> float:
     """A finite number above 0. Raises ValueError."""
     number = finite(value, name)

@@ -56,7 +56,7 @@ from zoo.run.train.runs import (
     stage_names,
 )
 from zoo.run.train.stage_training import StageTraining, stage_training
-from zoo.run.validate import int_at_least
+from zoo.run.validate import int_at_least, training_seed
 
 # of the environment, set by the launchers of jobs on several machines
 LAUNCHER_VARIABLES = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID", "MASTER_ADDR")
@@ -123,9 +123,7 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
     if not is_resumed:
         config = with_supported_precision(config)
     _silence_warnings()
-    config.seed = int_at_least(config.seed, "seed", 0)
-    if config.seed >= 2**32:
-        raise ValueError(f"seed={config.seed}: it must be below 2^32")
+    config.seed = training_seed(config.seed)
     names = stage_names(config)
     trainings = {name: stage_training(config, name) for name in names}
     for training in trainings.values():

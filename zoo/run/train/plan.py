@@ -13,6 +13,7 @@ from zoo.run.build import build_encoder, build_family, build_stage, required_key
 from zoo.run.train.batching import step_batches, world_size
 from zoo.run.train.runs import stage_names
 from zoo.run.train.stage_training import StageTraining, stage_training
+from zoo.run.validate import training_seed
 
 if TYPE_CHECKING:
     from zoo.run.train.simulated_step import StepMemory
@@ -65,6 +66,7 @@ def print_plan(config: DictConfig, simulate: bool = False) -> None:
 
     simulate: also memory and arithmetic, by `simulate_step`. The process must not train afterwards.
     """
+    training_seed(config.seed)
     for stage in stage_names(config):
         counts = plan(config, stage)
         millions = f"{counts['parameters'] / 1e6:.1f} M parameters, {counts['learning'] / 1e6:.1f} M learn"
