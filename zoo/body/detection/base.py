@@ -36,7 +36,10 @@ class SegmentedFigure:
     joints: np.ndarray  # (24, 2) float32 pixels
     quality: float  # in [0, 1]: visibility of arms and legs
     stature: float  # pixels: its height when standing upright
-    note: str | None = None  # one line for the user: which one of several people this is
+    note: str | None = None  # one line for the user: which one of several people this is, and what of it is missing
+    cut_row: float | None = None  # row of pixels below which the figure is not visible; None: it is whole
+    cut_sides: tuple[str, ...] = ()  # edges of the image, "left" and "right", that cut off a figure that is not whole
+    visible_arms: tuple[str, ...] = ("left", "right")  # sides of the arms that the image shows up to the hand
 
 
 class PersonNumberError(ValueError):
@@ -52,11 +55,14 @@ class PoseDetector(ABC):
     def detect(self, frames: np.ndarray) -> Poses:
         """frames: (F, H, W, 3) uint8."""
 
-    def segment_figure(self, image: np.ndarray, min_confidence: float = 0.0) -> SegmentedFigure:
+    def segment_figure(
+        self, image: np.ndarray, min_confidence: float = 0.0, half_body: bool = False
+    ) -> SegmentedFigure:
         """Segment the one figure of an image (H, W, 3) uint8; the detector's coarse mask is refined.
 
-        min_confidence: smallest mean confidence of the joints. Raises ValueError, one line without the image's name,
-        where no figure is detected or its feet are cut off.
+        min_confidence: smallest mean confidence of the joints. half_body: a figure whose feet are cut off is segmented
+        too, by detectors that know which points they see. Raises ValueError, one line without the image's name, where
+        no figure is detected or its feet are cut off.
         """
         poses, note = self.detect_figure(image)
         joints = poses.joints[0]

@@ -7,14 +7,15 @@ import numpy as np
 from zoo.body.detection.base import PersonDetector, Poses, SegmentedFigure, joint_weights, weighted_joints
 from zoo.body.detection.blazepose import MIN_SCORE, NUM_BODY_POINTS, BlazePose, Landmarks, Person, Region
 from zoo.body.detection.figure_mask import largest_component, mask_to_alpha
-from zoo.body.skeleton import JOINTS
+from zoo.body.image_skeleton import SMPL_STATURE
+from zoo.body.skeleton import JOINTS, OFFSETS, PARENTS
 
 # SMPL's joints without their side -> BlazePose's points, left and right
 POINTS_OF_JOINT = {
     "knee": ((25,), (26,)), "ankle": ((27,), (28,)), "foot": ((31,), (32,)),
     "shoulder": ((11,), (12,)), "elbow": ((13,), (14,)), "wrist": ((15,), (16,)), "hand": ((17, 19), (18, 20)),
 }  # fmt: skip
-SHOULDERS, HIPS, EARS, EYES = (11, 12), (23, 24), (7, 8), (2, 5)
+SHOULDERS, HIPS, KNEES, EARS, EYES = (11, 12), (23, 24), (25, 26), (7, 8), (2, 5)
 HEAD_POINTS, HAND_POINTS, FOOT_POINTS = slice(0, 11), slice(15, 23), slice(27, 33)
 ARM_AND_LEG_POINTS = [*range(11, 17), *range(23, 29)]
 TO_JOINTS = joint_weights(NUM_BODY_POINTS, POINTS_OF_JOINT, SHOULDERS, HIPS, EARS)
@@ -28,6 +29,10 @@ MAX_HEIGHT_RATIO = (
 # widths of the mask on an image edge, as fractions of the stature, above which a part of the body is cut off
 MAX_EDGE_WIDTH = {"feet": 0.13, "head": 0.09, "side": 0.05}
 MAX_OUTSIDE = 0.02  # of the stature: distance beyond the image edge up to which a point counts as inside
+# lengths over the stature, of rendered bodies seen from the front: ear to shoulder, shoulder to hip, between shoulders
+HEAD_RATIO, TRUNK_RATIO, SHOULDER_RATIO = 0.11, 0.29, 0.2
+MIN_HEAD_DISTANCE = 0.08  # of the stature, between the heads of two people
+MIN_VISIBILITY = 0.5  # of a point that counts as seen
 MIN_FACE_LINE = 0.06  # of the stature: shorter sums of the eyes' and the ears' vectors do not show the head's tilt
 
 
@@ -83,14 +88,21 @@ class BlazePoseDetector(PersonDetector):
                 region = landmarks.next_region
         return Poses(joints, confidence, mask)
 
-    def segment_figure(self, image: np.ndarray, min_confidence: float = 0.0) -> SegmentedFigure:
+    def segment_figure(
+        self, image: np.ndarray, min_confidence: float = 0.0, half_body: bool = False
+    ) -> SegmentedFigure:
         """Segment person number `person` of an image (H, W, 3) uint8, or the largest one.
 
-        A presence of at least MIN_SCORE decides; min_confidence is not used. Raises ValueError, one line without the
-        image's name, for no person, and for one that is cut off.
+        A presence of at least MIN_SCORE decides; min_confidence is not used. half_body: legs that are not visible are
+        placed below the hips, and only arms that the image shows count for the quality. Raises ValueError, one line
+        without the image's name, for no person, and for one that is cut off.
         """
-        people = [(person, *self.find_landmarks(image, person)) for person in self.find_people(image)]
-        people = [(person, landmarks, mask) for person, landmarks, mask in people if landmarks.presence >= MIN_SCORE]
+        people = []
+        for person in self.find_people(image):
+            landmarks, mask = self.find_landmarks(image, person)
+            is_new = not any(_is_same_head(landmarks, other) for _, other, _ in people)
+            if landmarks.presence >= MIN_SCORE and is_new:
+                people.append((person, landmarks, mask))
         if not people and self.person is None:
             raise ValueError(
                 "no person was detected; use an image in which one person fills at least a quarter of the height, "
@@ -100,11 +112,16 @@ class BlazePoseDetector(PersonDetector):
         _, landmarks, mask = people[index]
         mask = largest_component(mask)
         stature = _stature_from_points(landmarks.points)
+        is_half = half_body and not _shows_feet(landmarks, mask, stature)
+        if is_half:
+            stature = _stature_from_upper_body(landmarks.points)
         try:
-            _check_whole_body(landmarks, mask, stature)
+            _check_whole_body(landmarks, mask, stature, is_half)
         except ValueError as error:
             raise ValueError(f"{error}{f'; {note}' if note else ''}") from None
         alpha = mask_to_alpha(mask)
+        if is_half:
+            return _half_body(landmarks, alpha, stature, note)
         figure_height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
         stature = max(stature, figure_height / MAX_HEIGHT_RATIO)
         joints = (TO_JOINTS @ landmarks.points).astype(np.float32)
@@ -125,6 +142,12 @@ class BlazePoseDetector(PersonDetector):
         return None, None
 
 
+def _is_same_head(landmarks: Landmarks, other: Landmarks) -> bool:
+    """Whether two regions, of which the detector took each for a person, show the same one."""
+    distance = landmarks.points[HEAD_POINTS].mean(0) - other.points[HEAD_POINTS].mean(0)
+    return bool(np.linalg.norm(distance) < MIN_HEAD_DISTANCE * _stature_from_upper_body(landmarks.points))
+
+
 def _head_joint(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature: float) -> np.ndarray:
     """Position of the head joint: over the neck, perpendicular to the line of BlazePose's eyes and ears.
 
@@ -138,24 +161,59 @@ def _head_joint(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature:
     return neck + np.linalg.norm(head - neck) * (normal if normal[1] < 0 else -normal)
 
 
-def _check_whole_body(landmarks: Landmarks, mask: np.ndarray, stature: float) -> None:
-    """Raises ValueError if the feet, the head or a side of the figure are cut off, or its feet are hidden."""
+def _half_body(landmarks: Landmarks, alpha: np.ndarray, stature: float, note: str | None) -> SegmentedFigure:
+    """The figure whose legs are hidden or below the image: each joint that is not visible hangs below its parent."""
+    points, visibility = landmarks.points, landmarks.visibility
+    cut_row = float(np.flatnonzero((alpha > 0.5).any(1))[-1] + 1)
+    is_visible = (visibility >= MIN_VISIBILITY) & (points >= 0).all(1) & (points < (alpha.shape[1], cut_row)).all(1)
+    joints = (TO_JOINTS @ points).astype(np.float32)
+    joints[HEAD] = _head_joint(points, *joints[[NECK, HEAD]], stature)
+    for side in (0, 1):
+        hangs = False
+        for joint in ("knee", "ankle", "foot"):
+            index = JOINTS.index(f"{('left', 'right')[side]}_{joint}")
+            hangs = hangs or not is_visible[list(POINTS_OF_JOINT[joint][side])].all()
+            if hangs:
+                length = float(OFFSETS[index].norm()) / SMPL_STATURE * stature
+                joints[index] = joints[PARENTS[index]] + np.array([0, length], np.float32)
+    arm_points = {
+        name: [POINTS_OF_JOINT[joint][side][0] for joint in ("elbow", "wrist")]
+        for side, name in enumerate(("left", "right"))
+        if all(is_visible[list(POINTS_OF_JOINT[joint][side])].all() for joint in ("elbow", "wrist", "hand"))
+    }
+    quality = float(visibility[[*SHOULDERS, *sum(arm_points.values(), [])]].mean())
+    part = "feet" if all(is_visible[list(pair)].any() for pair in (HIPS, KNEES)) else "legs"
+    side_columns = {"left": alpha[:, 0], "right": alpha[:, -1]}
+    cut_sides = tuple(
+        side for side, column in side_columns.items() if (column > 0.5).sum() > MAX_EDGE_WIDTH["side"] * stature
+    )
+    notes = [note] if note else []
+    notes.append(f"the {part} are not in the picture: the upper body dances")
+    return SegmentedFigure(alpha, joints, quality, stature, "; ".join(notes), cut_row, cut_sides, tuple(arm_points))
+
+
+def _shows_feet(landmarks: Landmarks, mask: np.ndarray, stature: float) -> bool:
+    """Whether the feet of the figure are neither cut off nor hidden."""
+    feet_overshoot = (landmarks.points[FOOT_POINTS, 1].max() - len(mask)) / stature
+    return (
+        (mask[-1] > 0.5).sum() / stature <= MAX_EDGE_WIDTH["feet"]
+        and feet_overshoot <= MAX_OUTSIDE
+        and landmarks.visibility[FOOT_POINTS].max() >= MIN_VISIBILITY
+    )
+
+
+def _check_whole_body(landmarks: Landmarks, mask: np.ndarray, stature: float, is_half: bool) -> None:
+    """Raises ValueError if the head is cut off, or, unless `is_half`, a side or the feet of the figure."""
     image_width = mask.shape[1]
     is_figure = mask > 0.5
-    edges = is_figure[0], is_figure[-1], is_figure[:, 0], is_figure[:, -1]
-    top_width, bottom_width, *side_widths = (edge.sum() / stature for edge in edges)
-    feet_overshoot = (landmarks.points[FOOT_POINTS, 1].max() - len(mask)) / stature
+    top_width, *side_widths = (edge.sum() / stature for edge in (is_figure[0], is_figure[:, 0], is_figure[:, -1]))
     hint = "use an image that shows the whole body"
-    if (
-        bottom_width > MAX_EDGE_WIDTH["feet"]
-        or feet_overshoot > MAX_OUTSIDE
-        or landmarks.visibility[FOOT_POINTS].max() < 0.5
-    ):
+    if not is_half and not _shows_feet(landmarks, mask, stature):
         raise ValueError(f"the feet of the person are cut off or hidden; {hint}")
     if top_width > MAX_EDGE_WIDTH["head"] or landmarks.points[HEAD_POINTS, 1].min() < 0:
         raise ValueError(f"the head or a raised hand of the person is cut off; {hint}")
     hands_x, max_outside = landmarks.points[HAND_POINTS, 0], MAX_OUTSIDE * stature
-    if (
+    if not is_half and (
         max(side_widths) > MAX_EDGE_WIDTH["side"]
         or hands_x.min() < -max_outside
         or hands_x.max() > image_width + max_outside
@@ -173,3 +231,10 @@ def _stature_from_points(points: np.ndarray) -> float:
     ]
     ear_to_ankle = np.linalg.norm(mid_ear - mid_shoulder) + np.linalg.norm(mid_shoulder - mid_hip) + sum(leg_lengths)
     return float(ear_to_ankle) / EAR_TO_ANKLE_RATIO
+
+
+def _stature_from_upper_body(points: np.ndarray) -> float:
+    """Stature in pixels from the head, the trunk and the shoulders of BlazePose's points (33, 2): their median."""
+    mid_ear, mid_shoulder, mid_hip = (points[list(pair)].mean(0) for pair in (EARS, SHOULDERS, HIPS))
+    lengths = mid_ear - mid_shoulder, mid_shoulder - mid_hip, points[SHOULDERS[0]] - points[SHOULDERS[1]]
+    return float(np.median(np.linalg.norm(lengths, axis=1) / (HEAD_RATIO, TRUNK_RATIO, SHOULDER_RATIO)))

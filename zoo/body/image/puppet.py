@@ -3,10 +3,11 @@
 No network but the detector's is used. The figure is cut out (`zoo.body.image.segmentation`), each pixel belongs to the
 nearest limb, limbs are connected at their joints (`zoo.body.image.arap`), and the background that the body hides is
 inpainted (`zoo.body.image.inpainting`). The shadow under the feet moves along (`zoo.body.image.shadow`). The motion is
-fitted to the pictured body: its limb lengths, the floor that it stands on, the side that it shows.
+fitted to the pictured body: its limb lengths, the floor that it stands on, the side that it shows. Of a figure whose
+legs are not in the image the upper body dances, and its lower edge stays still.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,7 +19,16 @@ from zoo.body.image.arap import Connection, Limb, Mesh
 from zoo.body.image.inpainting import inpaint
 from zoo.body.image.segmentation import Figure, extract_figure
 from zoo.body.image.shadow import Shadow, separate_shadow, shadow_area, shadow_fading
-from zoo.body.image_skeleton import JOINT_INDEX, LIMB_EXTENSION, LIMBS, SMPL_STATURE, TORSO_CORNERS, limb_offsets
+from zoo.body.image_skeleton import (
+    JOINT_INDEX,
+    LIMB_ENDS,
+    LIMB_EXTENSION,
+    LIMBS,
+    SMPL_STATURE,
+    TORSO_CORNERS,
+    fit_trunk,
+    limb_offsets,
+)
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS, OFFSETS, PARENTS, STANDING, forward_kinematics
 
 # mean confidence of the synthetic detector that rendered figures exceed; of photographs it is about 0.05
@@ -37,6 +47,13 @@ RISE_PER_DEPTH = 0.12  # a point a metre farther away appears so many metres hig
 BLEND_SECONDS = 0.8  # duration of the transition from the pictured pose to the motion
 ARM_MARGIN = 0.32  # of the stature: room that a dancer's arms need on either side
 MIN_SIDE_ROOM = 0.06  # of the stature: the pelvis may always move so far, however narrow the image
+# A figure without legs: its pelvis moves by at most so much of the stature, sideways and up or down, and of the length
+# over which the motion fades out. Above the lower edge, this length is at least so much of the visible trunk.
+MAX_HALF_MOVE, MAX_FADE_MOVE, FADE_RATIO = np.array([0.08, 0.06]), np.array([0.5, 0.35]), 0.5
+MIN_FADE_CELLS = 4  # this length in cells of the mesh, at least
+SIDE_FADE = 0.12  # of the stature: the same length, at a side of the image that cuts the figure off
+MIN_ARM_DISTANCE = 0.05  # of the stature: a forearm nearer to the trunk is left on it, if the legs are missing
+SWAY_SECONDS = 1.0  # such a pelvis moves about its own mean of the last seconds: this is the mean's time constant
 INPAINTED_STATURE = 150  # pixels: the image is shrunk to this stature to inpaint the background
 HOLE_MARGIN = 0.02  # of the stature: pixels so close to the figure may be mixed with its colors
 
@@ -69,10 +86,23 @@ class Puppet:
     offsets: torch.Tensor  # (24, 3) pixels: its skeleton at rest
     quality: float  # in [0, 1]: visibility of the limbs, times the plausibility of their lengths
     note: str | None = None  # see SegmentedFigure
+    cut: "LowerCut | None" = None  # None: the whole figure is visible
+
+
+@dataclass(frozen=True)
+class LowerCut:
+    """Where a figure is cut off below, and which parts of it the motion moves."""
+
+    row: float  # of pixels, below which the figure is not visible
+    fade_length: float  # pixels from there over which the motion fades in; the shortest one of all edges
+    still_arms: tuple[str, ...]  # sides of the arms that move with the trunk, as a part of it
+    node_weights: np.ndarray  # (N,) of the mesh's nodes: 0 rests, 1 moves
 
 
 def make_puppet(image: np.ndarray, detector: PoseDetector, max_side: int = MAX_FRAME_SIDE) -> Puppet:
-    """Make a puppet from an image (H, W, 3) uint8 of one whole figure. Height and width of its frames are even.
+    """Make a puppet from an image (H, W, 3) uint8 of one figure, whole or without legs.
+
+    Height and width of its frames are even.
 
     Raises ValueError, one line without the image's name, as `PoseDetector.segment_figure`.
     """
@@ -84,7 +114,9 @@ def make_puppets(image: np.ndarray, detectors: Sequence[PoseDetector], max_side:
 
     The order is that in which they are drawn: who stands nearer, with lower feet, comes later.
     """
-    figures = [extract_figure(image, detector, max_side, DETECTION_CONFIDENCE) for detector in detectors]
+    figures = [
+        extract_figure(image, detector, max_side, DETECTION_CONFIDENCE, half_body=True) for detector in detectors
+    ]
     figures.sort(key=_floor_row)
     background, shadows = _separate_background(figures)
     return [_make_puppet(figure, background, shadow) for figure, shadow in zip(figures, shadows, strict=True)]
@@ -99,18 +131,70 @@ def _floor_row(figure: Figure) -> float:
 def _make_puppet(figure: Figure, background: np.ndarray, shadow: Shadow | None) -> Puppet:
     height, width = (side // 2 * 2 for side in figure.alpha.shape)
     joints, stature = figure.joints, figure.stature
-    offsets, plausibility = limb_offsets(joints, stature)
+    limb_ends = LIMB_ENDS
+    if figure.cut_row is not None:
+        limb_ends = tuple(f"{side}_{joint}" for side in figure.visible_arms for joint in ("elbow", "wrist"))
+    offsets, plausibility = limb_offsets(joints, stature, limb_ends)
+    if figure.cut_row is not None:
+        offsets = fit_trunk(offsets, joints)
+    still_arms = () if figure.cut_row is None else _arms_on_the_trunk(figure)
+    mesh = _make_mesh(figure, still_arms)
     return Puppet(
         background[:height, :width],
         shadow,
-        _make_mesh(figure),
+        mesh,
         joints,
         stature,
         _floor_row(figure),
         offsets,
         figure.quality * plausibility,
         figure.note,
+        None if figure.cut_row is None else _lower_cut(figure, figure.cut_row, mesh, still_arms),
     )
+
+
+def _arms_on_the_trunk(figure: Figure) -> tuple[str, ...]:
+    """Sides of the arms that the image does not show, or whose forearm lies on the trunk or beside it."""
+    still_arms = []
+    distance = _distance_to_trunk(*_pixel_grid(figure.alpha.shape), figure.joints)
+    for side in ("left", "right"):
+        elbow, wrist, hand = (figure.joints[JOINT_INDEX[f"{side}_{joint}"]] for joint in ("elbow", "wrist", "hand"))
+        points = np.stack([(elbow + wrist) / 2, wrist, hand]).astype(int)
+        if side not in figure.visible_arms or (
+            distance[points[:, 1], points[:, 0]].min() < MIN_ARM_DISTANCE * figure.stature
+        ):
+            still_arms.append(side)
+    return tuple(still_arms)
+
+
+def _lower_cut(figure: Figure, row: float, mesh: Mesh, still_arms: tuple[str, ...]) -> LowerCut:
+    """The cut of a figure that is visible above `row`. The other arms move freely; what is near a cut rests."""
+    hips, shoulders = (
+        figure.joints[[JOINT_INDEX[f"{side}_{joint}"] for side in ("left", "right")], 1].mean()
+        for joint in ("hip", "shoulder")
+    )
+    visible_trunk = max(min(hips, row) - shoulders, 1.0)
+    side_fade, cell_size = SIDE_FADE * figure.stature, CELL_SIZE * figure.stature
+    fade_height = float(max(row - hips, FADE_RATIO * visible_trunk, MIN_FADE_CELLS * cell_size))
+    still_margin = 1.5 * cell_size  # so that whole cells rest at the edge
+    width = figure.alpha.shape[1]
+    free_limbs = {f"{side}_{limb}" for side in ("left", "right") for limb in ("upper_arm", "forearm")}
+    node_weights = np.ones(mesh.num_nodes)
+    for name, limb in mesh.limbs.items():
+        if name not in free_limbs:
+            rest = mesh.rest[limb.nodes]
+            weights = _smoothstep((row - rest.imag - still_margin) / fade_height)
+            for side in figure.cut_sides:
+                distance = rest.real if side == "left" else width - rest.real
+                weights = weights * _smoothstep((distance - still_margin) / side_fade)
+            node_weights[limb.nodes] = weights
+    fade_length = min(fade_height, side_fade) if figure.cut_sides else fade_height
+    return LowerCut(row, fade_length, still_arms, node_weights)
+
+
+def _smoothstep(fraction: np.ndarray) -> np.ndarray:
+    fraction = fraction.clip(0, 1)
+    return fraction * fraction * (3 - 2 * fraction)
 
 
 class PuppetAnimator:
@@ -123,6 +207,7 @@ class PuppetAnimator:
         self.scale = puppet.stature / SMPL_STATURE  # pixels a metre
         self.num_frames_drawn = 0
         self.origin: torch.Tensor | None = None  # (2,) metres: where the motion began
+        self.mean_position: np.ndarray | None = None  # (2,) metres, x and z: see `_sway`
 
     def joints(self, rotations: torch.Tensor, root: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Positions of consecutive poses in the image: pixels (F, 24, 2), and their depths (F, 24), in pixels.
@@ -152,9 +237,26 @@ class PuppetAnimator:
         positions[..., 2] += (lowest_sole_height - (positions[:, FEET, 2] - joint_to_sole).amin(1))[:, None]
         x, depth, z = positions.unbind(-1)
         pixels = torch.stack([pictured_pelvis_column + x, puppet.floor_row - z - RISE_PER_DEPTH * depth], -1).numpy()
+        if puppet.cut is not None:
+            max_move = np.minimum(MAX_HALF_MOVE * puppet.stature, MAX_FADE_MOVE * puppet.cut.fade_length)
+            move = self._sway(root.numpy()[:, [0, 2]]) * (self.scale, -self.scale)
+            _move_anchor(puppet.joints, pixels, puppet.cut, max_move * np.tanh(move / max_move))
         times = (self.num_frames_drawn + np.arange(len(pixels))) / self.fps
         self.num_frames_drawn += len(pixels)
-        return _blend_from_pose(puppet.joints, pixels, np.clip(times / BLEND_SECONDS, 0, 1)), depth.numpy()
+        pixels = _blend_from_pose(puppet.joints, pixels, np.clip(times / BLEND_SECONDS, 0, 1))
+        if puppet.cut is not None:
+            _hold_still_limbs(puppet.joints, pixels, puppet.cut)
+        return pixels, depth.numpy()
+
+    def _sway(self, positions: np.ndarray) -> np.ndarray:
+        """How far positions (F, 2) of consecutive frames are from the mean of those before them."""
+        rate = 1 - np.exp(-1 / (SWAY_SECONDS * self.fps))
+        moves = np.empty_like(positions)
+        for index, position in enumerate(positions):
+            previous = position if self.mean_position is None else self.mean_position
+            self.mean_position = previous + rate * (position - previous)
+            moves[index] = position - self.mean_position
+        return moves
 
     def draw(self, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """Frames (F, H, W, 3) uint8 of poses from `joints`."""
@@ -179,7 +281,10 @@ class PuppetAnimator:
     def draw_figure(self, frame: np.ndarray, joints: np.ndarray, depth: np.ndarray) -> None:
         """Draw the figure in one pose, see `draw_shadow`."""
         mesh = self.puppet.mesh
-        mesh.draw(frame, mesh.deform(limb_transforms(self.puppet, joints)), drawing_order(joints, depth))
+        nodes = mesh.deform(limb_transforms(self.puppet, joints))
+        if self.puppet.cut is not None:
+            nodes = mesh.rest + self.puppet.cut.node_weights * (nodes - mesh.rest)
+        mesh.draw(frame, nodes, drawing_order(joints, depth))
 
 
 def limb_transforms(puppet: Puppet, joints: np.ndarray) -> dict[str, np.ndarray]:
@@ -231,15 +336,22 @@ def drawing_order(joints: np.ndarray, depth: np.ndarray) -> list[str]:
 # cutting -------------------------------------------------------------------------------------------------------------
 
 
-def _limb_alphas(alpha: np.ndarray, joints: np.ndarray, stature: float) -> dict[str, np.ndarray]:
-    """Split a figure's alpha (H, W) into one (H, W) float32 for each limb; they overlap at the joints."""
+def _limb_alphas(
+    alpha: np.ndarray, joints: np.ndarray, stature: float, without: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Split a figure's alpha (H, W) into one (H, W) float32 for each limb; they overlap at the joints.
+
+    without: limbs that are no parts of their own; their pixels belong to the nearest other one.
+    """
     is_figure = alpha > MIN_ALPHA
-    y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
+    x, y = _pixel_grid(alpha.shape)
     trunk_distance = _distance_to_trunk(x, y, joints)
     names = ["torso"]
     # in thicknesses of the limb
     relative_distances = [np.maximum(trunk_distance / (TRUNK_THICKNESS * stature), MIN_TRUNK_DISTANCE)]
     for name, (first, second, thickness, _) in LIMBS.items():
+        if name in without:
+            continue
         a, b = joints[JOINT_INDEX[first]], joints[JOINT_INDEX[second]]
         length_ratio = LIMB_EXTENSION.get(name.split("_")[-1], 1.0)
         names.append(name)
@@ -273,6 +385,12 @@ def _remove_small_components(mask: np.ndarray) -> np.ndarray:
     return np.isin(labels, large[large > 0])
 
 
+def _pixel_grid(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows (H, W) float32 of the pixels' centers."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32) + 0.5
+    return x, y
+
+
 def _distance_to_joint(x: np.ndarray, y: np.ndarray, joints: np.ndarray, name: str) -> np.ndarray:
     """Distance of pixels to a joint."""
     return np.hypot(x - joints[JOINT_INDEX[name], 0], y - joints[JOINT_INDEX[name], 1])
@@ -294,13 +412,17 @@ def _distance_to_trunk(x: np.ndarray, y: np.ndarray, joints: np.ndarray) -> np.n
     return cv2.distanceTransform(1 - trunk_mask, cv2.DIST_L2, 5)
 
 
-def _make_mesh(figure: Figure) -> Mesh:
-    """The figure's limbs, connected at the joints. Pixels near a limb's bone are its handles, except where it bends."""
+def _make_mesh(figure: Figure, still_arms: Collection[str] = ()) -> Mesh:
+    """The figure's limbs, connected at the joints. Pixels near a limb's bone are its handles, except where it bends.
+
+    still_arms: sides of the arms that belong to the trunk.
+    """
     alpha, joints, stature = figure.alpha, figure.joints, figure.stature
     cell_size = CELL_SIZE * stature
-    y, x = np.mgrid[: alpha.shape[0], : alpha.shape[1]].astype(np.float32) + 0.5
+    x, y = _pixel_grid(alpha.shape)
     limbs, connections = {}, []
-    for name, limb_alpha in _limb_alphas(alpha, joints, stature).items():
+    still_limbs = [f"{side}_{limb}" for side in still_arms for limb in ("upper_arm", "forearm")]
+    for name, limb_alpha in _limb_alphas(alpha, joints, stature, still_limbs).items():
         rgba = np.dstack([figure.rgb * limb_alpha[..., None], 255 * limb_alpha]).round().clip(0, 255).astype(np.uint8)
         if name == "torso":
             is_handle = _distance_to_trunk(x, y, joints) == 0
@@ -327,20 +449,26 @@ def _separate_background(figures: Sequence[Figure]) -> tuple[np.ndarray, list[Sh
     """The image (H, W, 3) uint8 without the figures and their shadows, and each shadow, if it can be told."""
     image, stature = figures[0].image, max(figure.stature for figure in figures)
     alpha = np.max([figure.alpha for figure in figures], 0)
-    centers = [np.array([figure.joints[list(FEET), 0].mean(), _floor_row(figure)]) for figure in figures]
+    centers = [  # None: the floor is not in the image
+        None if figure.cut_row is not None else np.array([figure.joints[list(FEET), 0].mean(), _floor_row(figure)])
+        for figure in figures
+    ]
     distances = [
-        shadow_area(alpha.shape, center, figure.stature) for center, figure in zip(centers, figures, strict=True)
+        np.full(alpha.shape, np.inf, np.float32) if center is None else shadow_area(alpha.shape, center, figure.stature)
+        for center, figure in zip(centers, figures, strict=True)
     ]
     is_shadow = np.any([distance < 1 for distance in distances], 0)
     inpainted = _inpaint(image, alpha, stature, is_shadow)
     floor = _replace_figure(image, inpainted, alpha, stature, np.float32(is_shadow))
     is_figure = alpha > MIN_ALPHA
     shadows = [
-        separate_shadow(image, floor, is_figure, center, _feet_distance(figure.joints), figure.stature)
+        None
+        if center is None
+        else separate_shadow(image, floor, is_figure, center, _feet_distance(figure.joints), figure.stature)
         for center, figure in zip(centers, figures, strict=True)
     ]
     distances = [distance for distance, shadow in zip(distances, shadows, strict=True) if shadow is not None]
-    if len(distances) < len(shadows):
+    if len(distances) < sum(center is not None for center in centers):
         is_shadow = np.any([np.zeros(alpha.shape, bool), *(distance < 1 for distance in distances)], 0)
         inpainted = _inpaint(image, alpha, stature, is_shadow)
     # the floor fades into the image as the shadows do: there is no step where a shadow reaches farther
@@ -409,6 +537,33 @@ def _limit_turn(root_rotations: torch.Tensor, pictured: float) -> torch.Tensor:
     zero, cos, sin = torch.zeros_like(heading_change), heading_change.cos(), heading_change.sin()
     turn_matrix = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, zero + 1], -1).unflatten(-1, (3, 3))
     return turn_matrix @ root_rotations
+
+
+def _move_anchor(pictured: np.ndarray, pixels: np.ndarray, cut: LowerCut, move: np.ndarray) -> None:
+    """Shift poses (F, 24, 2), in place, so that an anchor moves by (F, 2) pixels from where it is pictured.
+
+    The anchor is the pelvis; where the image does not show it, the point of the trunk's axis on the cut.
+    """
+    pelvis, neck = pictured[0], pictured[JOINT_INDEX["neck"]]
+    fraction = float(np.clip((pelvis[1] - cut.row) / max(pelvis[1] - neck[1], 1e-6), 0, 0.9))
+    anchor = (1 - fraction) * pixels[:, 0] + fraction * pixels[:, JOINT_INDEX["neck"]]
+    pixels += ((1 - fraction) * pelvis + fraction * neck + move - anchor)[:, None]
+
+
+def _hold_still_limbs(pictured: np.ndarray, pixels: np.ndarray, cut: LowerCut) -> None:
+    """Put legs where they are pictured (24, 2), and still arms where the trunk takes them, in poses (F, 24, 2)."""
+    leg_joints, arm_joints = (
+        [JOINT_INDEX[f"{side}_{joint}"] for side in sides for joint in joints]
+        for sides, joints in (
+            (("left", "right"), ("knee", "ankle", "foot")),
+            (cut.still_arms, ("elbow", "wrist", "hand")),
+        )
+    )
+    corners = [JOINT_INDEX[name] for name in TORSO_CORNERS]
+    for pose in pixels:
+        pose[leg_joints] = pictured[leg_joints]
+        matrix = _trunk_transform(pictured[corners], pose[corners])
+        pose[arm_joints] = pictured[arm_joints] @ matrix[:, :2].T + matrix[:, 2]
 
 
 def _blend_from_pose(start_pose: np.ndarray, poses: np.ndarray, progress: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Figure:
-    """The one figure of an image (H, W), completely visible."""
+    """The one figure of an image (H, W)."""
 
     rgb: np.ndarray  # (H, W, 3) float32 in [0, 255]: the figure's own colors, also of semi-transparent pixels
     alpha: np.ndarray  # (H, W) float32 in [0, 1]
@@ -39,7 +39,10 @@ class Figure:
     joints: np.ndarray  # (24, 2) pixels
     quality: float  # in [0, 1]: visibility of arms and legs
     stature: float  # pixels: its height when standing upright
-    note: str | None = None  # see SegmentedFigure
+    note: str | None = None  # see SegmentedFigure, as the next three
+    cut_row: float | None = None
+    cut_sides: tuple[str, ...] = ()
+    visible_arms: tuple[str, ...] = ("left", "right")
 
 
 def from_alpha(rgba: np.ndarray) -> Cutout:
@@ -53,17 +56,21 @@ def from_alpha(rgba: np.ndarray) -> Cutout:
 
 
 def extract_figure(
-    image: np.ndarray, detector: PoseDetector, max_side: int = MAX_IMAGE_SIDE, min_confidence: float = 0.0
+    image: np.ndarray,
+    detector: PoseDetector,
+    max_side: int = MAX_IMAGE_SIDE,
+    min_confidence: float = 0.0,
+    half_body: bool = False,
 ) -> Figure:
     """Segment the one figure of an image (H, W, 3) uint8 and estimate its own colors.
 
-    max_side: the image is first shrunk to so many pixels on its longer side. min_confidence, and the
+    max_side: the image is first shrunk to so many pixels on its longer side. min_confidence, half_body, and the
     ValueError that is raised: see `PoseDetector.segment_figure`.
     """
     image = _shrink(image, max_side)
-    segmented = detector.segment_figure(image, min_confidence)
+    segmented = detector.segment_figure(image, min_confidence, half_body)
     rgb = _foreground_colors(np.float32(image), segmented.alpha, segmented.stature)
-    return Figure(rgb, segmented.alpha, image, segmented.joints, segmented.quality, segmented.stature, segmented.note)
+    return Figure(rgb=rgb, image=image, **vars(segmented))
 
 
 def extract_cutout(image: np.ndarray, detector: PoseDetector) -> Cutout:

@@ -36,7 +36,7 @@ class WarpRenderer(Renderer):
         return cls(detector, fallback)
 
     def begin(self, image: Tensor | None, fps: Fraction, seed: int) -> RenderSession:
-        """See `Renderer`; frames have the image's proportions. Raises ValueError unless it shows one whole figure.
+        """See `Renderer`; frames have the image's proportions. Raises ValueError unless it shows a figure.
 
         A detector with several numbers of people gives as many dancers.
         """
@@ -62,7 +62,8 @@ class WarpSession(RenderSession):
 
     def __init__(self, puppets: Sequence[Puppet], fps: Fraction):
         """puppets: of one image, in the order of drawing."""
-        self.quality, self.note = min(puppet.quality for puppet in puppets), puppets[0].note
+        self.quality = min(puppet.quality for puppet in puppets)
+        self.note = "; ".join(dict.fromkeys(puppet.note for puppet in puppets if puppet.note)) or None
         self.animators = [
             PuppetAnimator(puppet, float(fps), [other for other in puppets if other is not puppet])
             for puppet in puppets
