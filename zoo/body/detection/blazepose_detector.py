@@ -97,7 +97,7 @@ class BlazePoseDetector(PersonDetector):
         placed below the hips, and only arms that the image shows count for the quality. Raises ValueError, one line
         without the image's name, for no person, and for one that is cut off.
         """
-        people = []
+        people: list[tuple[Person, Landmarks, np.ndarray]] = []
         for person in self.find_people(image):
             landmarks, mask = self.find_landmarks(image, person)
             is_new = not any(_is_same_head(landmarks, other) for _, other, _ in people)
@@ -125,7 +125,7 @@ class BlazePoseDetector(PersonDetector):
         figure_height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
         stature = max(stature, figure_height / MAX_HEIGHT_RATIO)
         joints = (TO_JOINTS @ landmarks.points).astype(np.float32)
-        joints[HEAD] = _head_joint(landmarks.points, *joints[[NECK, HEAD]], stature)
+        joints[HEAD] = _head_joint(landmarks.points, joints[NECK], joints[HEAD], stature)
         quality = float(landmarks.visibility[ARM_AND_LEG_POINTS].mean())
         return SegmentedFigure(alpha, joints, quality, stature, note)
 
@@ -167,7 +167,7 @@ def _half_body(landmarks: Landmarks, alpha: np.ndarray, stature: float, note: st
     cut_row = float(np.flatnonzero((alpha > 0.5).any(1))[-1] + 1)
     is_visible = (visibility >= MIN_VISIBILITY) & (points >= 0).all(1) & (points < (alpha.shape[1], cut_row)).all(1)
     joints = (TO_JOINTS @ points).astype(np.float32)
-    joints[HEAD] = _head_joint(points, *joints[[NECK, HEAD]], stature)
+    joints[HEAD] = _head_joint(points, joints[NECK], joints[HEAD], stature)
     for side in (0, 1):
         hangs = False
         for joint in ("knee", "ankle", "foot"):
