@@ -135,6 +135,14 @@ def test_a_plan_refuses_the_seed_that_a_training_refuses(seed):
         print_plan(composed("train", "size=debug", f"seed={seed}"))
 
 
+def test_a_stage_with_fewer_clips_than_processes_is_planned_for_one_clip_each(capsys):
+    """After the line that refuses its training."""
+    print_plan(composed("train", "model=dabfusion", "trainer=ddp_32gpu", "stage=diffusion"))
+    lines = capsys.readouterr().out.splitlines()
+    assert "cannot train: stage diffusion: fit.global_batch_size=20" in lines[1] and "at most 20 processes" in lines[1]
+    assert lines[2] == "  20 clips a step: 20 processes x 1"
+
+
 def test_planning_leaves_no_meta_constants_behind():
     """Modules imported while a plan is made keep real tensors."""
     code = (
