@@ -30,7 +30,7 @@ from zoo.run.models import shipped_models
 SHIPPED = "magicdance-tiny"
 # eight clips of two seconds: four songs, two dancers to each
 TINY = (
-    f"ckpt={SHIPPED} "
+    f"ckpt={SHIPPED} renderer=auto "
     "data.songs={train:1,val:1,test:4} data.seconds=6 data.dances_per_song=2 data.workers=1 data.rendering.seconds=2 "
     "data.rendering.height=64 data.rendering.width=64 protocol.frames=24 protocol.height=64 protocol.width=64 "
     "protocol=world-v1 protocol.num_clips=8 protocol.repeats=2 sampler.num_inference_steps=2 workers=0"

@@ -119,7 +119,10 @@ class Family(nn.Module, ABC):
         return None
 
     def denoisers(self) -> list[nn.Module]:
-        """Networks that take most of a sampling step's time, and that `zoo.nn.cpu_inference` can speed up."""
+        """Networks that take most of a sampling step's time, and that `zoo.nn.cpu_inference` can speed up.
+
+        To be asked after `configure`.
+        """
         return []
 
     def truncated_prompt_end(self, prompt: str) -> str:

@@ -32,6 +32,7 @@ from zoo.families.magicdance.long_form import (
 from zoo.families.magicdance.motions.diffusion import DiffusionMotion
 from zoo.families.magicdance.motions.edit import EditedMotion, KeptPart
 from zoo.families.magicdance.renderers.animator import Animator, upgrade_animator
+from zoo.families.magicdance.renderers.diffusion import DiffusionRenderer
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
 from zoo.families.renderer import Renderer, RenderSession
 from zoo.music.beats import beat_phase
@@ -221,9 +222,11 @@ class MagicDance(Family, MotionGenerator):
         }, rename_modules(state_dict, RENAMED_MODULES_V1)
 
     def denoisers(self) -> list[nn.Module]:
-        """See `Family`: the renderer's networks. Motion takes little time beside them."""
-        animator = self.animator
-        return [] if animator is None else [animator.unet, animator.controlnet, animator.appearance_encoder]
+        """See `Family`: the chosen renderer's networks. Motion takes little time beside them."""
+        if not isinstance(self.renderer, DiffusionRenderer):
+            return []
+        animator = self.renderer.animator
+        return [animator.unet, animator.controlnet, animator.appearance_encoder]
 
     def load_pretrained(self, path: str) -> LoadReport:
         """Load a public EDGE checkpoint, its bare `DanceDecoder` state dict, or a file of this family.

@@ -91,11 +91,13 @@ def evaluate(config: DictConfig) -> Path:
         return write_inputs(protocol, eval_clips, folder, VIDEO_SUFFIXES)
     checkpoints = []
     for name, path in checkpoint_paths.items():
-        own = load_checkpoint(name, path, config.use_ema, precision)
+        own = load_checkpoint(name, path, config.use_ema)
         for checkpoint in with_trained_renderers(own, config.use_ema, config.get("renderer")):
             checkpoints.append(checkpoint)
             if config.ablations == "all" or (config.ablations == "shipped" and path == find_model(name)):
                 checkpoints += ablated_checkpoints(checkpoint, config.use_ema, config.get("renderer"))
+    for checkpoint in checkpoints:
+        checkpoint.configure(config.get("renderer"), runner.detector, precision)
     if precision is not None and not any(checkpoint.precision for checkpoint in checkpoints):
         raise ValueError(f"precision={precision}: no ckpt= has a denoiser that it applies to")
     out = open_folder(config.out)
@@ -110,7 +112,6 @@ def evaluate(config: DictConfig) -> Path:
     systems[0].excluded.update(skipped)
     video_systems = [videos_system(path, name, clips) for name, path in video_folders.items()]  # may be refused: first
     for checkpoint in checkpoints:
-        checkpoint.use_renderer(config.get("renderer"), runner.detector)
         systems.append(
             checkpoint_system(
                 checkpoint, source, clips, content, protocol, sampling, config.use_ema, config.prompt, device, out

@@ -156,16 +156,23 @@ class EvaluatedCheckpoint:
     options: Mapping[str, Any] | None = None  # of the family: its own rows, see `Family.ablations`
     is_baseline: bool = False
 
-    def use_renderer(self, options: Mapping[str, Any] | None, detector: PoseDetector | None) -> None:
-        """Configure the renderer of `config.renderer`, or the family's default.
+    def configure(
+        self, options: Mapping[str, Any] | None, detector: PoseDetector | None, precision: str | None
+    ) -> None:
+        """Configure the renderer of `config.renderer`, or the family's default, and the precision of its denoisers.
 
-        Where it finds no figure, its fallback draws. A row with options of its own has them instead. Raises ValueError
+        Where it finds no figure, its fallback draws. A row with options of its own has them instead. `precision` is
+        left out where the renderer or the family has no denoiser that it applies to. Raises ValueError
         for a family without renderers, and without a detector that the renderer needs.
         """
         other_options = dict(self.options or {})
         options = other_options.pop("renderer", options)
         if other_options:
             self.family.configure(other_options)
+        self._choose_renderer(options, detector)
+        self.precision = precision if self.family.denoisers() else None
+
+    def _choose_renderer(self, options: Mapping[str, Any] | None, detector: PoseDetector | None) -> None:
         renderer_config = load_renderer(options) or load_renderer({"name": self.family.default_renderer})
         if renderer_config is None:
             return
@@ -207,18 +214,14 @@ def _foreign_code(family: Family) -> str:
     return file_fingerprint(*sorted(Path(inspect.getfile(type(family))).parent.glob("*.py")))
 
 
-def load_checkpoint(name: str, path: Path, use_ema: bool, precision: str | None) -> EvaluatedCheckpoint:
-    """Load a checkpoint and its music encoder.
-
-    `precision` is left out where the family has no denoiser that it applies to. Raises ValueError, with its name, where
-    one of them cannot be loaded.
-    """
+def load_checkpoint(name: str, path: Path, use_ema: bool) -> EvaluatedCheckpoint:
+    """Load a checkpoint and its music encoder. Raises ValueError, with its name, where one of them cannot be loaded."""
     family, config = load_family(path, use_ema)
     try:
         encoder = build_encoder(config)
     except ValueError as error:
         raise ValueError(f"ckpt={name} needs a music encoder that cannot be built: {error}") from None
-    return EvaluatedCheckpoint(name, path, family, encoder, config, precision=precision if family.denoisers() else None)
+    return EvaluatedCheckpoint(name, path, family, encoder, config)
 
 
 def with_trained_renderers(
