@@ -88,6 +88,11 @@ class Family(nn.Module, ABC):
             raise ValueError(f"this model has no {name} to train: add {self.optional_parts[name]}")
         return self.get_submodule(path)
 
+    @property
+    def unused_parts(self) -> tuple[str, ...]:
+        """The optional parts that this checkpoint holds and that the options of `configure` do not use."""
+        return ()
+
     def configure(self, options: Mapping[str, Any]) -> None:
         """Set options of the family's own, such as `renderer`, before `generate`. The default refuses any option.
 

@@ -248,6 +248,11 @@ class MagicDance(Family, MotionGenerator):
         )
 
     @property
+    def unused_parts(self) -> tuple[str, ...]:
+        """See `Family`."""
+        return () if self.animator is None or isinstance(self.renderer, DiffusionRenderer) else ("animator",)
+
+    @property
     def default_renderer(self) -> str:
         """Name in conf/renderer of the renderer if none is chosen."""
         return self._default_renderer or next(iter(self.trained_renderers), "auto")

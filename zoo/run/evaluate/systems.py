@@ -296,7 +296,11 @@ def checkpoint_system(
     system.cost = {
         "seconds_per_second": statistics.median(cost["seconds"] for cost in costs) / float(clip_spec.seconds),
         "peak_memory_mb": max((cost["peak_memory_mb"] for cost in costs if cost["peak_memory_mb"]), default=None),
-        "parameters": sum(parameter.numel() for parameter in checkpoint.family.parameters()),
+        "parameters": sum(
+            parameter.numel()
+            for name, parameter in checkpoint.family.named_parameters()
+            if name.partition(".")[0] not in checkpoint.family.unused_parts
+        ),
     }
     return system
 
