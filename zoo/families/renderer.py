@@ -30,6 +30,8 @@ class RenderSession(ABC):
 class Renderer(ABC):
     """Draws body motion."""
 
+    family_part: str | None = None  # the optional part of the family whose networks it runs
+
     @classmethod
     @abstractmethod
     def build(

@@ -32,7 +32,6 @@ from zoo.families.magicdance.long_form import (
 from zoo.families.magicdance.motions.diffusion import DiffusionMotion
 from zoo.families.magicdance.motions.edit import EditedMotion, KeptPart
 from zoo.families.magicdance.renderers.animator import Animator, upgrade_animator
-from zoo.families.magicdance.renderers.diffusion import DiffusionRenderer
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
 from zoo.families.renderer import Renderer, RenderSession
 from zoo.music.beats import beat_phase
@@ -223,9 +222,9 @@ class MagicDance(Family, MotionGenerator):
 
     def denoisers(self) -> list[nn.Module]:
         """See `Family`: the chosen renderer's networks. Motion takes little time beside them."""
-        if not isinstance(self.renderer, DiffusionRenderer):
+        animator = self.animator
+        if animator is None or self.renderer.family_part != "animator":
             return []
-        animator = self.renderer.animator
         return [animator.unet, animator.controlnet, animator.appearance_encoder]
 
     def load_pretrained(self, path: str) -> LoadReport:
@@ -250,7 +249,7 @@ class MagicDance(Family, MotionGenerator):
     @property
     def unused_parts(self) -> tuple[str, ...]:
         """See `Family`."""
-        return () if self.animator is None or isinstance(self.renderer, DiffusionRenderer) else ("animator",)
+        return () if self.animator is None or self.renderer.family_part == "animator" else ("animator",)
 
     @property
     def default_renderer(self) -> str:

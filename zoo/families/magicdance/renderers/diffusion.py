@@ -21,6 +21,8 @@ MAX_DETECTION_SIDE = 512  # pixels: larger images are shrunk to it before the fi
 class DiffusionRenderer(Renderer):
     """Denoises frames of the figure, driven by the motion that was aligned with the image."""
 
+    family_part = "animator"
+
     def __init__(
         self,
         animator: Animator,
