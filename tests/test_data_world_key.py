@@ -17,6 +17,7 @@ NOT_IN_KEY = {
     "api.py": "as above",
     "batch.py": "its two numbers are in the key's settings; the rest is documentation",
     "files.py": "it moves finished files to their place",
+    "processes.py": "it counts and starts processes",
     "data/code_hash.py": "it computes keys",
 }
 NOT_IN_MOCAP_KEY = {
