@@ -57,6 +57,7 @@ def refused(done, words: str) -> None:
         ("sample", ["sampler=3"], "sampler.num_inference_steps="),
         ("sample", ["precision=half"], "precision=half: use fp32 or bf16"),
         ("sample", ["music=/dev/null"], "a pipe or a device"),
+        ("sample", ["weights.pose_detector=/dev/zero"], "weights.pose_detector=/dev/zero is a pipe or a device"),
         ("sample", ["music=~/ü (it's, live).mp3"], "~/ü (it's, live).mp3: there is no such file"),
         ("sample", ["music=missing.mp3"], "missing.mp3: there is no such file"),
         ("sample", ["music=empty.mp3"], "empty.mp3 is empty"),

@@ -85,12 +85,14 @@ def int_at_least(value: int | str, name: str, minimum: int) -> int:
 
 
 def existing_path(path: str | Path | None, name: str) -> Path:
-    """A path that exists; shipped files (assets/...) are found from any folder. Raises ValueError."""
+    """A file or folder that exists; shipped files (assets/...) are found from any folder. Raises ValueError."""
     if path is None or str(path) == "":
         raise ValueError(f"{name}= is empty; give it a file")
     for candidate in (user_path(str(path)), resource_root() / str(path)):
-        if candidate.exists():
+        if candidate.is_file() or candidate.is_dir():
             return candidate
+        if candidate.exists():
+            raise ValueError(f"{name}={path} is a pipe or a device, not a file")
     raise ValueError(f"{name}={path}: there is no such file")
 
 
@@ -98,7 +100,7 @@ def existing_file(path: str | Path | None, name: str) -> Path:
     """A non-empty file. Raises ValueError."""
     file = existing_path(path, name)
     if not file.is_file():
-        raise ValueError(f"{name}={path} is {'a directory' if file.is_dir() else 'a pipe or a device'}, not a file")
+        raise ValueError(f"{name}={path} is a directory, not a file")
     if file.stat().st_size == 0:
         raise ValueError(f"{name}={path} is empty")
     return file
