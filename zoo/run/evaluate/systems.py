@@ -153,8 +153,8 @@ class EvaluatedCheckpoint:
     renderer: str | None = None  # None: the family's default
     renderer_options: Mapping[str, Any] = field(default_factory=dict)  # of a chosen renderer
     precision: str | None = None  # of its denoisers, see `zoo.nn.cpu_inference`
-    options: Mapping[str, Any] | None = None  # of the family: its own rows, see `Family.ablations`
-    is_baseline: bool = False
+    options: Mapping[str, Any] | None = None  # of the family, for this row alone, such as those of `Family.ablations`
+    is_baseline: bool = False  # made of a checkpoint's own parts: it does not compete
 
     def configure(
         self, options: Mapping[str, Any] | None, detector: PoseDetector | None, precision: str | None
@@ -162,8 +162,8 @@ class EvaluatedCheckpoint:
         """Configure the renderer of `config.renderer`, or the family's default, and the precision of its denoisers.
 
         Where it finds no figure, its fallback draws. A row with options of its own has them instead. `precision` is
-        left out where the renderer or the family has no denoiser that it applies to. Raises ValueError
-        for a family without renderers, and without a detector that the renderer needs.
+        left out where the renderer or the family has no denoiser that it applies to. Raises ValueError for a family
+        without renderers, and without a detector that the renderer needs.
         """
         other_options = dict(self.options or {})
         options = other_options.pop("renderer", options)
