@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.run.train.simulated_step import MemoryTracker
+from zoo.run.train.simulated_step import MemoryTracker, SharedFakeTensorMode
 
 ROOT = Path(__file__).parents[1]
 # in a process of its own: constants that modules compute once would stay fake
@@ -60,3 +60,10 @@ def test_a_tensor_counts_once_and_as_long_as_it_lives():
         assert (tracker.current, tracker.peak, tracker.flops) == (4000, 8000, 0)
         torch.ones(3, 4) @ torch.ones(4, 5)
     assert tracker.flops == 120
+
+
+def test_a_copied_network_belongs_to_the_mode_of_its_original():
+    """A copied mode would release the storages of constants a second time."""
+    with SharedFakeTensorMode() as mode:
+        average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(3, 3))
+    assert average.module.weight.fake_mode is mode

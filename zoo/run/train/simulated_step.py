@@ -67,6 +67,17 @@ class StepMemory:
         return max(0, self.peak - self.weights - self.gradients - self.optimizer)
 
 
+class SharedFakeTensorMode(FakeTensorMode):
+    """Fake tensors whose deep copies, as `AveragedModel` makes them, belong to the same mode.
+
+    A copied mode would copy its weak references to storages without counting them. Both copies would release each
+    storage, which corrupts the heap.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SharedFakeTensorMode":
+        return self
+
+
 class MemoryTracker(TorchDispatchMode):
     """Counts the bytes of the storages that operators return, as long as they live, and the operators' arithmetic.
 
@@ -214,7 +225,7 @@ def simulate_step(
     with ExitStack() as stack:
         group = stack.enter_context(_fake_processes(num_shards)) if num_shards > 1 else None
         if fake:
-            stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+            stack.enter_context(SharedFakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # the average copies them
         warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing changes it in place
