@@ -1,5 +1,6 @@
 """README's table of shipped models is the one that tools/zoo_table.py makes of results/zoo.json."""
 
+import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -33,6 +34,26 @@ def test_another_value_is_another_table(tool):
     assert "99.13 [98.00, 100.50]" in table and table != tool.zoo_table(json.loads(tool.STORED.read_text()))
     with pytest.raises(ValueError, match="README.md has no lines"):
         tool.updated("# DanceZoo", table)
+
+
+def test_an_evaluation_of_some_checkpoints_replaces_and_adds_their_rows(tool):
+    stored = json.loads(tool.STORED.read_text())
+    new = copy.deepcopy(stored)
+    truth, checkpoint = new["rows"][0], next(row for row in new["rows"] if row["kind"] == "checkpoint")
+    variants = [checkpoint, checkpoint | {"name": f"{checkpoint['name']} without feet", "kind": "baseline"}]
+    source = checkpoint["provenance"] | {"machine": "another machine"}
+    new["rows"] = [truth | {"provenance": source}, *(row | {"provenance": source} for row in variants)]
+    merged = tool.merged_values(stored, new)
+    names = [row["name"] for row in stored["rows"]]
+    assert [row["name"] for row in merged["rows"]] == [*names, variants[1]["name"]]
+    assert {row["name"] for row in merged["rows"] if row["provenance"] == source} == {row["name"] for row in variants}
+    assert f"another machine: {checkpoint['name']}, {variants[1]['name']}" in tool.zoo_table(merged)
+    truth["scores"]["identity_distance"]["mean"] *= 1.1
+    new["rows"][0] = truth
+    with pytest.raises(ValueError, match="identity_distance of the ground truth is .*: other clips"):
+        tool.merged_values(stored, new)
+    new["protocol"]["hash"] = "another"
+    assert tool.merged_values(stored, new) is new
 
 
 def test_every_shipped_model_is_one_line_with_its_training(tool):

@@ -1,10 +1,12 @@
 """Write README's table of the shipped models from an evaluation: python tools/zoo_table.py [METRICS.json]
 
-METRICS.json is what `python evaluate.py` writes. What the table needs of it is stored in results/zoo.json. Without an
-argument the table is written again from there. tests/test_zoo_table.py fails where README and results/zoo.json differ.
+METRICS.json is what `python evaluate.py` writes. What the table needs of it is stored in results/zoo.json. An
+evaluation of some checkpoints under the stored protocol replaces or adds their rows. Without an argument the table is
+written again from results/zoo.json. tests/test_zoo_table.py fails where README and that file differ.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ README, STORED = ROOT / "README.md", ROOT / "results" / "zoo.json"
 BEGIN, END = "<!-- zoo table: tools/zoo_table.py -->", "<!-- end of the zoo table -->"
 COLUMNS = ("psnr", "identity_distance", "fvd_world", "beat_align_2d", "prompt_following")
 ROW_KEYS = ("name", "kind", "cost", "scores")
+TRUTH = "ground truth"
+TRUTH_TOLERANCE = 0.01  # relative: the same clips on another CPU
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 DASH = "–"
 
@@ -26,14 +30,36 @@ def stored_values(results: dict[str, Any]) -> dict[str, Any]:
     columns = {key: results["columns"][key] for key in COLUMNS if key in results["columns"]}
     rows = [{key: row[key] for key in ROW_KEYS} for row in results["rows"]]
     rows = [row | {"scores": {key: row["scores"][key] for key in columns}} for row in rows]
+    rows = [row | {"provenance": results["provenance"]} for row in rows]
     protocol = {key: results["protocol"][key] for key in ("id", "hash", "description")}
-    return {"provenance": results["provenance"], "protocol": protocol, "columns": columns, "rows": rows}
+    return {"protocol": protocol, "columns": columns, "rows": rows}
+
+
+def merged_values(stored: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The new rows of checkpoints and their variants, and the other stored rows.
+
+    All rows are new where the new evaluation has another protocol. Raises ValueError where it has other columns, or
+    another ground truth: then the clips differ.
+    """
+    if new["protocol"]["hash"] != stored["protocol"]["hash"]:
+        return new
+    if new["columns"] != stored["columns"]:
+        raise ValueError(f"the columns {', '.join(new['columns'])} are not {', '.join(stored['columns'])}")
+    truths = [next(row for row in values["rows"] if row["name"] == TRUTH)["scores"] for values in (stored, new)]
+    for key in new["columns"]:
+        means = [float(truth[key]["mean"]) for truth in truths]
+        if not math.isclose(*means, rel_tol=TRUTH_TOLERANCE):
+            raise ValueError(f"{key} of the ground truth is {means[1]:.4f}, stored is {means[0]:.4f}: other clips")
+    checkpoints = tuple(row["name"] for row in new["rows"] if row["kind"] == "checkpoint")
+    new_rows = {row["name"]: row for row in new["rows"] if row["name"].startswith(checkpoints)}
+    rows = [new_rows.pop(row["name"], row) for row in stored["rows"]]
+    return stored | {"rows": [*rows, *new_rows.values()]}
 
 
 def zoo_table(values: dict[str, Any]) -> str:
     """README's table: a row for each row of the evaluation, with size and training time of the shipped models."""
     models = {model.name: model for model in shipped_models()}
-    columns, provenance = values["columns"], values["provenance"]
+    columns, protocol = values["columns"], values["protocol"]
     titles = [f"{column['heading']}{ARROWS[column['better']]}" for column in columns.values()]
     lines = [f"| | MB | training, min | s per video s | {' | '.join(titles)} |", "|---|" + "---:|" * (3 + len(titles))]
     for row in values["rows"]:
@@ -43,12 +69,21 @@ def zoo_table(values: dict[str, Any]) -> str:
         cells += [DASH if minutes is None else f"{minutes:.0f}", DASH if seconds is None else f"{seconds:.2f}"]
         cells += [format_score(row["scores"][key], column["digits"]) for key, column in columns.items()]
         lines.append(f"| {' | '.join(cells)} |")
-    protocol = values["protocol"]
-    source = (
-        f"`{provenance['command']}`, protocol `{protocol['id']}` ({protocol['hash']}), commit "
-        f"`{provenance['commit']}`, {provenance['machine']}. Means over clips with 95% intervals."
-    )
-    return "\n".join([*lines, "", source])
+    lines += [
+        "",
+        f"Protocol `{protocol['id']}` ({protocol['hash']}): means over clips with 95% intervals. Measured by:",
+        "",
+    ]
+    sources: dict[str, list[str]] = {}
+    for row in values["rows"]:
+        source = row["provenance"]
+        sources.setdefault(f"`{source['command']}`, commit `{source['commit']}`, {source['machine']}", []).append(
+            row["name"]
+        )
+    lines += [
+        f"- {source}" + (f": {', '.join(names)}" if len(sources) > 1 else "") for source, names in sources.items()
+    ]
+    return "\n".join(lines)
 
 
 def updated(readme: str, table: str) -> str:
@@ -64,6 +99,8 @@ def main() -> None:
     """Store the values of a new evaluation, where one is given, and write the table."""
     if len(sys.argv) > 1:
         values = stored_values(json.loads(Path(sys.argv[1]).read_text()))
+        if STORED.exists():
+            values = merged_values(json.loads(STORED.read_text()), values)
         STORED.write_text(json.dumps(values, indent=1) + "\n")
     README.write_text(updated(README.read_text(), zoo_table(json.loads(STORED.read_text()))))
 
