@@ -36,6 +36,7 @@ class MetricInput:
     joints: np.ndarray | None = None  # (T, 24, 3) metres at `zoo.batch.MOTION_FPS`: the exact motion, if any
     second_joints: np.ndarray | None = None  # the same of a second dance to the same clip (other seed or dancer)
     detector: PoseDetector | None = None  # detects joints in frames; None where no detector fits this data
+    caption: str = ""  # describes the motion; '' where the data has none
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def cached(self, key: Any, compute: Callable[[], Result]) -> Result:
@@ -75,7 +76,8 @@ class Column:
 class Metric(ABC):
     """Measures clips. Subclass `ClipMetric` or `SetMetric`.
 
-    required_inputs: optional fields of `MetricInput` that it needs, of 'joints', 'second_joints', 'beats', 'detector'.
+    required_inputs: optional fields of `MetricInput` that it needs, of 'joints', 'second_joints', 'beats', 'caption',
+    'detector'.
     version: to be increased when the values change, so that stored measurements are not reused.
     in_protocol_hash: whether the metric's identity is part of the protocol's hash. Metrics that came after the
     protocols were frozen are not, so that older tables stay comparable; the table gives their own fingerprint.

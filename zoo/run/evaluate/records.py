@@ -100,7 +100,7 @@ class StoredClip:
     labels: dict[str, str]  # such as song, dancer and style
 
     def read(self) -> dict[str, np.ndarray]:
-        """Return waveform, sample_rate, beats and reference; also motion and second_motion where the data has them."""
+        """Return waveform, sample_rate, beats, caption, reference; motions where the data has them."""
         return read_arrays(self.file(".npz"))
 
     def file(self, suffix: str) -> Path:
@@ -118,6 +118,7 @@ def store_clip(clips: EvalClips, index: int, fps: Fraction, folder: Path) -> Sto
         "waveform": clip.waveform,
         "sample_rate": np.array(clip.sample_rate),
         "beats": clip.beats,
+        "caption": np.array(clip.caption),
         "reference": clip.reference,
     }
     for name in ("motion", "second_motion"):

@@ -30,6 +30,7 @@ MISSING_REASONS = {  # required input of a metric -> the reason why a system wit
     "joints": "it needs the exact motion, which this system does not provide",
     "second_joints": "it needs a second dance to the same clip, which this system does not provide",
     "beats": "no beat was found in these songs",
+    "caption": "the clips have no captions",
 }
 
 

@@ -97,6 +97,7 @@ class MetricRunner:
             waveform=truth["waveform"],
             sample_rate=int(truth["sample_rate"]),
             beats=truth["beats"],
+            caption=str(truth.get("caption", "")),  # clips that an older version stored have none
             joints=_joints(motion.get("motion")),
             second_joints=_joints(motion.get("second_motion") if job.use_second_motion else None),
             detector=self.detector,
@@ -104,8 +105,7 @@ class MetricRunner:
         measurements = read_measurements(job.output, job.inputs_hash)
         optional = {"joints": clip.joints, "second_joints": clip.second_joints, "detector": self.detector}
         unavailable = {name for name, value in optional.items() if value is None}
-        if not len(clip.beats):
-            unavailable.add("beats")
+        unavailable |= {name for name in ("beats", "caption") if not len(getattr(clip, name))}
         for metric in missing:
             values = {} if metric.metric.required_inputs & unavailable else metric.metric.measure(clip)
             measurements[metric.fingerprint] = {name: np.asarray(value) for name, value in values.items()}
