@@ -48,6 +48,11 @@ def test_an_evaluation_of_some_checkpoints_replaces_and_adds_their_rows(tool):
     assert [row["name"] for row in merged["rows"]] == [*names, variants[1]["name"]]
     assert {row["name"] for row in merged["rows"] if row["provenance"] == source} == {row["name"] for row in variants}
     assert f"another machine: {checkpoint['name']}, {variants[1]['name']}" in tool.zoo_table(merged)
+    new["columns"]["prompt_following"] = new["columns"]["beat_align_2d"] | {"heading": "prompt following"}
+    for row in new["rows"]:
+        row["scores"]["prompt_following"] = {"mean": 0.75, "low": 0.5, "high": 1.0, "n": 16}
+    table = tool.zoo_table(tool.merged_values(stored, new))
+    assert table.count(" 0.750 [0.500, 1.000] |") == 3 and table.count(" – |\n") == len(names) - 2
     truth["scores"]["identity_distance"]["mean"] *= 1.1
     new["rows"][0] = truth
     with pytest.raises(ValueError, match="identity_distance of the ground truth is .*: other clips"):

@@ -38,22 +38,25 @@ def stored_values(results: dict[str, Any]) -> dict[str, Any]:
 def merged_values(stored: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The new rows of checkpoints and their variants, and the other stored rows.
 
-    All rows are new where the new evaluation has another protocol. Raises ValueError where it has other columns, or
-    another ground truth: then the clips differ.
+    All rows are new where the new evaluation has another protocol. A row has no value in a column that its evaluation
+    did not measure. Raises ValueError where the ground truth differs: then the clips differ.
     """
     if new["protocol"]["hash"] != stored["protocol"]["hash"]:
         return new
-    if new["columns"] != stored["columns"]:
-        raise ValueError(f"the columns {', '.join(new['columns'])} are not {', '.join(stored['columns'])}")
+    columns = stored["columns"] | new["columns"]
     truths = [next(row for row in values["rows"] if row["name"] == TRUTH)["scores"] for values in (stored, new)]
-    for key in new["columns"]:
+    for key in stored["columns"].keys() & new["columns"].keys():
         means = [float(truth[key]["mean"]) for truth in truths]
         if not math.isclose(*means, rel_tol=TRUTH_TOLERANCE):
             raise ValueError(f"{key} of the ground truth is {means[1]:.4f}, stored is {means[0]:.4f}: other clips")
     checkpoints = tuple(row["name"] for row in new["rows"] if row["kind"] == "checkpoint")
-    new_rows = {row["name"]: row for row in new["rows"] if row["name"].startswith(checkpoints)}
+    is_new = {row["name"]: row["name"].startswith(checkpoints) for row in new["rows"]}
+    if new["columns"].keys() > stored["columns"].keys():  # baselines have equal scores in both, and more here
+        is_new = dict.fromkeys(is_new, True)
+    new_rows = {row["name"]: row for row in new["rows"] if is_new[row["name"]]}
     rows = [new_rows.pop(row["name"], row) for row in stored["rows"]]
-    return stored | {"rows": [*rows, *new_rows.values()]}
+    columns = {key: columns[key] for key in COLUMNS if key in columns}
+    return stored | {"columns": columns, "rows": [*rows, *new_rows.values()]}
 
 
 def zoo_table(values: dict[str, Any]) -> str:
@@ -67,7 +70,10 @@ def zoo_table(values: dict[str, Any]) -> str:
         minutes = model.header.get("training", {}).get("minutes") if model else None
         cells = [f"`{row['name']}`" if model else row["name"], f"{model.megabytes:.1f}" if model else DASH]
         cells += [DASH if minutes is None else f"{minutes:.0f}", DASH if seconds is None else f"{seconds:.2f}"]
-        cells += [format_score(row["scores"][key], column["digits"]) for key, column in columns.items()]
+        scores = row["scores"]
+        cells += [
+            format_score(scores[key], column["digits"]) if key in scores else DASH for key, column in columns.items()
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
