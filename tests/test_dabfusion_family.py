@@ -80,6 +80,16 @@ def test_generation_yields_small_blocks_of_any_total_and_begins_with_the_image(f
     assert torch.equal(blocks[0][0], IMAGE)
 
 
+def test_a_reconstruction_is_the_image_warped_to_each_frame():
+    family, frames = small_family(), torch.stack([IMAGE.flip(2), IMAGE, IMAGE // 2])
+    with torch.no_grad():
+        blocks = torch.cat(list(family.reconstruct(IMAGE, frames)))
+        for frame, block in zip(frames, blocks, strict=True):
+            image = family.autoencoder(IMAGE[None] / 255, frame[None] / 255).image[0]
+            assert (block / 255 - image).abs().max() < 0.01
+    assert not torch.equal(blocks[0], blocks[1])
+
+
 def test_frames_depend_on_the_seed_but_not_on_the_number_of_frames():
     family = small_family()
     short, long, other_seed = (

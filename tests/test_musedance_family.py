@@ -443,6 +443,19 @@ def test_where_no_figure_is_a_picture_stays_as_it_is(logit, alike):
     ).abs().max() <= 1
 
 
+@pytest.mark.parametrize(("logit", "keeps_pixels"), [(-20.0, True), (20.0, False)])
+def test_a_reconstruction_is_the_autoencoders_where_the_figure_is(logit, keeps_pixels):
+    """And the image's own pixels elsewhere. Ten frames are more than a block."""
+    family = made(background_residual=True)
+    torch.nn.init.zeros_(family.background.figure_segmenter.net.conv_out.weight)
+    torch.nn.init.constant_(family.background.figure_segmenter.net.conv_out.bias, logit)
+    with torch.no_grad():
+        frames = torch.cat(list(family.reconstruct(PICTURE, PICTURE.expand(10, -1, -1, -1))))
+        decoded = family.codec.decode(family.codec.encode(PICTURE.float()[None] / 127.5 - 1))[0]
+    expected = PICTURE if keeps_pixels else decoded
+    assert frames.shape == (10, 3, 64, 64) and (frames.int() - expected.int()).abs().max() <= 1
+
+
 @pytest.mark.parametrize(("logit", "refused"), [(-5.0, True), (-1.5, False)])
 def test_a_picture_in_which_no_figure_is_found_is_refused(logit, refused):
     """But not by a network that is sure of nothing yet."""

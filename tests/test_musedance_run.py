@@ -120,6 +120,15 @@ def test_a_checkpoint_without_music_is_a_baseline(run, scripts):
     assert scripts.inside("evaluate", "ablations=some").returncode == 2
 
 
+def test_an_autoencoder_is_a_row_of_its_own(run, scripts):
+    """reconstructions=true adds the true frames, encoded and decoded, which do not compete."""
+    rows = evaluated(run, scripts, "reconstructions=true")
+    kind, videos = rows["last.ckpt reconstruction"]
+    assert kind == "baseline" and len(videos) == 2
+    assert all(a != b for name in ("last.ckpt", "ground truth") for a, b in zip(videos, rows[name][1], strict=True))
+    assert scripts.inside("evaluate", "reconstructions=2").returncode == 2
+
+
 @pytest.mark.skipif(not is_supported(), reason="this CPU does not multiply bf16")
 def test_a_table_tells_precisions_apart(run, scripts):
     """The same checkpoint in bf16 is another row, of other dances."""

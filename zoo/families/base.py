@@ -72,6 +72,7 @@ class Family(nn.Module, ABC):
     # types of the modules whose activations a training may compute again: residual blocks, transformers ...
     activation_units: tuple[type[nn.Module], ...] = ()
     optional_parts: Mapping[str, str] = {}  # module that a configuration may leave out -> the option that adds it
+    can_reconstruct: bool = False  # whether the family has an autoencoder of frames, see `reconstruct`
 
     @abstractmethod
     def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
@@ -80,6 +81,14 @@ class Family(nn.Module, ABC):
         Blocks are yielded as soon as they are computed: memory must not grow with the number of frames. The same
         request gives the same frames. Raises ValueError for an image or a prompt that the family cannot use.
         """
+
+    def reconstruct(self, image: Tensor, frames: Tensor) -> Iterator[Tensor]:
+        """Yield blocks (F, 3, resolution, resolution) uint8 of given frames (F, 3, H, W) uint8 as the autoencoder draws
+        them. The family's videos cannot be better.
+
+        image (3, H, W) uint8: the reference image. Raises NotImplementedError unless `can_reconstruct`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no autoencoder of frames")
 
     def part(self, path: str) -> nn.Module:
         """The module at `path`, which a stage trains. Raises ValueError where the configuration leaves it out."""

@@ -54,6 +54,7 @@ class DabFusion(Family):
     sharp as a short one (not in the paper).
     """
 
+    can_reconstruct = True
     activation_units = (
         ResBlock,
         SameBlock,
@@ -227,6 +228,15 @@ class DabFusion(Family):
                 reference = self.autoencoder.decode(levels, flow, occlusion)
             num_done, start = stop, end
             context = volume[-self.num_context_frames :] if self.num_context_frames else None
+
+    def reconstruct(self, image: Tensor, frames: Tensor) -> Iterator[Tensor]:
+        """See `Family`: the image, warped by the flow to each frame that the autoencoder estimates (sec. 3.1)."""
+        source, *driving = (
+            pad_to_square(picture, self.resolution).to(self.device).float()[None] / 255 for picture in (image, *frames)
+        )
+        for batch in torch.cat(driving).split(DECODE_BATCH):
+            output = self.autoencoder(source.expand_as(batch), batch)
+            yield (output.image * 255).round().clamp(0, 255).to(torch.uint8)
 
     def _zero_motion(self, latent: Tensor) -> Tensor:
         """Return the packed flow of a frame without motion: (1, 3, h, w)."""

@@ -7,7 +7,7 @@ Shape letters: R references, B >= R samples (with classifier-free guidance the c
 C latent channels, h x w latent pixels, H x W image pixels.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import prior_mean_offset
-from zoo.families.latent.codec import LatentCodec
+from zoo.families.latent.codec import VAE_BATCH, LatentCodec
 from zoo.nn.figure_segmentation import (
     BODY_REGIONS,
     FigureSegmenter,
@@ -27,6 +27,7 @@ from zoo.nn.figure_segmentation import (
     region_masks,
     region_means,
 )
+from zoo.nn.square_image import pad_to_square
 
 
 @dataclass(frozen=True)
@@ -218,6 +219,22 @@ class BackgroundResidual(DirectLatents):
 
 
 @torch.no_grad()
+def reconstruct_frames(
+    codec: LatentCodec, background: DirectLatents, image: Tensor, frames: Tensor, resolution: int
+) -> Iterator[Tensor]:
+    """`Family.reconstruct` of a latent diffusion model: frames through the autoencoder, behind them the image's pixels
+    where the background is visible.
+    """
+    reference_image, *images = (
+        pad_to_square(picture, resolution).to(codec.device).float()[None] / 127.5 - 1 for picture in (image, *frames)
+    )
+    reference = background.encode_reference(codec.encode(reference_image))
+    reference = background.with_pixel_residual(reference, reference_image, codec)
+    for batch in torch.cat(images).split(VAE_BATCH):
+        latents = codec.encode(batch)
+        yield codec.decode(latents, background.frame_pixel_residual(latents, reference))
+
+
 def estimate_scales(codec: LatentCodec, background: DirectLatents, batches: Iterable[Batch]) -> None:
     """Make latents and residuals of a new autoencoder about as large as the noise.
 

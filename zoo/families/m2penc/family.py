@@ -17,7 +17,7 @@ from zoo.diffusion.denoiser import Denoiser, add_noise
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.diffusion.schedules import make_noise_schedule
 from zoo.families.base import Family, GenerationRequest, SamplingParams
-from zoo.families.latent.background import BackgroundResidual, DirectLatents, ReferenceContext
+from zoo.families.latent.background import BackgroundResidual, DirectLatents, ReferenceContext, reconstruct_frames
 from zoo.families.latent.codec import VAE_BATCH, LatentCodec
 from zoo.families.m2penc.guidance import (
     PUBLIC_FILE_KINDS,
@@ -54,6 +54,7 @@ class M2PEnc(Family):
     guidance_mean: Tensor
     heatmap_mean: Tensor
 
+    can_reconstruct = True
     activation_units = (VideoResnetBlock, SpatialTransformer, MotionModule, SpaceTimeBlock, GuidanceEncoder)
 
     def __init__(
@@ -284,6 +285,10 @@ class M2PEnc(Family):
                 frames = self.codec.decode(frame_latents[distinct_frames], pixel_residual)
                 yield frames[[distinct_frames.index(index) for index in batch_frames]]
             num_frames_done, window_start = stop, window_start + self.num_frames - self.num_context_frames
+
+    def reconstruct(self, image: Tensor, frames: Tensor) -> Iterator[Tensor]:
+        """See `Family`."""
+        return reconstruct_frames(self.codec, self.background, image, frames, self.resolution)
 
     def _encode_image(self, image: Tensor, latents: Tensor, sampling: SamplingParams) -> Conditioning:
         """The U-Net's conditions, once per request; with guidance for two samples, the second without the image."""

@@ -16,7 +16,7 @@ from zoo.diffusion.denoiser import Denoiser
 from zoo.diffusion.samplers import make_sampler, sample
 from zoo.diffusion.schedules import make_noise_schedule
 from zoo.families.base import Family, GenerationRequest, SamplingParams
-from zoo.families.latent.background import BackgroundResidual, DirectLatents, ReferenceContext
+from zoo.families.latent.background import BackgroundResidual, DirectLatents, ReferenceContext, reconstruct_frames
 from zoo.families.latent.codec import VAE_BATCH, LatentCodec
 from zoo.families.musedance.tokens import MUSIC_CONDITIONS, MusicTokenEmbedder
 from zoo.families.musedance.upgrade import upgrade_config, upgrade_state_dict
@@ -42,6 +42,7 @@ MIN_FIGURE_PROB = 0.1  # an image in which no latent is more likely to show a fi
 class MuseDance(Family):
     """All networks of MuseDance."""
 
+    can_reconstruct = True
     activation_units = (VideoResnetBlock, SpatialTransformer, MusicAttentionModule, MotionModule)
 
     def __init__(
@@ -222,6 +223,10 @@ class MuseDance(Family):
                 frames = self.codec.decode(frame_latents, pixel_residual)
                 yield frames[[distinct_frames.index(frame) for frame in batch_frames]]
             num_done, window_index = stop, window_index + 1
+
+    def reconstruct(self, image: Tensor, frames: Tensor) -> Iterator[Tensor]:
+        """See `Family`."""
+        return reconstruct_frames(self.codec, self.background, image, frames, self.resolution)
 
     def _music_tokens_at(self, music: MusicFeatures, start: int) -> dict[str, Tensor]:
         """Return the music tokens of the window that begins at own frame `start`."""

@@ -50,6 +50,7 @@ from zoo.run.evaluate.systems import (
     ground_truth_system,
     load_checkpoint,
     other_song_system,
+    reconstructions,
     still_image_system,
     videos_system,
     with_trained_renderers,
@@ -73,6 +74,8 @@ def evaluate(config: DictConfig) -> Path:
     checkpoint_paths, video_folders = _named_paths(config.ckpt, "ckpt"), _named_paths(config.videos, "videos")
     if not isinstance(config.use_ema, bool):
         raise ValueError(f"use_ema={config.use_ema}: use true or false")
+    if not isinstance(config.reconstructions, bool):
+        raise ValueError(f"reconstructions={config.reconstructions}: use true or false")
     if config.prompt not in PROMPTS:
         raise ValueError(f"prompt={config.prompt}: use {' or '.join(PROMPTS)}")
     if config.ablations not in ABLATION_CHOICES:
@@ -96,6 +99,8 @@ def evaluate(config: DictConfig) -> Path:
             checkpoints.append(checkpoint)
             if config.ablations == "all" or (config.ablations == "shipped" and path == find_model(name)):
                 checkpoints += ablated_checkpoints(checkpoint, config.use_ema, config.get("renderer"))
+            if config.reconstructions:
+                checkpoints += reconstructions(checkpoint)
     for checkpoint in checkpoints:
         checkpoint.configure(config.get("renderer"), runner.detector, precision)
     if precision is not None and not any(checkpoint.precision for checkpoint in checkpoints):

@@ -155,6 +155,7 @@ class EvaluatedCheckpoint:
     precision: str | None = None  # of its denoisers, see `zoo.nn.cpu_inference`
     options: Mapping[str, Any] | None = None  # of the family, for this row alone, such as those of `Family.ablations`
     is_baseline: bool = False  # made of a checkpoint's own parts: it does not compete
+    is_reconstruction: bool = False  # of the true frames, see `Family.reconstruct`
 
     def configure(
         self, options: Mapping[str, Any] | None, detector: PoseDetector | None, precision: str | None
@@ -194,7 +195,7 @@ class EvaluatedCheckpoint:
         """Hash everything that decides its dances."""
         files = [*weight_files(self.path), self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
         hashes = [file_fingerprint(file) for file in files]
-        chosen = (self.renderer, self.renderer_options, self.precision, self.options)
+        chosen = (self.renderer, self.renderer_options, self.precision, self.options, self.is_reconstruction)
         options = [option for option in chosen if option]
         settings = (protocol.seed, protocol.repeats, *options, use_ema, prompt, vars(sampling))
         return fingerprint(content, hashes, settings, self.encoder.cache_key, _code_hash(), _foreign_code(self.family))
@@ -250,6 +251,12 @@ def ablated_checkpoints(
             yield replace(checkpoint, name=name, family=family, config=config, options=options, is_baseline=True)
 
 
+def reconstructions(checkpoint: EvaluatedCheckpoint) -> Iterator[EvaluatedCheckpoint]:
+    """The row of a checkpoint's autoencoder, where it has one: the true frames, encoded and decoded."""
+    if checkpoint.family.can_reconstruct:
+        yield replace(checkpoint, name=f"{checkpoint.name} reconstruction", is_baseline=True, is_reconstruction=True)
+
+
 def checkpoint_system(
     checkpoint: EvaluatedCheckpoint,
     source: DataSource,
@@ -286,7 +293,7 @@ def checkpoint_system(
             clip = eval_clips[index]
             text = clip.caption if prompt == "caption" else clip.labels["style"]
             with fast_denoisers(family, checkpoint.precision):
-                _generate_clip(family, clip, text, index, protocol, sampling, device, stems[index])
+                _generate_clip(checkpoint, clip, text, index, protocol, sampling, device, stems[index])
         family.cpu()
     costs = [read_json(with_suffix(stem, ".json")) for stem in stems]
     for clip, stem in zip(clips, stems, strict=True):
@@ -306,7 +313,7 @@ def checkpoint_system(
 
 
 def _generate_clip(
-    family: Family,
+    checkpoint: EvaluatedCheckpoint,
     clip: EvalClip,
     prompt: str,
     index: int,
@@ -316,19 +323,21 @@ def _generate_clip(
     stem: Path,
 ) -> None:
     """Write the files of one clip; the .json file is written last."""
-    clip_spec, seed = protocol.clip_spec, protocol.seed + index
+    family, clip_spec, seed = checkpoint.family, protocol.clip_spec, protocol.seed + index
     image = torch.from_numpy(clip.reference).permute(2, 0, 1).to(device)
     music = replace(clip.music, features=clip.music.features.to(device))
     with torch.inference_mode():
         with CostMeter(device) as meter:
-            blocks = family.generate(
-                GenerationRequest(image, music, clip_spec.frames, clip_spec.rate, prompt, seed, sampling)
-            )
+            if checkpoint.is_reconstruction:
+                blocks = family.reconstruct(image, torch.from_numpy(clip.frames).permute(0, 3, 1, 2).to(device))
+            else:
+                request = GenerationRequest(image, music, clip_spec.frames, clip_spec.rate, prompt, seed, sampling)
+                blocks = family.generate(request)
             frames = torch.cat([block.cpu() for block in blocks])
         assert len(frames) == clip_spec.frames, (
             f"the family generated {len(frames)} frames instead of {clip_spec.frames}"
         )
-        if isinstance(family, MotionGenerator):
+        if isinstance(family, MotionGenerator) and not checkpoint.is_reconstruction:
             seeds = {"motion": seed}
             if index < protocol.repeats:
                 seeds["second_motion"] = seed + REPEAT_SEED_OFFSET
