@@ -83,3 +83,18 @@ def filled(module: nn.Module, label: str) -> nn.Module:
     state = {name.removeprefix(f"{label}."): value for name, value in state_by_name(shapes).items()}
     module.load_state_dict(module.state_dict() | state)
     return module.eval()
+
+
+def beat_this_state(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """`state_by_name` for Beat This!, with its rotary frequencies and logits of both signs."""
+    state = state_by_name(shapes)
+    for name, value in state.items():
+        if name.endswith("freqs"):
+            state[name] = 10_000.0 ** (-torch.arange(len(value)) / len(value))
+        elif name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(7)
+        elif name.endswith("gamma"):
+            state[name] = 1 + value
+        elif name == "task_heads.beat_downbeat_lin.bias":
+            state[name] = torch.tensor([-1.55, -1.75])
+    return state

@@ -12,10 +12,8 @@ from rich.progress import track
 
 from zoo.data.shard_file import DamageError, Sample, ShardReader
 from zoo.files import cache_root, replacing, safe_name, write_atomic
-from zoo.music import beats as beats_module
-from zoo.music import mel as mel_module
-from zoo.music.beats import Beats, find_beats
-from zoo.music.encoder import MusicEncoder, MusicFeatures, source_hash
+from zoo.music.beats import Beats
+from zoo.music.encoder import MusicEncoder, MusicFeatures
 from zoo.processes import WorkerPool
 
 MAX_BYTES_IN_MEMORY = 4 << 20  # of a song's features: larger ones are mapped from disk
@@ -32,14 +30,14 @@ class MusicFeatureCache:
 
     def __init__(self, encoder: MusicEncoder):
         self.encoder = encoder
-        key = f"{encoder.cache_key} {source_hash(beats_module, mel_module)}"
-        self.folder = cache_root() / "songs" / hashlib.sha256(key.encode()).hexdigest()[:16]
+        self.needs_weights_file = encoder.needs_weights_file or encoder.beat_tracker.needs_weights_file
+        self.folder = cache_root() / "songs" / hashlib.sha256(encoder.song_cache_key.encode()).hexdigest()[:16]
         self._loaded: dict[str, tuple[np.ndarray, Beats]] = {}
 
     def build(self, readers: Iterable[ShardReader], workers: int) -> None:
         """Encode the sounds of shards that are not in the cache yet, with a progress bar.
 
-        workers: at most so many processes, for encoders without weights.
+        workers: at most so many processes, for encoders and beat trackers without weights.
         """
         missing_sounds = {}  # sound id -> (reader, a sample that has it)
         for reader in readers:
@@ -53,13 +51,13 @@ class MusicFeatureCache:
         jobs = _read_sounds(missing_sounds)
         progress_options: dict[str, Any] = {"total": len(missing_sounds), "description": "encoding songs"}
         workers = min(workers, len(missing_sounds) // MIN_SOUNDS_PER_WORKER)
-        if workers > 1 and not self.encoder.needs_weights_file:
+        if workers > 1 and not self.needs_weights_file:
             with WorkerPool(workers, _use_one_thread) as pool:
                 for _ in track(_map_in_order(pool, self._encode, jobs, max_waiting=4 * workers), **progress_options):
                     pass
             return
         num_threads = torch.get_num_threads()
-        if not self.encoder.needs_weights_file:
+        if not self.needs_weights_file:
             _use_one_thread()  # as in worker processes: sums depend on it, and a killed build may leave few songs
         try:
             for job in track(jobs, **progress_options):
@@ -73,7 +71,7 @@ class MusicFeatureCache:
     def _encode(self, job: tuple[str, np.ndarray, int]) -> None:
         """Encode one sound, (sound id, waveform (S,), sample rate), into the cache."""
         sound_id, waveform, sample_rate = job
-        beats = find_beats(waveform, sample_rate)
+        beats = self.encoder.beat_tracker.track(waveform, sample_rate)
         with torch.inference_mode():
             encoded = self.encoder.encode(torch.from_numpy(waveform)[None], sample_rate, [beats])[0]
             features = encoded.float().cpu().numpy()

@@ -7,12 +7,15 @@ three. Beats are marked by drums: the kick below 150 Hz, snare and attacks above
 middle bands also start between beats, so bands have different weights.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
+from zoo.files import file_hash
+from zoo.music import mel as mel_module
 from zoo.music.compiled_librosa import librosa
 from zoo.music.mel import mel_blocks
 
@@ -60,6 +63,29 @@ class Beats:
 
 
 NO_BEATS = Beats(np.empty(0), 0.0, 0)
+
+
+class BeatTracker(ABC):
+    """Waveform -> beats. Deterministic."""
+
+    sample_rate: int  # Hz, that `track` works at; it resamples other waveforms
+    needs_weights_file: bool = False  # if so, one process tracks a whole corpus, with one copy of the weights
+    cache_key: str  # of tracker, code and weights: beats with the same key are equal
+
+    @abstractmethod
+    def track(self, waveform: np.ndarray, sample_rate: int) -> Beats:
+        """Find the beats of a waveform (S,) float32. Silence and music without a beat have none."""
+
+
+class OnsetBeatTracker(BeatTracker):
+    """`find_beats` of this module, which needs no weights."""
+
+    sample_rate = RATE
+    cache_key = f"onsets-{file_hash(__file__, str(mel_module.__file__))}"
+
+    def track(self, waveform: np.ndarray, sample_rate: int) -> Beats:
+        """See `BeatTracker`."""
+        return find_beats(waveform, sample_rate)
 
 
 def find_beats(mono: np.ndarray, sample_rate: int) -> Beats:

@@ -15,9 +15,7 @@ from torch import Tensor, nn
 
 from zoo.files import cache_root, replacing
 from zoo.media import Sound
-from zoo.music import beats as beats_module
-from zoo.music import mel as mel_module
-from zoo.music.beats import RATE, Beats, find_beats
+from zoo.music.beats import RATE, Beats, BeatTracker, OnsetBeatTracker
 
 DEFAULT_CONTEXT_SECONDS = 3.0  # encoded on either side of a section, so that its edges equal those of the whole song
 
@@ -71,6 +69,12 @@ class MusicEncoder(nn.Module, ABC):
     context_seconds: float = DEFAULT_CONTEXT_SECONDS  # on either side of a token that its values depend on
     needs_weights_file: bool = False  # if so, one process encodes a whole corpus, with one copy of the weights
     cache_key: str  # of encoder, settings, code and weights: features with the same key are equal
+    beat_tracker: BeatTracker = OnsetBeatTracker()  # of the songs that it encodes
+
+    @property
+    def song_cache_key(self) -> str:
+        """Of encoder and beat tracker: features and beats of a song with the same key are equal."""
+        return f"{self.cache_key} {self.beat_tracker.cache_key}"
 
     @abstractmethod
     def encode(self, waveform: Tensor, sample_rate: int, beats: list[Beats] | None = None) -> Tensor:
@@ -92,8 +96,8 @@ def encode_song(
 
     sound: a file, or a mono waveform (S,) float32 at `sample_rate`. keep_waveform: return a file's waveform, too.
     Only this section and the encoder's context around it are decoded and analysed. Results are cached in
-    $DANCEZOO_CACHE (~/.cache/dancezoo), by a hash of the samples, the encoder's `cache_key` and the beat tracker's
-    code. Raises ValueError where the sound ends before `start`.
+    $DANCEZOO_CACHE (~/.cache/dancezoo), by a hash of the samples and the encoder's `song_cache_key`. Raises ValueError
+    where the sound ends before `start`.
     """
     section_start = Fraction(start).limit_denominator(1 << 24)
     if isinstance(sound, Sound):
@@ -116,24 +120,29 @@ def encode_song(
     decode_start, decode_stop = section_start - context_tokens * token_seconds, min(length, section_stop + context)
     if isinstance(sound, Sound):
         wave, rate = sound.mono(encoder.sample_rate, decode_start, decode_stop), encoder.sample_rate
-        beat_wave, beat_rate = (wave if rate == RATE else sound.mono(RATE, decode_start, decode_stop)), RATE
     else:
         assert sample_rate is not None, "a waveform needs its sample rate"
         samples = slice(round(decode_start * sample_rate), round(decode_stop * sample_rate))
         wave, rate = np.ascontiguousarray(sound[samples]), sample_rate
-        beat_wave, beat_rate = wave, rate
 
-    cache_key = hashlib.sha256(f"{encoder.cache_key} {BEAT_TRACKER_HASH} {rate}".encode() + wave.tobytes()).hexdigest()
+    def decode(other_rate: int) -> np.ndarray:
+        if not isinstance(sound, Sound) or rate == other_rate:
+            return wave
+        return sound.mono(other_rate, decode_start, decode_stop)
+
+    cache_key = hashlib.sha256(f"{encoder.song_cache_key} {rate}".encode() + wave.tobytes()).hexdigest()
     path = cache_root() / "music" / f"{cache_key}.npz"
     music = _load_cached(path, encoder)
     if music is None:
-        beats = find_beats(beat_wave, beat_rate)
+        tracker = encoder.beat_tracker
+        beat_rate = tracker.sample_rate if isinstance(sound, Sound) else rate
+        beats = tracker.track(decode(beat_rate), beat_rate)
         with torch.inference_mode():
             features = encoder.encode(torch.from_numpy(wave)[None], rate, [beats])[0].float().cpu()
         music = MusicFeatures(features.clone(), encoder.rate, beats)
         _save(path, music)
     if keep_waveform and isinstance(sound, Sound):
-        music = replace(music, waveform=beat_wave)
+        music = replace(music, waveform=decode(RATE))
     # a truncated file may hold less than its packets promise
     stop = min(section_stop - decode_start, Fraction(len(wave), rate))
     return music.slice(context_tokens * token_seconds, stop)
@@ -143,9 +152,6 @@ def source_hash(*modules: ModuleType) -> str:
     """Hash the source code of modules, for the cache key of their results."""
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in modules)
     return hashlib.sha256(sources).hexdigest()[:12]
-
-
-BEAT_TRACKER_HASH = source_hash(beats_module, mel_module)
 
 
 def _load_cached(path: Path, encoder: MusicEncoder) -> MusicFeatures | None:

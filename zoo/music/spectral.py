@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zoo.music import beats as beats_module
 from zoo.music import mel as mel_module
-from zoo.music.beats import NO_BEATS, Beats, beats_to_frames, find_beats
+from zoo.music.beats import NO_BEATS, Beats, beats_to_frames
 from zoo.music.compiled_librosa import librosa
 from zoo.music.encoder import MusicEncoder, source_hash, token_count
 from zoo.music.mel import mel_blocks
@@ -27,8 +27,8 @@ class Spectral(MusicEncoder):
 
     Three terms of the public formula depend on the whole file, so that a frame would change with the cut. Here they
     are fixed: the minimum power (EDGE: 80 dB below the file's maximum), the height of peaks (EDGE: relative to the
-    file's highest) and the tuning A = 440 Hz (EDGE: estimated from the file). Beats are those of `find_beats`, centred
-    on the beat; EDGE's, by librosa, are about one frame late.
+    file's highest) and the tuning A = 440 Hz (EDGE: estimated from the file). Beats are those of `beat_tracker`,
+    centred on the beat; EDGE's, by librosa, are about one frame late.
 
     rhythm: False leaves out onset envelope, peaks and beats (music=timbre). The other 32 values describe timbre and
     chords, and so style. The rhythm is then only implicit, in changes of the loudness (the first MFCC).
@@ -49,7 +49,7 @@ class Spectral(MusicEncoder):
         if not self.rhythm:
             beats = [NO_BEATS] * len(rows)
         if beats is None:
-            beats = [find_beats(row, sample_rate) for row in rows]
+            beats = [self.beat_tracker.track(row, sample_rate) for row in rows]
         features = [_features(row, sample_rate, row_beats) for row, row_beats in zip(rows, beats, strict=True)]
         if not self.rhythm:
             features = [row[:, 1 : 1 + self.dim] for row in features]

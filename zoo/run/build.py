@@ -7,6 +7,7 @@ called: `check_targets` holds the one list of classes for each kind of object.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +24,11 @@ from zoo.data.base import DataSource
 from zoo.data.sdgpip.slices import MotionTeacher, SliceSpec
 from zoo.data.world.recipe import RenderSpec
 from zoo.families.base import Family, Stage
+from zoo.music.beat_this import BeatThisTracker
+from zoo.music.beats import BeatTracker
 from zoo.music.encoder import MusicEncoder
 from zoo.run.trust import is_trusted
-from zoo.run.validate import check_strategy
+from zoo.run.validate import check_strategy, existing_file
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,25 @@ STRATEGY = Kind(
 )
 
 
-def build_encoder(config: DictConfig) -> MusicEncoder:
-    """The music encoder that `config.music` names. Raises ValueError for weights that are missing."""
+def build_encoder(config: DictConfig, beat_tracker: BeatTracker | None = None) -> MusicEncoder:
+    """The music encoder that `config.music` names. Raises ValueError for weights that are missing.
+
+    beat_tracker: of its songs; None: the one without weights. A checkpoint's configuration never names it.
+    """
     check_targets(config.music)
-    return instantiate(config.music, _convert_="all")
+    encoder = instantiate(config.music, _convert_="all")
+    if beat_tracker is not None:
+        encoder.beat_tracker = beat_tracker
+    return encoder
+
+
+def load_beat_tracker(path: str | Path | None) -> BeatTracker | None:
+    """The beat tracker of weights.beats=FILE, None without one. Raises ValueError for a file that does not fit it."""
+    if path is None:
+        return None
+    tracker = BeatThisTracker(existing_file(path, "weights.beats"))
+    assert tracker.loaded is not None  # refuses another file before anything is computed
+    return tracker
 
 
 def build_family(config: DictConfig) -> Family:

@@ -17,7 +17,7 @@ from zoo.data.world.recipe import seed_of
 from zoo.families.base import Family, MotionGenerator, SamplingParams
 from zoo.files import file_hash
 from zoo.music.encoder import MusicEncoder, encode_song
-from zoo.run.build import build_encoder
+from zoo.run.build import build_encoder, load_beat_tracker
 from zoo.run.checkpoint import load_family, weight_files
 from zoo.run.config import CONFIG_FILE
 from zoo.run.validate import existing_path, int_at_least
@@ -40,8 +40,12 @@ class CheckpointTeacher(MotionTeacher):
         guidance_scale: float = 2.0,
         noise: str = "shared",
         seed: int = 0,
+        beats: str | None = None,
     ):
-        """ckpt: a .ckpt or an exported folder. Raises ValueError for a path that does not exist and other noise."""
+        """ckpt: a .ckpt or an exported folder; beats: see `load_beat_tracker`.
+
+        Raises ValueError for a path that does not exist, a file that does not fit and other noise.
+        """
         if noise not in ("shared", "fresh"):
             raise ValueError(f"teacher.noise={noise}: use shared or fresh")
         self.path = existing_path(ckpt, "teacher.ckpt")
@@ -52,13 +56,17 @@ class CheckpointTeacher(MotionTeacher):
         self.sampling = SamplingParams(num_inference_steps=steps, guidance_scale=float(guidance_scale), eta=0.0)
         self.noise, self.seed = noise, int_at_least(seed, "teacher.seed", 0)
         settings = f"{steps} {float(guidance_scale)} {noise} {self.seed}"
+        tracker = load_beat_tracker(beats)
+        if tracker is not None:
+            settings += f" {tracker.cache_key}"
+        self.beats_path = beats
         self.cache_key = f"{file_hash(*files)} {settings} {code_hash(MUSIC_CODE)}"
 
     def motions(
         self, waveform: np.ndarray, sample_rate: int, starts: Sequence[Fraction], seconds: Fraction, song: str
     ) -> Iterator[Tensor]:
         """See MotionTeacher. Slices are denoised one at a time: together, their last bits would differ."""
-        generator, encoder = _load(self.path)
+        generator, encoder = _load(self.path, self.beats_path)
         music = encode_song(waveform, encoder, sample_rate=sample_rate)
         num_frames = ceil(seconds * MOTION_FPS)
         for start in starts:
@@ -68,10 +76,10 @@ class CheckpointTeacher(MotionTeacher):
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path) -> tuple[MotionGenerator, MusicEncoder]:
+def _load(path: Path, beats_path: str | None) -> tuple[MotionGenerator, MusicEncoder]:
     """The family and its music encoder, loaded once in each process."""
     family: Family
     family, config = load_family(path)
     if not isinstance(family, MotionGenerator):
         raise ValueError(f"teacher.ckpt={path}: {config.model.name} generates no body motion")
-    return family, build_encoder(config)
+    return family, build_encoder(config, load_beat_tracker(beats_path))

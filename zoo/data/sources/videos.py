@@ -223,7 +223,7 @@ class VideoEvalClips(EvalClips):
 
     def _music(self, sound: Sound | None, min_seconds: Fraction) -> MusicFeatures:
         """Features of the whole sound, padded with silence to at least `min_seconds`."""
-        sample_rate = self.encoder.sample_rate
+        sample_rate = max(self.encoder.sample_rate, self.encoder.beat_tracker.sample_rate)
         waveform = sound.mono(sample_rate) if sound else np.zeros(0, np.float32)
         num_missing_samples = max(0, round(min_seconds * sample_rate) + 1 - len(waveform))
         return encode_song(np.pad(waveform, (0, num_missing_samples)), self.encoder, sample_rate=sample_rate)

@@ -14,31 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.nn.attention import Attention
+from zoo.nn.rotary import Rotary, rotate
 
 MAX_FRAMES = 150  # EDGE sec. 4: 5 s at 30 Hz, one learned null token per frame
-
-
-def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary position embedding of (B, T, C), over the whole width and *before* the projections, as EDGE does it.
-
-    tables: cos and sin (T, C / 2). Neighbouring values (2i, 2i + 1) form a pair.
-    """
-    cos, sin = (table.to(x.dtype) for table in tables)
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
-
-
-class Rotary(nn.Module):
-    """Angles of the rotary embedding, theta 10^4. As in public checkpoints, every layer lists the one buffer."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.register_buffer("freqs", 10_000.0 ** (-torch.arange(0, dim, 2) / dim))
-
-    def forward(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """cos and sin, each (stop - start, C / 2), of positions start .. stop - 1."""
-        angles = torch.arange(start, stop, device=self.freqs.device)[:, None] * self.freqs.float()
-        return angles.cos(), angles.sin()
 
 
 class TimeEmbedding(nn.Module):
@@ -80,7 +58,7 @@ class EncoderLayer(nn.Module):
         self.rotary = Rotary(dim)
 
     def attend_self(self, x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """Queries and keys carry positions, values do not."""
+        """Queries and keys carry positions, values do not. As in EDGE, `rotate` stands before the projections."""
         q, k = self.self_attn.queries_keys(rotate(x, tables))
         return self.dropout(self.self_attn(q, k, self.self_attn.values(x)))
 

@@ -22,10 +22,11 @@ from tqdm import tqdm
 from zoo.data.base import DataSource
 from zoo.families.base import SamplingParams
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
+from zoo.music.beats import BeatTracker
 from zoo.music.encoder import MusicEncoder
 from zoo.music.spectral import Spectral
 from zoo.processes import process_count
-from zoo.run.build import build_source
+from zoo.run.build import build_source, load_beat_tracker
 from zoo.run.evaluate.export_inputs import write_inputs
 from zoo.run.evaluate.protocol import Protocol, fingerprint, protocol_hash
 from zoo.run.evaluate.provenance import provenance
@@ -88,13 +89,17 @@ def evaluate(config: DictConfig) -> Path:
             raise ValueError(f"videos={name} is no folder; give the folder that holds KEY.mp4 for each clip")
     runner = MetricRunner(config)
     protocol, source = runner.protocol, build_source(config)
+    beat_tracker = load_beat_tracker(config.weights.beats)
+    default_encoder = Spectral()
+    if beat_tracker is not None:
+        default_encoder.beat_tracker = beat_tracker
     if config.export_inputs is not None:
         folder = open_folder(config.export_inputs, "export_inputs")
-        eval_clips = source.eval_clips(protocol.split, protocol.clip_spec, Spectral())
+        eval_clips = source.eval_clips(protocol.split, protocol.clip_spec, default_encoder)
         return write_inputs(protocol, eval_clips, folder, VIDEO_SUFFIXES)
     checkpoints = []
     for name, path in checkpoint_paths.items():
-        own = load_checkpoint(name, path, config.use_ema)
+        own = load_checkpoint(name, path, config.use_ema, beat_tracker)
         for checkpoint in with_trained_renderers(own, config.use_ema, config.get("renderer")):
             checkpoints.append(checkpoint)
             if config.ablations == "all" or (config.ablations == "shipped" and path == find_model(name)):
@@ -107,8 +112,9 @@ def evaluate(config: DictConfig) -> Path:
         raise ValueError(f"precision={precision}: no ckpt= has a denoiser that it applies to")
     out = open_folder(config.out)
 
-    encoder = checkpoints[0].encoder if checkpoints else Spectral()
-    clips, content, skipped = _store_clips(source, protocol, encoder, out)
+    encoder = checkpoints[0].encoder if checkpoints else default_encoder
+    data = _data_fingerprint(source, protocol, beat_tracker)
+    clips, content, skipped = _store_clips(source, protocol, encoder, data, out)
     systems = [
         ground_truth_system(clips, content),
         still_image_system(clips, content, protocol, out),
@@ -124,7 +130,7 @@ def evaluate(config: DictConfig) -> Path:
         )
     systems += video_systems
     measured = score(config, runner, systems, clips, content, out)
-    results = _results(runner, source, systems, clips, measured, out)
+    results = _results(runner, data, systems, clips, measured, out)
     write_json(out / "metrics.json", results)
     write_report(results, out)
     print(out / "report.html")
@@ -145,13 +151,22 @@ def _named_paths(value: str | ListConfig | None, option: str) -> dict[str, Path]
     return {name: find(entry, option) for name, entry in zip(names, values, strict=True)}
 
 
+def _data_fingerprint(source: DataSource, protocol: Protocol, beat_tracker: BeatTracker | None) -> str:
+    """Hash of the split, and of a chosen beat tracker: its beats are those of data that has none."""
+    content = source.fingerprint(protocol.split)
+    return content if beat_tracker is None else fingerprint(content, beat_tracker.cache_key)
+
+
 def _store_clips(
-    source: DataSource, protocol: Protocol, encoder: MusicEncoder, out: Path
+    source: DataSource, protocol: Protocol, encoder: MusicEncoder, data: str, out: Path
 ) -> tuple[list[StoredClip], str, dict[str, str]]:
-    """Store the protocol's clips in `out`. Returns them, their fingerprint, and skipped clips with the reason."""
+    """Store the protocol's clips in `out`. Returns them, their fingerprint, and skipped clips with the reason.
+
+    data: the fingerprint of the split.
+    """
     spec, values = protocol.clip_spec, protocol.values()
     cut_settings = {name: values[name] for name in ("split", "frames", "fps", "height", "width", "crop", "clips")}
-    content = fingerprint(source.fingerprint(protocol.split), cut_settings)
+    content = fingerprint(data, cut_settings)
     folder = out / f"clips-{content}"
     index = read_index(folder)
     if index is None:
@@ -167,15 +182,14 @@ def _store_clips(
 
 def _results(
     runner: MetricRunner,
-    source: DataSource,
+    content: str,
     systems: list[System],
     clips: list[StoredClip],
     measured: dict[str, dict[str, Measurements]],
     out: Path,
 ) -> dict[str, Any]:
-    """The content of metrics.json."""
+    """The content of metrics.json. content: the fingerprint of the split."""
     protocol, metrics = runner.protocol, runner.metrics
-    content = source.fingerprint(protocol.split)
     table = ResultTable(metrics, systems, measured)
     return {
         "provenance": provenance(protocol.seed),

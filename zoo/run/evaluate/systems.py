@@ -28,6 +28,7 @@ from zoo.families.base import Family, GenerationRequest, MotionGenerator, Sampli
 from zoo.files import file_hash, normalize_name, write_atomic
 from zoo.media import encode_frames
 from zoo.metrics.base import OTHER_SONG, STILL_IMAGE
+from zoo.music.beats import BeatTracker
 from zoo.music.encoder import MusicEncoder
 from zoo.run.build import build_encoder
 from zoo.run.checkpoint import load_family, weight_files
@@ -215,11 +216,13 @@ def _foreign_code(family: Family) -> str:
     return file_fingerprint(*sorted(Path(inspect.getfile(type(family))).parent.glob("*.py")))
 
 
-def load_checkpoint(name: str, path: Path, use_ema: bool) -> EvaluatedCheckpoint:
+def load_checkpoint(
+    name: str, path: Path, use_ema: bool, beat_tracker: BeatTracker | None = None
+) -> EvaluatedCheckpoint:
     """Load a checkpoint and its music encoder. Raises ValueError, with its name, where one of them cannot be loaded."""
     family, config = load_family(path, use_ema)
     try:
-        encoder = build_encoder(config)
+        encoder = build_encoder(config, beat_tracker)
     except ValueError as error:
         raise ValueError(f"ckpt={name} needs a music encoder that cannot be built: {error}") from None
     return EvaluatedCheckpoint(name, path, family, encoder, config)

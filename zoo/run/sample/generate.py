@@ -22,7 +22,7 @@ from zoo.families.base import Family, FrameStream, GenerationRequest, MotionGene
 from zoo.media import Sound, VideoWriter, read_image
 from zoo.music.encoder import encode_song
 from zoo.nn.cpu_inference import fast_inference
-from zoo.run.build import build_encoder
+from zoo.run.build import build_encoder, load_beat_tracker
 from zoo.run.checkpoint import load_family
 from zoo.run.config import load_choice, load_renderer
 from zoo.run.sample.request import SamplingRequest, cached_detector
@@ -124,7 +124,8 @@ def _read_inputs(request: SamplingRequest, notify: Notify) -> _Inputs:
     if request.edit is not None:
         family.configure({"edit": request.edit})
     seconds = Fraction(str(request.seconds))
-    music = encode_song(sound, build_encoder(config), seconds, keep_waveform=True)
+    encoder = build_encoder(config, load_beat_tracker(request.beats_path))
+    music = encode_song(sound, encoder, seconds, keep_waveform=True)
     available_seconds = min(sound.duration, Fraction(music.seconds))  # a truncated file holds less than its header says
     num_frames = count_frames(seconds, request.fps, available_seconds)
     truncated_end = family.truncated_prompt_end(request.prompt)

@@ -44,6 +44,7 @@ class SamplingRequest:
     edit: Mapping[str, Any] | None  # keep_seconds and joints of the motion that an edit keeps; None: no edit
     scene: Path | str | None  # what the image's figure is placed in: an image, or WORLD_SCENE
     detector_path: Path | None  # of the pose detector's files; None: the synthetic one
+    beats_path: Path | None  # of the beat tracker's weights; None: the tracker without weights
     music: Path
     prompt: str
     seconds: float
@@ -99,6 +100,7 @@ def read_request(config: DictConfig) -> SamplingRequest:
     detector_path = config.weights.pose_detector
     if detector_path is None and (config.scene is not None or needs_detector):
         detector_path = cached_detector()
+    beats_path = config.weights.beats
     scene = config.scene
     if scene not in (None, WORLD_SCENE):
         scene = existing_file(scene, "scene")
@@ -112,6 +114,7 @@ def read_request(config: DictConfig) -> SamplingRequest:
         edit=_read_edit(config.edit),
         scene=scene,
         detector_path=None if detector_path is None else existing_path(detector_path, "weights.pose_detector"),
+        beats_path=None if beats_path is None else existing_file(beats_path, "weights.beats"),
         music=existing_file(config.music, "music"),
         prompt="" if config.prompt is None else str(config.prompt),
         seconds=seconds,

@@ -20,6 +20,7 @@ from zoo.data.base import WindowSpec, check_stage_data
 from zoo.data.global_batch import GlobalBatch
 from zoo.data.module import DanceData
 from zoo.families.base import Family
+from zoo.music.encoder import MusicEncoder
 from zoo.nn.cpu_inference import has_bf16
 from zoo.nn.weights.loading import check_overwrites
 from zoo.processes import is_first_process, process_count
@@ -29,6 +30,7 @@ from zoo.run.build import (
     build_source,
     build_stage,
     build_strategy,
+    load_beat_tracker,
     regresses_motion,
     required_keys,
     trainable_paths,
@@ -135,7 +137,7 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
     for name in names:
         store_global_batch(config, name, batches[name])
     family = build_family(config)  # refuses wrong values before the run directory is made
-    assert build_encoder(config).cache_key  # refuses missing weights before an earlier stage trains for hours
+    assert _build_encoder(config).cache_key  # refuses missing weights before an earlier stage trains for hours
     check_stage_data(
         build_source(config),
         {name: (required_keys(config, name, family), WindowSpec(**trainings[name].clip)) for name in names},
@@ -189,7 +191,7 @@ def _fit_stage(
 ) -> None:
     deadline = None if settings.max_minutes is None else time.monotonic() + 60 * settings.max_minutes
     seed_everything(config.seed, verbose=False)
-    encoder = build_encoder(config)
+    encoder = _build_encoder(config)
     family = build_family(config)
     if resume_from is not None:
         read_checkpoint(resume_from)  # a clear refusal of a damaged or foreign file, before anything is started
@@ -228,6 +230,12 @@ def _fit_stage(
         if not trainer.is_global_zero:  # the first process says it; Lightning kills all when another code is not 0
             raise SystemExit(0)
         raise Stopped(STATE.signum, f"step {trainer.global_step} is saved; train.py resume={run} goes on from there")
+
+
+def _build_encoder(config: DictConfig) -> MusicEncoder:
+    """The music encoder with the beat tracker of weights.beats, which older runs have no place for."""
+    with redirect_stdout(sys.stdout if is_first_process() else None):
+        return build_encoder(config, load_beat_tracker(OmegaConf.select(config, "weights.beats")))
 
 
 def _load_initial_weights(config: DictConfig, name: str, family: Family, start: Path | None) -> None:
