@@ -17,7 +17,7 @@ from zoo.run.report.table import format_score
 ROOT = Path(__file__).parents[1]
 README, STORED = ROOT / "README.md", ROOT / "results" / "zoo.json"
 BEGIN, END = "<!-- zoo table: tools/zoo_table.py -->", "<!-- end of the zoo table -->"
-COLUMNS = ("psnr", "identity_distance", "fvd_world", "beat_align_2d", "prompt_following")
+COLUMNS = ("psnr", "identity_distance", "fvd_world", "beat_align_2d", "body_integrity", "prompt_following")
 ROW_KEYS = ("name", "kind", "cost", "scores")
 TRUTH = "ground truth"
 TRUTH_TOLERANCE = 0.01  # relative: the same clips on another CPU

@@ -55,7 +55,7 @@ def signature(frames: np.ndarray, poses: Poses) -> Signature:
     """
     stride, frame_index, rows, columns = _figure_samples(frames, poses)
     colors = frames[frame_index, rows * stride, columns * stride]  # (N, 3)
-    region = _nearest_region(poses.joints, frame_index, columns * stride, rows * stride)
+    region = nearest_region(poses.joints, frame_index, columns * stride, rows * stride)
     lab_colors = cv2.cvtColor(colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0] if len(colors) else colors
     bins = np.clip((lab_colors - MIN_VALUE) / BIN_WIDTH, 0, NUM_BINS - 1).astype(np.int64)
     histogram_index = (frame_index * len(COLOR_REGIONS) + region)[:, None] * 3 + np.arange(3)
@@ -90,7 +90,7 @@ def _figure_samples(frames: np.ndarray, poses: Poses) -> tuple[int, np.ndarray, 
     return stride, *np.nonzero(is_figure)
 
 
-def _nearest_region(joints: np.ndarray, frame_index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def nearest_region(joints: np.ndarray, frame_index: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Find the region of the skeleton's point nearest to each sample: (N,) int64.
 
     The points are a quarter, half and three quarters of the way along every bone, and the ends of the limbs.

@@ -25,6 +25,10 @@ NUM_JOINTS = 24
 CHANNELS = (16, 32, 48, 64)  # at 64 x 64, 32 x 32, 16 x 16 and 8 x 8
 WINDOW_FRAMES = 16  # frames that one feature vector describes
 FEATURE_DIM = 64
+HAND_JOINTS = ((20, 21), (22, 23))  # both wrists, both hands
+PEAK_MASK_THRESHOLD = 0.3  # of the mask: peaks elsewhere are not on the figure
+NO_PEAK = -20.0  # log-probability where there is no peak
+TIE_BREAK = 1e-5  # log-probability by which a cell is below the previous one
 MIN_FIGURE_SHARE = 0.004  # smallest fraction of the image that counts as a figure
 WEIGHTS = Path(__file__).parent / "assets" / "synthetic_detector.safetensors"
 
@@ -151,11 +155,31 @@ def soft_argmax(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
     return first_and_second_moments[..., :2] * (INPUT_SIDE / HEATMAP_SIDE), confidence
 
 
+def third_peak(heatmaps: Tensor, mask: Tensor) -> Tensor:
+    """Log-probability of the third highest peak of the hands' heat maps: a third arm has one. -> (T,)
+
+    heatmaps (T, 24, 32, 32) logits, mask (T, 128, 128) in [0, 1]. Left and right share a map. Peaks are maxima of 5x5
+    cells on the figure. Wrists and hands are looked at apart, the higher value counts; at least `NO_PEAK`.
+    """
+    log_probs = heatmaps.flatten(2).float().log_softmax(-1).view_as(heatmaps)
+    is_figure = F.max_pool2d(mask, INPUT_SIDE // HEATMAP_SIDE) > PEAK_MASK_THRESHOLD  # (T, 32, 32)
+    pairs = torch.stack([log_probs[:, list(pair)].amax(1) for pair in HAND_JOINTS], 1)  # (T, 2, 32, 32)
+    pairs = torch.where(is_figure[:, None], pairs, NO_PEAK).clamp(min=NO_PEAK)
+    # neighbouring cells of bfloat16 maps are often equal, and one peak is to count once
+    pairs = pairs - TIE_BREAK * torch.arange(HEATMAP_SIDE**2).view(HEATMAP_SIDE, HEATMAP_SIDE)
+    is_peak = pairs == F.max_pool2d(pairs, 5, 1, 2)
+    return torch.where(is_peak, pairs, NO_PEAK).flatten(2).topk(3).values[..., 2].amax(1)
+
+
 @dataclass(frozen=True)
 class PosesWithFeatures(Poses):
-    """Poses, and `features` (n, 64) float32 of the clip's n = F // 16 windows of 16 frames."""
+    """Poses, and what only the synthetic detector has.
+
+    features (n, 64) float32: of the clip's n = F // 16 windows of 16 frames; third_hand (F,) float32: `third_peak`.
+    """
 
     features: np.ndarray
+    third_hand: np.ndarray
 
 
 class SyntheticPoseDetector(PoseDetector):
@@ -172,14 +196,17 @@ class SyntheticPoseDetector(PoseDetector):
         heatmaps, mask = network.backbone(feature_maps, 1)
         features = network.feature_head(feature_maps, 1)
         joints, confidence = soft_argmax(heatmaps[0])
-        mask = mask[0, :, top : top + height, left : left + width].float().sigmoid()
+        mask = mask[0].float().sigmoid()
+        third_hand = third_peak(heatmaps[0], mask)
+        mask = mask[:, top : top + height, left : left + width]
         scale = joints.new_tensor([frames.shape[2] / width, frames.shape[1] / height])
         joints = (joints - joints.new_tensor([left, top])) * scale
         is_empty = mask.mean((1, 2)) < MIN_FIGURE_SHARE
         joints[is_empty], confidence[is_empty] = torch.nan, 0
         if mask.shape[1:] != frames.shape[1:3]:
             mask = F.interpolate(mask[:, None], frames.shape[1:3], mode="bilinear", antialias=True)[:, 0]
-        return PosesWithFeatures(joints.numpy(), confidence.numpy(), mask.numpy(), features[0].numpy())
+        fields = (joints, confidence, mask, features[0], third_hand)
+        return PosesWithFeatures(*(values.numpy() for values in fields))
 
 
 def _fit_to_input(images: Tensor) -> tuple[Tensor, tuple[int, int, int, int]]:
