@@ -12,7 +12,7 @@ from zoo.data.world.source import World
 from zoo.files import conf_folder
 from zoo.run.build import build_strategy
 from zoo.run.train.batching import loader_workers
-from zoo.run.train.fit import LAUNCHER_VARIABLES, check_machine
+from zoo.run.train.fit import LAUNCHER_VARIABLES, check_compiler, check_machine
 from zoo.run.train.stage_training import PRECISIONS, StageTraining, stage_training
 
 
@@ -25,6 +25,8 @@ from zoo.run.train.stage_training import PRECISIONS, StageTraining, stage_traini
         *({"num_workers": value} for value in (10**9, -1)),
         {"gradient_compression": "fp8"},
         {"tf32": "x"},
+        {"compile": "x"},
+        {"compile_backend": "x"},
         {"fused_optimizer": 1},
         *({"max_steps": value} for value in (0, "x", None)),
     ],
@@ -97,3 +99,13 @@ def test_more_processes_than_a_machine_bears_are_refused(workers):
     for source in (World, partial(Shards, "x.tar")):
         with pytest.raises(ValueError, match="data.workers"):
             source(workers=workers)
+
+
+def test_a_compiler_that_is_not_there_is_refused(monkeypatch, tmp_path):
+    """In one line; backends that need none train."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ValueError, match="fit.compile=true needs a C.. compiler, and g.. is not installed"):
+        check_compiler(StageTraining(max_steps=1, batch_size=1, compile=True))
+    check_compiler(StageTraining(max_steps=1, batch_size=1, compile=True, compile_backend="eager"))
+    check_compiler(StageTraining(max_steps=1, batch_size=1))

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from zoo.batch import Batch
 from zoo.music.encoder import MusicFeatures
 from zoo.nn.activation_checkpointing import checkpoint_activations, outermost_modules
+from zoo.nn.compilation import compile_units
 from zoo.nn.weights.loading import LoadReport, load_strict
 
 if TYPE_CHECKING:
@@ -264,6 +265,11 @@ class Stage(LightningModule, ABC):
         """Keep only the inputs of the family's `activation_units`. Raises ValueError for a family without such."""
         if not checkpoint_activations(self.family, self.family.activation_units):
             raise ValueError(f"fit.activation_checkpointing: {type(self.family).__name__} has no modules for it")
+
+    def compile_units(self, backend: str) -> None:
+        """Compile the family's `activation_units`, before `checkpoint_activations`. Raises ValueError without such."""
+        if not compile_units(self.family, self.family.activation_units, backend):
+            raise ValueError(f"fit.compile: {type(self.family).__name__} has no modules for it")
 
     def _module_dict(self) -> nn.ModuleDict:
         # a ModuleDict's keys hold no dots: 'decoder.blocks' is averaged as 'decoder/blocks'

@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import shutil
 import sys
 import time
 import warnings
@@ -92,6 +93,16 @@ def check_machine(trainer: DictConfig) -> None:
         raise ValueError(f"this trainer needs {machines} machines: start it on each of them with srun or torchrun")
 
 
+def check_compiler(settings: StageTraining) -> None:
+    """Raises ValueError where `fit.compile` needs a compiler that this machine lacks."""
+    compiler = os.environ.get("CXX", "g++")
+    if settings.compile and settings.compile_backend == "inductor" and shutil.which(compiler) is None:
+        raise ValueError(
+            f"fit.compile=true needs a C++ compiler, and {compiler} is not installed; install it, name another one in "
+            "the environment variable CXX, or leave fit.compile out"
+        )
+
+
 def with_supported_precision(config: DictConfig) -> DictConfig:
     """A copy of a new run's configuration without bf16 where it would be emulated.
 
@@ -129,6 +140,7 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
     names = stage_names(config)
     trainings = {name: stage_training(config, name) for name in names}
     for training in trainings.values():
+        check_compiler(training)
         process_count(loader_workers(training, config.trainer), "fit.num_workers")
     num_processes = world_size(config.trainer)
     batches = {name: step_batches(trainings[name], num_processes, name) for name in names}
@@ -199,6 +211,8 @@ def _fit_stage(
         with redirect_stdout(sys.stdout if is_first_process() else None):  # each process loads, only the first prints
             _load_initial_weights(config, name, family, start)
     stage = build_stage(config, name, family)
+    if settings.compile:
+        stage.compile_units(settings.compile_backend)
     if settings.activation_checkpointing:
         stage.checkpoint_activations()
     if settings.fused_optimizer:

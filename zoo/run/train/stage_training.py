@@ -10,6 +10,7 @@ from zoo.run.validate import int_at_least, positive
 # Lightning's names; 16-true, bf16-true and 64-true cannot train these models: weights and data stay float32
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 FUSED_OPTIMIZERS = ("torch.optim.Adam", "torch.optim.AdamW", "torch.optim.SGD")
+COMPILE_BACKENDS = ("inductor", "aot_eager", "eager")  # the last two need no compiler and save no time
 LIMITS = {  # beyond, a step never ends
     "batch_size": 2**16, "global_batch_size": 2**24, "accumulate_grad_batches": 2**16, "num_workers": 2**10,
 }  # fmt: skip
@@ -25,6 +26,8 @@ class StageTraining:
     accumulate_grad_batches: int = 1  # batches in one optimiser step; without effect where global_batch_size is set
     precision: str = "32-true"  # as Lightning's Trainer names it
     activation_checkpointing: bool = False  # less memory, about a third more computation
+    compile: bool = False  # torch.compile, by the modules of activation_checkpointing
+    compile_backend: str = "inductor"  # of torch.compile
     gradient_clip_val: float | None = None  # norm
     fused_optimizer: bool = False  # one kernel updates all weights: torch's Adam, AdamW and SGD
     tf32: bool = False  # GPUs multiply float32 matrices in TensorFloat-32
@@ -53,9 +56,11 @@ class StageTraining:
         for name, limit in LIMITS.items():
             if (getattr(self, name) or 0) > limit:
                 raise ValueError(f"fit.{name}={getattr(self, name)}: it must be at most {limit}")
-        for name in ("activation_checkpointing", "fused_optimizer", "tf32"):
+        for name in ("activation_checkpointing", "compile", "fused_optimizer", "tf32"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"fit.{name}={getattr(self, name)}: use true or false")
+        if self.compile_backend not in COMPILE_BACKENDS:
+            raise ValueError(f"fit.compile_backend={self.compile_backend}: use one of {', '.join(COMPILE_BACKENDS)}")
         if self.gradient_compression not in (None, "bf16"):
             raise ValueError(f"fit.gradient_compression={self.gradient_compression}: use bf16 or null")
         if str(self.precision) not in PRECISIONS:
