@@ -30,6 +30,7 @@ MIN_SECONDS = 2.0  # from which a tempo can be estimated
 MIN_LOUDNESS = 0.01  # summed band amplitude; about -80 dB of full scale
 MIN_ONSET_RATIO = 0.01  # of onsets to loudness: a sustained note has 0.004, white noise 0.02, soft music 0.03
 MIN_PERIODICITY = 0.25  # mean autocorrelation at 1, 2, 4 and 8 beats: noise has up to 0.15, songs with drums 0.5 to 0.9
+END_BEATS = 4  # at either end of the sound, where the tracked beats may slip
 TIGHTNESS = 300  # librosa's default of 100 lets beats of steady songs deviate by 25 ms
 DOUBLE_TEMPO_THRESHOLD = 0.73  # see _tempo; songs of 75..88 BPM lie below, those of 150..176 above
 MIN_CURVE_PERIODICITY = 0.3  # of a tempo that drifts: noise and rain have up to 0.1, drums 0.8
@@ -239,8 +240,8 @@ def _tempo_curve(onset: np.ndarray, bands: np.ndarray) -> tuple[np.ndarray, floa
 def _track(onset: np.ndarray, bpm: float | np.ndarray) -> np.ndarray:
     """Track the times of the beats at about this tempo, one value or one for each onset value.
 
-    Dynamic programming may slip at the ends of the sound. There the beats are cut back to the outermost regular
-    interval and extrapolated with the median interval, or with that of the tempo there.
+    Dynamic programming may slip at the ends of the sound. There the beats are cut back to the regular intervals inside
+    of the innermost slip within END_BEATS, and extrapolated with the median interval, or with that of the tempo there.
     """
     settings = {"sr": RATE, "hop_length": HOP, "units": "time", "trim": False, "tightness": TIGHTNESS}
     times = librosa.beat.beat_track(onset_envelope=onset, bpm=bpm, **settings)[1]
@@ -250,6 +251,12 @@ def _track(onset: np.ndarray, bpm: float | np.ndarray) -> np.ndarray:
     regular = np.flatnonzero(np.abs(np.diff(times) - steps[: len(times) - 1]) < 0.05 * steps[: len(times) - 1])
     if not len(regular):
         return times
+    is_slip = ~np.isin(np.arange(len(times) - 1), regular)
+    # indices of the innermost slips near the ends; without one, of the ends
+    after = np.flatnonzero(is_slip[:END_BEATS])[-1:].sum()
+    before = len(is_slip) - np.flatnonzero(is_slip[::-1][:END_BEATS])[-1:].sum()
+    inner = regular[(regular >= after) & (regular < before)]
+    regular = inner if len(inner) else regular
     times = times[regular[0] : regular[-1] + 2]
     first, last = steps[regular[0]], steps[regular[-1]]
     left = times[0] - first * np.arange(int(times[0] / first), 0, -1)
