@@ -85,7 +85,7 @@ class Family(nn.Module, ABC):
 
     def reconstruct(self, image: Tensor, frames: Tensor) -> Iterator[Tensor]:
         """Yield blocks (F, 3, resolution, resolution) uint8 of given frames (F, 3, H, W) uint8 as the autoencoder draws
-        them. The family's videos cannot be better.
+        them: about as well as the family's videos can be.
 
         image (3, H, W) uint8: the reference image. Raises NotImplementedError unless `can_reconstruct`.
         """
