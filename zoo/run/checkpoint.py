@@ -29,10 +29,10 @@ from torch.nn.parameter import is_lazy
 from zoo.families.base import Family
 from zoo.files import replacing
 from zoo.nn.weights.loading import check_plain_tensors, check_zip_size
+from zoo.nn.weights.quantization import dequantize, quantize
 from zoo.run.build import build_family
 from zoo.run.checkpoint_upgrade import upgrade_checkpoint
 from zoo.run.config import CONFIG_FILE, read_config
-from zoo.run.quantization import dequantize, quantize
 from zoo.run.train.runs import check_new_folder
 
 WEIGHTS_FILE = "model.safetensors"
@@ -251,9 +251,9 @@ def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "
 
     Each of the family's `optional_parts` is written to PART.safetensors, which can be added to a folder without it.
 
-    dtype: of the parameters, a key of DTYPES or 'int8' (`zoo.run.quantization`); buffers (normalisers) keep theirs,
-    and what is loaded again is float32. The folder appears whole, under its
-    name, or not at all. Returns the directory. Raises ValueError when it exists and is not empty.
+    dtype: of the parameters, a key of DTYPES or 'int8' (`zoo.nn.weights.quantization`). Buffers (normalisers) keep
+    theirs, and what is loaded again is float32. The folder appears whole, under its name, or not at all. Returns the
+    directory. Raises ValueError when it exists and is not empty.
     """
     directory = Path(directory)
     check_new_folder(directory)

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from zoo.nn.weights.quantization import dequantize
+
 PLAIN_DTYPES = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
@@ -55,6 +57,8 @@ def _count_names(names: tuple[str, ...], kind: str) -> str:
 def read_weights(path: str | Path, classes: tuple[str, ...] = ()) -> Any:
     """Read a .safetensors file, or any file of torch.save: tensors and plain values, on the CPU.
 
+    Weights in int8, as exported folders store them, become float32.
+
     classes: full names of pickled classes whose instances are read as `UnpickledStub` objects with their attributes.
     Raises ValueError for a file that does not exist, is damaged, or holds any other class or function; no code in it is
     run.
@@ -68,7 +72,10 @@ def read_weights(path: str | Path, classes: tuple[str, ...] = ()) -> Any:
         except SafetensorError:
             raise ValueError(f"{path} is damaged, or not a .safetensors file") from None
         check_plain_tensors(contents, path)
-        return contents
+        try:
+            return dequantize(contents)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     check_zip_size(path)
     stubs = [(type(name.rpartition(".")[2], (UnpickledStub,), {}), name) for name in classes]
     try:
