@@ -38,6 +38,9 @@ def test_another_value_is_another_table(tool):
 
 def test_an_evaluation_of_some_checkpoints_replaces_and_adds_their_rows(tool):
     stored = json.loads(tool.STORED.read_text())
+    stored["columns"] = {key: stored["columns"][key] for key in ("psnr", "identity_distance", "beat_align_2d")}
+    for row in stored["rows"]:
+        row["scores"] = {key: row["scores"][key] for key in stored["columns"]}
     new = copy.deepcopy(stored)
     truth, checkpoint = new["rows"][0], next(row for row in new["rows"] if row["kind"] == "checkpoint")
     variants = [checkpoint, checkpoint | {"name": f"{checkpoint['name']} without feet", "kind": "baseline"}]
@@ -47,7 +50,10 @@ def test_an_evaluation_of_some_checkpoints_replaces_and_adds_their_rows(tool):
     names = [row["name"] for row in stored["rows"]]
     assert [row["name"] for row in merged["rows"]] == [*names, variants[1]["name"]]
     assert {row["name"] for row in merged["rows"] if row["provenance"] == source} == {row["name"] for row in variants}
-    assert f"another machine: {checkpoint['name']}, {variants[1]['name']}" in tool.zoo_table(merged)
+    assert (
+        f"another machine ({source['protocol_hash']}): {checkpoint['name']}, {variants[1]['name']}"
+        in tool.zoo_table(merged)
+    )
     new["columns"]["prompt_following"] = new["columns"]["beat_align_2d"] | {"heading": "prompt following"}
     for row in new["rows"]:
         row["scores"]["prompt_following"] = {"mean": 0.75, "low": 0.5, "high": 1.0, "n": 16}
@@ -57,7 +63,7 @@ def test_an_evaluation_of_some_checkpoints_replaces_and_adds_their_rows(tool):
     new["rows"][0] = truth
     with pytest.raises(ValueError, match="identity_distance of the ground truth is .*: other clips"):
         tool.merged_values(stored, new)
-    new["protocol"]["hash"] = "another"
+    new["protocol"]["id"] = "another"
     assert tool.merged_values(stored, new) is new
 
 

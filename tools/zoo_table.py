@@ -28,10 +28,14 @@ DASH = "–"
 def stored_values(results: dict[str, Any]) -> dict[str, Any]:
     """The part of metrics.json that the table is made of."""
     columns = {key: results["columns"][key] for key in COLUMNS if key in results["columns"]}
-    rows = [{key: row[key] for key in ROW_KEYS} for row in results["rows"]]
+    # what an autoencoder alone reaches stands on the model's card
+    rows = [
+        {key: row[key] for key in ROW_KEYS} for row in results["rows"] if not row["name"].endswith(" reconstruction")
+    ]
     rows = [row | {"scores": {key: row["scores"][key] for key in columns}} for row in rows]
-    rows = [row | {"provenance": results["provenance"]} for row in rows]
-    protocol = {key: results["protocol"][key] for key in ("id", "hash", "description")}
+    provenance = results["provenance"] | {"protocol_hash": results["protocol"]["hash"]}
+    rows = [row | {"provenance": provenance} for row in rows]
+    protocol = {key: results["protocol"][key] for key in ("id", "description")}
     return {"protocol": protocol, "columns": columns, "rows": rows}
 
 
@@ -39,9 +43,10 @@ def merged_values(stored: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]
     """The new rows of checkpoints and their variants, and the other stored rows.
 
     All rows are new where the new evaluation has another protocol. A row has no value in a column that its evaluation
-    did not measure. Raises ValueError where the ground truth differs: then the clips differ.
+    did not measure. Hashes may differ: another CPU renders the clips with other roundings. Raises ValueError where the
+    ground truth differs by more: then the clips differ.
     """
-    if new["protocol"]["hash"] != stored["protocol"]["hash"]:
+    if new["protocol"] != stored["protocol"]:
         return new
     columns = stored["columns"] | new["columns"]
     truths = [next(row for row in values["rows"] if row["name"] == TRUTH)["scores"] for values in (stored, new)]
@@ -77,15 +82,14 @@ def zoo_table(values: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
-        f"Protocol `{protocol['id']}` ({protocol['hash']}): means over clips with 95% intervals. Measured by:",
+        f"Protocol `{protocol['id']}`: means over clips with 95% intervals. Measured by (protocol's hash):",
         "",
     ]
     sources: dict[str, list[str]] = {}
     for row in values["rows"]:
         source = row["provenance"]
-        sources.setdefault(f"`{source['command']}`, commit `{source['commit']}`, {source['machine']}", []).append(
-            row["name"]
-        )
+        text = f"`{source['command']}`, commit `{source['commit']}`, {source['machine']} ({source['protocol_hash']})"
+        sources.setdefault(text, []).append(row["name"])
     lines += [
         f"- {source}" + (f": {', '.join(names)}" if len(sources) > 1 else "") for source, names in sources.items()
     ]
