@@ -43,12 +43,7 @@ def plan(config: DictConfig, stage: str) -> dict[str, float]:
 
 
 def plan_step(
-    config: DictConfig,
-    stage: str,
-    settings: StageTraining,
-    batch_size: int,
-    num_batches: int,
-    on_gpu: bool = True,
+    config: DictConfig, stage: str, settings: StageTraining, batch_size: int, num_batches: int
 ) -> "StepMemory":
     """Simulate steps of a stage with `batch_size` clips a process. The configuration's modules were imported before."""
     from zoo.run.train.simulated_step import example_batch, simulate_step  # takes seconds
@@ -63,7 +58,7 @@ def plan_step(
 
     num_shards = _num_shards(config)
     keep_gradients = (world_size(config.trainer) > 1 and num_shards == 1) or num_batches > 1
-    return simulate_step(build, settings.precision, keep_gradients, num_shards=num_shards, on_gpu=on_gpu)
+    return simulate_step(build, settings.precision, keep_gradients, num_shards=num_shards)
 
 
 def print_plan(config: DictConfig, simulate: bool = False) -> None:

@@ -148,10 +148,10 @@ class CudaAutocast(TorchFunctionMode):
     Single random numbers are 0.5, so that no condition is dropped; arrays hold 0, 1, 2 and so on.
     """
 
-    def __init__(self, dtype: torch.dtype | None, on_gpu: bool = True):
-        """dtype: of autocast; None without it. on_gpu: False leaves the rules of CPUs as they are."""
+    def __init__(self, dtype: torch.dtype | None):
+        """dtype: of autocast; None without it."""
         super().__init__()
-        self.dtype, self.on_gpu = dtype, on_gpu
+        self.dtype = dtype
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -163,8 +163,6 @@ class CudaAutocast(TorchFunctionMode):
             return np.arange(args[0].numel()).reshape(args[0].shape)
         if func in (torch.nonzero, Tensor.nonzero):
             return torch.zeros(1 + len(args[0]) // 8, args[0].ndim, dtype=torch.int64)
-        if not self.on_gpu:
-            return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             # fused on GPUs, also with dropout; `zoo.nn.attention` computes it in float32 on CPUs
             kwargs = {name: value for name, value in kwargs.items() if name != "dropout_p"}
@@ -215,14 +213,12 @@ def simulate_step(
     keep_gradients: bool = False,
     fake: bool = True,
     num_shards: int = 1,
-    on_gpu: bool = True,
 ) -> StepMemory:
     """Simulate steps of a stage until the optimiser has its state, and measure the last one.
 
     build: makes stage and batch. keep_gradients: gradients exist before the forward pass, as under DDP, whose buckets
     they are, and in gradient accumulation. fake: False computes the same steps on real tensors, for comparison.
     num_shards: processes over which the trained weights are sharded (FSDP2); the collectives are those of a fake group.
-    on_gpu: False follows the rules of CPUs.
     """
     dtype = {"bf16": torch.bfloat16, "16": torch.bfloat16}.get(precision.removesuffix("-mixed"))
     tracker = MemoryTracker()
@@ -234,7 +230,7 @@ def simulate_step(
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # the average copies them
         warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing changes it in place
         stage, batch = build()
-        fill_lazy_weights(stage.family)
+        _fill_lazy_weights(stage.family)
         if group is not None:
             stage.shard(group)
         stack.enter_context(tracker)
@@ -250,7 +246,7 @@ def simulate_step(
         after_step = tracker.current
         optimizer_peak = tracker.peak
         tracker.peak = tracker.current
-        stack.enter_context(CudaAutocast(dtype, on_gpu))
+        stack.enter_context(CudaAutocast(dtype))
         tracker.flops = 0
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             loss = torch.stack([value.float() for value in stage.loss(batch).values()]).sum()
@@ -283,7 +279,7 @@ def _lazy_modules(family: Family) -> list[LazyWeights]:
     return [module for module in family.modules() if isinstance(module, LazyWeights)]
 
 
-def fill_lazy_weights(family: Family) -> None:
+def _fill_lazy_weights(family: Family) -> None:
     """Give networks that are read from files, which a plan does not need, untrained weights."""
     for module in _lazy_modules(family):
         module.__dict__["loaded"] = module.build_untrained()
