@@ -24,8 +24,9 @@ COST_COLUMNS = {  # cost of generation: name, better, digits, unit, divisor
     "parameters": ("parameters", None, 2, "M", 1e6),
 }
 GROUP_OF_MODULE = {  # module of a metric -> its group, in the table's order; other modules follow, under their names
-    "frames": "frames", "identity": "identity", "video": "video", "fvd": "video", "fid_vid": "video",
-    "rhythm": "rhythm", "flow": "rhythm", "clip_score": "rhythm", "motion": "motion",
+    "frames": "frames", "identity": "identity", "body_integrity": "identity", "video": "video", "fvd": "video",
+    "fid_vid": "video", "rhythm": "rhythm", "flow": "rhythm", "clip_score": "rhythm", "motion": "motion",
+    "song_response": "song", "prompt_following": "prompt",
 }  # fmt: skip
 LEGEND = (
     "Means over clips with 95% intervals. The best mean of the checkpoints and video folders is marked, where there "
