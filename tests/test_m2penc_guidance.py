@@ -12,7 +12,7 @@ from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.families.m2penc.guidance import GuidanceEncoder, guidance_images
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
-from zoo.nn.weights.loading import check_overwrites
+from zoo.nn.weights.loading import check_overwrites, read_weights
 from zoo.run.build import build_family
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -74,6 +74,26 @@ def test_a_file_that_overwrites_an_earlier_one_is_refused(tmp_path, capsys):
     assert torch.equal(family.unet.conv_in.weight, denoising["conv_in.weight"])
     with pytest.raises(ValueError, match="denoising_unet.pth overwrites all weights of .*reference_unet.pth: give it"):
         check_overwrites([family.load_pretrained(path) for path in files[::-1]])
+
+
+def test_init_from_a_file_of_musedance(capsys):
+    """Both families have the same autoencoder, ReferenceNet and U-Net; the rest stays as it is."""
+    family = family_of()
+    encoder_before = family.music_to_pose.input_projection.weight.clone()
+    path = str(Path(__file__).parents[1] / "assets" / "musedance-tiny" / "model.safetensors")
+    report = family.load_pretrained(path)
+    weights = read_weights(path)
+    for name in ("codec.latent_scale", "unet.conv_in.weight", "background.residual_scale"):
+        assert torch.equal(family.state_dict()[name], weights[name]), name
+    in_channels = family.background.reference_conv.in_channels
+    assert torch.equal(
+        family.background.reference_conv.weight, weights["background.reference_conv.weight"][:, :in_channels]
+    )
+    assert torch.equal(family.music_to_pose.input_projection.weight, encoder_before)
+    assert {name.partition(".")[0] for name in report.loaded} == {"codec", "background", "reference_net", "unet"}
+    assert not {"codec", "background", "reference_net", "unet"} & {name.partition(".")[0] for name in report.missing}
+    with pytest.raises(ValueError, match=r"does not fit M2PEnc: .*nothing was loaded"):
+        family_of("size=debug").load_pretrained(path)
 
 
 def test_guidance_images_are_black_without_a_body():

@@ -27,6 +27,7 @@ from zoo.families.m2penc.guidance import (
     guidance_kinds,
 )
 from zoo.families.m2penc.image_encoder import ImageEncoder
+from zoo.families.m2penc.musedance_file import SHARED_NETWORKS, from_musedance, is_musedance
 from zoo.families.m2penc.music_to_pose import MusicToPose, SpaceTimeBlock, expected_joints, frame_features
 from zoo.music.beats import beat_phase as beat_phase_at
 from zoo.music.encoder import MusicFeatures
@@ -142,9 +143,9 @@ class M2PEnc(Family):
         return [self.unet, self.reference_net]
 
     def load_pretrained(self, path: str) -> LoadReport:
-        """Load Stable Diffusion's U-Net or autoencoder, Champ's networks, or a file of this family.
+        """Load Stable Diffusion's U-Net or autoencoder, Champ's networks, or a file of this family or MuseDance.
 
-        Champ's four guidance encoders have equal names and shapes: the file's name tells the kind. Parameters that a
+        Of MuseDance's file the networks that both families have are taken, see `from_musedance`. Champ's four guidance encoders have equal names and shapes: the file's name tells the kind. Parameters that a
         file does not hold stay as they are. Raises ValueError, with nothing loaded, when anything else is missing or
         unexpected.
         """
@@ -157,7 +158,12 @@ class M2PEnc(Family):
             allowed_missing = tuple(name for name in self.state_dict() if not name.startswith(prefix))
             convert = lambda file: from_champ(unwrap_state_dict(file), prefix)  # noqa: E731
             return load_strict(self, path, convert, allowed_missing=allowed_missing)
-        converter = find_converter(contents, self.state_dict(), MODULE_PREFIXES)
+        family_state = self.state_dict()
+        if is_musedance(contents):
+            own_names = tuple(name for name in family_state if not name.startswith(SHARED_NETWORKS))
+            convert = lambda file: from_musedance(file, family_state)  # noqa: E731
+            return load_strict(self, path, convert, allowed_missing=own_names)
+        converter = find_converter(contents, family_state, MODULE_PREFIXES)
         if converter is None:
             return load_strict(self, path)
         convert, allowed_missing = converter
