@@ -143,11 +143,11 @@ class M2PEnc(Family):
         return [self.unet, self.reference_net]
 
     def load_pretrained(self, path: str) -> LoadReport:
-        """Load Stable Diffusion's U-Net or autoencoder, Champ's networks, or a file of this family or MuseDance.
+        """Load Stable Diffusion's U-Net or autoencoder, Champ's networks, or a file of this family or of MuseDance.
 
-        Of MuseDance's file the networks that both families have are taken, see `from_musedance`. Champ's four guidance encoders have equal names and shapes: the file's name tells the kind. Parameters that a
-        file does not hold stay as they are. Raises ValueError, with nothing loaded, when anything else is missing or
-        unexpected.
+        Of MuseDance's file the networks that both families have are taken, see `from_musedance`. Champ's four guidance
+        encoders have equal names and shapes: the file's name tells the kind. Parameters that a file does not hold stay
+        as they are. Raises ValueError, with nothing loaded, when anything else is missing or unexpected.
         """
         contents = read_weights(path)
         if _is_guidance_encoder(contents):
