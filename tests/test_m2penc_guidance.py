@@ -8,10 +8,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from zoo.body.skeleton import FEET
 from zoo.families.base import GenerationRequest, SamplingParams
 from zoo.families.m2penc.guidance import GuidanceEncoder, guidance_images
+from zoo.families.m2penc.placement import BOX_HEIGHT, HEAD, REGION_DISTANCE, Placement, find_placement
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
+from zoo.nn.figure_segmentation import FEET_REGION, HEAD_REGION, TRUNK_REGION
 from zoo.nn.weights.loading import check_overwrites, read_weights
 from zoo.run.build import build_family
 
@@ -140,3 +143,46 @@ def test_windows_share_their_context_and_follow_the_music(scale):
     assert torch.equal(first, frames(features)) and not torch.equal(first, frames(features.flip(0)))
     with pytest.raises(ValueError, match="give image=FILE"):
         next(family.generate(GenerationRequest(None, MusicFeatures(features, 30.0, beats), 2, Fraction(12))))
+
+
+def standing_joints() -> torch.Tensor:
+    """Two frames of joints, in fractions of an image: head at .3, feet at .8, trunk at x = .5."""
+    joints = torch.full((2, 24, 2), 0.5)
+    joints[:, HEAD, 1] = 0.3
+    joints[:, list(FEET), 1] = 0.8
+    return joints
+
+
+def test_placement_of_a_small_figure_at_the_side():
+    """A figure of half the size whose trunk is at x = .25 and whose feet are at .9 of the image's height."""
+    size, head_y = 64, 0.9 - 0.25 * REGION_DISTANCE
+    regions = torch.zeros(8, size, size)
+    rows = {HEAD_REGION: int(head_y * size), TRUNK_REGION: int(0.75 * size), FEET_REGION: int(0.9 * size)}
+    for region, row in rows.items():
+        regions[region, row, size // 4 - 1 : size // 4 + 1] = 1
+    placement = find_placement(standing_joints(), regions.amax(0), regions)
+    assert placement is not None and placement.scale == pytest.approx(0.5, abs=1.5 / size)
+    assert placement.origin == pytest.approx((0.25, 0.9), abs=1 / size)
+
+    spot = torch.zeros(1, 1, 16, 16)
+    spot[..., 12:14, 7:9] = 1  # at the joints' feet: x = .5, y = .8125
+    placed = placement.apply(spot, (size, size))[0, 0]
+    y, x = (placed == placed.max()).nonzero().double().mean(0) / size
+    assert (float(x), float(y)) == pytest.approx((0.25, 0.9), abs=1.5 / size)
+    assert placed.sum() / size**2 == pytest.approx(float(spot.sum()) / 16**2 / 4, rel=0.1), "a quarter of the area"
+
+
+def test_placement_without_regions_takes_the_mask_and_without_a_figure_is_none():
+    regions, mask = torch.zeros(8, 64, 64), torch.zeros(64, 64)
+    assert find_placement(standing_joints(), mask, regions) is None
+    mask[20:54, 40:50] = 1  # 32 pixels high without its margin
+    placement = find_placement(standing_joints(), mask, regions)
+    assert placement is not None and placement.origin[0] == pytest.approx(45 / 64)
+    assert placement.scale == pytest.approx(32 / 64 / (BOX_HEIGHT * 0.5), rel=0.05)
+
+
+def test_placement_at_the_guidance_own_place_is_a_resize():
+    guidance, family = torch.randn(2, 5, 3, 8, 8), family_of("size=debug")
+    placement = Placement(1.0, (0.4, 0.7), (0.4, 0.7))
+    placed = torch.stack([placement.apply(guidance[:, :, frame], (16, 16)) for frame in range(3)], 2)
+    assert torch.allclose(placed, family.resize_guidance(guidance, (16, 16)), atol=1e-5)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 BODY_REGIONS = (
     (1, 2), (3, 4), (5, 6), (7, 8, 9, 10), (11, 12, 13, 14), (15, 16, 17, 18), (19, 20, 21, 22), (23, 24),
 )  # fmt: skip
-HEAD_REGION = 7  # index in BODY_REGIONS
+TRUNK_REGION, FEET_REGION, HEAD_REGION = 0, 2, 7  # indices in BODY_REGIONS
 NUM_PARTS = 24  # of DensePose; 0 is the background
 
 

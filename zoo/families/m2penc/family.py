@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import chain
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from zoo.families.m2penc.guidance import (
 from zoo.families.m2penc.image_encoder import ImageEncoder
 from zoo.families.m2penc.musedance_file import SHARED_NETWORKS, from_musedance, is_musedance
 from zoo.families.m2penc.music_to_pose import MusicToPose, SpaceTimeBlock, expected_joints, frame_features
+from zoo.families.m2penc.placement import find_placement
 from zoo.music.beats import beat_phase as beat_phase_at
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
@@ -240,6 +242,23 @@ class M2PEnc(Family):
         model_output = self.unet(x, t, conditioning, cond_features)
         return self.background.apply_region_head(model_output, t, reference, self.noise_schedule)
 
+    @torch.no_grad()
+    def _placed_guidance(self, music: MusicFeatures, reference: ReferenceContext) -> Iterator[Tensor]:
+        """Yield guidance (C, h, w) of one own frame after the other, at the place of the image's figure.
+
+        The place is that of the first frames: of half a stretch. Without a segmenter, as at size=paper, or where the
+        figure's head, trunk or feet are not visible, the guidance stays where the data had it (sec. 6).
+        """
+        stream, size = self.stream_guidance(music), tuple(reference.latents.shape[2:])
+        first_frames = [next(stream) for _ in range(max(1, self.num_music_frames // 2))]
+        placement = None
+        if self.background.figure_segmenter is not None and self.background.predict_regions:
+            joints = torch.stack([joints for _, joints in first_frames]) / self.resolution
+            mask, regions = self.background.figure_segmenter(reference.latents)
+            placement = find_placement(joints, mask[0, 0], regions[0])
+        for guidance, _ in chain(first_frames, stream):
+            yield guidance if placement is None else placement.apply(guidance[None], size)[0]
+
     def resize_guidance(self, guidance: Tensor, size: Sequence[int]) -> Tensor:
         """(B, C, F, G, G) -> (B, C, F, *size), bilinear."""
         if guidance.shape[3:] == torch.Size(size):
@@ -266,7 +285,7 @@ class M2PEnc(Family):
             raise ValueError("image=: no figure was detected in it; use an image of a person or another figure")
         conditioning = self._encode_image(image, latents, sampling)
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        guidance_frames = (guidance for guidance, _ in self.stream_guidance(request.music))
+        guidance_frames = self._placed_guidance(request.music, reference)
         guidance: list[Tensor] = []
         context, num_frames_done, window_start = None, 0, 0
         while num_frames_done < request.num_frames:
