@@ -22,14 +22,8 @@ STAGES = {
     ),
     "m2penc": (["pose_image", "encoder", "video"], ["model.family.unet.dropout=0.1"]),
 }
-CASES = [(model, name, "32-true") for model, (names, _) in STAGES.items() for name in names]
-# bf16 is emulated on many CPUs: one stage for each kind of unit
-CASES += [
-    ("musedance", "dynamics", "bf16-mixed"),
-    ("dabfusion", "flow", "bf16-mixed"),
-    ("m2penc", "encoder", "bf16-mixed"),
-    ("magicdance", "motion", "bf16-mixed"),
-]
+PRECISIONS = ("32-true", "bf16-mixed")
+CASES = [(model, name, precision) for model, (names, _) in STAGES.items() for name in names for precision in PRECISIONS]
 
 
 def random_batch(window: WindowSpec, encoder, count: int = 1) -> dict:
