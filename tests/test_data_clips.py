@@ -185,6 +185,20 @@ def test_smaller_pictures_and_fewer_frames(world, batch):
             ).train_dataloader()
 
 
+def test_the_cache_of_decoded_frames_is_bounded_in_bytes(world, monkeypatch):
+    """Frames of 24 x SIDE x SIDE x 3 bytes are kept as long as the bytes before them are below the bound."""
+    window = WindowSpec(seconds=2, fps=12, height=SIDE, width=SIDE, decoded_cache_size=100)
+    cached = {}
+    for bound in (1, 2**30):
+        monkeypatch.setattr("zoo.data.windows.DECODED_CACHE_BYTES", bound)
+        dataset = world.dataset("train", ("frames",), window, Index())
+        clips = {dataset[index]["key"] for index in range(len(dataset))}
+        cached[bound] = len(dataset._decoded)
+        decoded_bytes = sum(values.nbytes for fields in dataset._decoded.values() for values in fields.values())
+        assert dataset._decoded_bytes == decoded_bytes > 0
+    assert cached == {1: 1, 2**30: len(clips)} and len(clips) > 1
+
+
 def test_picked_frames_are_the_windows_own_and_drawn_anew_in_every_epoch(world):
     needs = ("frames", "joints2d", "parts", "frame_indices")
     clip = {"seconds": 2, "fps": 12, "height": SIDE, "width": SIDE}

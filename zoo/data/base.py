@@ -34,8 +34,9 @@ class WindowSpec:
     `stride` seconds apart (EDGE: 0.5 s in training, 2.5 s in test).
     num_sampled_frames: give only this many frames of the window, drawn anew each time and in random order, for stages
     that train on single frames; sound and motion stay whole.
-    decoded_cache_size: clips whose decoded frames stay in the memory of a training process and its loaders (3 MB for
-    4 s of 128x128 at 12 fps).
+    decoded_cache_size: clips whose decoded frames and maps stay in the memory of a training process and its loaders (of
+    4 s of 128x128 at 12 fps: 3 MB of frames, 18 MB with all guidance maps), as long as they take less than
+    DECODED_CACHE_BYTES.
     Raises ValueError for values that are not positive, for more sampled frames than frames, for sides that are not
     multiples of 4 (heat maps have a quarter of the resolution), and for two lengths or none.
     """

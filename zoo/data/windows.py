@@ -24,6 +24,7 @@ from zoo.data.shard_builder.move_captions import caption
 from zoo.data.shard_file import DamageError, Sample, ShardReader
 from zoo.music.beats import beat_phase, beats_to_frames
 
+DECODED_CACHE_BYTES = 2 << 30  # of one training process and its loaders, see `WindowSpec.decoded_cache_size`
 LABELS = ("song", "dancer", "style", "camera")
 IMAGE_INFO_KEYS = ("fps", "frames", "height", "width")  # in the .json of every sample with frames
 
@@ -271,6 +272,7 @@ class VideoWindowDataset(WindowDataset):
         features: MusicFeatureCache,
     ):
         self._decoded: dict[int, dict[str, np.ndarray]] = {}
+        self._decoded_bytes = 0
         self._unreadable: set[int] = set()  # indices of samples
         for sample in samples:
             check_image_window(sample, window)
@@ -286,8 +288,10 @@ class VideoWindowDataset(WindowDataset):
         fields = self._decoded.get(sample_index)
         if fields is None:
             fields = {}
-            worker = get_worker_info()  # the workers of one process share the number of clips
-            if len(self._decoded) < self.window.decoded_cache_size // (worker.num_workers if worker else 1):
+            worker = get_worker_info()  # the workers of one process share the cache
+            num_workers = worker.num_workers if worker else 1
+            has_room = self._decoded_bytes < DECODED_CACHE_BYTES // num_workers
+            if has_room and len(self._decoded) < self.window.decoded_cache_size // num_workers:
                 self._decoded[sample_index] = fields
         if field not in fields:
             sample = self.samples[sample_index]
@@ -296,6 +300,8 @@ class VideoWindowDataset(WindowDataset):
                 text = f"{len(values)} frames, {sample.info['frames']} by its .json"
                 raise DamageError(f"shard {sample.path}: {sample.key}.{EXTENSIONS[field]} has {text}")
             fields[field] = values
+            if sample_index in self._decoded:
+                self._decoded_bytes += values.nbytes
         return fields[field]
 
     def __getitem__(self, item_and_draw: int) -> dict:

@@ -1,6 +1,7 @@
 """Train a family's stages in order, each from the one before, in a run directory that can always be resumed."""
 
 import copy
+import gc
 import logging
 import os
 import shutil
@@ -187,6 +188,7 @@ def _fit_stages(
             last = checkpoint
             continue
         _fit_stage(config, name, trainings[name], batches[name], run, start=last, resume_from=checkpoint)
+        gc.collect()  # Lightning's objects refer to each other; with them the stage's caches would stay
         last = latest_checkpoint(run / name)
     assert last is not None, "every stage ends with a checkpoint"
     return last
