@@ -1,6 +1,7 @@
 """Size of a training: counts on the meta device, and memory and arithmetic of a simulated step (`plan=true`)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,9 +44,12 @@ def plan(config: DictConfig, stage: str) -> dict[str, float]:
 
 
 def plan_step(
-    config: DictConfig, stage: str, settings: StageTraining, batch_size: int, num_batches: int
+    config: DictConfig, stage: str, settings: StageTraining, batch_size: int, num_batches: int, on_gpu: bool = True
 ) -> "StepMemory":
-    """Simulate steps of a stage with `batch_size` clips a process. The configuration's modules were imported before."""
+    """Simulate steps of a stage with `batch_size` clips a process. The configuration's modules were imported before.
+
+    on_gpu: False follows the rules of CPUs.
+    """
     from zoo.run.train.simulated_step import example_batch, simulate_step  # takes seconds
 
     def build() -> tuple[Stage, Batch]:
@@ -53,12 +57,14 @@ def plan_step(
         module = build_stage(config, stage, family)
         if settings.activation_checkpointing:
             module.checkpoint_activations()
+        if settings.fused_optimizer:
+            module.make_optimizer = partial(module.make_optimizer, fused=True)
         keys = required_keys(config, stage, family)
         return module, example_batch(keys, WindowSpec(**settings.clip), build_encoder(config), batch_size)
 
     num_shards = _num_shards(config)
     keep_gradients = (world_size(config.trainer) > 1 and num_shards == 1) or num_batches > 1
-    return simulate_step(build, settings.precision, keep_gradients, num_shards=num_shards)
+    return simulate_step(build, settings.precision, keep_gradients, num_shards=num_shards, on_gpu=on_gpu)
 
 
 def print_plan(config: DictConfig, simulate: bool = False) -> None:
@@ -98,7 +104,7 @@ def describe_step(memory: "StepMemory", settings: StageTraining, num_batches: in
         f"{name} {value / 1e9:.2f}"
         for name, value in (
             ("weights", memory.weights), ("gradients", memory.gradients), ("optimiser", memory.optimizer),
-            ("activations", memory.activations),
+            ("activations" if memory.peak > memory.optimizer_peak else "copies of the optimiser", memory.activations),
         )
     )  # fmt: skip
     lines = [

@@ -63,8 +63,11 @@ class StepMemory:
 
     @property
     def activations(self) -> int:
-        """All that lives at the peak besides weights, gradients and optimiser: activations, batch, gathered weights."""
-        return max(0, self.peak - self.weights - self.gradients - self.optimizer)
+        """All that lives at the peak besides weights, gradients and optimiser.
+
+        That is activations, batch and gathered weights, or what the optimiser copies while it steps.
+        """
+        return max(0, max(self.peak, self.optimizer_peak) - self.weights - self.gradients - self.optimizer)
 
 
 class SharedFakeTensorMode(FakeTensorMode):
@@ -148,10 +151,10 @@ class CudaAutocast(TorchFunctionMode):
     Single random numbers are 0.5, so that no condition is dropped; arrays hold 0, 1, 2 and so on.
     """
 
-    def __init__(self, dtype: torch.dtype | None):
-        """dtype: of autocast; None without it."""
+    def __init__(self, dtype: torch.dtype | None, on_gpu: bool = True):
+        """dtype: of autocast; None without it. on_gpu: False leaves the rules of CPUs as they are."""
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.on_gpu = dtype, on_gpu
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -163,6 +166,8 @@ class CudaAutocast(TorchFunctionMode):
             return np.arange(args[0].numel()).reshape(args[0].shape)
         if func in (torch.nonzero, Tensor.nonzero):
             return torch.zeros(1 + len(args[0]) // 8, args[0].ndim, dtype=torch.int64)
+        if not self.on_gpu:
+            return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             # fused on GPUs, also with dropout; `zoo.nn.attention` computes it in float32 on CPUs
             kwargs = {name: value for name, value in kwargs.items() if name != "dropout_p"}
@@ -213,12 +218,14 @@ def simulate_step(
     keep_gradients: bool = False,
     fake: bool = True,
     num_shards: int = 1,
+    on_gpu: bool = True,
 ) -> StepMemory:
     """Simulate steps of a stage until the optimiser has its state, and measure the last one.
 
     build: makes stage and batch. keep_gradients: gradients exist before the forward pass, as under DDP, whose buckets
     they are, and in gradient accumulation. fake: False computes the same steps on real tensors, for comparison.
     num_shards: processes over which the trained weights are sharded (FSDP2); the collectives are those of a fake group.
+    on_gpu: False follows the rules of CPUs: autocast, attention, and an optimiser that updates weight by weight.
     """
     dtype = {"bf16": torch.bfloat16, "16": torch.bfloat16}.get(precision.removesuffix("-mixed"))
     tracker = MemoryTracker()
@@ -230,7 +237,7 @@ def simulate_step(
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # the average copies them
         warnings.filterwarnings("ignore", message=".*returned a view tensor.*")  # nothing changes it in place
         stage, batch = build()
-        _fill_lazy_weights(stage.family)
+        fill_lazy_weights(stage.family)
         if group is not None:
             stage.shard(group)
         stack.enter_context(tracker)
@@ -239,6 +246,8 @@ def simulate_step(
         tracker.add(value for value in batch.values() if isinstance(value, Tensor))
         trained = [parameter for parameter in stage.family.parameters() if parameter.requires_grad]
         optimizer = stage.make_optimizer(trained)
+        if on_gpu:
+            _use_foreach(optimizer)
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         gradients = tracker.current
@@ -246,7 +255,7 @@ def simulate_step(
         after_step = tracker.current
         optimizer_peak = tracker.peak
         tracker.peak = tracker.current
-        stack.enter_context(CudaAutocast(dtype))
+        stack.enter_context(CudaAutocast(dtype, on_gpu))
         tracker.flops = 0
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             loss = torch.stack([value.float() for value in stage.loss(batch).values()]).sum()
@@ -261,6 +270,13 @@ def simulate_step(
     return StepMemory(
         weights, gradients - weights - batch_size, after_step - gradients, peak, optimizer_peak, tracker.flops
     )
+
+
+def _use_foreach(optimizer: torch.optim.Optimizer) -> None:
+    """Update all weights together, as is the default on GPUs: Adam holds a temporary copy of them."""
+    for group in optimizer.param_groups:
+        if not group.get("fused") and group.get("foreach", False) is None:
+            group["foreach"] = True
 
 
 @contextmanager
@@ -279,7 +295,7 @@ def _lazy_modules(family: Family) -> list[LazyWeights]:
     return [module for module in family.modules() if isinstance(module, LazyWeights)]
 
 
-def _fill_lazy_weights(family: Family) -> None:
+def fill_lazy_weights(family: Family) -> None:
     """Give networks that are read from files, which a plan does not need, untrained weights."""
     for module in _lazy_modules(family):
         module.__dict__["loaded"] = module.build_untrained()
