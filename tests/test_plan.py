@@ -11,13 +11,18 @@ import torch
 from zoo.run.train.simulated_step import MemoryTracker, SharedFakeTensorMode
 
 ROOT = Path(__file__).parents[1]
+# tokens and channels of the spatial transformers at 512x512: down, middle, up
+MOORE_DOWN = [(4096, 320)] * 2 + [(1024, 640)] * 2 + [(256, 1280)] * 2
+MOORE_TRANSFORMERS = [*MOORE_DOWN, (64, 1280), *[(256, 1280)] * 3, *[(1024, 640)] * 3, *[(4096, 320)] * 3]
 # in a process of its own: constants that modules compute once would stay fake
 CODE = """
 import json, sys, torch
 from hydra import compose, initialize_config_dir
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from zoo.data.base import WindowSpec
+from zoo.nn.video_unet.unet import VideoUNet
 from zoo.run.build import build_encoder, build_family, build_stage, required_keys
-from zoo.run.train.simulated_step import example_batch, simulate_step
+from zoo.run.train.simulated_step import MemoryTracker, example_batch, simulate_step
 from zoo.run.train.stage_training import stage_training
 with initialize_config_dir(sys.argv[1], version_base="1.3"):
     config = compose("train", ["model=magicdance", "size=debug", "model.family.dance_decoder.dropout=0.0"])
@@ -27,18 +32,51 @@ def build():
     keys = required_keys(config, "motion", family)
     batch = example_batch(keys, WindowSpec(**settings.clip), build_encoder(config), 8)
     return build_stage(config, "motion", family), batch
-steps = [simulate_step(build, "32-true", fake=fake) for fake in (False, True)]
-steps.append(simulate_step(build, "32-true", num_shards=4))
-print(json.dumps([vars(step) for step in steps]))
+def build_checkpointed():
+    stage, batch = build()
+    stage.checkpoint_activations()
+    return stage, batch
+# torch's counter knows the attention of GPUs only
+attention = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda grad, q, k, v, *_, **__: sdpa_backward_flop_count(grad, q, k, v),
+}
+counted = []
+for make in (build, build_checkpointed):
+    stage, batch = make()
+    with FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        torch.stack(list(stage.loss(batch).values())).sum().backward()
+    counted.append(counter.get_total_flops())
+steps = {
+    "real": simulate_step(build, "32-true", fake=False),
+    "simulated": simulate_step(build, "32-true"),
+    "sharded": simulate_step(build, "32-true", num_shards=4),
+    "checkpointed": simulate_step(build_checkpointed, "32-true"),
+}
+with torch.device("meta"), torch.no_grad():  # one text token, one reference, 24 frames of 512x512, guidance
+    unet = VideoUNet(use_motion_modules=True, motion_in_middle=True)
+    features = [torch.empty(1, number, dim) for number, dim in json.loads(sys.argv[2])]
+    conditioning = unet.precompute_conditioning(torch.empty(2, 1, 768), features)
+    with MemoryTracker() as tracker:
+        unet(torch.empty(2, 4, 24, 64, 64), torch.zeros(2), conditioning, torch.empty(2, 320, 24, 64, 64))
+print(json.dumps([{name: vars(step) for name, step in steps.items()}, counted, tracker.flops]))
 """
 
 
-def test_a_simulated_step_needs_the_memory_and_the_arithmetic_of_a_real_one():
-    """Weights, gradients and optimiser exactly, the peak within 2 %, and it is not that of nothing."""
-    command = [sys.executable, "-c", CODE, str(ROOT / "conf")]
+@pytest.fixture(scope="module")
+def measured() -> tuple[dict[str, dict[str, int]], list[int], int]:
+    """Steps by name; operations torch counts, without and with activation checkpointing; those of a guided step."""
+    command = [sys.executable, "-c", CODE, str(ROOT / "conf"), json.dumps(MOORE_TRANSFORMERS)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    real, simulated, sharded = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_simulated_step_needs_the_memory_and_the_arithmetic_of_a_real_one(measured):
+    """Weights, gradients and optimiser exactly, the peak within 2 %, and it is not that of nothing."""
+    real, simulated, sharded = (measured[0][name] for name in ("real", "simulated", "sharded"))
     assert simulated["flops"] == real["flops"] > 0
     for name in ("weights", "gradients", "optimizer"):
         assert simulated[name] == real[name] > 0
@@ -48,6 +86,25 @@ def test_a_simulated_step_needs_the_memory_and_the_arithmetic_of_a_real_one():
     for name in ("gradients", "optimizer"):  # FSDP2 divides what trains; shares of a parameter are unequal
         assert real[name] / 4 <= sharded[name] < real[name] / 3
     assert sharded["flops"] == real["flops"] and sharded["peak"] < real["peak"]
+
+
+def test_arithmetic_is_that_of_torchs_counter_with_activations_computed_again(measured):
+    steps, (plain, checkpointed), _ = measured
+    assert steps["simulated"]["flops"] == plain
+    assert steps["checkpointed"]["flops"] == checkpointed > 1.2 * plain
+
+
+def test_a_guided_step_of_animate_anyone_is_64_tflop(measured):
+    """Of Moore-AnimateAnyone's code at 512x512 and 24 frames.
+
+    It also computes what `VideoUNet` need not: keys and values of the reference for each frame, reference attention of
+    the half without conditions, which is thrown away, and queries and outputs of text attention with one key.
+    """
+    operations = measured[2]
+    for tokens, dim in MOORE_TRANSFORMERS:
+        keys_values, queries_outputs = 48 * 4 * tokens * dim**2, 48 * 4 * tokens * dim**2
+        operations += keys_values + 24 * (8 * tokens**2 * dim + 8 * tokens * dim**2) + queries_outputs
+    assert operations == pytest.approx(64.2e12, rel=0.02)
 
 
 def test_a_tensor_counts_once_and_as_long_as_it_lives():
