@@ -1,5 +1,7 @@
 """Checkpoints from anywhere: odd tensors, bombs and absurd configurations are refused in one line and at once."""
 
+import os
+import pickle
 import time
 import warnings
 import zipfile
@@ -13,8 +15,9 @@ from safetensors.torch import save_file
 from zoo.files import conf_folder
 from zoo.nn.weights.loading import load_strict, read_weights
 from zoo.run.build import build_family
-from zoo.run.checkpoint import load_family
+from zoo.run.checkpoint import load_family, read_checkpoint
 from zoo.run.config import resolve_config
+from zoo.run.train.runs import latest_checkpoint
 
 ODD = {
     "sparse": lambda value: value.to_sparse(),
@@ -83,6 +86,32 @@ def test_a_compressed_file_is_refused_unread(tmp_path):
         archive.writestr("archive/data.pkl", bytes(50_000_000))
     for load in (load_family, read_weights):
         check_refusal(tmp_path / "bomb.ckpt", load)
+
+
+class MakesFolder:
+    """Unpickling an instance makes a folder."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "step_0000002.ckpt", "weights.distcp"])
+def test_a_folder_of_distributed_checkpoints_is_refused_unread(tmp_path, name):
+    """Its `.metadata` is a pickle. Nothing here reads such folders: as ckpt=, as init=, or as a run's checkpoint."""
+    made, folder = tmp_path / "made", tmp_path / name
+    folder.mkdir()
+    for file in (".metadata", "__0_0.distcp", "meta.pt"):
+        (folder / file).write_bytes(pickle.dumps(MakesFolder(made)))
+    for load in (load_family, read_weights, read_checkpoint):
+        check_refusal(folder, load)
+    if name.endswith(".ckpt"):
+        check_refusal(latest_checkpoint(tmp_path), read_checkpoint)
+    assert not made.exists()
+    pickle.loads((folder / ".metadata").read_bytes())
+    assert made.exists()  # the pickle does run where it is read
 
 
 def test_float8_in_safetensors_is_refused(tmp_path):

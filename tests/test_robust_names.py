@@ -110,6 +110,24 @@ def test_a_shard_with_a_bad_name_or_description_is_refused(tmp_path, name, info)
     assert "\n" not in str(refusal.value)
 
 
+def test_a_sound_that_a_description_names_alone_is_none(tmp_path, cache):
+    """A sample with a sound_id and without a sound; the next one has both."""
+    silent = shard(tmp_path / "a.tar", "k", {"sound_id": "x"})
+    with tarfile.open(silent) as tar:
+        info = tar.extractfile("k.json").read()
+    with tarfile.open(silent, "w") as tar:
+        member = tarfile.TarInfo("k.json")
+        member.size = len(info)
+        tar.addfile(member, io.BytesIO(info))
+    reader, features = ShardReader([silent]), MusicFeatureCache(Spectral())
+    features.build([reader], 0)
+    assert not features.folder.exists()
+    with pytest.raises(ValueError, match="a.tar: k has no .flac"):
+        reader.read(reader.samples[0], "sound")
+    features.build([reader, ShardReader([shard(tmp_path / "b.tar", "k", {"sound_id": "x"})])], 0)
+    assert len(features.get("x")[0]) > 0
+
+
 @pytest.mark.parametrize("kind", ["same", "spelling", "symlink", "hardlink", "inside", "parent_link"])
 def test_an_output_is_no_input(tmp_path, kind):
     """Also by another spelling of its path, and by links."""

@@ -43,7 +43,8 @@ class MusicFeatureCache:
         for reader in readers:
             for sample in reader.samples:
                 sound_id = sample.info.get("sound_id")
-                if sound_id and sound_id not in missing_sounds and not self._file(sound_id, ".json").is_file():
+                has_sound = sound_id and "sound" in sample.byte_ranges  # the description may name one all the same
+                if has_sound and sound_id not in missing_sounds and not self._file(sound_id, ".json").is_file():
                     missing_sounds[sound_id] = reader, sample
         if not missing_sounds:
             return

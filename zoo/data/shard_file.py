@@ -86,7 +86,9 @@ class ShardReader:
                 print(f"left out ({len(self.damaged)}): {error}", flush=True)
 
     def read_bytes(self, sample: Sample, field: str) -> bytes:
-        """Read the content of one field's file."""
+        """Read the content of one field's file. Raises DamageError where the sample has none."""
+        if field not in sample.byte_ranges:
+            raise DamageError(f"shard {sample.path}: {sample.key} has no .{EXTENSIONS[field]}")
         file = self._files.pop(sample.path, None)
         if file is None:
             if len(self._files) >= MAX_OPEN_SHARDS:
