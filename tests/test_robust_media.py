@@ -174,6 +174,18 @@ def test_a_clock_does_not_end_with_a_chained_stream(folder, suffix, write, secon
     assert abs(loud[0] - 2) < 0.03 and abs(loud[-1] - 5) < 0.15
 
 
+@pytest.mark.parametrize("rate, channels", [(3 * RATE, 1), (RATE, 2)])
+def test_a_chained_stream_that_changes_its_kind_is_refused(folder, rate, channels):
+    """FFmpeg decodes no such Vorbis file; half of it would be worse than none."""
+    data = b""
+    for shape in ((RATE, 1), (rate, channels)):
+        soundfile.write(folder / "part.ogg", np.zeros((shape[0], shape[1]), np.float32), shape[0])
+        data += (folder / "part.ogg").read_bytes()
+    (folder / "changing.ogg").write_bytes(data)
+    with pytest.raises(ValueError, match="changing.ogg .*differ in sample rate or channels"):
+        Sound(folder / "changing.ogg")
+
+
 @pytest.mark.parametrize("suffix", [".wav", ".mp3", ".ogg", ".m4a"])
 def test_channels_that_cancel_are_heard(folder, suffix):
     """The mean of L = -R is silence; one of them is heard instead, the same one throughout."""

@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from worker_jobs import is_running, wait_for_file, write_slowly
 
-from zoo.files import PARTIAL_NAME, conf_folder, remove_partial_files, replacing, write_atomic
+from zoo.files import PARTIAL_NAME, conf_folder, remove_partial_files, replacing, temporary_folder, write_atomic
 from zoo.processes import RANK_VARIABLES, WorkerPool
 from zoo.run.errors import report_errors
 from zoo.run.leftovers import removed_if_refused
@@ -209,6 +209,21 @@ def test_a_killed_writer_leaves_nothing_for_long(tmp_path):
         (tmp_path / name).write_text("")
     write_atomic(tmp_path / "b", b"")
     assert names(tmp_path) == sorted([*others, "b"])
+
+
+def test_a_killed_process_leaves_no_temporary_folder_for_long(tmp_path, monkeypatch):
+    """The next one that makes such a folder removes it, with what is in it. A folder of a living process stays."""
+    code = (
+        "import os; from zoo.files import temporary_folder\n"
+        "with temporary_folder() as folder: (folder / 'a').touch(); os.kill(os.getpid(), 9)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment)
+    assert len(names(tmp_path)) == 2
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with temporary_folder() as folder, temporary_folder() as other:
+        assert names(tmp_path) == sorted([folder.name, other.name])
+    assert names(tmp_path) == []
 
 
 # The environment changes nothing silently ----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ everything. Results are appended to FOLDER/results.jsonl (folder=FOLDER, default
 import contextlib
 import ctypes
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -22,7 +23,6 @@ import resource
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import tarfile
 import time
@@ -36,7 +36,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-SECONDS = 120  # of wall clock; the processor's seconds are limited to half of it
+SECONDS = (
+    120  # a fifth of what an input may take by the clock, as other load may slow it, and twice what it may compute
+)
 MEMORY = 6 << 30  # bytes that an input may make a process take
 SMALL = (
     "size=debug data.songs={train:4,val:2,test:2} data.seconds=6 data.dances_per_song=1 data.workers=1 "
@@ -46,6 +48,13 @@ NUMBERS = ("0", "-1", "1e30", "nan", "inf", "1.5", "x", "null", "[]", "[1,2]", "
 TEXTS = ("", "null", "../x", "/dev/zero", "/dev/null", ".", "a\tb", "${oc.env:HOME}", "[1", "{a:1}", "-1", "x" * 3000)
 IN_OPEN, IN_MODIFY, IN_DELETE, IN_CREATE = 0x20, 0x2, 0x200, 0x100
 IN_ISDIR = 0x40000000
+PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
+KILL_STEPS = ("fit.max_steps=8", "fit.save_every_n_steps=1")
+KILL_VARIANTS = {
+    "plain": (),
+    "accumulated": ("fit.accumulate_grad_batches=2",),
+    "workers": ("fit.num_workers=1",),
+}
 
 
 @dataclass(frozen=True)
@@ -384,7 +393,7 @@ def read_shard(path: Path) -> None:
 
 
 def command_cases() -> Iterator[Case]:
-    """Whole commands in new processes: trainings, samplings and shard builds that are refused or work."""
+    """Whole commands: trainings, samplings, shard builds and evaluations that are refused or work."""
     train = [
         "fit.max_steps=0", "fit.max_steps=x", "fit.batch_size=1000000000", "fit.accumulate_grad_batches=1000000000",
         "trainer.num_nodes=2", "trainer.devices=0", "trainer.devices=999", "trainer.devices=x", "trainer.strategy=null",
@@ -410,25 +419,94 @@ def command_cases() -> Iterator[Case]:
         "folder=/dev/null out=x",
         "folder=. out=. fps=0",
     ]
-    for name, all_arguments, fixed in (
-        ("train", train, [*SMALL, "fit.max_steps=1"]),
-        ("sample", sample, ["seconds=0.2", "out=x.mp4"]),
-        ("shards", shards, []),
-    ):
+    evaluate = [
+        "ckpt=missing", "ckpt=/dev/zero", "ckpt=null videos=missing", "protocol=x", "metrics=[x]", "metrics=x",
+        "out=/proc/x", "workers=-1", "workers=1000000000", "ablations=x", "device=x",
+    ]  # fmt: skip
+    hostile = [
+        *(f"sample music=x.{suffix}" for suffix in ("mp3", "m3u8", "mp4")),
+        *(f"sample image=x.{suffix}" for suffix in ("png", "mp4", "svg")),
+        *(f"sample motion=x.{suffix}" for suffix in ("glb", "npz", "bvh")),
+        *(f"sample ckpt={name}" for name in ("x.ckpt", "x.dcp", "model")),
+        "sample weights.pose_detector=x.mp4", "sample weights.beats=x.ckpt", "sample scene=x.png",
+        *(f"train init={name}" for name in ("x.ckpt", "x.dcp", "model")),
+        *(f"train resume={name}" for name in ("x.ckpt", "x.dcp", "model")),
+        "train ckpt=x.ckpt export=out", "train data=shards data.urls=x.tar", "train data.real=x.videos",
+        *(f"evaluate ckpt={name}" for name in ("x.ckpt", "x.dcp", "model")),
+        "evaluate ckpt=null videos=x.videos", "shards folder=x.videos out=out",
+    ]  # fmt: skip
+    fixed = {"train": [*SMALL, "fit.max_steps=1"], "sample": ["seconds=0.2", "out=out.mp4"]}
+    fixed |= {"shards": [], "evaluate": ["out=out"]}
+    plain = {"train": train, "sample": sample, "shards": shards, "evaluate": evaluate}
+    for name, all_arguments in plain.items():
         for arguments in all_arguments:
-            yield Case(f"command {name} {arguments}", partial(use_command, name, [*fixed, *arguments.split()]), True)
+            yield Case(
+                f"command {name} {arguments}", partial(use_command, name, [*fixed[name], *arguments.split()]), True
+            )
+    for arguments in hostile:
+        name, *options = arguments.split()
+        yield Case(f"command with files {arguments}", partial(use_files, name, [*fixed[name], *options]), True)
 
 
 def use_command(name: str, arguments: list[str], folder: Path) -> None:
-    """A command in a new process."""
-    result = subprocess.run(
-        [sys.executable, "-m", "zoo.cli", name, *arguments], cwd=folder, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=SECONDS * 4,
-    )  # fmt: skip
-    if "Traceback" in result.stderr or result.returncode not in (0, 2):
-        raise RuntimeError(f"exit code {result.returncode}: {result.stderr[-600:]}")
-    if result.returncode == 2:
-        raise ValueError(result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "nothing was printed")
+    """A command; exit code 2 comes with its line and no traceback."""
+    output = io.StringIO()
+    with contextlib.redirect_stderr(output):
+        try:
+            command(name, *arguments)
+        except SystemExit as end:
+            lines = output.getvalue().strip().splitlines()
+            if "Traceback" in output.getvalue() or end.code not in (0, 2, None):
+                raise RuntimeError(f"exit code {end.code}: {output.getvalue()[-600:]}") from None
+            if end.code == 2 and not (lines and lines[-1].startswith(f"{name}: ")):
+                raise RuntimeError(f"no line says why: {lines[-3:]}") from None
+            raise
+
+
+class Evil:
+    """Makes the folder `evil` when it is unpickled."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("evil",)
+
+
+def use_files(name: str, arguments: list[str], folder: Path) -> None:
+    """A command in a folder of files that open others, or run code, where a reader follows them."""
+    import numpy as np
+    import torch
+    import yaml
+
+    secret = canary_folder() / "secret.wav"
+    concat = f"ffconcat version 1.0\nfile {secret}\n"
+    for suffix in ("mp3", "mp4", "png"):
+        (folder / f"x.{suffix}").write_text(concat)
+    (folder / "x.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n")
+    (folder / "x.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'><image href='{secret}'/></svg>")
+    (folder / "x.bvh").write_bytes(pickle.dumps(Evil()))
+    np.savez(folder / "x.npz", poses=np.array([Evil()], object), trans=np.zeros((1, 3)), mocap_framerate=30)
+    text = json.dumps({"asset": {"version": "2.0"}, "buffers": [{"uri": str(secret), "byteLength": 9}]}).encode()
+    text += b" " * (-len(text) % 4)
+    header = b"glTF" + struct.pack("<II", 2, 20 + len(text)) + struct.pack("<I", len(text)) + b"JSON"
+    (folder / "x.glb").write_bytes(header + text)
+    torch.save({"state_dict": {}, "config": Evil()}, folder / "x.ckpt")
+    for place in ("x.dcp", "x.videos"):
+        (folder / place).mkdir()
+    (folder / "x.dcp" / ".metadata").write_bytes(pickle.dumps(Evil()))
+    (folder / "x.dcp" / "__0_0.distcp").write_bytes(pickle.dumps(Evil()))
+    (folder / "x.videos" / "clip.mp4").write_text(concat)
+    (folder / "x.videos" / "dance.pkl").write_bytes(pickle.dumps(Evil()))
+    (folder / "x.videos" / "dance.wav").write_text(concat)
+    with tarfile.open(folder / "x.tar", "w") as tar:
+        for key, data, link in (("k.json", b'{"sound_id": "../evil"}', ""), ("k.flac", b"", str(secret))):
+            member = tarfile.TarInfo(key)
+            member.size, member.linkname = len(data), link
+            member.type = tarfile.SYMTYPE if link else tarfile.REGTYPE
+            tar.addfile(member, io.BytesIO(data))
+    file = export_copy(folder) / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["model"]["family"]["evil"] = {"_target_": "os.mkdir", "path": "evil"}
+    file.write_text(yaml.safe_dump(config))
+    use_command(name, arguments, folder)
 
 
 def all_cases() -> list[Case]:
@@ -442,33 +520,57 @@ def all_cases() -> list[Case]:
 
 
 class Canary:
-    """Watches a folder whose files nothing may open, by inotify, and compares hashes of the home folder."""
+    """Watches folders whose files nothing may open, by inotify, and compares what lies around the inputs.
 
-    def __init__(self, folder: Path, home: Path):
-        self.home, self._libc = home, ctypes.CDLL(None, use_errno=True)
+    Of the home folder and the cache, hashes: in the cache files may appear, but none may change or vanish. Of the
+    folder of the attack, of the one for temporary files and of the checkout, names: nothing may appear or vanish.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self._libc = folder, ctypes.CDLL(None, use_errno=True)
         self._descriptor = self._libc.inotify_init1(os.O_NONBLOCK)
         mask = IN_OPEN | IN_MODIFY | IN_DELETE | IN_CREATE
-        self._libc.inotify_add_watch(self._descriptor, str(folder).encode(), mask)
-        self._hashes = self._home_hashes()
+        for watched in (folder / "canary", folder / "home", folder / "home" / ".ssh"):
+            if self._libc.inotify_add_watch(self._descriptor, str(watched).encode(), mask) < 0:
+                raise OSError(ctypes.get_errno(), f"{watched} cannot be watched")
+        self._state = self._read_state()
+        self._opened()  # by this process, for the hashes
 
     def wrong(self) -> str:
         """What was touched since the last call, or an empty text."""
+        opened = self._opened()
+        before, self._state = self._state, self._read_state()
+        self._opened()  # by this process, for the hashes
+        if opened:
+            return f"a file that nothing named was opened: {opened}"
+        for place, old in before.items():
+            new = self._state[place]
+            changed = [name for name in old if new.get(name) != old[name]]
+            changed += [name for name in new if name not in old and place != "cache"]
+            if changed:
+                return f"{place} was changed: {sorted(changed)[:3]}"
+        return ""
+
+    def _opened(self) -> str:
+        names = []
         with contextlib.suppress(BlockingIOError):
-            events, start = os.read(self._descriptor, 1 << 16), 0
+            events, start = os.read(self._descriptor, 1 << 20), 0
             while start < len(events):
                 _, mask, _, length = struct.unpack_from("iIII", events, start)
                 start += 16 + length
                 if not mask & IN_ISDIR:  # other programs list folders
-                    return f"a file that nothing named was opened: {events[start - length : start].decode()}"
-        hashes = self._home_hashes()
-        if hashes != self._hashes:
-            self._hashes = hashes
-            return "the home folder was changed"
-        return ""
+                    names.append(events[start - length : start].rstrip(b"\0").decode())
+        return " ".join(sorted(set(names)))
 
-    def _home_hashes(self) -> dict[str, str]:
-        files = [path for path in self.home.rglob("*") if path.is_file()]
-        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    def _read_state(self) -> dict[str, dict[str, str]]:
+        state: dict[str, dict[str, str]] = {}
+        for place in ("home", "cache"):
+            files = [path for path in (self.folder / place).rglob("*") if path.is_file()]
+            state[place] = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        own = {"case", "case.report", "results.jsonl", "cache"}
+        for place in (self.folder, self.folder / "tmp", ROOT):
+            state[str(place)] = {name: "" for name in os.listdir(place) if name not in own}
+        return state
 
 
 def canary_folder() -> Path:
@@ -485,7 +587,7 @@ def judge(case: Case, folder: Path) -> str:
     child = os.fork()
     if not child:
         _run_case(case, folder, report)
-    limit = time.monotonic() + (SECONDS * 5 if case.is_command else SECONDS)
+    limit = time.monotonic() + SECONDS * 5
     status = None
     while status is None and time.monotonic() < limit:
         pid, code = os.waitpid(child, os.WNOHANG)
@@ -493,7 +595,10 @@ def judge(case: Case, folder: Path) -> str:
     if status is None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        _count_orphans()
         return "hangs"
+    if num_orphans := _count_orphans():
+        return f"{num_orphans} orphans"
     if not report.is_file():
         return f"died: {status}"
     return report.read_text()
@@ -540,71 +645,115 @@ def _run_case(case: Case, folder: Path, report: Path) -> None:
 
 
 def kill_trainings(num_kills: int, folder: Path, results: Path) -> None:
-    """Kill trainings at random moments and resume them until they end; compare with one that was not disturbed."""
+    """Kill trainings at random moments and resume them until they end; compare with ones that were not disturbed.
+
+    Kills that `results` holds already count.
+    """
     import torch
 
-    steps = ["fit.max_steps=16", "fit.save_every_n_steps=2"]
-    whole = folder / "kills" / "runs" / "magicdance" / "whole"
     (folder / "kills").mkdir(parents=True, exist_ok=True)
-    if not (whole / "motion" / "step_0000016.ckpt").is_file():
+    runs = folder / "kills" / "runs" / "magicdance"
+    expected, seconds = {}, {}
+    for variant, options in KILL_VARIANTS.items():
+        whole = runs / f"whole-{variant}"
         shutil.rmtree(whole, ignore_errors=True)
-        began = time.monotonic()
-        assert _train(folder, [*SMALL, *steps, "name=whole"], None) == 0, "the undisturbed run failed"
-        (folder / "kills" / "seconds").write_text(str(time.monotonic() - began))
-    seconds = float((folder / "kills" / "seconds").read_text())
-    expected = torch.load(whole / "motion" / "last.ckpt", weights_only=True)["state_dict"]
-    generator, kills, number = random.Random(len(results.read_text()) if results.is_file() else 0), 0, 0
+        for _ in range(2 if variant == "plain" else 1):  # the second one is forked with what the first one imported
+            shutil.rmtree(whole, ignore_errors=True)
+            code, num_orphans, seconds[variant] = _train(folder, [*SMALL, *KILL_STEPS, *options, f"name={whole.name}"])
+            assert (code, num_orphans) == (0, 0), variant
+            for name in (folder / "kills" / "modules").read_text().split():
+                with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
+                    importlib.import_module(name)
+        expected[variant] = torch.load(whole / "motion" / "last.ckpt", weights_only=True)["state_dict"]
+        print(f"{variant}: {seconds[variant]:.1f} s of the processor without a kill", flush=True)
+    for path in (folder / "tmp").iterdir():  # of modules that make folders when they are imported
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    entries = [json.loads(line) for line in results.read_text().splitlines()] if results.is_file() else []
+    entries = [entry for entry in entries if "kills" in entry]
+    kills, number = sum(entry["kills"] for entry in entries), len(entries)
+    generator = random.Random(number)
     while kills < num_kills:
         number += 1
-        run = folder / "kills" / "runs" / "magicdance" / f"killed{number}"
+        variant = list(KILL_VARIANTS)[number % len(KILL_VARIANTS)]
+        run = runs / f"killed{number}"
         shutil.rmtree(run, ignore_errors=True)
-        kills_of_run, wrong = 0, ""
+        kills_of_run, num_orphans, wrong = 0, 0, ""
         while True:
             is_started = (run / "config.yaml").is_file() and any(run.glob("motion/*.ckpt"))
             if run.exists() and not is_started:
                 shutil.rmtree(run)  # nothing was saved yet: a user starts it again
-            arguments = [f"resume={run}"] if is_started else [*SMALL, *steps, f"name={run.name}"]
-            delay = generator.uniform(0.05, 1.2) * seconds if kills_of_run < 12 else None
-            code = _train(folder, arguments, delay)
+            new = [*SMALL, *KILL_STEPS, *KILL_VARIANTS[variant], f"name={run.name}"]
+            delay = generator.uniform(0.02, 0.9) * seconds[variant] if kills_of_run < 12 else None
+            code, orphans, _ = _train(folder, [f"resume={run}"] if is_started else new, delay)
+            num_orphans += orphans
             if code != -signal.SIGKILL:
                 wrong = "" if code == 0 else f"exit code {code}"
                 break
             kills_of_run += 1
         if not wrong:
             weights = torch.load(run / "motion" / "last.ckpt", weights_only=True)["state_dict"]
-            different = [name for name in expected if not torch.equal(weights[name], expected[name])]
-            wrong = f"other weights: {different[:3]}" if different else ""
-        partial_files = [str(path) for path in (folder / "kills").rglob(".????????*-*")]
-        wrong = wrong or (f"left behind: {partial_files[:3]}" if partial_files else "")
+            different = [name for name in expected[variant] if not torch.equal(weights[name], expected[variant][name])]
+            wrong = f"other weights: {different[:3]}" if different or len(weights) != len(expected[variant]) else ""
+        left = [str(path) for place in (folder / "kills", folder / "cache") for path in place.rglob(".????????*-*")]
+        left += [str(path) for path in (folder / "tmp").iterdir()]
+        wrong += f" left behind: {left[:3]}" if left else ""
+        wrong += f" {num_orphans} orphans" if num_orphans else ""
         kills += kills_of_run
-        _append(results, {"name": f"kills {run.name}", "kills": kills_of_run, "wrong": wrong})
-        print(f"{kills} kills; {wrong or 'equal'}", flush=True)
+        _append(results, {"name": f"kills {run.name} {variant}", "kills": kills_of_run, "wrong": wrong})
+        print(f"{time.strftime('%X')} {kills} kills; {variant}, {kills_of_run} here; {wrong or 'equal'}", flush=True)
         shutil.rmtree(run, ignore_errors=True)
 
 
-def _train(folder: Path, arguments: list[str], delay: float | None) -> int:
-    """Train in a forked process; kill it after `delay` seconds. Returns its exit code, negative for a signal."""
+def _train(folder: Path, arguments: list[str], delay: float | None = None) -> tuple[int, int, float]:
+    """Train in a forked process; kill it after `delay` seconds of the processor, which other load does not change.
+
+    Returns its exit code, negative for a signal, the number of its processes that live on, and its seconds.
+    """
     child = os.fork()
     if not child:
         os.chdir(folder / "kills")
-        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
+        with open("log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             code = 0
             try:
                 command("train", *arguments)
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 0
             except BaseException:
+                traceback.print_exc()
                 code = 1
+        if delay is None:
+            Path("modules").write_text("\n".join(sys.modules))
         os._exit(code)
-    limit = None if delay is None else time.monotonic() + delay
     while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
+        pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid:
-            return os.waitstatus_to_exitcode(status)
-        if limit is not None and time.monotonic() > limit:
+            break
+        times = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]
+        if delay is not None and sum(map(int, times)) / os.sysconf("SC_CLK_TCK") > delay:
             os.kill(child, signal.SIGKILL)
-            limit = None
-        time.sleep(0.005)
+            delay = None
+        time.sleep(random.uniform(0.001, 0.02))
+    return os.waitstatus_to_exitcode(status), _count_orphans(), usage.ru_utime + usage.ru_stime
+
+
+def _count_orphans() -> int:
+    """The child processes that are left after ten seconds; they are ended. Orphans become children of this process.
+
+    PyTorch's loader processes look for their parent every five seconds.
+    """
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return 0
+        if not pid:
+            time.sleep(0.02)
+    left = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    for pid in left:
+        os.kill(int(pid), signal.SIGKILL)
+        os.waitpid(int(pid), 0)
+    return len(left)
 
 
 # Results -------------------------------------------------------------------------------------------------------------
@@ -642,19 +791,23 @@ def main() -> None:
     if "counts" in options:
         print_counts(results)
         return
-    canary, home = folder / "canary", folder / "home"
-    for path in (canary, home):
+    canary, home, temporary = folder / "canary", folder / "home", folder / "tmp"
+    for path in (canary, home / ".ssh", temporary):
         path.mkdir(parents=True, exist_ok=True)
-    for file in (canary / "secret.wav", home / "precious.txt"):
+    for file in (canary / "secret.wav", home / "precious.txt", home / ".netrc", home / ".ssh" / "id_rsa"):
         file.write_bytes(b"a canary\n" * 1000)
     os.environ |= {"ATTACK_CANARY": str(canary), "HOME": str(home), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     os.environ |= {"DANCEZOO_CACHE": str(folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.environ["TMPDIR"] = str(temporary)
+    import timm.optim  # noqa: F401
     import torch
 
+    import zoo.families.magicdance.family  # noqa: F401
     import zoo.run.sample.generate
     import zoo.run.train.fit  # noqa: F401  # forked processes have it
 
     torch.set_num_threads(1)
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
     if "kills" in options:
         kill_trainings(int(options["kills"] or 200), folder, results)
         return
@@ -664,7 +817,7 @@ def main() -> None:
     cases = [case for case in cases if case.name not in done and case.name.startswith(options.get("only", ""))]
     for suffix in ".wav .mp3 .ogg .m4a .flac .mp4 .gif .png .jpg .webp .bvh .glb .npz .pkl .json".split():
         sample_file(suffix)
-    watcher, num_wrong = Canary(canary, home), 0
+    watcher, num_wrong = Canary(folder), 0
     for number, case in enumerate(cases, 1):
         wrong = judge(case, folder / "case") or watcher.wrong()
         num_wrong += bool(wrong)

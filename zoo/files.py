@@ -100,6 +100,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for temporary files, which vanishes at the end; the next process removes that of a killed one."""
+    root = Path(tempfile.gettempdir())
+    _remove_dead_files(root)
+    folder = root / f".{_machine_mark()}{os.getpid():06x}{uuid.uuid4().hex[:8]}-dancezoo"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
 def new_folders(folder: Path) -> Iterator[None]:
     """Make a folder and its missing parents; those of them that are empty after an exception are removed again."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]

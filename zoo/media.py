@@ -119,7 +119,9 @@ class Sound:
                 origin = _start(video_streams[0]) if video_streams else start  # a cover is no video
                 self.sample_rate, self.channels = stream.codec_context.sample_rate, stream.codec_context.channels
         except (av.FFmpegError, OSError) as error:
-            raise ValueError(f"{self.path} cannot be read as sound ({error.strerror}); {TRY_SOUND}") from None
+            is_chained = isinstance(error, av.error.PatchWelcomeError)
+            reason = "parts one behind the other differ in sample rate or channels" if is_chained else error.strerror
+            raise ValueError(f"{self.path} cannot be read as sound ({reason}); {TRY_SOUND}") from None
         self._lead = start - origin  # s of silence before the first sample; < 0 where sound begins before the video
         self.duration = end - origin
         if self.duration < MIN_SECONDS:

@@ -7,13 +7,12 @@ on images that are mostly background; the frames are near-lossless H.264, the so
 import hashlib
 import io
 import json
-import tempfile
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from zoo.files import temporary_folder
 from zoo.media import Sound, decode_frames, encode_frames, read_image, write_sound
 
 # field -> (dtype in the file, full scale): value in memory = value in the file / full scale
@@ -80,8 +79,8 @@ def decode_field(field: str, content: bytes) -> Any:
         return values if full_scale == 1 else values.astype(np.float32) / full_scale
     if field in ARRAYS:
         return np.load(io.BytesIO(content), allow_pickle=False)
-    with tempfile.TemporaryDirectory() as folder:  # media files are read by path
-        path = Path(folder) / f"value.{EXTENSIONS[field].split('.')[-1]}"
+    with temporary_folder() as folder:  # media files are read by path
+        path = folder / f"value.{EXTENSIONS[field].split('.')[-1]}"
         path.write_bytes(content)
         if field == "reference":
             return read_image(path)
@@ -105,8 +104,8 @@ def _deflate(values: np.ndarray) -> bytes:
 
 
 def _flac(waveform: np.ndarray, sample_rate: int) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "sound.flac"
+    with temporary_folder() as folder:
+        path = folder / "sound.flac"
         write_sound(path, waveform, sample_rate)
         return path.read_bytes()
 

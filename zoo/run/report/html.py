@@ -6,7 +6,6 @@ Tables and text are rendered here. The scripts in zoo/run/report/assets draw plo
 import base64
 import hashlib
 import sys
-import tempfile
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.progress import track
 
+from zoo.files import temporary_folder
 from zoo.media import Sound, VideoWriter, read_video, write_sound
 from zoo.run.report.table import LEGEND, RANKED_KINDS, Sheet, grouped, plain_text
 
@@ -178,19 +178,19 @@ def _media(
     clips, omitted, total = list(results["clips"]), [], 0
     media: dict[int, dict[str, Any]] = {}
     progress = track(selected, "report: videos", console=Console(stderr=True), disable=not sys.stderr.isatty())
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for clip in progress:
             videos, sound = {}, None
             for index, row in enumerate(results["rows"]):
                 if clip not in row["videos"]:
                     continue
                 try:
-                    videos[index] = _encode_video(out / row["videos"][clip], Path(folder))
+                    videos[index] = _encode_video(out / row["videos"][clip], folder)
                 except ValueError as error:
                     omitted.append(plain_text(f"{row['name']}, {clip}: {error}"))
             if results["clips"][clip].get("sound"):
                 try:
-                    sound = _encode_sound(out / results["clips"][clip]["sound"], Path(folder))
+                    sound = _encode_sound(out / results["clips"][clip]["sound"], folder)
                 except ValueError as error:
                     omitted.append(plain_text(f"sound of {clip}: {error}"))
             size = sum(len(text) for text in [*videos.values(), sound] if text)
