@@ -40,6 +40,7 @@ CARD_FILE = "README.md"
 MAX_REASON = 200  # characters
 MAX_RESOLUTION = 4096  # pixels a side
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+RANDOM_PARAMETERS = "random_parameters"  # entry of a .ckpt: names that no stage has trained and no file has given
 EMA_PREFIX = "ema.module."  # AveragedModel keeps its copy as `module`, a ModuleDict of what learns
 
 
@@ -131,7 +132,7 @@ def load_strict(family: Family, weights: Mapping[str, Tensor], source: str | os.
 
 def load_for_stage(
     family: Family, weights: Mapping[str, Tensor], source: str | os.PathLike, trained: Collection[str]
-) -> None:
+) -> frozenset[str]:
     """Load what earlier stages trained (`trained`: module paths in the family), and everything else that fits.
 
     A later stage may use another music encoder or network than the checkpoint that it starts from. A module that no
@@ -159,11 +160,26 @@ def load_for_stage(
     if ignored_modules:
         print(f"{source}: {', '.join(ignored_modules)}: ignored weights that this model has no module for")
     fitting = {key: value for key, value in weights.items() if key not in scratch_keys}
-    load_strict(family, fitting | {key: value for key, value in state_dict.items() if key in scratch_keys}, source)
+    own = {key: value for key, value in state_dict.items() if key in scratch_keys}
+    load_strict(family, fitting | own, source)
+    return frozenset(own)
+
+
+def random_parameters(checkpoint: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the family's parameters that are random in a .ckpt that was read. Older files name none."""
+    names = checkpoint.get(RANDOM_PARAMETERS)
+    return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
 def read_family_weights(path: str | os.PathLike, use_ema: bool = True) -> tuple[DictConfig, dict[str, Tensor]]:
-    """Configuration and family state dict of a .ckpt or an exported folder, upgraded to this version.
+    """Configuration and family state dict of a .ckpt or an exported folder, see `read_start`."""
+    config, weights, _ = read_start(path, use_ema)
+    return config, weights
+
+
+def read_start(path: str | os.PathLike, use_ema: bool = True) -> tuple[DictConfig, dict[str, Tensor], frozenset[str]]:
+    """Configuration and family state dict of a .ckpt or an exported folder, upgraded to this version, and the names of
+    parameters that are random in it, which an exported folder does not know.
 
     use_ema: with the averaged weights; an exported folder holds no others. Raises ValueError for other files.
     """
@@ -184,11 +200,13 @@ def read_family_weights(path: str | os.PathLike, use_ema: bool = True) -> tuple[
             if repeated:
                 raise ValueError(f"{file} holds {repeated[0]}, which another file of the folder holds too")
             weights |= part
+        random_names: frozenset[str] = frozenset()
     else:
         checkpoint = read_checkpoint(path)
+        random_names = random_parameters(checkpoint)
         config = read_config(checkpoint["config"], path)
         weights = family_weights(checkpoint["state_dict"], use_ema)
-    return upgrade_checkpoint(config, weights, path)
+    return *upgrade_checkpoint(config, weights, path), random_names
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from zoo.files import replacing
+from zoo.run.checkpoint import RANDOM_PARAMETERS
 from zoo.run.signals import SignalState
 
 
@@ -114,15 +115,21 @@ def _all_finite(values: Iterable[Tensor]) -> bool:
 class CheckpointSaver(Callback):
     """Writes step_0001000.ckpt every so many steps and at the end. `last.ckpt` is a hard link to the newest."""
 
-    def __init__(self, folder: Path, every: int, keep: int, config: str, stage_name: str):
-        """every: steps between files; keep: step files left in the folder; config: resolved, as YAML text."""
+    def __init__(
+        self, folder: Path, every: int, keep: int, config: str, stage_name: str, random_names: Iterable[str] = ()
+    ):
+        """every: steps between files; keep: step files left in the folder; config: resolved, as YAML text.
+
+        random_names: parameters that no stage has trained and no file has given, after this stage.
+        """
         self.folder, self.every, self.keep = folder, every, keep
-        self.config, self.stage_name = config, stage_name
+        self.config, self.stage_name, self.random_names = config, stage_name, sorted(random_names)
         self._last_saved_step = -1
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         """Everything `sample.py` needs besides the weights."""
         checkpoint["config"], checkpoint["stage"] = self.config, self.stage_name
+        checkpoint[RANDOM_PARAMETERS] = self.random_names
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

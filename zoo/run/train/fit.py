@@ -21,10 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from zoo.data.base import WindowSpec, check_stage_data
 from zoo.data.global_batch import GlobalBatch
 from zoo.data.module import DanceData
-from zoo.families.base import Family
 from zoo.music.encoder import MusicEncoder
 from zoo.nn.cpu_inference import has_bf16
-from zoo.nn.weights.loading import check_overwrites
 from zoo.processes import is_first_process, process_count
 from zoo.run.build import (
     build_encoder,
@@ -40,23 +38,25 @@ from zoo.run.build import (
 from zoo.run.checkpoint import (
     AtomicCheckpoint,
     export,
-    load_for_stage,
-    load_strict,
+    random_parameters,
     read_checkpoint,
-    read_family_weights,
 )
 from zoo.run.config import resolve_config
 from zoo.run.signals import STATE, Stopped
 from zoo.run.train.batching import loader_workers, step_batches, store_global_batch, world_size
 from zoo.run.train.callbacks import CheckpointSaver, FiniteCheck, ProgressBar, SignalStop, WallClockLimit
 from zoo.run.train.claim import claimed_run
+from zoo.run.train.initial_weights import (
+    check_lazy_weights,
+    check_random_parameters,
+    load_initial_weights,
+    outside_of,
+)
 from zoo.run.train.plan import print_plan
 from zoo.run.train.runs import (
     RUN_ENV,
     check_launcher,
-    init_files,
     latest_checkpoint,
-    previous_stages,
     stage_names,
 )
 from zoo.run.train.stage_training import StageTraining, stage_training
@@ -150,12 +150,14 @@ def fit(config: DictConfig, run: Path, is_resumed: bool = False) -> Path:
     for name in names:
         store_global_batch(config, name, batches[name])
     family = build_family(config)  # refuses wrong values before the run directory is made
+    check_lazy_weights(family)
     assert _build_encoder(config).cache_key  # refuses missing weights before an earlier stage trains for hours
     check_stage_data(
         build_source(config),
         {name: (required_keys(config, name, family), WindowSpec(**trainings[name].clip)) for name in names},
         regresses_motion=[name for name in names if regresses_motion(config, name)],
     )
+    del family  # each stage builds its own
     is_first = is_first_process()
     with ExitStack() as stack:
         if is_first:
@@ -207,11 +209,13 @@ def _fit_stage(
     seed_everything(config.seed, verbose=False)
     encoder = _build_encoder(config)
     family = build_family(config)
-    if resume_from is not None:
-        read_checkpoint(resume_from)  # a clear refusal of a damaged or foreign file, before anything is started
+    if resume_from is not None:  # reading it refuses a damaged or foreign file, before anything is started
+        random_names = random_parameters(read_checkpoint(resume_from))
     else:
         with redirect_stdout(sys.stdout if is_first_process() else None):  # each process loads, only the first prints
-            _load_initial_weights(config, name, family, start)
+            random_names = load_initial_weights(config, name, family, start)
+        check_random_parameters(config, name, family, random_names)
+        random_names = outside_of(random_names, trainable_paths(config, name, family))
     stage = build_stage(config, name, family)
     if settings.compile:
         stage.compile_units(settings.compile_backend)
@@ -232,7 +236,10 @@ def _fit_stage(
         val_items=max(1, settings.limit_val_batches) * batch.batch_size,
     )
     try:
-        trainer = _trainer(config, name, settings, batch, run, OmegaConf.to_yaml(config), deadline)
+        saver = CheckpointSaver(
+            run / name, settings.save_every_n_steps, settings.keep_last, OmegaConf.to_yaml(config), name, random_names
+        )
+        trainer = _trainer(config, name, settings, batch, run, saver, deadline)
     except (MisconfigurationException, TypeError, RuntimeError) as error:  # trainer.devices=0 and the like
         raise ValueError(f"this trainer cannot be made: {error}") from None
     if trainer.world_size != batch.world_size:
@@ -254,27 +261,13 @@ def _build_encoder(config: DictConfig) -> MusicEncoder:
         return build_encoder(config, load_beat_tracker(OmegaConf.select(config, "weights.beats")))
 
 
-def _load_initial_weights(config: DictConfig, name: str, family: Family, start: Path | None) -> None:
-    """Load the weights that a stage starts from into a family."""
-    if start is None:
-        check_overwrites([family.load_pretrained(path) for path in init_files(config)])
-        return
-    _, weights = read_family_weights(start)
-    previous = previous_stages(config, name)
-    if previous:
-        trained = [path for stage in previous for path in trainable_paths(config, stage, family)]
-        load_for_stage(family, weights, start, trained)
-    else:
-        load_strict(family, weights, start)
-
-
 def _trainer(
     config: DictConfig,
     name: str,
     settings: StageTraining,
     batch: GlobalBatch,
     run: Path,
-    config_yaml: str,
+    saver: CheckpointSaver,
     deadline: float | None,
 ) -> Trainer:
     trainer_config = config.trainer
@@ -307,7 +300,7 @@ def _trainer(
         *([WallClockLimit(deadline)] if deadline is not None else []),
         SignalStop(STATE),
         FiniteCheck(name),
-        CheckpointSaver(run / name, settings.save_every_n_steps, settings.keep_last, config_yaml, name),
+        saver,
         ProgressBar(name, settings.log_every_n_steps, batch.num_clips, deadline),
     ]
     return trainer

@@ -145,6 +145,13 @@ def previous_stages(config: DictConfig, stage: str) -> list[str]:
     return names[: names.index(stage)] if stage in names else []
 
 
+def later_stages(config: DictConfig, stage: str) -> list[str]:
+    """The stages that follow one: the run's next ones, and those of the recipe after the run's last one."""
+    names, order = stage_names(config), list(config.model.stages)
+    next_names = names[names.index(stage) + 1 :]
+    return next_names + [name for name in _recipe(config) if order.index(name) > order.index(names[-1])]
+
+
 def _recipe(config: DictConfig) -> list[str]:
     return list(config.model.get("recipe", config.model.stages))  # a size may leave stages out
 
