@@ -126,6 +126,23 @@ def test_training_starts_from_a_checkpoint(scripts, small_run, small_arguments):
     assert all(torch.equal(started[key], ended[key]) for key in started if key.startswith("motion_denoiser."))
 
 
+def test_training_starts_from_an_exported_folder_or_refuses_another_in_one_line(scripts, small_run, small_arguments):
+    """`ckpt=` takes what `sample.py ckpt=` takes; a run's folder is no checkpoint."""
+    folder = scripts.folder / "whole-model"
+    done = scripts.inside("train", f"ckpt={small_run / 'motion' / 'last.ckpt'}", f"export={folder}")
+    assert done.returncode == 0, done.stderr
+    command = ["train", *small_arguments, "fit.max_steps=1", "model.stages.motion.optimizer.lr=0"]
+    done = scripts.inside(*command, f"ckpt={folder}", "name=from_folder")
+    assert done.returncode == 0, done.stderr
+    started = load_family(folder)[0].state_dict()
+    ended = family_weights(state(small_run.with_name("from_folder")), use_ema=False)
+    assert all(torch.equal(started[key], ended[key]) for key in started if key.startswith("motion_denoiser."))
+    for wrong, reason in ((small_run, "no exported folder"), ("magicdance-huge", "no such shipped model")):
+        refused = scripts.inside(*command, f"ckpt={wrong}", "name=never")
+        assert refused.returncode == 2 and reason in refused.stderr and refused.stderr.count("\n") == 1
+    assert not small_run.with_name("never").exists()
+
+
 @pytest.mark.parametrize("file", ["config.yaml", "motion/last.ckpt", "motion/step_0000030.ckpt"])
 def test_a_run_directory_holds(small_run, file):
     """The files the documentation names; no temporary ones."""

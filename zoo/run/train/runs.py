@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from zoo.files import is_writable
 from zoo.processes import RANK_VARIABLES, end_with_parent, is_first_process
 from zoo.run.config import CONFIG_FILE, CONFIG_VERSION, read_config
+from zoo.run.models import WEIGHTS_FILE, checkpoint_path
 from zoo.run.validate import check_strategy, existing_file, int_at_least
 
 DTYPES = ("fp32", "fp16", "bf16", "int8")
@@ -52,12 +53,12 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig, bool]:
         end_with_parent()  # Lightning started this process
     if config.resume is not None:
         return *_resume(config, Path(str(config.resume)), HydraConfig.get().overrides.task), True
+    if config.ckpt is not None:
+        config.ckpt = str(_checkpoint(config.ckpt))
     if config.ckpt is not None and config.export is not None:
         return None, config, False
     for path in init_files(config):
         existing_file(path, "init")
-    if config.ckpt is not None:
-        existing_file(config.ckpt, "ckpt")
     if config.init is not None and config.ckpt is not None:
         raise ValueError("init= (foreign weights) and ckpt= (this program's) both name weights to start from; give one")
     names = stage_names(config)
@@ -84,6 +85,14 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig, bool]:
     if config.name is not None and run.exists() and is_first_process() and not config.plan:
         raise ValueError(f"name={config.name}: {run} exists already; use resume={run}, or another name")
     return run, config, False
+
+
+def _checkpoint(name: str) -> Path:
+    """The path of ckpt=: a .ckpt, an exported folder, or a shipped model by its name. Raises ValueError for others."""
+    path = checkpoint_path(name)
+    if path.is_dir() and not all((path / file).is_file() for file in (CONFIG_FILE, WEIGHTS_FILE)):
+        raise ValueError(f"ckpt={name}: no exported folder, which has {CONFIG_FILE} and {WEIGHTS_FILE}; name a .ckpt")
+    return path if path.is_dir() else existing_file(path, "ckpt")
 
 
 def init_files(config: DictConfig) -> list[str]:
