@@ -145,6 +145,13 @@ class DanceData(LightningDataModule):
             1.0 if self.global_batch is None else self.global_batch.loss_weight(self.trainer.global_rank, batch_index)
         )
 
+    def sample_positions(self, batch_index: int) -> range:
+        """Positions, among the step's clips, of the clips of this rank's batch `batch_index` of a step."""
+        rank, world_size = self._rank_and_world_size()
+        global_batch = self.global_batch or GlobalBatch(self.batch_size * world_size, world_size, 1)
+        first = global_batch.offset(rank, batch_index)
+        return range(first, first + max(1, global_batch.count(rank, batch_index)))
+
     def val_dataloader(self) -> DataLoader:
         """Finite, always the same: at most `val_items` windows spread over the held-out split, shared by the ranks."""
         return self._loader(*self._even_subset("val", self.val_items))

@@ -6,7 +6,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from zoo.diffusion.batch_random import BatchRandom
 from zoo.diffusion.denoiser import add_noise, to_x0, training_target
+
+GLOBAL_RANDOM = BatchRandom()  # torch's global generator
 
 
 @dataclass(frozen=True)
@@ -21,26 +24,32 @@ class NoisySample:
 
 
 def sample_timesteps(
-    num_samples: int, schedule: DDPMScheduler, device: torch.device, timestep_bias: float = 0.0
+    num_samples: int,
+    schedule: DDPMScheduler,
+    device: torch.device,
+    timestep_bias: float = 0.0,
+    random: BatchRandom = GLOBAL_RANDOM,
 ) -> Tensor:
     """Draw steps (num_samples,) int64 of the schedule, distributed as u^(1 / (1 + timestep_bias)) for uniform u.
 
     timestep_bias above 0 prefers noisy steps, which decide the coarse content (diffusers' training scripts: "later").
     """
-    u = torch.rand(num_samples, device=device)
+    u = random.rand(num_samples, device=device)
     t = (u ** (1 / (1 + timestep_bias)) * schedule.config.num_train_timesteps).long()
     return t.clamp(max=schedule.config.num_train_timesteps - 1)  # a float just below 1 may be rounded up
 
 
-def add_training_noise(x0: Tensor, t: Tensor, schedule: DDPMScheduler, noise_offset: float = 0.0) -> NoisySample:
+def add_training_noise(
+    x0: Tensor, t: Tensor, schedule: DDPMScheduler, noise_offset: float = 0.0, random: BatchRandom = GLOBAL_RANDOM
+) -> NoisySample:
     """Add fresh noise to x0 (B, C, ...) at steps t (B,).
 
     noise_offset: standard deviation of a part of the noise that is constant over a sample's channel (Champ: 0.05).
     Without it, training hardly changes a channel's mean.
     """
-    noise = torch.randn_like(x0)
+    noise = random.randn_like(x0)
     if noise_offset:
-        offset = torch.randn(x0.shape[:2], device=x0.device, dtype=x0.dtype)
+        offset = random.randn_like(x0.flatten(2)[:, :, 0])
         noise = noise + noise_offset * offset.reshape(*x0.shape[:2], *(1 for _ in x0.shape[2:]))
     return NoisySample(x0, noise, t, add_noise(x0, noise, t, schedule), schedule)
 

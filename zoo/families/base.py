@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.batch import Batch
+from zoo.diffusion.batch_random import BatchRandom
 from zoo.music.encoder import MusicFeatures
 from zoo.nn.activation_checkpointing import checkpoint_activations, outermost_modules
 from zoo.nn.compilation import compile_units
@@ -192,8 +193,10 @@ class MotionGenerator(ABC):
 class Stage(LightningModule, ABC):
     """One step of a family's training recipe. Subclasses define `required_keys`, `trainable_paths` and `loss`.
 
-    Randomness in a training step is drawn from a generator seeded by (seed, step, rank) alone, so that a run that was
-    killed and resumed draws exactly the numbers of the uninterrupted run.
+    `loss` draws from `random`: in training a generator for each sample, seeded by (seed, step, position of the sample
+    among the step's clips) alone. So a run that was killed and resumed draws exactly the numbers of the uninterrupted
+    run, and any number of processes draws the same. Dropout draws from torch's global generator, seeded by (seed,
+    batch, rank): its masks differ between numbers of processes.
 
     `required_keys` and `trainable_paths` are functions of the class, the family, and the stage's own options, so that
     they can be asked before any stage is built. They ignore options that do not concern them.
@@ -232,6 +235,7 @@ class Stage(LightningModule, ABC):
             self.ema = AveragedModel(self._module_dict(), multi_avg_fn=ema_with_warmup(ema_decay))
             self.ema.requires_grad_(False)  # DDP would wait for its gradients
         self._is_sharded = False
+        self.random = BatchRandom()
         self.train()  # Lightning keeps the modes it finds
 
     @classmethod
@@ -327,10 +331,12 @@ class Stage(LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": schedule_config}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Make this batch's randomness a function of (seed, batch, rank) only: resuming needs no saved generator."""
+        """Make this batch's randomness a function of seed and step only: resuming needs no saved generator."""
         batches_per_step = self.trainer.accumulate_grad_batches
         batch_number = self.global_step * batches_per_step + batch_idx % batches_per_step
         torch.manual_seed((self.seed * 1_000_003 + batch_number) * 4_099 + self.global_rank)
+        positions = self.trainer.datamodule.sample_positions(batch_idx % batches_per_step)
+        self.random = BatchRandom.of_step(self.seed, self.global_step, positions)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the named losses, each logged as train/NAME, times the batch's weight among the step's batches."""
@@ -349,6 +355,7 @@ class Stage(LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """The same losses on held-out clips with fixed noise, logged as val/NAME."""
+        self.random = BatchRandom()
         with torch.random.fork_rng():
             torch.manual_seed(batch_idx)
             losses = self.loss(batch)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from zoo.diffusion.batch_random import BatchRandom
+from zoo.diffusion.losses import GLOBAL_RANDOM
 from zoo.families.dabfusion.blocks import coordinate_grid, warp
 from zoo.families.dabfusion.regions import Regions
 
@@ -17,10 +19,11 @@ class RandomTPS:
         affine_std: float = 0.05,
         spline_std: float = 0.005,
         points_per_side: int = 5,
+        random: BatchRandom = GLOBAL_RANDOM,
     ):
-        self.theta = torch.eye(2, 3, device=device) + affine_std * torch.randn(num_images, 2, 3, device=device)
+        self.theta = torch.eye(2, 3, device=device) + affine_std * random.randn(num_images, 2, 3, device=device)
         self.control_points = coordinate_grid(points_per_side, points_per_side, self.theta).flatten(0, 1)
-        self.control_params = spline_std * torch.randn(num_images, 1, points_per_side**2, device=device)
+        self.control_params = spline_std * random.randn(num_images, 1, points_per_side**2, device=device)
 
     def __call__(self, coordinates: Tensor) -> Tensor:
         """Map (B, N, 2) -> (B, N, 2)."""

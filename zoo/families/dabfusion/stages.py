@@ -86,7 +86,7 @@ class FlowStage(Stage):
         source, driving = clips[: self.num_reconstructed_clips, :2].unbind(1)
         num_reconstructed = len(source)
         region_only_images = clips[num_reconstructed:].flatten(0, 1) if is_supervised else clips[:0, 0]
-        transform = RandomTPS(num_reconstructed, driving.device)
+        transform = RandomTPS(num_reconstructed, driving.device, random=self.random.select(range(num_reconstructed)))
         images = torch.cat([source, driving, region_only_images, transform.transform_images(driving)])
         regions = autoencoder.region_predictor(images)
         output = autoencoder(source, driving, regions.detach() if is_supervised else regions)
@@ -153,7 +153,7 @@ class FlowStage(Stage):
         joints, parts = batch["joints2d"] / clips.new_tensor(clips.shape[:-3:-1]), batch["parts"]
         if not self.training:
             return clips, joints, parts
-        uniform = torch.rand(len(clips), 10, device=clips.device)
+        uniform = self.random.rand(len(clips), 10, device=clips.device)
         if self.global_step < self.color_augment_steps:
             channel_order = uniform[:, :3].argsort(1)[:, None, :, None, None]
             gain, offset = (uniform[:, None, first_column : first_column + 3, None, None] for first_column in (3, 6))
@@ -218,10 +218,10 @@ class DiffusionStage(Stage):
             features = family.align_music(batch["music"], batch["music_rate"], beats, num_frames, start=1)
         else:
             features = family.encode_style(batch["style"], beats, num_frames)
-        t = torch.randint(schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
-        is_conditional = torch.rand(len(x0), 1, 1, device=x0.device) >= COND_DROP_PROB
+        t = self.random.randint(schedule.config.num_train_timesteps, len(x0), device=x0.device)
+        is_conditional = self.random.rand(len(x0), 1, 1, device=x0.device) >= COND_DROP_PROB
         condition = family.music_embedding(features) * is_conditional
-        noisy_sample = add_training_noise(x0, t, schedule)
+        noisy_sample = add_training_noise(x0, t, schedule, random=self.random)
         model_output = family.unet(noisy_sample.x, t, (z0, condition))
         return denoising_loss(model_output, noisy_sample, self.velocity_weight)
 

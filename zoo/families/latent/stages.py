@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import Tensor
 
 from zoo.batch import Batch
+from zoo.diffusion.batch_random import BatchRandom
 from zoo.diffusion.losses import NoisySample, add_training_noise, denoising_loss, sample_timesteps
 from zoo.families.base import Family, Stage
 from zoo.nn.perceptual_loss import PerceptualLoss
@@ -53,10 +54,13 @@ class AutoencoderStage(Stage):
         images = batch["frames"].flatten(0, 1)
         if self.crop_size is not None:
             margins = [max(0, side - self.crop_size) for side in images.shape[2:]]
-            top, left = (int(torch.randint(margin + 1, ())) for margin in margins)
+            top, left = (self.random.step_randint(margin + 1) for margin in margins)
             images = images[:, :, top : top + self.crop_size, left : left + self.crop_size]
         posterior = self.vae.encode(images).latent_dist
-        latents = self.augment_latents(posterior.mode()) if self.latent_noise else posterior.sample()
+        if self.latent_noise:
+            latents = self.augment_latents(posterior.mode())
+        else:
+            latents = posterior.mean + posterior.std * self.random.randn_like(posterior.mean)
         reconstruction = self.vae.decode(latents).sample
         with torch.autocast(images.device.type, enabled=False):
             perceptual = self.perceptual_loss((reconstruction.float() + 1) / 2, (images + 1) / 2)
@@ -67,8 +71,8 @@ class AutoencoderStage(Stage):
 
         It replaces the noise of the posterior, so that the decoder tolerates the errors of a short-trained denoiser.
         """
-        level = self.latent_noise * torch.rand(len(latents), 1, 1, 1, device=latents.device).sqrt()
-        return latents + level * latents.std() * torch.randn_like(latents)
+        level = self.latent_noise * self.random.rand(len(latents), 1, 1, 1, device=latents.device).sqrt()
+        return latents + level * latents.std() * self.random.randn_like(latents)
 
 
 def spatial_paths(family: Any, image_condition: str) -> list[str]:
@@ -105,10 +109,14 @@ class DenoisingStage(Stage):
         self.velocity_weight, self.timestep_bias = velocity_weight, timestep_bias
         self.max_snr, self.noise_offset = max_snr, noise_offset
 
-    def add_noise(self, x0: Tensor, schedule: DDPMScheduler) -> NoisySample:
-        """Add noise to x0 (B, C, F, h, w) at a random step of the schedule for each sample."""
-        t = sample_timesteps(len(x0), schedule, x0.device, self.timestep_bias)
-        return add_training_noise(x0, t, schedule, self.noise_offset)
+    def add_noise(self, x0: Tensor, schedule: DDPMScheduler, random: BatchRandom | None = None) -> NoisySample:
+        """Add noise to x0 (B, C, F, h, w) at a random step of the schedule for each sample.
+
+        random: None takes the batch's.
+        """
+        random = random or self.random
+        t = sample_timesteps(len(x0), schedule, x0.device, self.timestep_bias, random)
+        return add_training_noise(x0, t, schedule, self.noise_offset, random)
 
     def denoising_loss(self, model_output: Tensor, sample: NoisySample) -> dict[str, Tensor]:
         """Return the errors 'noise' and, with velocity_weight, 'velocity' of the network output for `sample.x`."""

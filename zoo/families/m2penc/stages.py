@@ -164,7 +164,7 @@ class _FrameStage(DenoisingStage):
         family = self.family
         token = family.image_encoder(images, latents)
         features = family.reference_net(latents, text=token)
-        if torch.rand(()) < self.cond_drop_prob:
+        if self.random.step_rand() < self.cond_drop_prob:
             token, features = torch.zeros_like(token), []
         token, *features = (tensor.repeat_interleave(copies, 0) for tensor in (token, *features))
         conditioning = family.unet.precompute_conditioning(token, features, use_motion_modules=use_motion_modules)
@@ -316,7 +316,7 @@ class VideoStage(_FrameStage):
         if num_frames < family.num_frames:
             raise ValueError(f"clips of {num_frames} frames are shorter than a window of {family.num_frames}")
         guidance, _ = encode_batch_music(family, batch)
-        start = int(torch.randint(num_frames - family.num_frames + 1, ()))
+        start = self.random.step_randint(num_frames - family.num_frames + 1)
         window = slice(start, start + family.num_frames)
         with torch.no_grad():
             conditioning, reference = self.encode_image(references, reference_latents, 1, use_motion_modules=True)

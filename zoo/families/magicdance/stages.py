@@ -12,7 +12,8 @@ from torch import Tensor
 
 from zoo.batch import Batch
 from zoo.body.skeleton import FEET, forward_kinematics, unpack
-from zoo.diffusion.losses import add_training_noise
+from zoo.diffusion.batch_random import BatchRandom
+from zoo.diffusion.losses import GLOBAL_RANDOM, add_training_noise
 from zoo.families.base import Stage
 from zoo.families.latent.background import estimate_scales
 from zoo.families.latent.cache import LatentCache
@@ -71,9 +72,9 @@ class MotionStage(Stage):
         x0 = family.normalizer(batch["motion"])
         beat_times = [beat_flags.nonzero()[:, 0].numpy() / float(batch["fps"]) for beat_flags in batch["beats"].cpu()]
         music = family.music_condition(batch["music"], batch["music_rate"], beat_times, x0.shape[1])
-        t = torch.randint(family.noise_schedule.config.num_train_timesteps, (len(x0),), device=x0.device)
-        keep = torch.rand(len(x0), device=x0.device) >= COND_DROP_PROB
-        noisy_sample = add_training_noise(x0, t, family.noise_schedule)
+        t = self.random.randint(family.noise_schedule.config.num_train_timesteps, len(x0), device=x0.device)
+        keep = self.random.rand(len(x0), device=x0.device) >= COND_DROP_PROB
+        noisy_sample = add_training_noise(x0, t, family.noise_schedule, random=self.random)
         prediction = family.motion_denoiser(noisy_sample.x, music, t, keep).float()  # x0
         with torch.autocast(x0.device.type, enabled=False):
             losses = motion_losses(prediction, x0, family.normalizer.inverse)
@@ -131,23 +132,28 @@ class _RendererStage(DenoisingStage):
         independent_frames: frames are images, not a video.
         """
         animator = self.animator
+        # samples without reference and face are the last ones of the network's batch
+        is_dropped = self.random.rand(len(latents)) < self.cond_drop_prob
+        num_with_condition = len(latents) - int(is_dropped.sum())
+        order = is_dropped.byte().argsort(stable=True)
+        latents, reference_latents, boxes, parts = (x[order] for x in (latents, reference_latents, boxes, parts))
+        faces = None if faces is None else FaceFeatures(*(x[order] for x in vars(faces).values()))
+        random = self.random.select(order)
         reference = animator.background.encode_reference(reference_latents)
         if animator.head_drop_prob and faces is not None:
             num_references = len(reference_latents)
-            is_masked = torch.rand(num_references, device=reference_latents.device) < animator.head_drop_prob
+            is_masked = random.rand(num_references, device=reference_latents.device) < animator.head_drop_prob
             reference = animator.mask_heads(reference, boxes, faces, is_masked)
         reference = animator.background.with_pose(reference, parts)
         reference = animator.paste_faces(reference, faces, parts)
         x0 = animator.background.to_residual(latents, reference)
         text = animator.text_encoder([""]).to(x0.device).expand(len(x0), -1, -1)
         pose_features = animator.controlnet.encode_condition(densepose_to_rgb(parts))
-        # the last samples of a batch, which is in random order, lose their reference and face
-        num_with_condition = len(x0) - int((torch.rand(len(x0)) < self.cond_drop_prob).sum())
         face_tokens = None
         if faces is not None:
             has_condition = torch.arange(len(x0), device=x0.device) < num_with_condition
             face_tokens = faces.tokens * has_condition[:, None, None]
-        noisy_sample = self.add_noise(x0, animator.noise_schedule)
+        noisy_sample = self.add_noise(x0, animator.noise_schedule, random)
         reference = reference.map(lambda tensor: tensor[:num_with_condition])
         model_output = animator.predict(
             noisy_sample.x, noisy_sample.t, reference, pose_features, face_tokens, text, independent_frames
@@ -155,11 +161,11 @@ class _RendererStage(DenoisingStage):
         return self.denoising_loss(model_output, noisy_sample)
 
 
-def jitter_boxes(boxes: Tensor) -> Tensor:
+def jitter_boxes(boxes: Tensor, random: BatchRandom = GLOBAL_RANDOM) -> Tensor:
     """Jitter exact boxes (B, 4) as a detector does. The standard deviations match most of 55 images of the world."""
     center, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-    center = center + CENTER_JITTER * size * torch.randn_like(center)
-    half_size = size / 2 * (SCALE_JITTER * torch.randn_like(size[:, :1])).exp()
+    center = center + CENTER_JITTER * size * random.randn_like(center)
+    half_size = size / 2 * (SCALE_JITTER * random.randn_like(size[:, :1])).exp()
     return torch.cat([center - half_size, center + half_size], 1)
 
 
@@ -213,7 +219,7 @@ class ImageStage(_RendererStage):
         latents = self.latent_cache.encode_frames(
             self.animator.codec.encode, frames, batch["key"], batch["frame_indices"]
         )
-        boxes = jitter_boxes(head_boxes(parts[:, 0]))
+        boxes = jitter_boxes(head_boxes(parts[:, 0]), self.random)
         faces = self.animator.encode_faces(frames[:, 0], boxes)
         losses = self.renderer_loss(
             latents[:, 1:].movedim(1, 2), latents[:, 0], faces, boxes, parts[:, 1:], independent_frames=True
@@ -259,10 +265,10 @@ class VideoStage(_RendererStage):
         )
         latents = latents.to(frames.device)
         clip_index = torch.arange(len(frames), device=frames.device)
-        reference_index = torch.randint(frames.shape[1], (len(frames),), device=frames.device)
-        start = torch.randint(frames.shape[1] - window_length + 1, (len(frames), 1), device=frames.device)
+        reference_index = self.random.randint(frames.shape[1], len(frames), device=frames.device)
+        start = self.random.randint(frames.shape[1] - window_length + 1, len(frames), 1, device=frames.device)
         window_indices = start + torch.arange(window_length, device=frames.device)
-        boxes = jitter_boxes(head_boxes(parts[clip_index, reference_index]))
+        boxes = jitter_boxes(head_boxes(parts[clip_index, reference_index]), self.random)
         with torch.no_grad():
             faces = self.animator.encode_faces(frames[clip_index, reference_index], boxes)
         window_latents = latents[clip_index[:, None], window_indices].movedim(1, 2)

@@ -81,7 +81,7 @@ class AppearanceStage(_MuseDanceStage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss of the other frames, given the first one; perhaps the figure segmenter's loss."""
         family, frames = self.family, batch["frames"]
-        uniform = torch.rand(len(frames), 2, device=frames.device)
+        uniform = self.random.rand(len(frames), 2, device=frames.device)
         latents = self.latent_cache.encode_frames(family.codec.encode, frames, batch["key"], batch["frame_indices"])
         reference_latents, num_targets = latents[:, 0], latents.shape[1] - 1
         use_mask = (uniform[:, 0] < 0.5).view(-1, 1, 1, 1)
@@ -158,7 +158,7 @@ class DynamicsStage(_MuseDanceStage):
                 f"{num_context} context frames: set clip.num_frames={family.num_frames + num_context}"
             )
         x0, context = clip_latents[:, :, start:], clip_latents[:, :, start - num_context : start]
-        uniform = torch.rand(len(x0), 2, device=x0.device)
+        uniform = self.random.rand(len(x0), 2, device=x0.device)
         is_conditioned = uniform[:, 0] >= COND_DROP_PROB
         text = self.encode_captions(batch["caption"], is_conditioned)
         with torch.no_grad():
@@ -169,7 +169,7 @@ class DynamicsStage(_MuseDanceStage):
         music_tokens = {name: tokens * is_conditioned[:, None, None] for name, tokens in music_tokens.items()}
         reference = family.background.encode_reference(reference_latents)
         context_features: list[Tensor] = []
-        if num_context and torch.rand(()) >= self.no_context_prob:
+        if num_context and self.random.step_rand() >= self.no_context_prob:
             reference = family.background.with_context(reference, context)
             with torch.no_grad():
                 frame_latents = context.movedim(2, 1).flatten(0, 1)
