@@ -34,6 +34,8 @@ SOUND_CODECS = {
 MIN_GAP = Fraction(1, 20)  # s between two pieces of sound; less is rounded timestamps
 MAX_OVERLAP = Fraction(1, 2)  # s; timestamps that jump back by more belong to another stream
 CANCELLATION_RATIO = 1e-3  # of the loudest channel's power: channels whose mean has less cancel each other
+# FFmpeg's decoders give the same error for both
+UNSUPPORTED_SOUND = "parts one behind the other differ in sample rate or channels, or the codec's form is not supported"
 TRY_SOUND = "give a sound file such as mp3, ogg, m4a, opus, flac or wav"
 MAX_PIXEL_ASPECT_RATIO = 4  # width over height of a stored pixel, or its inverse; beyond, the number is damaged
 PQ, HLG = 16, 18  # H.273 codes of transfer functions of high dynamic range
@@ -119,8 +121,8 @@ class Sound:
                 origin = _start(video_streams[0]) if video_streams else start  # a cover is no video
                 self.sample_rate, self.channels = stream.codec_context.sample_rate, stream.codec_context.channels
         except (av.FFmpegError, OSError) as error:
-            is_chained = isinstance(error, av.error.PatchWelcomeError)
-            reason = "parts one behind the other differ in sample rate or channels" if is_chained else error.strerror
+            is_unsupported = isinstance(error, av.error.PatchWelcomeError)
+            reason = UNSUPPORTED_SOUND if is_unsupported else error.strerror
             raise ValueError(f"{self.path} cannot be read as sound ({reason}); {TRY_SOUND}") from None
         self._lead = start - origin  # s of silence before the first sample; < 0 where sound begins before the video
         self.duration = end - origin

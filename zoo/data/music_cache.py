@@ -39,12 +39,13 @@ class MusicFeatureCache:
 
         workers: at most so many processes, for encoders and beat trackers without weights.
         """
-        missing_sounds = {}  # sound id -> (reader, a sample that has it)
+        missing_sounds: dict[str, tuple[ShardReader, Sample]] = {}  # sound id -> (reader, a sample that has it)
         for reader in readers:
             for sample in reader.samples:
                 sound_id = sample.info.get("sound_id")
-                has_sound = sound_id and "sound" in sample.byte_ranges  # the description may name one all the same
-                if has_sound and sound_id not in missing_sounds and not self._file(sound_id, ".json").is_file():
+                if not sound_id or "sound" not in sample.byte_ranges:  # the description may name one that is not there
+                    continue
+                if sound_id not in missing_sounds and not self._file(sound_id, ".json").is_file():
                     missing_sounds[sound_id] = reader, sample
         if not missing_sounds:
             return

@@ -57,11 +57,14 @@ class BatchRandom:
 
     def step_rand(self) -> float:
         """One uniform number for all batches of the step."""
-        return float(torch.rand((), generator=self._step and self._step.on(CPU)))
+        return float(torch.rand((), generator=self._step_generator()))
 
     def step_randint(self, high: int) -> int:
         """One integer in [0, high) for all batches of the step."""
-        return int(torch.randint(high, (), generator=self._step and self._step.on(CPU)))
+        return int(torch.randint(high, (), generator=self._step_generator()))
+
+    def _step_generator(self) -> Generator | None:
+        return None if self._step is None else self._step.on(CPU)
 
     def _fill(self, values: Tensor, fill: Callable[..., Any]) -> Tensor:
         if self._samples is None:
