@@ -1,18 +1,23 @@
 """No parameter of a recipe stays random: each is trained by a stage that will run, or comes from a file."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from zoo.nn.weights.loading import read_weights
 from zoo.run.build import build_family
 from zoo.run.checkpoint import RANDOM_PARAMETERS, read_checkpoint
 from zoo.run.config import resolve_config
 from zoo.run.train.initial_weights import check_random_parameters, load_initial_weights
 from zoo.run.train.runs import stage_names
 
-CONF = Path(__file__).parents[1] / "conf"
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
 CODEC = "codec (83.7 M values)"
 
 
@@ -95,3 +100,17 @@ def test_networks_of_missing_folders_are_refused_before_the_first_step(scripts, 
     process = scripts.inside("train", *small_arguments, "model=musedance", "name=clip", *clip)
     assert process.returncode == 2 and "a folder with its tokenizer/ and text_encoder/, not nowhere" in process.stderr
     assert not (scripts.folder / "runs/musedance/clip").exists()
+
+
+def test_init_with_export_writes_a_folder_and_trains_nothing(tmp_path):
+    """A shipped model's own file comes out as it went in; a file that lacks modules is refused."""
+    weights_file = ROOT / "assets" / "musedance-tiny" / "model.safetensors"
+    command = [sys.executable, str(ROOT / "train.py"), f"init={weights_file}", "export=exported"]
+    subprocess.run([*command, "model=musedance", "music=timbre"], cwd=tmp_path, check=True, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+    exported, shipped = (read_weights(path) for path in (tmp_path / "exported" / "model.safetensors", weights_file))
+    assert exported.keys() == shipped.keys() and all(torch.equal(exported[name], shipped[name]) for name in shipped)
+    shutil.rmtree(tmp_path / "exported")
+    refused = subprocess.run([*command, "model=m2penc"], cwd=tmp_path, capture_output=True, text=True)
+    assert refused.returncode == 2 and "no file of init= gives guidance_encoders (" in refused.stderr
+    assert not list(tmp_path.iterdir())

@@ -153,7 +153,11 @@ def train(config: Any) -> None:
     from zoo.run.train.runs import open_run
 
     run, config, is_resumed = open_run(config)
-    if run is None:
+    if run is None and config.ckpt is None:
+        from zoo.run.train.initial_weights import export_foreign_weights
+
+        export_foreign_weights(config)
+    elif run is None:
         from zoo.run.checkpoint import export
 
         export(config.ckpt, config.export, config.export_dtype)

@@ -265,7 +265,13 @@ def _bounded_by(weights: Mapping[str, Tensor]) -> Iterator[None]:
 
 
 def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "fp32") -> Path:
-    """Write the averaged weights of a .ckpt or folder to DIRECTORY: model.safetensors, config.yaml and README.md.
+    """Write the averaged weights of a .ckpt or folder to DIRECTORY, see `write_folder`."""
+    check_new_folder(Path(directory))
+    return write_folder(*load_family(path), directory, dtype)
+
+
+def write_folder(family: Family, config: DictConfig, directory: str | os.PathLike, dtype: str = "fp32") -> Path:
+    """Write a family to DIRECTORY: model.safetensors, config.yaml and README.md.
 
     Each of the family's `optional_parts` is written to PART.safetensors, which can be added to a folder without it.
 
@@ -275,7 +281,6 @@ def export(path: str | os.PathLike, directory: str | os.PathLike, dtype: str = "
     """
     directory = Path(directory)
     check_new_folder(directory)
-    family, config = load_family(path)
     parameter_names = {name for name, _ in family.named_parameters()}
     weights = family.state_dict()
     num_values = sum(value.numel() for value in weights.values())

@@ -49,12 +49,16 @@ class ModulePrefixes:
 
 
 def find_converter(contents: Any, family_state: Mapping[str, Tensor], prefixes: ModulePrefixes) -> Converter | None:
-    """Return the reader for a file, and the names of `family_state` that it lacks; None for an unknown layout.
+    """Return the reader for a file, and the names of `family_state` that it lacks.
+
+    None for an unknown layout, and for a file of the family itself.
 
     A U-Net without motion modules initialises the ReferenceNet, the denoising U-Net and a ControlNet (MuseDance sec.
     4.2, Zhang et al. 2023); one without its last convolution the ReferenceNet alone; with motion modules the denoising
     U-Net.
     """
+    if _top_level(family_state) <= _top_level(unwrap_state_dict(contents)):
+        return None
     state_dict = _strip_wrappers(contents)
     has_motion = any(".motion_modules." in name for name in state_dict)
     is_unet = any(name.startswith("down_blocks.") for name in state_dict)
@@ -96,6 +100,10 @@ def find_converter(contents: Any, family_state: Mapping[str, Tensor], prefixes: 
             all_but(prefixes.reference),
         )
     return None
+
+
+def _top_level(state_dict: Mapping[str, Tensor]) -> set[str]:
+    return {name.partition(".")[0] for name in state_dict}
 
 
 def _strip_wrappers(contents: Any) -> dict[str, Tensor]:

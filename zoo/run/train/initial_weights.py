@@ -9,8 +9,9 @@ from torch import nn
 from zoo.families.base import Family
 from zoo.nn.weights.lazy import LazyWeights
 from zoo.nn.weights.loading import check_overwrites
-from zoo.run.build import trainable_paths
-from zoo.run.checkpoint import load_for_stage, load_strict, read_start
+from zoo.run.build import build_family, trainable_paths
+from zoo.run.checkpoint import load_for_stage, load_strict, read_start, write_folder
+from zoo.run.config import resolve_config
 from zoo.run.train.runs import init_files, later_stages, previous_stages, stage_names
 
 MAX_NAMES = 4  # modules that a message names
@@ -36,6 +37,24 @@ def load_initial_weights(config: DictConfig, name: str, family: Family, start: P
     return _parameter_names(family) & random_parameters
 
 
+def export_foreign_weights(config: DictConfig) -> None:
+    """Write the family with the weights of init=[FILES] to the folder export=, without any training.
+
+    Raises ValueError for files that do not fit, and for parameters that no file gives and `model.random_modules` does
+    not name.
+    """
+    config = resolve_config(config)
+    family = build_family(config)
+    check_lazy_weights(family)
+    left = outside_of(load_initial_weights(config, "", family, None), config.model.get("random_modules") or [])
+    if left:
+        raise ValueError(
+            f"export={config.export}: no file of init= gives {_label_text(family, left)}; "
+            "add files, or train a stage of the recipe with stage=NAME"
+        )
+    write_folder(family, config, config.export, config.export_dtype)
+
+
 def check_random_parameters(config: DictConfig, name: str, family: Family, random_parameters: Collection[str]) -> None:
     """Raise ValueError, one line, for parameters that would stay random when the recipe has ended.
 
@@ -52,11 +71,10 @@ def check_random_parameters(config: DictConfig, name: str, family: Family, rando
     left = outside_of(random_parameters, paths)
     if not left:
         return
-    groups = _module_labels(family, left)
-    label_text = ", ".join(groups[:MAX_NAMES]) + (f" and {len(groups) - MAX_NAMES} more" * (len(groups) > MAX_NAMES))
     raise ValueError(
-        f"these parameters of {config.model.name} would stay random: {label_text}; no file gives them, and no stage of "
-        f"{', '.join(stages)} trains them: add files to init=, or model.random_modules=[PATH] where it is meant"
+        f"these parameters of {config.model.name} would stay random: {_label_text(family, left)}; no file gives "
+        f"them, and no stage of {', '.join(stages)} trains them: add files to init=, "
+        "or model.random_modules=[PATH] where it is meant"
     )
 
 
@@ -84,6 +102,11 @@ def _paths(config: DictConfig, stage: str, family: Family, is_later: bool) -> li
 
 def _parameter_names(family: nn.Module) -> frozenset[str]:
     return frozenset(name for name, _ in family.named_parameters())
+
+
+def _label_text(family: nn.Module, names: Collection[str]) -> str:
+    groups = _module_labels(family, names)
+    return ", ".join(groups[:MAX_NAMES]) + (f" and {len(groups) - MAX_NAMES} more" * (len(groups) > MAX_NAMES))
 
 
 def _module_labels(family: nn.Module, names: Collection[str]) -> list[str]:

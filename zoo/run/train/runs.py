@@ -61,6 +61,8 @@ def open_run(config: DictConfig) -> tuple[Path | None, DictConfig, bool]:
         existing_file(path, "init")
     if config.init is not None and config.ckpt is not None:
         raise ValueError("init= (foreign weights) and ckpt= (this program's) both name weights to start from; give one")
+    if config.init is not None and config.export is not None and config.stage is None:
+        return None, config, False
     names = stage_names(config)
     unknown = [name for name in names if name not in config.model.stages]
     if unknown or not names or names != sorted(set(names), key=list(config.model.stages).index):
