@@ -244,10 +244,10 @@ class M2PEnc(Family):
 
     @torch.no_grad()
     def _placed_guidance(self, music: MusicFeatures, reference: ReferenceContext) -> Iterator[Tensor]:
-        """Yield guidance (C, h, w) of one own frame after the other, at the place of the image's figure.
+        """Yield guidance of one own frame after the other, at the place of the image's figure: (C, h, w).
 
-        The place is that of the first frames: of half a stretch. Without a segmenter, as at size=paper, or where the
-        figure's head, trunk or feet are not visible, the guidance stays where the data had it (sec. 6).
+        The place is that of the first frames: of half a stretch. Where no figure is detected, and at size=paper, which
+        has no segmenter, the guidance stays where the data had it (sec. 6): (C, G, G).
         """
         stream, size = self.stream_guidance(music), tuple(reference.latents.shape[2:])
         first_frames = [next(stream) for _ in range(max(1, self.num_music_frames // 2))]
