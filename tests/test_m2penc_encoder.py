@@ -113,3 +113,13 @@ def test_joint_accuracy_compares_with_the_mean_pose_and_another_songs_music():
     one_song.add(true[:1], true[:1], ["a"])
     assert set(one_song.values()) == set(results), "processes with other clips average the same names"
     assert isnan(one_song.values()["pck_0.1_other_song"]) and isnan(one_song.values()["pck_0.1_mean_pose_gain_error"])
+
+
+def test_velocities_show_a_beat_that_places_hide():
+    """Joints swing by 2; the prediction swings by 1 about a place that is far off: half of each change is missed."""
+    true = torch.tensor([0.0, 2.0, 0.0])[None, :, None, None].expand(1, 3, 2, 2)
+    accuracy = JointAccuracy()
+    accuracy.add(50 + true / 2, true, ["a"])
+    results = accuracy.values()
+    assert results["velocity_r2"] == pytest.approx(1 - 0.5**2)
+    assert results["r2"] < -100

@@ -49,6 +49,16 @@ def test_each_stage_trains_its_modules_and_no_others(run):
     assert changes[3] == {"music_to_pose", "unet", "motion"}
 
 
+def test_stage_video_may_leave_the_music_to_pose_network_as_it_is(run, scripts):
+    """As at size=tiny, where training it with the U-Net destroyed what stage encoder had learned."""
+    options = ["stage=video", "name=frozen", f"ckpt={run / 'image' / 'last.ckpt'}"]
+    process = scripts.inside("train", *SMALL, *options, "model.stages.video.module.train_music_to_pose=false")
+    assert process.returncode == 0, process.stderr
+    checkpoints = run / "image" / "last.ckpt", run.parent / "frozen" / "video" / "last.ckpt"
+    states = [family_weights(read_checkpoint(path)["state_dict"], use_ema=True) for path in checkpoints]
+    assert changed_modules(*states) == {"unet", "motion"}
+
+
 def test_stages_that_regress_motion_refuse_the_world(scripts):
     process = scripts.inside("train", "model=m2penc", "size=debug", "data=world", "model.recipe=[autoencoder,encoder]")
     assert process.returncode == 2 and "stage 'encoder' learns one motion for each song" in process.stderr

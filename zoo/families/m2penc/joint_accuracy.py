@@ -44,7 +44,8 @@ class JointAccuracy:
 
         `pck_0.1`: of the network; `pck_0.1_mean_pose`, `pck_0.1_other_song`: of the baselines; `..._gain` and
         `..._gain_error`: the network's mean gain over the baseline, paired by clips, and half of its 95 % interval.
-        `r2`: 1 - the share of the joints' variance about the mean pose that the network leaves.
+        `r2`: 1 - the share of the joints' variance about the mean pose that the network leaves. `velocity_r2`: the same
+        of their frame-to-frame changes about none. It shows whether the beat's small, fast moves are met; PCK does not.
         """
         predicted, true = torch.cat(self.predicted), torch.cat(self.true)
         mean_pose = true.mean((0, 1)).expand_as(true)
@@ -52,7 +53,12 @@ class JointAccuracy:
         other_songs = self._clips_of_other_songs()
         baselines["other_song"] = predicted if other_songs is None else predicted[other_songs]
         squared_error, variance = (predicted - true).square().sum(), (mean_pose - true).square().sum()
-        results = {"r2": float(1 - squared_error / variance.clamp(min=1e-12))}
+        changes, true_changes = predicted.diff(dim=1), true.diff(dim=1)
+        change_error, change_energy = (changes - true_changes).square().sum(), true_changes.square().sum()
+        results = {
+            "r2": float(1 - squared_error / variance.clamp(min=1e-12)),
+            "velocity_r2": float(1 - change_error / change_energy.clamp(min=1e-12)),
+        }
         for threshold in PCK_THRESHOLDS:
             name, network_pck = f"pck_{threshold:g}", correct_joints(predicted, true, threshold)
             results[name] = float(network_pck.mean())
@@ -88,4 +94,5 @@ class JointAccuracy:
             baseline_keys = {"mean pose": f"{name}_mean_pose", "other song": f"{name}_other_song"}
             baseline_texts = [f"{label} {results[key]:.3f}" for label, key in baseline_keys.items()]
             texts.append(f"PCK@{threshold:g} {results[name]:.3f} ({', '.join(baseline_texts)})")
-        return f"joints of {len(self.songs)} held-out clips: {', '.join(texts)}, R2 {results['r2']:.2f}"
+        texts += [f"R2 {results['r2']:.2f}, of velocities {results['velocity_r2']:.2f}"]
+        return f"joints of {len(self.songs)} held-out clips: {', '.join(texts)}"

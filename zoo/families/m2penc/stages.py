@@ -275,7 +275,8 @@ class VideoStage(_FrameStage):
     """Denoise windows of a clip: 0.5 pixel loss + 0.5 guidance loss (sec. 3.4).
 
     The music-to-pose network takes the whole clip, the U-Net a window of it at a random place. Gradients of both losses
-    reach the music-to-pose network.
+    reach the music-to-pose network. Without `train_music_to_pose` it stays as stage encoder left it, and there is no
+    guidance loss.
     """
 
     regresses_motion = True
@@ -284,23 +285,30 @@ class VideoStage(_FrameStage):
         self,
         *args,
         train_spatial_layers: bool = False,  # of the U-Net; the paper freezes them
+        train_music_to_pose: bool = True,
         guidance_cache_size: int = 0,  # clips whose true guidance stays in memory
         **kwargs,
     ):
-        super().__init__(*args, options={"train_spatial_layers": train_spatial_layers}, **kwargs)
+        options = {"train_spatial_layers": train_spatial_layers, "train_music_to_pose": train_music_to_pose}
+        super().__init__(*args, options=options, **kwargs)
+        self.train_music_to_pose = train_music_to_pose
         self.true_guidance = _TrueGuidance(self.family, guidance_cache_size)
 
     @classmethod
-    def required_keys(cls, family: M2PEnc, **_: Any) -> tuple[str, ...]:
-        """Video with music and the maps of the setup."""
-        keys = (*MUSIC_KEYS, "frames", "reference", *guidance_keys(family.guidance_encoders.kinds))
+    def required_keys(cls, family: M2PEnc, train_music_to_pose: bool = True, **_: Any) -> tuple[str, ...]:
+        """Video with music, and with the maps of the setup for the guidance loss."""
+        keys = (*MUSIC_KEYS, "frames", "reference")
+        if train_music_to_pose:
+            keys += guidance_keys(family.guidance_encoders.kinds)
         return tuple(dict.fromkeys((*keys, "parts") if family.background.predict_regions else keys))
 
     @classmethod
-    def trainable_paths(cls, family: M2PEnc, train_spatial_layers: bool = False, **_: Any) -> list[str]:
-        """Temporal layers and the music-to-pose network, and perhaps the rest of the U-Net."""
+    def trainable_paths(
+        cls, family: M2PEnc, train_spatial_layers: bool = False, train_music_to_pose: bool = True, **_: Any
+    ) -> list[str]:
+        """The U-Net's temporal layers, perhaps the music-to-pose network and the rest of the U-Net."""
         modules = family.unet.temporal_modules() | (family.unet.spatial_modules() if train_spatial_layers else {})
-        return ["music_to_pose", *(f"unet.{path}" for path in modules)]
+        return ["music_to_pose"] * train_music_to_pose + [f"unet.{path}" for path in modules]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted losses of one window and of the whole clip's guidance."""
@@ -315,12 +323,15 @@ class VideoStage(_FrameStage):
         num_frames = clip_latents.shape[2]
         if num_frames < family.num_frames:
             raise ValueError(f"clips of {num_frames} frames are shorter than a window of {family.num_frames}")
-        guidance, _ = encode_batch_music(family, batch)
+        with torch.set_grad_enabled(self.train_music_to_pose):
+            guidance, _ = encode_batch_music(family, batch)
         start = self.random.step_randint(num_frames - family.num_frames + 1)
         window = slice(start, start + family.num_frames)
         with torch.no_grad():
             conditioning, reference = self.encode_image(references, reference_latents, 1, use_motion_modules=True)
         parts = batch["parts"][:, window] if family.background.predict_regions else None
         losses = self.frames_loss(clip_latents[:, :, window], reference, conditioning, guidance[:, :, window], parts)
+        if not self.train_music_to_pose:
+            return losses
         losses["guidance"] = guidance_loss(guidance, self.true_guidance(batch), family.guidance_std)
         return {name: 0.5 * value for name, value in losses.items()}
