@@ -35,7 +35,8 @@ def fit(folder, steps, ckpt_path=None, ends=None, model=None, state=None):
     model, batches = model or Line(), torch.utils.data.DataLoader(torch.arange(first, 100.0) / 100)
     trainer = Trainer(
         accelerator="cpu", max_steps=steps, max_epochs=-1, accumulate_grad_batches=2, plugins=[AtomicCheckpoint()],
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        logger=False, num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
     )  # fmt: skip
     trainer.callbacks += [
         *([WallClockLimit(ends)] if ends is not None else []),
@@ -43,7 +44,7 @@ def fit(folder, steps, ckpt_path=None, ends=None, model=None, state=None):
         FiniteCheck("line"),
         CheckpointSaver(folder, 2, 9, "", "line"),
     ]
-    trainer.fit(model, batches, ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(model, batches, batches, ckpt_path=ckpt_path, weights_only=True)
     return model.weight.item(), sorted(file.name for file in folder.glob("step_*"))
 
 
@@ -66,7 +67,7 @@ def test_a_deadline_ends_after_a_whole_step(tmp_path):
 
 
 def test_a_signal_ends_after_a_whole_step(tmp_path):
-    """In the middle of a step: its second batch still comes, and the step is saved."""
+    """In the middle of a step: its second batch still comes, and the step is saved. No validation delays the end."""
     state = SignalState()
 
     class Signalled(Line):
@@ -75,6 +76,9 @@ def test_a_signal_ends_after_a_whole_step(tmp_path):
                 assert state.is_deferred
                 state.handle(15, None)
             return super().training_step(batch, index)
+
+        def validation_step(self, batch, index):
+            raise AssertionError("a stopped training must not validate")
 
     _, names = fit(tmp_path, 1000, model=Signalled(), state=state)
     assert names == ["step_0000002.ckpt", "step_0000003.ckpt"] and not state.is_deferred

@@ -60,6 +60,7 @@ class SignalStop(Callback):
         """All processes agree, after a whole step."""
         if _is_step_end(trainer, batch_idx) and _any_process(trainer, bool(self.state.signum)):
             trainer.should_stop = True
+            trainer.limit_val_batches = 0  # Lightning would validate before it stops, but a job has seconds left
             self.state.signum = self.state.signum or signal.SIGTERM  # another process received it
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
