@@ -47,6 +47,7 @@ from zoo.nn.weights.loading import LoadReport, load_strict, read_weights, unwrap
 
 MODULE_PREFIXES = ModulePrefixes(vae="codec.vae.")
 NUM_JOINTS = 24  # SMPL's
+STRETCH_OVERLAP = 6  # a sixth of the music-to-pose network's frames
 MIN_FIGURE_PROB = 0.1  # an image in which no latent is more likely to show a figure is refused
 
 
@@ -197,17 +198,20 @@ class M2PEnc(Family):
     def stream_guidance(self, music: MusicFeatures) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield guidance (C, G, G) and joints (24, 2) in pixels of one own frame after the other, without end.
 
-        The network takes stretches of N frames (sec. 3.1: 5 s), N // 2 frames apart. Where two stretches overlap, one
-        fades into the other: poses of consecutive stretches would jump.
+        The network takes stretches of N frames (sec. 3.1: 5 s). The last N // STRETCH_OVERLAP frames of one fade into
+        the first ones of the next: poses of consecutive stretches would jump. The overlap is short, because the mean of
+        two poses is neither. The paper leaves longer songs open.
         """
-        hop, stretch_index = max(1, self.num_music_frames // 2), 0
+        num_frames, stretch_index = self.num_music_frames, 0
+        overlap = num_frames // STRETCH_OVERLAP
+        hop = num_frames - overlap
         previous_stretch: tuple[Tensor, Tensor] | None = None
         while True:
             current_stretch = self._encode_stretch(music, stretch_index * hop)
             for frame in range(hop):
-                weight = 1.0 if previous_stretch is None else (frame + 1) / (hop + 1)
                 guidance, joints = current_stretch[0][:, frame], current_stretch[1][frame]
-                if previous_stretch is not None:
+                if previous_stretch is not None and frame < overlap:
+                    weight = (frame + 1) / (overlap + 1)
                     guidance = torch.lerp(previous_stretch[0][:, hop + frame], guidance, weight)
                     joints = torch.lerp(previous_stretch[1][hop + frame], joints, weight)
                 yield guidance, joints
