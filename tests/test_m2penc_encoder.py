@@ -123,3 +123,24 @@ def test_velocities_show_a_beat_that_places_hide():
     results = accuracy.values()
     assert results["velocity_r2"] == pytest.approx(1 - 0.5**2)
     assert results["r2"] < -100
+
+
+def test_guidance_follows_the_predicted_joints():
+    """It changes where a joint moves and nowhere else; its loss does not move the joints."""
+    torch.manual_seed(0)
+    encoder = MusicToPose(**SMALL | {"grid_size": 16}, joint_guidance_width=4)
+    logits = torch.full((1, 3, 1, 16, 16), -20.0)
+    logits[..., 4, 4] = 20
+    moved = logits.clone()
+    moved[:, 1, :, 4, 4], moved[:, 1, :, 4, 5] = -20, 20
+    assert encoder.joint_guidance is not None
+    change = (encoder.joint_guidance(moved) - encoder.joint_guidance(logits)).abs().amax((0, 1, 2))
+    assert change[4, 4] > 0 and change[4, 5] > 0 and change[:, 9:].max() == 0 and change[8:].max() == 0
+    guidance, heatmap_logits = encoder(torch.randn(1, 4, 6), torch.zeros(3, 1, 16, 16))
+    guidance.sum().backward()
+    assert encoder.heatmap_head.weight.grad is None and encoder.joint_guidance.convs[0].weight.grad.abs().max() > 0
+    mean = torch.randn(3, 1, 16, 16)
+    assert heatmap_logits.shape == (1, 3, 4, 16, 16)
+    encoder.eval()
+    music = torch.randn(1, 4, 6)
+    assert torch.allclose(encoder(music, mean)[1], encoder(music)[1] + mean)

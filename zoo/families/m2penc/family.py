@@ -168,7 +168,7 @@ class M2PEnc(Family):
             return load_strict(self, path, convert, allowed_missing=own_names)
         converter = find_converter(contents, family_state, MODULE_PREFIXES)
         if converter is None:
-            return load_strict(self, path)
+            return load_strict(self, path, allowed_missing=("music_to_pose.joint_guidance.",))
         convert, allowed_missing = converter
         return load_strict(self, path, convert, allowed_missing=allowed_missing)
 
@@ -182,8 +182,8 @@ class M2PEnc(Family):
         tokens = frame_features(self.music_scale(music), rate, times)
         if self.use_beat_phase:
             tokens = torch.cat([tokens, beat_phase.to(tokens)], -1)
-        guidance, logits = self.music_to_pose(tokens)
-        return guidance * self.guidance_std + self.guidance_mean, logits + self.heatmap_mean
+        guidance, logits = self.music_to_pose(tokens, self.heatmap_mean)
+        return guidance * self.guidance_std + self.guidance_mean, logits
 
     def _encode_stretch(self, music: MusicFeatures, start: int) -> tuple[Tensor, Tensor]:
         """Guidance (C, N, G, G) and joints (N, 24, 2) in pixels of own frames start .. start + N - 1."""

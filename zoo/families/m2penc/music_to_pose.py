@@ -13,6 +13,7 @@ from zoo.nn.attention import CrossAttention
 from zoo.nn.temporal import TemporalAttention
 
 HEATMAP_SIGMA = 1.5  # cells, of a joint's density, if no other one is given
+DENSITY_SCALE = 4.0  # a joint's density has a peak of about 1/4, if it is as narrow as at size=tiny
 MIN_MASS = 0.5  # of a joint's density that must lie within the grid; joints with less are left out
 
 
@@ -59,6 +60,30 @@ class SpaceTimeBlock(nn.Module):
         return x + rearrange(y, "(b h w) n c -> b c n h w", b=batch, h=height)
 
 
+class JointGuidance(nn.Module):
+    """Guidance of the joints' densities, frame by frame; not in the paper.
+
+    Guidance is a local function of the pose, and the heat maps have the pose already.
+    """
+
+    def __init__(self, num_joints: int, guidance_channels: int, width: int):
+        super().__init__()
+        channels = [num_joints, width, width, guidance_channels]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(before, after, 3, padding=1) for before, after in zip(channels, channels[1:], strict=False)
+        )
+        self.convs[-1].weight.data.mul_(0.1)  # training begins near the targets' means
+        nn.init.zeros_(self.convs[-1].bias)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Heat-map logits (B, J, N, G, G) -> guidance (B, C_guid, N, G, G)."""
+        density = logits.flatten(-2).float().softmax(-1).unflatten(-1, logits.shape[-2:])
+        x = (DENSITY_SCALE * density).movedim(1, 2).flatten(0, 1)
+        for index, conv in enumerate(self.convs):
+            x = conv(F.silu(x) if index else x)
+        return x.unflatten(0, (len(logits), -1)).movedim(1, 2)
+
+
 class MusicToPose(nn.Module):
     """Music features of N frames -> guidance for the U-Net, and logits of the joints' heat maps.
 
@@ -79,6 +104,7 @@ class MusicToPose(nn.Module):
         guidance_channels: int,  # C_guid: of the U-Net's first features, which the guidance is added to
         num_joints: int,  # C_heat; SMPL's 24, whose places are known exactly in rendered data
         use_spatial_attention: bool,  # takes as long as the rest at the tiny size
+        joint_guidance_width: int | None = None,  # channels of `JointGuidance`, which is added to the guidance
     ):
         super().__init__()
         self.grid_size = grid_size
@@ -94,14 +120,24 @@ class MusicToPose(nn.Module):
         for head in (self.guidance_head, self.heatmap_head):  # training begins near the targets' means
             head.weight.data.mul_(0.1)
             nn.init.zeros_(head.bias)
+        self.joint_guidance = None
+        if joint_guidance_width is not None:
+            self.joint_guidance = JointGuidance(num_joints, guidance_channels, joint_guidance_width)
 
-    def forward(self, music: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, D), one token a video frame -> guidance (B, C_guid, N, G, G), logits (B, C_heat, N, G, G)."""
+    def forward(self, music: Tensor, heatmap_mean: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        """(B, N, D), one token a video frame -> guidance (B, C_guid, N, G, G), logits (B, C_heat, N, G, G).
+
+        heatmap_mean (C_heat, 1, G, G): added to the logits. The guidance's loss does not reach the heat maps through
+        `JointGuidance`.
+        """
         x = self.input_projection(music).unflatten(2, (self.grid_size, self.grid_size))[:, None]
         for index, (conv, norm, block) in enumerate(zip(self.convs, self.norms, self.blocks, strict=True)):
             y = F.silu(norm(conv(x)))
             x = block(x + y if index else y)
-        return self.guidance_head(x), self.heatmap_head(x)
+        guidance, logits = self.guidance_head(x), self.heatmap_head(x) + heatmap_mean
+        if self.joint_guidance is not None:
+            guidance = guidance + self.joint_guidance(logits.detach())
+        return guidance, logits
 
 
 def frame_features(music: Tensor, music_rate: float, times: Tensor) -> Tensor:
