@@ -3,11 +3,15 @@
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 
+from zoo.run.train.plan import print_plan
 from zoo.run.train.simulated_step import MemoryTracker, SharedFakeTensorMode
 
 ROOT = Path(__file__).parents[1]
@@ -151,3 +155,18 @@ def test_networks_that_start_from_least_squares_can_be_planned():
     with SharedFakeTensorMode():
         result = torch.linalg.lstsq(torch.rand(7, 5, 3), torch.rand(7, 5, 2), driver="gelsd")
     assert result.solution.shape == (7, 3, 2)
+
+
+@pytest.mark.parametrize("cause", [RuntimeError, TypeError])
+def test_a_family_that_cannot_be_simulated_still_has_a_plan(monkeypatch, capsys, cause):
+    """Hydra wraps what an operator raises while the family is built; other errors are not hidden."""
+
+    def plan_step(*_: object) -> None:
+        raise InstantiationException("Error in call to target") from cause("lstsq")
+
+    monkeypatch.setattr("zoo.run.train.plan.plan_step", plan_step)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", ["model=magicdance", "size=debug", "stage=motion"])
+    with nullcontext() if cause is RuntimeError else pytest.raises(InstantiationException):
+        print_plan(config, simulate=True)
+    assert ("memory is unknown" in capsys.readouterr().out) == (cause is RuntimeError)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from zoo.batch import Batch
@@ -88,8 +89,11 @@ def print_plan(config: DictConfig, simulate: bool = False) -> None:
         if simulate:
             try:
                 memory = plan_step(config, stage, settings, batch.batch_size, batch.num_batches)
-            except RuntimeError as error:  # an operator whose result's shape depends on values
-                print(f"  memory is unknown, the step cannot be simulated ({type(error).__name__})")
+            except (RuntimeError, InstantiationException) as error:  # an operator whose result depends on values
+                cause = error.__cause__ if isinstance(error, InstantiationException) else error
+                if not isinstance(cause, RuntimeError):
+                    raise
+                print(f"  memory is unknown, the step cannot be simulated ({type(cause).__name__})", flush=True)
                 continue
             for line in describe_step(memory, settings, batch.num_batches, batch.world_size):
                 print(f"  {line}", flush=True)
