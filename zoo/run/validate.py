@@ -17,7 +17,7 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def read_precision(value: str | None) -> str | None:
-    """Precision of the denoisers, see `zoo.nn.cpu_inference`; None: as the weights are."""
+    """Precision of the denoisers; None: bf16 on a GPU, on a CPU as the weights are."""
     if value not in (None, *PRECISIONS):
         raise ValueError(f"precision={value}: use {' or '.join(PRECISIONS)}, or leave it out")
     return value

@@ -22,6 +22,7 @@ from zoo.families.base import Family, FrameStream, GenerationRequest, MotionGene
 from zoo.media import Sound, VideoWriter, read_image
 from zoo.music.encoder import encode_song
 from zoo.nn.cpu_inference import fast_inference
+from zoo.nn.gpu_inference import bf16_inference, is_on_gpu
 from zoo.run.build import build_encoder, load_beat_tracker
 from zoo.run.checkpoint import load_family
 from zoo.run.config import load_choice, load_renderer
@@ -171,13 +172,19 @@ def _begin_frames(inputs: _Inputs, request: SamplingRequest, notify: Notify) -> 
 
 @contextmanager
 def fast_denoisers(family: Family, precision: str | None) -> Iterator[None]:
-    """Run the family's denoisers in `precision`, see `zoo.nn.cpu_inference`. Raises ValueError if it has none."""
+    """Run the family's denoisers in `precision`; None is bf16 on a GPU, the weights' own on a CPU.
+
+    See `zoo.nn.cpu_inference` and `zoo.nn.gpu_inference`. Raises ValueError for a family without denoisers.
+    """
     networks = family.denoisers()
     if precision is not None and not networks:
         raise ValueError(f"precision={precision}: this checkpoint has no network that it applies to")
     with ExitStack() as stack:
         for network in networks:
-            stack.enter_context(fast_inference(network, precision))
+            if not is_on_gpu(network):
+                stack.enter_context(fast_inference(network, precision))
+            elif precision != "fp32":
+                stack.enter_context(bf16_inference(network))
         yield
 
 
