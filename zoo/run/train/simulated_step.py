@@ -252,16 +252,16 @@ def simulate_step(
         weights = tracker.current
         tracker.add(value for value in batch.values() if isinstance(value, Tensor))
         trained = [parameter for parameter in stage.family.parameters() if parameter.requires_grad]
-        optimizer = stage.make_optimizer(trained)
-        if on_gpu:
-            _use_foreach(optimizer)
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         gradients = tracker.current
+        optimizer = stage.make_optimizer([_own_shard(parameter) for parameter in trained])
+        if on_gpu:
+            _use_foreach(optimizer)
         optimizer.step()
         after_step = tracker.current
         tracker.peak = tracker.current
-        optimizer.step()  # the first step with shards computes on tensors of whole weights, to know shapes
+        optimizer.step()
         optimizer_peak = tracker.peak
         tracker.peak = tracker.current
         stack.enter_context(CudaAutocast(dtype, on_gpu))
@@ -269,6 +269,7 @@ def simulate_step(
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             loss = torch.stack([value.float() for value in stage.loss(batch).values()]).sum()
         if not keep_gradients:  # after the forward pass, as Lightning does
+            stage.zero_grad()
             optimizer.zero_grad()
         # `backward` would leave `CudaAutocast` while activations are computed again
         _engine_run_backward(
@@ -279,6 +280,20 @@ def simulate_step(
     return StepMemory(
         weights, gradients - weights - batch_size, after_step - gradients, peak, optimizer_peak, tracker.flops
     )
+
+
+def _own_shard(parameter: nn.Parameter) -> nn.Parameter:
+    """The part of a sharded parameter and of its gradient that this process has, which the optimiser updates.
+
+    DTensor's operators on lists would take a time that grows with the square of the list's length.
+    """
+    if not isinstance(parameter, DTensor):
+        return parameter
+    weight, gradient = parameter.detach(), parameter.grad
+    assert isinstance(weight, DTensor) and isinstance(gradient, DTensor)
+    shard = nn.Parameter(weight.to_local())
+    shard.grad = gradient.to_local()
+    return shard
 
 
 def _use_foreach(optimizer: torch.optim.Optimizer) -> None:
