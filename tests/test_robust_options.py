@@ -16,6 +16,7 @@ from zoo.run.train.batching import step_batches, world_size
 from zoo.run.train.fit import check_machine
 from zoo.run.train.runs import open_run, stage_names
 from zoo.run.train.stage_training import stage_training
+from zoo.run.trust import trust_modules
 
 VALUES = (None, -1, 10**30, "x\0\n", ["x", 2], {"_target_": "os.system"})
 
@@ -61,6 +62,7 @@ def test_any_value_of_an_option_is_used_or_refused_in_one_line(name, option, tmp
             OmegaConf.update(config, option, value, merge=False)
             OmegaConf.set_struct(config, True)
             _check_sections(config, name)
+            trust_modules(config.get("trusted_modules"))
             check(config)
         except Exception as error:
             message = error_message(error)

@@ -43,6 +43,15 @@ def test_an_exception_ends_the_workers_and_deletes_their_partial_files(tmp_path)
     assert names(tmp_path) == ["file.pid"]
 
 
+def test_a_killed_worker_is_said_in_one_line(capsys):
+    """As the kernel kills one when memory is short."""
+    with pytest.raises(SystemExit) as end, report_errors("train"), WorkerPool(1) as pool:
+        pool.submit(signal.raise_signal, signal.SIGKILL).result()
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train: a worker process was killed")
+
+
 def test_workers_end_with_a_killed_parent(tmp_path):
     """SIGKILL leaves the parent no time to end them."""
     code = (
@@ -58,6 +67,14 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_running(worker) and names(tmp_path) == ["file.pid"]
+
+
+def test_the_import_of_optimisers_makes_no_temporary_folder_of_wandb(tmp_path):
+    """A killed process would leave it: timm imports wandb, which makes two."""
+    code = "import os, zoo.nn.optim; print(os.listdir(os.environ['TMPDIR']))"
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "TMPDIR": str(tmp_path)}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert output.stdout.startswith("[") and "wandb" not in output.stdout, output.stderr
 
 
 # Signals -------------------------------------------------------------------------------------------------------------

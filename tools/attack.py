@@ -2,6 +2,7 @@
 
 python tools/attack.py part=1/4         the first quarter of all inputs; what is done already is not done again
 python tools/attack.py kills=200        kill trainings at random moments, resume them, compare the final weights
+python tools/attack.py kills=20 variants=processes    of these kinds only: plain, accumulated, workers, processes
 python tools/attack.py counts           the counts of everything that was done, as Markdown
 python tools/attack.py only=motion      inputs whose name begins so
 
@@ -54,6 +55,7 @@ KILL_VARIANTS = {
     "plain": (),
     "accumulated": ("fit.accumulate_grad_batches=2",),
     "workers": ("fit.num_workers=1",),
+    "processes": ("trainer=ddp_cpu",),
 }
 
 
@@ -90,7 +92,7 @@ def option_cases() -> Iterator[Case]:
                     yield f"{prefix}{key}", value
 
     fixed = {
-        "train": ["plan=true", "size=debug"],
+        "train": ["plan=true", *SMALL, "fit.max_steps=1"],  # plan=0 trains
         "sample": [],
         "shards": ["folder=missing"],
         "evaluate": ["ckpt=missing", "videos=missing"],
@@ -605,8 +607,13 @@ def judge(case: Case, folder: Path) -> str:
 
 
 def _run_case(case: Case, folder: Path, report: Path) -> None:
+    import torch
+
     from zoo.run.errors import error_message
 
+    # A forked process makes PyTorch's pool of threads anew at its first use. Two of autograd's threads that do it at
+    # once end the process; no command of the program forks before it computes.
+    torch.set_num_threads(1)
     os.chdir(folder)
     if not case.is_command:
         limit = resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0]) + MEMORY
@@ -644,7 +651,7 @@ def _run_case(case: Case, folder: Path, report: Path) -> None:
 # Kills ---------------------------------------------------------------------------------------------------------------
 
 
-def kill_trainings(num_kills: int, folder: Path, results: Path) -> None:
+def kill_trainings(num_kills: int, folder: Path, results: Path, variants: list[str]) -> None:
     """Kill trainings at random moments and resume them until they end; compare with ones that were not disturbed.
 
     Kills that `results` holds already count.
@@ -654,10 +661,11 @@ def kill_trainings(num_kills: int, folder: Path, results: Path) -> None:
     (folder / "kills").mkdir(parents=True, exist_ok=True)
     runs = folder / "kills" / "runs" / "magicdance"
     expected, seconds = {}, {}
-    for variant, options in KILL_VARIANTS.items():
+    for variant in variants:
+        options = KILL_VARIANTS[variant]
         whole = runs / f"whole-{variant}"
         shutil.rmtree(whole, ignore_errors=True)
-        for _ in range(2 if variant == "plain" else 1):  # the second one is forked with what the first one imported
+        for _ in range(2 if variant == variants[0] else 1):  # the second one is forked with what the first one imported
             shutil.rmtree(whole, ignore_errors=True)
             code, num_orphans, seconds[variant] = _train(folder, [*SMALL, *KILL_STEPS, *options, f"name={whole.name}"])
             assert (code, num_orphans) == (0, 0), variant
@@ -674,7 +682,7 @@ def kill_trainings(num_kills: int, folder: Path, results: Path) -> None:
     generator = random.Random(number)
     while kills < num_kills:
         number += 1
-        variant = list(KILL_VARIANTS)[number % len(KILL_VARIANTS)]
+        variant = variants[number % len(variants)]
         run = runs / f"killed{number}"
         shutil.rmtree(run, ignore_errors=True)
         kills_of_run, num_orphans, wrong = 0, 0, ""
@@ -707,7 +715,7 @@ def kill_trainings(num_kills: int, folder: Path, results: Path) -> None:
 def _train(folder: Path, arguments: list[str], delay: float | None = None) -> tuple[int, int, float]:
     """Train in a forked process; kill it after `delay` seconds of the processor, which other load does not change.
 
-    Returns its exit code, negative for a signal, the number of its processes that live on, and its seconds.
+    Returns its exit code, negative for a signal, the number of its processes that live on, and its own seconds.
     """
     child = os.fork()
     if not child:
@@ -725,15 +733,16 @@ def _train(folder: Path, arguments: list[str], delay: float | None = None) -> tu
             Path("modules").write_text("\n".join(sys.modules))
         os._exit(code)
     while True:
-        pid, status, usage = os.wait4(child, os.WNOHANG)
+        times = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]
+        seconds = sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+        pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             break
-        times = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]
-        if delay is not None and sum(map(int, times)) / os.sysconf("SC_CLK_TCK") > delay:
+        if delay is not None and seconds > delay:
             os.kill(child, signal.SIGKILL)
             delay = None
         time.sleep(random.uniform(0.001, 0.02))
-    return os.waitstatus_to_exitcode(status), _count_orphans(), usage.ru_utime + usage.ru_stime
+    return os.waitstatus_to_exitcode(status), _count_orphans(), seconds
 
 
 def _count_orphans() -> int:
@@ -799,7 +808,6 @@ def main() -> None:
     os.environ |= {"ATTACK_CANARY": str(canary), "HOME": str(home), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     os.environ |= {"DANCEZOO_CACHE": str(folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
     os.environ["TMPDIR"] = str(temporary)
-    import timm.optim  # noqa: F401
     import torch
 
     import zoo.families.magicdance.family  # noqa: F401
@@ -809,7 +817,8 @@ def main() -> None:
     torch.set_num_threads(1)
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
     if "kills" in options:
-        kill_trainings(int(options["kills"] or 200), folder, results)
+        variants = options.get("variants", "plain,accumulated,workers").split(",")
+        kill_trainings(int(options["kills"] or 200), folder, results, variants)
         return
     part, num_parts = map(int, options.get("part", "1/1").split("/"))
     done = {json.loads(line)["name"] for line in results.read_text().splitlines()} if results.is_file() else set()

@@ -1,13 +1,21 @@
 """Optimisers that differ from the libraries' on CPUs."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import timm.optim
-import timm.optim.muon
 import torch
+
+# timm imports wandb where it is installed, which makes two temporary folders that a killed process leaves
+sys.modules.setdefault("wandb", None)  # type: ignore[arg-type]  # as where it is not installed
+try:
+    import timm.optim
+    import timm.optim.muon
+finally:
+    if sys.modules["wandb"] is None:
+        del sys.modules["wandb"]
 
 
 class Muon(timm.optim.Muon):

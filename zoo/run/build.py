@@ -149,6 +149,8 @@ def _stage_factory(config: DictConfig, name: str) -> Any:
     nested = {key: value for key, value in node.items() if key not in ("_target_", "optimizer", "lr_schedule")}
     check_targets(OmegaConf.create({"_target_": node["_target_"]}), STAGE)
     check_targets(OmegaConf.create(nested))
+    import zoo.nn.optim  # noqa: F401  # before the optimiser imports timm: without the temporary folders of wandb
+
     check_targets(OmegaConf.create({"node": node.get("optimizer")}), OPTIMIZER)
     check_targets(OmegaConf.create({"node": node.get("lr_schedule")}), LR_SCHEDULE)
     # plain lists and dicts: an optimiser keeps its arguments in its state, and a checkpoint holds plain values only

@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 from zoo.run.signals import Stopped, requeue_job
@@ -57,6 +58,8 @@ def error_message(error: BaseException) -> str | None:
             f"this machine lacks {library[1]}; install its package (apt install libgl1 libglib2.0-0 for OpenCV), "
             "or opencv-python-headless in place of opencv-python"
         )
+    if isinstance(error, BrokenProcessPool):
+        return "a worker process was killed, perhaps because memory is short; fewer workers need less"
     if isinstance(error, ValueError):
         return _one_line(str(error))
     if isinstance(error, OSError) and error.filename is not None:

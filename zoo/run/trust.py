@@ -11,10 +11,12 @@ _packages: set[str] = set()
 
 def trust_modules(names: Sequence[str] | str | None) -> None:
     """Trust packages, by their import names, in this process. Raises ValueError for anything but module names."""
-    for name in [names] if isinstance(names, str) else names or []:
-        if not all(part.isidentifier() for part in str(name).split(".")):
-            raise ValueError(f"trusted_modules={name}: give names of Python packages, such as [mypackage]")
-        _packages.add(str(name))
+    packages = [names] if isinstance(names, str) else [] if names is None else names
+    if not isinstance(packages, Sequence) or not all(
+        isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in packages
+    ):
+        raise ValueError(f"trusted_modules={names}: give names of Python packages, such as [mypackage]")
+    _packages.update(packages)
 
 
 def is_trusted(target: str) -> bool:
