@@ -3,6 +3,7 @@
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,13 +11,17 @@ from hydra import compose, initialize_config_dir
 
 from zoo.body.skeleton import FEET
 from zoo.families.base import GenerationRequest, SamplingParams
+from zoo.families.latent.figure_crop import detect_figure_boxes
 from zoo.families.m2penc.guidance import GuidanceEncoder, guidance_images
 from zoo.families.m2penc.placement import BOX_HEIGHT, HEAD, REGION_DISTANCE, Placement, find_placement
+from zoo.media import read_image
 from zoo.music.beats import Beats
 from zoo.music.encoder import MusicFeatures
 from zoo.nn.figure_segmentation import FEET_REGION, HEAD_REGION, TRUNK_REGION
 from zoo.nn.weights.loading import check_overwrites, read_weights
 from zoo.run.build import build_family
+from zoo.run.checkpoint import load_family
+from zoo.run.models import checkpoint_path
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -186,3 +191,37 @@ def test_placement_at_the_guidance_own_place_is_a_resize():
     placement = Placement(1.0, (0.4, 0.7), (0.4, 0.7))
     placed = torch.stack([placement.apply(guidance[:, :, frame], (16, 16)) for frame in range(3)], 2)
     assert torch.allclose(placed, family.resize_guidance(guidance, (16, 16)), atol=1e-5)
+
+
+def test_a_small_figure_at_the_side_keeps_its_place_and_size():
+    """The shipped checkpoint animates the demo's figure where a smaller copy of it stands, and nothing else changes."""
+    family, _ = load_family(checkpoint_path("m2penc-tiny"))
+    whole = cv2.resize(
+        read_image(str(CONF.parent / "assets/demo/picture.png")), (128, 128), interpolation=cv2.INTER_AREA
+    )
+    zoom, shift = 0.45, np.array([12.0, 30.0])  # pixels of the copy's left upper corner
+    matrix = np.hstack([zoom * np.eye(2), shift[:, None]])
+    small = cv2.warpAffine(whole, matrix, (128, 128), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)
+    with torch.inference_mode():
+        segmenter, scale = family.background.figure_segmenter, family.figure_crop.scale
+        boxes = [
+            detect_figure_boxes(_images(image), family.codec, segmenter, scale)[0].numpy() for image in (whole, small)
+        ]
+        (whole_center, whole_side), (center, side) = ((box[:2] + box[2] / 2, box[2]) for box in boxes)
+        assert whole_side >= 110 and 0.35 <= side / 128 <= 0.6
+        assert np.abs(center - (zoom * whole_center + shift)).max() <= 6
+        features = torch.zeros(200, len(family.music_scale.mean))
+        music = MusicFeatures(features, 30.0, Beats(np.arange(10) * 0.5, 120.0, 0))
+        image = torch.from_numpy(small).movedim(2, 0)
+        sampling = SamplingParams(num_inference_steps=2)
+        request = GenerationRequest(image, music, family.num_frames, family.fps, sampling=sampling)
+        frames = torch.cat(list(family.generate(request)))
+    changes = (frames.int() - image.int()).abs().amax((0, 1)).numpy()
+    left, top, side = boxes[1].astype(int)
+    assert changes[top : top + side, left : left + side].max() > 50
+    changes[top : top + side, left : left + side] = 0
+    assert changes.max() == 0
+
+
+def _images(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).movedim(2, 0)[None] / 127.5 - 1

@@ -12,6 +12,7 @@ from weights import fill_by_name, numbers
 
 from zoo.diffusion.denoiser import Denoiser
 from zoo.families.base import GenerationRequest, SamplingParams
+from zoo.families.latent.figure_crop import crop_images
 from zoo.families.latent.stages import AutoencoderStage
 from zoo.families.musedance.family import MuseDance, match_channel_statistics
 from zoo.families.musedance.stages import AppearanceStage, DynamicsStage
@@ -262,6 +263,44 @@ def test_frames_whose_latents_are_kept_teach_what_frames_worked_out_anew_do():
                 losses.append(own.loss(drawn | {"frame_indices": torch.tensor([rows] * 2)})["noise"].item())
         assert len(own.latent_cache) == min(kept, 6)
     assert losses[:3] == losses[3:] and len(set(losses)) == 3
+
+
+def figure_batch() -> dict:
+    """Clips of 8 frames in which the figure's pixels are white and all others black."""
+    parts = torch.zeros(2, 8, 64, 64, dtype=torch.uint8)
+    parts[0, :, 20:50, 8:20] = parts[1, :, 4:24, 40:60] = 2
+    frames = (2 * (parts > 0).float() - 1)[:, :, None].expand(-1, -1, 3, -1, -1)
+    return batch(8) | {"parts": parts, "frames": frames, "reference": frames[:, 0]}
+
+
+def test_stages_crop_frames_and_parts_about_the_figure():
+    family = made(background_residual=True, predict_regions=True, figure_crop={"resolution": 48, "scale": 1.2})
+    appearance = AppearanceStage(family, torch.optim.Adam, ema_decay=None, seed=0)
+    cropped = appearance._crop(figure_batch())
+    assert cropped["frames"].shape[-2:] == cropped["parts"].shape[-2:] == (48, 48)
+    figures = cropped["parts"] > 0
+    assert ((cropped["frames"][:, :, 0] > 0) == figures).float().mean() > 0.98
+    # each figure is whole, in its own shape, and no smaller than at the largest scale
+    heights, widths = figures.any(3).sum(2), figures.any(2).sum(2)
+    assert heights[0, 0] / widths[0, 0] == pytest.approx(30 / 12, rel=0.1) and heights.min() >= 48 / 1.75
+    dynamics = DynamicsStage(family, torch.optim.Adam, ema_decay=None, seed=0)
+    latents, reference_latents, parts = dynamics._encode_clips(figure_batch())
+    boxes = family.find_boxes(figure_batch()["reference"])
+    assert torch.equal(parts, crop_images(figure_batch()["parts"], boxes, 48, "nearest"))
+    assert torch.allclose(latents[:, :, 0], reference_latents, atol=1e-2)
+    assert latents.shape[2:] == (8, 6, 6)
+
+
+def test_crops_of_the_autoencoder_hold_the_figure():
+    own = AutoencoderStage(made(), torch.optim.Adam, ema_decay=None, seed=0, crop_size=16, crop_figures=True)
+    masks = figure_batch()["parts"].flatten(0, 1) > 0
+    corners = own.figure_corners(masks, 16).int()
+    assert len(corners.unique(dim=0)) > 8
+    for mask, (left, top) in zip(masks, corners.tolist(), strict=True):
+        crop = mask[top : top + 16, left : left + 16]
+        assert crop.shape == (16, 16) and crop.any()
+    losses = own.loss(figure_batch())
+    assert losses.keys() == {"perceptual", "kl"} and all(torch.isfinite(loss) for loss in losses.values())
 
 
 def test_without_music_a_dance_does_not_depend_on_the_song():

@@ -18,6 +18,7 @@ from torch.nn.functional import interpolate
 from zoo.batch import Batch
 from zoo.diffusion.denoiser import prior_mean_offset
 from zoo.families.latent.codec import VAE_BATCH, LatentCodec
+from zoo.families.latent.figure_crop import PastedCrop
 from zoo.nn.figure_segmentation import (
     BODY_REGIONS,
     FigureSegmenter,
@@ -95,6 +96,10 @@ class DirectLatents(nn.Module):
         """
         return model_output, None
 
+    def background_mask(self, latents: Tensor, reference: ReferenceContext) -> Tensor | None:
+        """Where frames of latents (N, C, h, w) show one reference's own background: (N, 1, h, w) in [0, 1]."""
+        return None
+
     def frame_pixel_residual(self, latents: Tensor, reference: ReferenceContext) -> Tensor | None:
         """Return the part of one reference's `pixel_residual` that is visible in frames of latents (N, C, h, w)."""
         return None
@@ -109,6 +114,8 @@ class BackgroundResidual(DirectLatents):
     The U-Net gets the reference beside the noise, pixel by pixel. Backgrounds stand still, nothing remains at the
     figure's old place, and a network that trains for minutes learns the figure.
     """
+
+    figure_segmenter: FigureSegmenter
 
     def __init__(
         self,
@@ -201,11 +208,17 @@ class BackgroundResidual(DirectLatents):
         return prediction + offset, logits
 
     @torch.no_grad()
+    def background_mask(self, latents: Tensor, reference: ReferenceContext) -> Tensor:
+        """See `DirectLatents`. Neither the reference nor the frame has a figure there."""
+        assert reference.foreground_mask is not None, "`encode_reference` segments it"
+        return (1 - reference.foreground_mask) * (1 - self.figure_segmenter(latents)[0].to(latents.dtype))
+
+    @torch.no_grad()
     def frame_pixel_residual(self, latents: Tensor, reference: ReferenceContext) -> Tensor | None:
-        """See `DirectLatents`. It is visible where neither the reference nor the frame has a figure."""
+        """See `DirectLatents`. It is visible in the `background_mask`."""
         if reference.pixel_residual is None:
             return None
-        visible_mask = (1 - reference.foreground_mask) * (1 - self.figure_segmenter(latents)[0].to(latents.dtype))
+        visible_mask = self.background_mask(latents, reference)
         return reference.pixel_residual * interpolate(visible_mask, reference.pixel_residual.shape[2:], mode="bilinear")
 
     @torch.no_grad()
@@ -220,19 +233,32 @@ class BackgroundResidual(DirectLatents):
 
 @torch.no_grad()
 def reconstruct_frames(
-    codec: LatentCodec, background: DirectLatents, image: Tensor, frames: Tensor, resolution: int
+    codec: LatentCodec,
+    background: DirectLatents,
+    image: Tensor,
+    frames: Tensor,
+    resolution: int,
+    crop_figure: Callable[[Tensor], PastedCrop | None] = lambda image: None,
 ) -> Iterator[Tensor]:
     """`Family.reconstruct` of a latent diffusion model: frames through the autoencoder, behind them the image's pixels
     where the background is visible.
+
+    crop_figure: image (1, 3, H, W) -> the part of it that goes through the autoencoder; None: all of it.
     """
     reference_image, *images = (
         pad_to_square(picture, resolution).to(codec.device).float()[None] / 127.5 - 1 for picture in (image, *frames)
     )
+    pasted_crop = crop_figure(reference_image)
+    if pasted_crop is not None:
+        reference_image, *images = (replace(pasted_crop, picture=x).crop for x in (reference_image, *images))
     reference = background.encode_reference(codec.encode(reference_image))
     reference = background.with_pixel_residual(reference, reference_image, codec)
     for batch in torch.cat(images).split(VAE_BATCH):
         latents = codec.encode(batch)
-        yield codec.decode(latents, background.frame_pixel_residual(latents, reference))
+        decoded = codec.decode(latents, background.frame_pixel_residual(latents, reference))
+        if pasted_crop is not None:
+            decoded = pasted_crop.paste(decoded, background.background_mask(latents, reference))
+        yield decoded
 
 
 def estimate_scales(codec: LatentCodec, background: DirectLatents, batches: Iterable[Batch]) -> None:

@@ -11,6 +11,7 @@ from zoo.batch import Batch
 from zoo.diffusion.batch_random import BatchRandom
 from zoo.diffusion.losses import NoisySample, add_training_noise, denoising_loss, sample_timesteps
 from zoo.families.base import Family, Stage
+from zoo.families.latent.figure_crop import crop_images
 from zoo.nn.perceptual_loss import PerceptualLoss
 
 
@@ -24,13 +25,16 @@ class AutoencoderStage(Stage):
         vgg_weights: str | None = None,  # file of torchvision's VGG-19, see `PerceptualLoss`
         kl_weight: float = 1e-6,  # of the mean over images of the sum over values (latent diffusion)
         crop_size: int | None = None,  # pixels per side of a random crop; None: no crop
+        crop_figures: bool = False,  # crops hold a pixel of the figure, see `figure_corners`
         latent_noise: float = 0.0,  # standard deviation of the noise on latents, in theirs, see `augment_latents`
         **kwargs,
     ):
         self.module_path = module_path
-        super().__init__(*args, options={"module_path": module_path}, **kwargs)
+        super().__init__(*args, options={"module_path": module_path, "crop_figures": crop_figures}, **kwargs)
+        if crop_figures and crop_size is None:
+            raise ValueError("crop_figures=true needs crop_size=")
         self.perceptual_loss, self.kl_weight = PerceptualLoss(vgg_weights), kl_weight
-        self.crop_size, self.latent_noise = crop_size, latent_noise
+        self.crop_size, self.crop_figures, self.latent_noise = crop_size, crop_figures, latent_noise
 
     @property
     def vae(self) -> AutoencoderKL:
@@ -38,9 +42,9 @@ class AutoencoderStage(Stage):
         return self.family.part(self.module_path).vae
 
     @classmethod
-    def required_keys(cls, family: Family, **_: Any) -> tuple[str, ...]:
-        """Images."""
-        return ("frames",)
+    def required_keys(cls, family: Family, crop_figures: bool = False, **_: Any) -> tuple[str, ...]:
+        """Images, and where their figures are cropped, DensePose parts."""
+        return ("frames", "parts") if crop_figures else ("frames",)
 
     @classmethod
     def trainable_paths(cls, family: Family, module_path: str = "codec", **_: Any) -> list[str]:
@@ -52,7 +56,11 @@ class AutoencoderStage(Stage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Perceptual loss of the reconstructed frames, and the weighted divergence."""
         images = batch["frames"].flatten(0, 1)
-        if self.crop_size is not None:
+        if self.crop_figures and self.crop_size is not None:
+            corners = self.figure_corners(batch["parts"].flatten(0, 1) > 0, self.crop_size)
+            sides = corners.new_full((len(corners), 1), self.crop_size)
+            images = crop_images(images, torch.cat([corners, sides], 1), self.crop_size)
+        elif self.crop_size is not None:
             margins = [max(0, side - self.crop_size) for side in images.shape[2:]]
             top, left = (self.random.step_randint(margin + 1) for margin in margins)
             images = images[:, :, top : top + self.crop_size, left : left + self.crop_size]
@@ -65,6 +73,15 @@ class AutoencoderStage(Stage):
         with torch.autocast(images.device.type, enabled=False):
             perceptual = self.perceptual_loss((reconstruction.float() + 1) / 2, (images + 1) / 2)
         return {"perceptual": perceptual, "kl": self.kl_weight * posterior.kl().float().mean()}
+
+    def figure_corners(self, masks: Tensor, crop_size: int) -> Tensor:
+        """Left and top (N, 2) float32 of a random crop that holds a random pixel of the figure in masks (N, H, W)."""
+        height, width = masks.shape[1:]
+        pixels = (self.random.rand(len(masks), height * width, device=masks.device) * masks.flatten(1)).argmax(1)
+        offsets = self.random.rand(len(masks), 2, device=masks.device) * crop_size
+        corners = torch.stack([pixels % width, pixels // width], 1) - offsets
+        limits = corners.new_tensor([width - crop_size, height - crop_size]).clamp(min=0)
+        return torch.minimum(corners.round().clamp(min=0), limits)
 
     def augment_latents(self, latents: Tensor) -> Tensor:
         """Add noise to latents (N, C, h, w), of a random level for each image, more often high than low.

@@ -20,6 +20,7 @@ from zoo.diffusion.schedules import make_noise_schedule
 from zoo.families.base import Family, GenerationRequest, SamplingParams
 from zoo.families.latent.background import BackgroundResidual, DirectLatents, ReferenceContext, reconstruct_frames
 from zoo.families.latent.codec import VAE_BATCH, LatentCodec
+from zoo.families.latent.figure_crop import PastedCrop, crop_figure, parse_figure_crop
 from zoo.families.m2penc.guidance import (
     PUBLIC_FILE_KINDS,
     GuidanceEncoder,
@@ -82,9 +83,14 @@ class M2PEnc(Family):
         fps: float,  # of guidance and windows
         noise_schedule: Mapping[str, Any],  # arguments of `make_noise_schedule`
         sampler: Mapping[str, Any],  # num_inference_steps, guidance_scale, eta
+        figure_crop: Mapping[str, Any]
+        | None = None,  # of an image to animate: arguments of `FigureCropConfig`, or none
     ):
-        """Raises ValueError for another setup or noise schedule, and for windows no longer than the context."""
+        """Raises ValueError for another setup or noise schedule, for windows no longer than the context, and for wrong
+        options of the crop.
+        """
         super().__init__()
+        self.figure_crop = parse_figure_crop(figure_crop, resolution, background_residual)
         make_noise_schedule(**noise_schedule)  # refuses wrong values
         kinds = guidance_kinds(setup)
         if not 0 <= num_context_frames < num_frames <= num_music_frames:
@@ -282,6 +288,8 @@ class M2PEnc(Family):
             raise ValueError("m2penc animates an image: give image=FILE")
         sampling = request.sampling.with_defaults(self.default_sampling)
         image = pad_to_square(request.image, self.resolution).to(self.device).float()[None] / 127.5 - 1
+        pasted_crop = self._crop_figure(image)
+        image = image if pasted_crop is None else pasted_crop.crop
         latents = self.codec.encode(image)
         reference = self.background.encode_reference(latents)
         reference = self.background.with_pixel_residual(reference, image, self.codec)
@@ -310,14 +318,24 @@ class M2PEnc(Family):
             for batch_start in range(0, len(nearest_frames), VAE_BATCH):
                 batch_frames = nearest_frames[batch_start : batch_start + VAE_BATCH]
                 distinct_frames = sorted(set(batch_frames))
-                pixel_residual = self.background.frame_pixel_residual(frame_latents[distinct_frames], reference)
-                frames = self.codec.decode(frame_latents[distinct_frames], pixel_residual)
+                shown_latents = frame_latents[distinct_frames]
+                pixel_residual = self.background.frame_pixel_residual(shown_latents, reference)
+                frames = self.codec.decode(shown_latents, pixel_residual)
+                if pasted_crop is not None:
+                    frames = pasted_crop.paste(frames, self.background.background_mask(shown_latents, reference))
                 yield frames[[distinct_frames.index(index) for index in batch_frames]]
             num_frames_done, window_start = stop, window_start + self.num_frames - self.num_context_frames
 
     def reconstruct(self, image: Tensor, frames: Tensor) -> Iterator[Tensor]:
         """See `Family`."""
-        return reconstruct_frames(self.codec, self.background, image, frames, self.resolution)
+        return reconstruct_frames(self.codec, self.background, image, frames, self.resolution, self._crop_figure)
+
+    def _crop_figure(self, image: Tensor) -> PastedCrop | None:
+        """The part of an image (1, 3, H, W) that is diffused; None: all of it.
+
+        In the data, all figures have about one size and place; the crop gives them to the image's figure.
+        """
+        return crop_figure(image, self.codec, self.background.figure_segmenter, self.figure_crop)
 
     def _encode_image(self, image: Tensor, latents: Tensor, sampling: SamplingParams) -> Conditioning:
         """The U-Net's conditions, once per request; with guidance for two samples, the second without the image."""

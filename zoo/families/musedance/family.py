@@ -18,6 +18,12 @@ from zoo.diffusion.schedules import make_noise_schedule
 from zoo.families.base import Family, GenerationRequest, SamplingParams
 from zoo.families.latent.background import BackgroundResidual, DirectLatents, ReferenceContext, reconstruct_frames
 from zoo.families.latent.codec import VAE_BATCH, LatentCodec
+from zoo.families.latent.figure_crop import (
+    PastedCrop,
+    crop_figure,
+    detect_figure_boxes,
+    parse_figure_crop,
+)
 from zoo.families.musedance.tokens import MUSIC_CONDITIONS, MusicTokenEmbedder
 from zoo.families.musedance.upgrade import upgrade_config, upgrade_state_dict
 from zoo.music.beats import beat_phase, beats_to_frames
@@ -66,9 +72,11 @@ class MuseDance(Family):
         noise_schedule: Mapping[str, Any],  # name (stable_diffusion, animatediff, cosine), shift, prediction_type
         sampler: Mapping[str, Any],  # num_inference_steps, guidance_scale, eta
         adain_strength: float,  # see `match_channel_statistics`
+        figure_crop: Mapping[str, Any] | None = None,  # arguments of `FigureCropConfig`; None: diffuse whole images
     ):
-        """Raises ValueError for an unknown music condition or noise schedule."""
+        """Raises ValueError for an unknown music condition or noise schedule, and for wrong options of the crop."""
         super().__init__()
+        self.figure_crop = parse_figure_crop(figure_crop, resolution, background_residual)
         make_noise_schedule(**noise_schedule)  # refuses wrong values
         self.noise_schedule_config = dict(noise_schedule)
         # the order of the networks decides their initial weights, which are drawn from one generator
@@ -141,6 +149,12 @@ class MuseDance(Family):
         model_output = self.unet(x, t, conditioning, self.background.reference_condition(reference, x))
         return self.background.apply_region_head(model_output, t, reference, self.noise_schedule)
 
+    def find_boxes(self, images: Tensor) -> Tensor:
+        """Boxes (N, 3) about the figures in images (N, 3, H, W) in [-1, 1], see `detect_figure_boxes`."""
+        segmenter = self.background.figure_segmenter
+        assert segmenter is not None and self.figure_crop is not None, "a family with `figure_crop`"
+        return detect_figure_boxes(images, self.codec, segmenter, self.figure_crop.scale)
+
     def add_pose_mask(self, latents: Tensor, parts: Tensor | None) -> Tensor:
         """Eq. 1: add the encoded DensePose parts (N, H, W) of references to their latents (N, C, h, w).
 
@@ -191,6 +205,8 @@ class MuseDance(Family):
         num_frames, fps = request.num_frames, request.fps
         sampling = request.sampling.with_defaults(self.default_sampling)
         image = pad_to_square(request.image, self.resolution).to(self.device).float()[None] / 127.5 - 1
+        pasted_crop = self._crop_figure(image)
+        image = image if pasted_crop is None else pasted_crop.crop
         image_latents = self.codec.encode(image)
         reference = self.background.encode_reference(image_latents)
         reference = self.background.with_pixel_residual(reference, image, self.codec)
@@ -221,12 +237,18 @@ class MuseDance(Family):
                 frame_latents = latents[distinct_frames]
                 pixel_residual = self.background.frame_pixel_residual(frame_latents, reference)
                 frames = self.codec.decode(frame_latents, pixel_residual)
+                if pasted_crop is not None:
+                    frames = pasted_crop.paste(frames, self.background.background_mask(frame_latents, reference))
                 yield frames[[distinct_frames.index(frame) for frame in batch_frames]]
             num_done, window_index = stop, window_index + 1
 
     def reconstruct(self, image: Tensor, frames: Tensor) -> Iterator[Tensor]:
         """See `Family`."""
-        return reconstruct_frames(self.codec, self.background, image, frames, self.resolution)
+        return reconstruct_frames(self.codec, self.background, image, frames, self.resolution, self._crop_figure)
+
+    def _crop_figure(self, image: Tensor) -> PastedCrop | None:
+        """The part of an image (1, 3, H, W) that is diffused; None: all of it."""
+        return crop_figure(image, self.codec, self.background.figure_segmenter, self.figure_crop)
 
     def _music_tokens_at(self, music: MusicFeatures, start: int) -> dict[str, Tensor]:
         """Return the music tokens of the window that begins at own frame `start`."""

@@ -12,12 +12,16 @@ from torch import Tensor
 from zoo.batch import Batch
 from zoo.families.latent.background import ReferenceContext, estimate_scales
 from zoo.families.latent.cache import LatentCache
+from zoo.families.latent.figure_crop import crop_images, figure_boxes
 from zoo.families.latent.stages import DenoisingStage, spatial_paths, take_batches
 from zoo.families.musedance.family import MuseDance
 from zoo.nn.figure_segmentation import region_loss
 from zoo.nn.video_unet.conditioning import Conditioning
 
 COND_DROP_PROB = 0.1  # of text and music, for classifier-free guidance (the paper gives none)
+# With `figure_crop`, single frames are cropped at random, so that the networks know other sizes and places:
+MAX_EXTRA_SCALE = 0.5  # added to the scale of a box
+MAX_SHIFT = 0.06  # of a box, in units of its side
 
 
 class _MuseDanceStage(DenoisingStage):
@@ -61,6 +65,8 @@ class AppearanceStage(_MuseDanceStage):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        if self.family.figure_crop is not None:
+            latent_cache_size = 0  # each step crops anew
         self.estimate_latent_scale, self.latent_cache = estimate_latent_scale, LatentCache(latent_cache_size)
 
     @classmethod
@@ -76,13 +82,17 @@ class AppearanceStage(_MuseDanceStage):
     def fit_normalizers(self, batches: Callable[[], Iterator[Batch]]) -> None:
         """Estimate the scale of the latents on the first batches."""
         if self.estimate_latent_scale:
-            estimate_scales(self.family.codec, self.family.background, take_batches(batches))
+            cropped_batches = map(self._crop, take_batches(batches))
+            estimate_scales(self.family.codec, self.family.background, cropped_batches)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss of the other frames, given the first one; perhaps the figure segmenter's loss."""
-        family, frames = self.family, batch["frames"]
-        uniform = self.random.rand(len(frames), 2, device=frames.device)
-        latents = self.latent_cache.encode_frames(family.codec.encode, frames, batch["key"], batch["frame_indices"])
+        family, whole_batch = self.family, batch
+        uniform = self.random.rand(len(batch["frames"]), 2, device=batch["frames"].device)
+        batch = self._crop(batch)
+        latents = self.latent_cache.encode_frames(
+            family.codec.encode, batch["frames"], batch["key"], batch["frame_indices"]
+        )
         reference_latents, num_targets = latents[:, 0], latents.shape[1] - 1
         use_mask = (uniform[:, 0] < 0.5).view(-1, 1, 1, 1)
         masked_latents = family.add_pose_mask(reference_latents, batch["parts"][:, 0])
@@ -98,7 +108,23 @@ class AppearanceStage(_MuseDanceStage):
         losses = self.window_loss(targets, reference, conditioning, parts)
         if family.background.figure_segmenter is not None:
             losses["figure"] = family.background.figure_segmenter.loss(reference_latents, batch["parts"][:, 0])
+        if family.figure_crop is not None:  # the box is found in the whole image
+            with torch.no_grad():
+                whole_latents = family.codec.encode(whole_batch["frames"][:, 0])
+            whole_loss = family.background.figure_segmenter.loss(whole_latents, whole_batch["parts"][:, 0])
+            losses["figure"] = (losses["figure"] + whole_loss) / 2
         return losses
+
+    def _crop(self, batch: Batch) -> Batch:
+        """Frames and parts in a box about the figure of each clip's first frame, at random scale and shift."""
+        config, parts = self.family.figure_crop, batch["parts"]
+        if config is None:
+            return batch
+        uniform = self.random.rand(len(parts), 3, device=parts.device)
+        scale = config.scale + MAX_EXTRA_SCALE * uniform[:, 0] ** 2
+        boxes = figure_boxes(parts[:, 0] > 0, scale, MAX_SHIFT * (2 * uniform[:, 1:] - 1))
+        frames = crop_images(batch["frames"], boxes, config.resolution)
+        return Batch(**batch | {"frames": frames, "parts": crop_images(parts, boxes, config.resolution, "nearest")})
 
 
 class DynamicsStage(_MuseDanceStage):
@@ -149,7 +175,7 @@ class DynamicsStage(_MuseDanceStage):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Denoising loss of the window of each clip."""
         family, num_context = self.family, self.family.num_context_frames
-        clip_latents, reference_latents = self._encode_clips(batch)
+        clip_latents, reference_latents, parts = self._encode_clips(batch)
         # frames before the window; a family without context may get some, too
         start = clip_latents.shape[2] - family.num_frames
         if start < num_context:
@@ -175,17 +201,27 @@ class DynamicsStage(_MuseDanceStage):
                 frame_latents = context.movedim(2, 1).flatten(0, 1)
                 frame_features = family.reference_net(frame_latents, text=text.repeat_interleave(num_context, 0))
             context_features = [feature.unflatten(0, (-1, num_context)) for feature in frame_features]
-        parts = batch["parts"][:, start:] if family.background.predict_regions else None
+        parts = None if parts is None else parts[:, start:]
         conditioning = family.unet.precompute_conditioning(text, features, context_features, music_tokens)
         return self.window_loss(x0, reference, conditioning, parts)
 
-    def _encode_clips(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w)."""
-        frames, references = batch["frames"], batch["reference"]
+    def _encode_clips(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return latents of a batch's clips (B, C, F, h, w) and references (B, C, h, w), and the clips' DensePose parts
+        where they are needed (B, F, H, W); all of them in the boxes of the references, with `figure_crop`.
+        """
+        family, frames, references = self.family, batch["frames"], batch["reference"]
 
-        def encode_clip(index: int) -> tuple[Tensor]:
-            return (self.family.codec.encode(torch.cat([frames[index], references[index, None]])),)
+        def encode_clip(index: int) -> tuple[Tensor, ...]:
+            images = torch.cat([frames[index], references[index, None]])
+            if family.figure_crop is None:
+                return (family.codec.encode(images),)
+            box = family.find_boxes(references[index, None])
+            return family.codec.encode(crop_images(images[None], box, family.figure_crop.resolution)[0]), box[0]
 
-        (latents,) = self.latent_cache.get_or_compute(batch["key"], encode_clip)
-        latents = latents.to(frames.device)
-        return latents[:, :-1].movedim(1, 2), latents[:, -1]
+        latents, *boxes = (
+            tensor.to(frames.device) for tensor in self.latent_cache.get_or_compute(batch["key"], encode_clip)
+        )
+        parts = batch["parts"] if family.background.predict_regions else None
+        if parts is not None and boxes:
+            parts = crop_images(parts, boxes[0], family.figure_crop.resolution, "nearest")
+        return latents[:, :-1].movedim(1, 2), latents[:, -1], parts
