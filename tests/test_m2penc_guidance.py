@@ -142,9 +142,10 @@ def test_windows_share_their_context_and_follow_the_music(scale):
 
     features = torch.randn(200, len(family.music_scale.mean))
     first = frames(features)
-    assert first.shape == (14, 3, 64, 64) and len(windows) == 3
+    assert first.shape == (14, 3, 64, 64) and len(windows) == 4
     for (context, residual), (_, previous) in zip(windows[1:], windows, strict=False):
-        assert torch.equal(context, previous[:, :, -1:]) and torch.equal(residual[:, :, :1], context)
+        assert torch.equal(context, previous[:, :, -2:]) and torch.equal(residual[:, :, 0], context[:, :, 0])
+        assert not torch.equal(residual[:, :, 1], context[:, :, 1])  # half of it is the new window's
     assert torch.equal(first, frames(features)) and not torch.equal(first, frames(features.flip(0)))
     with pytest.raises(ValueError, match="give image=FILE"):
         next(family.generate(GenerationRequest(None, MusicFeatures(features, 30.0, beats), 2, Fraction(12))))

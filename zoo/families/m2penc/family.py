@@ -280,9 +280,9 @@ class M2PEnc(Family):
     def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
         """Yield blocks (F, 3, resolution, resolution) uint8 of a dance of the image's figure, by windows.
 
-        Windows follow each other and share `num_context_frames` frames. They are denoised at the family's own rate; at
-        another one each moment shows the nearest frame. Raises ValueError without an image, and for one without a
-        figure.
+        Windows follow each other and share `num_context_frames` frames: the first of them is kept, the others are
+        blended, so that the picture does not jump. They are denoised at the family's own rate; at another one each
+        moment shows the nearest frame. Raises ValueError without an image, and for one without a figure.
         """
         if request.image is None:
             raise ValueError("m2penc animates an image: give image=FILE")
@@ -308,8 +308,9 @@ class M2PEnc(Family):
             residual = self._sample_window(conditioning, reference, window_guidance, context, generator, sampling)
             context = residual[:, :, self.num_frames - self.num_context_frames :] if self.num_context_frames else None
             frame_latents = self.background.from_residual(residual, reference)[0].movedim(0, 1)
-            # the moments nearest to this window's frames
-            end = ceil((window_start + self.num_frames - Fraction(1, 2)) * request.fps / self.fps)
+            # the moments nearest to this window's frames, without those that the next window will blend
+            num_final_frames = self.num_frames - max(self.num_context_frames - 1, 0)
+            end = ceil((window_start + num_final_frames - Fraction(1, 2)) * request.fps / self.fps)
             stop = min(request.num_frames, end)
             nearest_frames = [
                 round(index * self.fps / request.fps) - window_start for index in range(num_frames_done, stop)
@@ -354,7 +355,9 @@ class M2PEnc(Family):
         generator: torch.Generator,
         sampling: SamplingParams,
     ) -> Tensor:
-        """Sample the residual (1, C, F, h, w) of one window. context (1, C, M, h, w): of its first frames, if known."""
+        """Sample the residual (1, C, F, h, w) of one window. context (1, C, M, h, w): the previous window's
+        last frames, which are this window's first ones.
+        """
         sampler = make_sampler(self.noise_schedule, sampling.num_inference_steps)
         scale = sampling.guidance_scale
         shape = (1, reference.latents.shape[1], self.num_frames, *reference.latents.shape[2:])
@@ -382,11 +385,14 @@ class M2PEnc(Family):
             if self.prior_timestep is not None:
                 timesteps = torch.tensor([self.prior_timestep], device=self.device)
                 x = add_noise(context[:, :, -1:].expand(shape), noise, timesteps, self.noise_schedule)
-            constraint = ReplaceKnownFrames.first_frames(context, noise, denoiser)
+            constraint = ReplaceKnownFrames.first_frames(context[:, :, :1], noise, denoiser)
             x = constraint(x, int(sampler.timesteps[0]), -1)
         residual = sample(denoiser, x, sampler, draw_noise, sampling.eta, constraint, clamp=None)
         if context is not None:
-            residual = torch.cat([context, residual[:, :, context.shape[2] :]], 2)
+            num_context = context.shape[2]
+            weights = torch.arange(num_context, device=residual.device) / num_context  # of the new window
+            blended = torch.lerp(context, residual[:, :, :num_context], weights[:, None, None])
+            residual = torch.cat([blended, residual[:, :, num_context:]], 2)
         return residual
 
 
