@@ -3,7 +3,8 @@
 PYTHONPATH=. python tools/measure_joints.py m2penc-tiny --split test
 
 The slices are those of data=sdgpip, which are made on first use. Intervals are 95 %, paired by slices. Beat alignment
-is `zoo.metrics.rhythm.beat_alignment` of the joints' kinematic beats and the slice's beats.
+is `zoo.metrics.rhythm.beat_alignment` of the joints' kinematic beats and the slice's beats. Song correlation is
+`zoo.metrics.song_response.song_correlation` of joints in the image, over the first slice of each song.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from zoo.data.base import EvalSpec
 from zoo.families.base import GenerationRequest
 from zoo.families.m2penc.joint_accuracy import PCK_THRESHOLDS, Z_95, JointAccuracy
 from zoo.metrics.rhythm import MIN_DIP_DEPTH, beat_alignment, kinematic_beats, matchable_beats
+from zoo.metrics.song_response import song_correlation
 from zoo.run.build import build_encoder, build_source
 from zoo.run.checkpoint import load_family
 from zoo.run.models import checkpoint_path
@@ -37,12 +39,14 @@ def main() -> None:
     num_frames, fps, side = family.num_music_frames, family.fps, family.resolution
     clips = source.eval_clips(options.split, EvalSpec(num_frames, fps, side, side), build_encoder(config))
     accuracy, alignments = JointAccuracy(), {"predicted": [], "teacher": []}
+    first_slices: dict[str, dict[str, np.ndarray]] = {"predicted": {}, "teacher": {}}  # of each song
     for clip in clips:
         with torch.inference_mode():
             joints = family.generate_joints2d(GenerationRequest(None, clip.music, num_frames, fps)).numpy()
         accuracy.add(torch.from_numpy(joints)[None], torch.from_numpy(clip.joints2d)[None], [clip.labels["song"]])
         for name, places in (("predicted", joints), ("teacher", clip.joints2d)):
             alignments[name].append(alignment(places, clip.beats, float(fps)))
+            first_slices[name].setdefault(clip.labels["song"], places)
     print(accuracy.summary())
     results = accuracy.values()
     for threshold in PCK_THRESHOLDS:
@@ -52,6 +56,10 @@ def main() -> None:
     for name, values in alignments.items():
         error = Z_95 * np.nanstd(values, ddof=1) / len(values) ** 0.5
         print(f"beat alignment, {name}: {np.nanmean(values):.3f} ± {error:.3f}")
+    for name, slices in first_slices.items():
+        print(
+            f"song correlation, {name}: {song_correlation(list(slices.values()), int(fps)):.3f} ({len(slices)} songs)"
+        )
 
 
 def alignment(joints: np.ndarray, beats: np.ndarray, fps: float) -> float:
