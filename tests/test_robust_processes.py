@@ -69,12 +69,20 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     assert not is_running(worker) and names(tmp_path) == ["file.pid"]
 
 
-def test_the_import_of_optimisers_makes_no_temporary_folder_of_wandb(tmp_path):
-    """A killed process would leave it: timm imports wandb, which makes two."""
-    code = "import os, zoo.nn.optim; print(os.listdir(os.environ['TMPDIR']))"
-    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "TMPDIR": str(tmp_path)}
+def test_a_command_makes_no_temporary_folder(tmp_path):
+    """A killed process would leave it: timm imports wandb, which makes two, and PyTorch's compiler makes one."""
+    code = (
+        "import os, sys; from contextlib import suppress; import zoo.cli; sys.argv = ['train.py', 'unknown=1']\n"
+        "with suppress(SystemExit): zoo.cli.train()\n"
+        "import zoo.nn.optim, torch._dynamo.package; print(os.listdir(os.environ['TMPDIR']))"
+    )
+    (tmp_path / "temporary").mkdir()
+    environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "TMPDIR": str(tmp_path / "temporary")}
+    environment |= {"DANCEZOO_CACHE": str(tmp_path / "cache")}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert output.stdout.startswith("[") and "wandb" not in output.stdout, output.stderr
+    assert output.stdout == "[]\n", output.stderr
+    assert names(tmp_path / "cache") == ["torchinductor"]
 
 
 # Signals -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoo.files import conf_folder
+from zoo.files import cache_root, conf_folder, is_writable
 from zoo.run.errors import report_errors
 from zoo.run.leftovers import removed_if_refused
 from zoo.run.multirun import is_multirun, run_jobs
@@ -57,6 +57,7 @@ def hydra_script(name: str, groups: bool = True) -> Callable[[Callable], Callabl
         @functools.wraps(main)
         def run() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints and exits by itself
+            _choose_compiler_cache()
             with handled_signals(), report_errors(name):
                 import hydra
 
@@ -131,6 +132,12 @@ def _choice_overrides(arguments: list[str]) -> list[str]:
                 argument = f"+{argument}"
         overrides.append(argument)
     return overrides
+
+
+def _choose_compiler_cache() -> None:
+    """Set $TORCHINDUCTOR_CACHE_DIR: PyTorch makes this folder at import, in the temporary folder by default."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ and is_writable(cache_root()):
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache_root() / "torchinductor")
 
 
 def _check_sections(config: Any, name: str) -> None:
