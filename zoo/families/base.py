@@ -75,6 +75,7 @@ class Family(nn.Module, ABC):
     activation_units: tuple[type[nn.Module], ...] = ()
     optional_parts: Mapping[str, str] = {}  # module that a configuration may leave out -> the option that adds it
     can_reconstruct: bool = False  # whether the family has an autoencoder of frames, see `reconstruct`
+    can_render_motion: bool = False  # whether the family draws a given motion, see `render_motion`
 
     @abstractmethod
     def generate(self, request: GenerationRequest) -> Iterator[Tensor]:
@@ -91,6 +92,13 @@ class Family(nn.Module, ABC):
         image (3, H, W) uint8: the reference image. Raises NotImplementedError unless `can_reconstruct`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no autoencoder of frames")
+
+    def render_motion(self, request: GenerationRequest, motion: Tensor) -> Iterator[Tensor]:
+        """Yield frames as `generate` does, but of a given motion (T, 151) at `zoo.batch.MOTION_FPS`, for a camera in
+        front, instead of one to the music. T covers the time of the last frame. Raises NotImplementedError unless
+        `can_render_motion`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not draw a given motion")
 
     def part(self, path: str) -> nn.Module:
         """The module at `path`, which a stage trains. Raises ValueError where the configuration leaves it out."""

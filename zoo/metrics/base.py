@@ -81,12 +81,15 @@ class Metric(ABC):
     version: to be increased when the values change, so that stored measurements are not reused.
     in_protocol_hash: whether the metric's identity is part of the protocol's hash. Metrics that came after the
     protocols were frozen are not, so that older tables stay comparable; the table gives their own fingerprint.
+    needs_exact_motion: it compares with the ground truth's motion, so that metrics=all has it under protocols with
+    `exact_motion` alone.
     """
 
     columns: ClassVar[Mapping[str, Column]]
     required_inputs: ClassVar[frozenset[str]] = frozenset()
     version: ClassVar[int] = 1
     in_protocol_hash: ClassVar[bool] = True
+    needs_exact_motion: ClassVar[bool] = False
 
     @property
     def unavailable_reason(self) -> str | None:

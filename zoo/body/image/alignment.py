@@ -20,7 +20,7 @@ from zoo.body.render.densepose import head_square
 from zoo.body.render.mesh import Body, load_body, vertex_normals
 from zoo.body.render.openpose_video import pose_points
 from zoo.body.render.rasterizer import render_parts
-from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, PARENTS, unpack
+from zoo.body.skeleton import FEET, FOOT_HEIGHTS, JOINTS, PARENTS, pack, unpack
 
 CAMERA_DISTANCE = 8.0  # metres; near and far limbs look almost equally large
 SIDE_MARGIN = 0.3  # statures that the pelvis stays away from the image's sides
@@ -127,6 +127,18 @@ def with_bone_lengths(body: Body, offsets: np.ndarray) -> Body:
     vertices = vertices.astype(np.float32)
     normals = vertex_normals(vertices, body.faces)
     return replace(body, vertices=vertices, normals=normals, offsets=offsets.astype(np.float32))
+
+
+def turn_to_camera(motion: Tensor, azimuth: float) -> Tensor:
+    """The motion (F, 151) as a camera of this azimuth sees it, for a camera in front: turned about the vertical axis.
+
+    azimuth: degrees, see `zoo.body.camera.CameraView`.
+    """
+    _, root, rotations = unpack(motion)
+    cos, sin = np.cos(np.radians(azimuth)), np.sin(np.radians(azimuth))
+    turn = torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]).to(rotations)
+    rotations = torch.cat([turn @ rotations[:, :1], rotations[:, 1:]], 1)
+    return pack(rotations, root @ turn.T)
 
 
 class AlignedMotion:

@@ -1,6 +1,6 @@
 """MagicDance: a song becomes body motion (EDGE's diffuser), body motion becomes a video of a dancer."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -33,7 +33,7 @@ from zoo.families.magicdance.motions.diffusion import DiffusionMotion
 from zoo.families.magicdance.motions.edit import EditedMotion, KeptPart
 from zoo.families.magicdance.renderers.animator import Animator, upgrade_animator
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
-from zoo.families.renderer import Renderer, RenderSession
+from zoo.families.renderer import Renderer
 from zoo.music.beats import beat_phase
 from zoo.music.encoder import MusicFeatures
 from zoo.music.normalizer import FeatureNormalizer
@@ -63,6 +63,7 @@ class MagicDance(Family, MotionGenerator):
 
     activation_units = (EncoderLayer, VideoResnetBlock, SpatialTransformer, MotionModule)
     optional_parts = {"animator": "renderer=diffusion"}
+    can_render_motion = True
 
     def __init__(
         self,
@@ -315,17 +316,24 @@ class MagicDance(Family, MotionGenerator):
 
         An image that cannot be used is refused at once, before the first block is asked for.
         """
-        session = self.renderer.begin(request.image, request.fps, request.seed)
-        return FrameStream(self._render(session, request), session.quality, session.note)
-
-    def _render(self, session: RenderSession, request: GenerationRequest) -> Iterator[Tensor]:
-        num_frames, fps = request.num_frames, request.fps
-        num_motion_frames = -(-(num_frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
-        motion_blocks = self.generate_motion(
-            request.music, num_motion_frames, request.seed, request.sampling, request.prompt
+        fps = request.fps
+        num_motion_frames = -(-(request.num_frames - 1) * MOTION_FPS * fps.denominator // fps.numerator) + 1
+        return self._render(
+            request,
+            lambda: self.generate_motion(
+                request.music, num_motion_frames, request.seed, request.sampling, request.prompt
+            ),
         )
-        for block in resample_to_video(motion_blocks, num_frames, fps):
-            yield session.draw(block)
+
+    def render_motion(self, request: GenerationRequest, motion: Tensor) -> FrameStream:
+        """See `Family`."""
+        return self._render(request, lambda: iter([motion]))
+
+    def _render(self, request: GenerationRequest, motion_blocks: Callable[[], Iterator[Tensor]]) -> FrameStream:
+        """Frames of the motion that `motion_blocks` begins once the image was accepted."""
+        session = self.renderer.begin(request.image, request.fps, request.seed)
+        poses = resample_to_video(motion_blocks(), request.num_frames, request.fps)
+        return FrameStream(map(session.draw, poses), session.quality, session.note)
 
 
 def _is_edge(contents: Any) -> bool:

@@ -13,6 +13,7 @@ Paths are relative to its folder. NaN is null, and infinity is the text "inf".
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from zoo.run.evaluate.systems import (
     GROUND_TRUTH,
     PROMPTS,
     VIDEO_SUFFIXES,
+    EvaluatedCheckpoint,
     System,
     ablated_checkpoints,
     checkpoint_system,
@@ -106,6 +108,8 @@ def evaluate(config: DictConfig) -> Path:
                 checkpoints += ablated_checkpoints(checkpoint, config.use_ema, config.get("renderer"))
             if config.reconstructions:
                 checkpoints += reconstructions(checkpoint)
+    if protocol.exact_motion:
+        checkpoints = _motion_renderers(checkpoints, checkpoint_paths if config.ckpt != ALL_MODELS else ())
     for checkpoint in checkpoints:
         checkpoint.configure(config.get("renderer"), runner.detector, precision)
     if precision is not None and not any(checkpoint.precision for checkpoint in checkpoints):
@@ -149,6 +153,20 @@ def _named_paths(value: str | ListConfig | None, option: str) -> dict[str, Path]
             raise ValueError(f"{option}= names {name} twice")
     find = checkpoint_path if option == "ckpt" else existing_path
     return {name: find(entry, option) for name, entry in zip(names, values, strict=True)}
+
+
+def _motion_renderers(checkpoints: list[EvaluatedCheckpoint], required: Collection[str]) -> list[EvaluatedCheckpoint]:
+    """The rows that draw a given motion. Raises ValueError for a `required` checkpoint that cannot."""
+    for checkpoint in checkpoints:
+        if checkpoint.name in required and not checkpoint.family.can_render_motion:
+            raise ValueError(
+                f"ckpt={checkpoint.name} does not draw a given motion, as this protocol needs; leave it out"
+            )
+    return [
+        checkpoint
+        for checkpoint in checkpoints
+        if checkpoint.family.can_render_motion and not checkpoint.is_reconstruction
+    ]
 
 
 def _data_fingerprint(source: DataSource, protocol: Protocol, beat_tracker: BeatTracker | None) -> str:

@@ -22,6 +22,7 @@ from zoo.run.validate import existing_path, frame_rate, int_at_least
 
 DETECTORS = ("synthetic", "real")
 FIELDS = "id description data split frames fps height width crop num_clips repeats seed pose_detector metrics".split()
+OPTIONAL_FIELDS = ("exact_motion",)
 DETECTOR_HINT = (
     "needs weights.pose_detector=FILE, the mediapipe 0.10.21 wheel (pip download --no-deps) or its .tflite files, "
     "or a folder with DWPose's two .onnx"
@@ -41,11 +42,13 @@ class Protocol:
     seed: int
     pose_detector: str  # one of DETECTORS
     metrics: Mapping[str, Mapping[str, Any]]  # metric -> arguments that differ from conf/metric
+    exact_motion: bool = False  # checkpoints draw the ground truth's motion, see `Family.render_motion`
 
     def values(self) -> dict[str, Any]:
         """Return plain values, for metrics.json and the hash."""
         clip_spec = {**asdict(self.clip_spec), "fps": str(self.clip_spec.rate)}
-        return {**{name: getattr(self, name) for name in FIELDS if name not in (*clip_spec, "num_clips")}, **clip_spec}
+        values = {name: getattr(self, name) for name in FIELDS if name not in (*clip_spec, "num_clips")}
+        return {**values, **clip_spec, **({"exact_motion": True} if self.exact_motion else {})}
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: the dict of arguments is not hashable
@@ -77,7 +80,7 @@ def fingerprint(*values: Any) -> str:
 def read_protocol(config: DictConfig) -> Protocol:
     """Check `config.protocol`, and that `config.data` is the data it is defined on. Raises ValueError."""
     values = to_dict(config.protocol)
-    missing, unknown = [name for name in FIELDS if name not in values], sorted(set(values) - set(FIELDS))
+    missing, unknown = [name for name in FIELDS if name not in values], sorted({*values} - {*FIELDS, *OPTIONAL_FIELDS})
     if missing or unknown:
         problem = f"lacks {', '.join(missing)}" if missing else f"has unknown keys {', '.join(unknown)}"
         raise ValueError(f"protocol {values.get('id')} {problem}; conf/protocol/world-v1.yaml lists all keys")
@@ -89,6 +92,9 @@ def read_protocol(config: DictConfig) -> Protocol:
         raise ValueError(f"protocol.split={values['split']}: use one of {' '.join(SPLITS)}")
     if values["pose_detector"] not in DETECTORS:
         raise ValueError(f"protocol.pose_detector={values['pose_detector']}: use one of {' '.join(DETECTORS)}")
+    exact_motion = values.get("exact_motion", False)
+    if not isinstance(exact_motion, bool):
+        raise ValueError(f"protocol.exact_motion={exact_motion}: use true or false")
     sizes = {key: int_at_least(values[key], f"protocol.{key}", 1) for key in ("frames", "height", "width")}
     num_clips = values["num_clips"]
     max_clips = None if num_clips is None else int_at_least(num_clips, "protocol.num_clips", 2)
@@ -102,6 +108,7 @@ def read_protocol(config: DictConfig) -> Protocol:
         seed=int_at_least(values["seed"], "protocol.seed", 0),
         pose_detector=values["pose_detector"],
         metrics=values["metrics"] or {},
+        exact_motion=exact_motion,
     )
 
 
@@ -134,6 +141,8 @@ def read_metrics(
     metrics = []
     for name in sorted(names):
         metric, arguments = _build_metric(files[name], config, protocol.metrics.get(name, {}))
+        if requested == ["all"] and metric.needs_exact_motion and not protocol.exact_motion:
+            continue
         depends_on = None
         if "detector" in metric.required_inputs:
             depends_on = None if detector is None else detector.name

@@ -22,7 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zoo.batch import MOTION_FPS
+from zoo.body.camera import CAMERAS
 from zoo.body.detection.base import PoseDetector
+from zoo.body.image.alignment import turn_to_camera
 from zoo.data.base import DataSource, EvalClip
 from zoo.families.base import Family, GenerationRequest, MotionGenerator, SamplingParams
 from zoo.files import file_hash, normalize_name, write_atomic
@@ -198,6 +200,7 @@ class EvaluatedCheckpoint:
         hashes = [file_fingerprint(file) for file in files]
         chosen = (self.renderer, self.renderer_options, self.precision, self.options, self.is_reconstruction)
         options = [option for option in chosen if option]
+        options += ["exact motion"] if protocol.exact_motion else []
         settings = (protocol.seed, protocol.repeats, *options, use_ema, prompt, vars(sampling))
         return fingerprint(content, hashes, settings, self.encoder.cache_key, _code_hash(), _foreign_code(self.family))
 
@@ -327,6 +330,12 @@ def _generate_clip(
 ) -> None:
     """Write the files of one clip; the .json file is written last."""
     family, clip_spec, seed = checkpoint.family, protocol.clip_spec, protocol.seed + index
+    camera_motion = None
+    if protocol.exact_motion:
+        camera = clip.labels.get("camera")
+        if clip.motion is None or camera not in CAMERAS:
+            raise ValueError(f"the protocol needs exact motion and its camera, which clip {clip.key} lacks")
+        camera_motion = turn_to_camera(clip.motion, CAMERAS[camera].azimuth)
     image = torch.from_numpy(clip.reference).permute(2, 0, 1).to(device)
     music = replace(clip.music, features=clip.music.features.to(device))
     with torch.inference_mode():
@@ -335,12 +344,16 @@ def _generate_clip(
                 blocks = family.reconstruct(image, torch.from_numpy(clip.frames).permute(0, 3, 1, 2).to(device))
             else:
                 request = GenerationRequest(image, music, clip_spec.frames, clip_spec.rate, prompt, seed, sampling)
-                blocks = family.generate(request)
+                blocks = (
+                    family.generate(request) if camera_motion is None else family.render_motion(request, camera_motion)
+                )
             frames = torch.cat([block.cpu() for block in blocks])
         assert len(frames) == clip_spec.frames, (
             f"the family generated {len(frames)} frames instead of {clip_spec.frames}"
         )
-        if isinstance(family, MotionGenerator) and not checkpoint.is_reconstruction:
+        if camera_motion is not None:
+            write_arrays(with_suffix(stem, ".npz"), {"motion": camera_motion.numpy()})
+        elif isinstance(family, MotionGenerator) and not checkpoint.is_reconstruction:
             seeds = {"motion": seed}
             if index < protocol.repeats:
                 seeds["second_motion"] = seed + REPEAT_SEED_OFFSET
