@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 
 import numpy as np
 import pytest
@@ -138,6 +139,26 @@ def test_more_shards_than_open_files(tmp_path, monkeypatch):
     songs = [reader.read(item, "info")["song"] for item in (*reader.samples, *reader.samples)]
     assert songs == [f"song-{index}" for index in range(8)] * 2
     assert len(os.listdir("/proc/self/fd")) - before == 3
+
+
+def test_a_loader_reads_more_shards_than_a_process_may_open(tmp_path):
+    """Of videos in a loader process and of motions in memory, where as many files may be open as there are shards."""
+    values = {name: sample()[name] for name in ("info", "motion", "frames")}
+    values["info"] |= {"frames": F, "height": H, "width": W}
+    write_shard(tmp_path / "source", [("k", values)])
+    for index in range(200):
+        os.link(tmp_path / "source", tmp_path / f"{index:03d}.tar")
+    source = Shards(str(tmp_path / "*.tar"), str(tmp_path / "000.tar"))
+    window = WindowSpec(num_frames=F, fps=12, height=H, width=W)
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard_limit))
+    try:
+        for key in ("frames", "motion"):
+            data = DanceData(source, Spectral(), {"stage": [key]}, 25, window, num_workers=1)
+            loader = iter(data.train_dataloader())
+            assert sum(len(next(loader)[key]) for _ in range(8)) == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft_limit, hard_limit))
 
 
 def test_braces_and_addresses():
