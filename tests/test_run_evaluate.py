@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,16 +16,17 @@ from hydra.utils import instantiate
 from zoo.body.detection.factory import SYNTHETIC, load_detector
 from zoo.body.skeleton import resample
 from zoo.families.magicdance.family import MagicDance
-from zoo.files import conf_folder
+from zoo.files import conf_folder, file_hash
 from zoo.media import decode_frames, encode_frames, read_frames, read_image
 from zoo.metrics.frames import Psnr
 from zoo.music.spectral import Spectral
 from zoo.run.checkpoint import load_family
 from zoo.run.config import config_files, load_renderer
+from zoo.run.evaluate import systems
 from zoo.run.evaluate.benchmark import _named_paths
-from zoo.run.evaluate.protocol import protocol_hash, read_metrics, read_protocol
+from zoo.run.evaluate.protocol import fingerprint, protocol_hash, read_metrics, read_protocol
 from zoo.run.evaluate.records import FOLDER_MARKER
-from zoo.run.evaluate.systems import pair_clips
+from zoo.run.evaluate.systems import EvaluatedCheckpoint, pair_clips
 from zoo.run.models import shipped_models
 
 SHIPPED = "magicdance-tiny"
@@ -291,6 +293,18 @@ def hash_of(config) -> str:
     """Of the config's protocol, on data with a content of its own."""
     protocol = read_protocol(config)
     return protocol_hash(protocol, "content", read_metrics(config, protocol, None, "none here"))
+
+
+def test_dances_of_a_gpu_have_another_id(tmp_path):
+    """Their default precision is another one. The id of a CPU's dances names no device, as before there were others."""
+    file = tmp_path / "last.ckpt"
+    file.write_bytes(b"weights")
+    checkpoint = EvaluatedCheckpoint("x", file, object.__new__(MagicDance), SimpleNamespace(cache_key="e"), None)
+    arguments = "content", SimpleNamespace(seed=1, repeats=2), SimpleNamespace(steps=3), True, "turn"
+    cpu, gpu = (checkpoint.system_id(*arguments, torch.device(name)) for name in ("cpu", "cuda:0"))
+    settings = 1, 2, True, "turn", {"steps": 3}
+    assert cpu == fingerprint("content", [file_hash(file)], settings, "e", systems._code_hash(), "")
+    assert gpu != cpu == checkpoint.system_id(*arguments, torch.device("cpu"))
 
 
 def test_the_hash_names_what_is_compared():

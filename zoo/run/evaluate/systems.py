@@ -194,11 +194,22 @@ class EvaluatedCheckpoint:
             key: value for key, value in renderer_config.items() if self.renderer and key not in reserved_keys
         }
 
-    def system_id(self, content: str, protocol: Protocol, sampling: SamplingParams, use_ema: bool, prompt: str) -> str:
-        """Hash everything that decides its dances."""
+    def system_id(
+        self,
+        content: str,
+        protocol: Protocol,
+        sampling: SamplingParams,
+        use_ema: bool,
+        prompt: str,
+        device: torch.device,
+    ) -> str:
+        """Hash everything that decides its dances: of the device its kind, which decides the default precision."""
         files = [*weight_files(self.path), self.path / CONFIG_FILE] if self.path.is_dir() else [self.path]
         hashes = [file_fingerprint(file) for file in files]
-        chosen = (self.renderer, self.renderer_options, self.precision, self.options, self.is_reconstruction)
+        other_device = "" if device.type == "cpu" else device.type  # dances of a CPU keep the id that they always had
+        chosen = (
+            self.renderer, self.renderer_options, self.precision, self.options, self.is_reconstruction, other_device
+        )  # fmt: skip
         options = [option for option in chosen if option]
         options += ["exact motion"] if protocol.exact_motion else []
         settings = (protocol.seed, protocol.repeats, *options, use_ema, prompt, vars(sampling))
@@ -281,7 +292,7 @@ def checkpoint_system(
     """
     name, clip_spec = checkpoint.name, protocol.clip_spec
     system_kind: Literal["baseline", "checkpoint"] = "baseline" if checkpoint.is_baseline else "checkpoint"
-    system = System(name, system_kind, checkpoint.system_id(content, protocol, sampling, use_ema, prompt))
+    system = System(name, system_kind, checkpoint.system_id(content, protocol, sampling, use_ema, prompt, device))
     folder = out / f"{file_stem(name)}-{system.id}"
     stems = [folder / clip_stem(clip.key) for clip in clips]
     missing = [index for index, stem in enumerate(stems) if not with_suffix(stem, ".json").is_file()]
