@@ -60,6 +60,9 @@ def test_switches_that_an_optimiser_or_trainer_lacks_are_refused():
     assert build_strategy(config.trainer.strategy, "bf16")._ddp_comm_hook is bf16_compress_hook
     with pytest.raises(ValueError, match="is for trainers with DDP"):
         build_strategy("auto", "bf16")
+    assert not build_strategy(config.trainer.strategy)._ddp_kwargs.get("find_unused_parameters")
+    assert build_strategy(config.trainer.strategy, has_unused_parameters=True)._ddp_kwargs["find_unused_parameters"]
+    assert build_strategy("ddp", has_unused_parameters=True) == "ddp_find_unused_parameters_true"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -210,9 +210,11 @@ class Stage(LightningModule, ABC):
     they can be asked before any stage is built. They ignore options that do not concern them.
 
     regresses_motion: the stage learns one motion for each song, so its data must have no second one.
+    has_unused_parameters: a step may leave trained parameters without a gradient, the same ones on all processes.
     """
 
     regresses_motion: bool = False
+    has_unused_parameters: bool = False
 
     def __init__(
         self,

@@ -104,19 +104,25 @@ def build_source(config: DictConfig) -> DataSource:
     return instantiate(config.data)
 
 
-def build_strategy(strategy: str | DictConfig, gradient_compression: str | None = None) -> Any:
+def build_strategy(
+    strategy: str | DictConfig, gradient_compression: str | None = None, has_unused_parameters: bool = False
+) -> Any:
     """Lightning's strategy: a name as it is, or the object that a configuration names. Raises ValueError for others.
 
-    gradient_compression: 'bf16' sends gradients in bfloat16, on GPUs; only DDP can.
+    gradient_compression: 'bf16' sends gradients in bfloat16, on GPUs; only DDP can. has_unused_parameters: see `Stage`;
+    DDP then does not wait for their gradients.
     """
     check_strategy(strategy)
     is_ddp = not isinstance(strategy, str) and str(strategy["_target_"]).endswith(".DDPStrategy")
     if gradient_compression is not None and not is_ddp:
         raise ValueError("fit.gradient_compression is for trainers with DDP, such as trainer=ddp_8gpu")
     if isinstance(strategy, str):
-        return strategy
+        return "ddp_find_unused_parameters_true" if strategy == "ddp" and has_unused_parameters else strategy
     check_targets(strategy, STRATEGY)
-    return instantiate(strategy, **({"ddp_comm_hook": bf16_compress_hook} if gradient_compression else {}))
+    options: dict[str, Any] = {"ddp_comm_hook": bf16_compress_hook} if gradient_compression else {}
+    if is_ddp and has_unused_parameters:
+        options["find_unused_parameters"] = True
+    return instantiate(strategy, **options)
 
 
 def build_stage(config: DictConfig, name: str, family: Family) -> Stage:
@@ -133,6 +139,11 @@ def required_keys(config: DictConfig, name: str, family: Family) -> tuple[str, .
 def regresses_motion(config: DictConfig, name: str) -> bool:
     """Whether the stage `name` learns one motion for each song. No stage is built."""
     return _stage_factory(config, name).func.regresses_motion
+
+
+def has_unused_parameters(config: DictConfig, name: str) -> bool:
+    """Whether a step of the stage `name` may leave trained parameters without a gradient. No stage is built."""
+    return _stage_factory(config, name).func.has_unused_parameters
 
 
 def trainable_paths(config: DictConfig, name: str, family: Family) -> list[str]:

@@ -151,6 +151,8 @@ class _FrameStage(DenoisingStage):
     without reference and image token, for classifier-free guidance (Champ: 0.1).
     """
 
+    # text attention with one key needs no queries; steps without condition need no ReferenceNet
+    has_unused_parameters = True
     family: M2PEnc
 
     def __init__(self, *args, cond_drop_prob: float = 0.0, latent_cache_size: int = 0, **kwargs):

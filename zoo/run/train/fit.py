@@ -30,6 +30,7 @@ from zoo.run.build import (
     build_source,
     build_stage,
     build_strategy,
+    has_unused_parameters,
     load_beat_tracker,
     regresses_motion,
     required_keys,
@@ -271,7 +272,10 @@ def _trainer(
     deadline: float | None,
 ) -> Trainer:
     trainer_config = config.trainer
-    strategy = build_strategy(trainer_config.strategy, settings.gradient_compression)
+    strategy = trainer_config.strategy
+    if strategy == "auto" and batch.world_size > 1:
+        strategy = "ddp"  # what Lightning would choose
+    strategy = build_strategy(strategy, settings.gradient_compression, has_unused_parameters(config, name))
     trainer = Trainer(
         accelerator=trainer_config.accelerator,
         devices=trainer_config.devices,
