@@ -67,6 +67,20 @@ def test_moves_to_a_waltz_begin_with_its_bars():
     assert len(starts) > 2 and torch.isfinite(dance.motion).all()
 
 
+def test_a_quiet_half_gets_calm_moves(songs):
+    """The same eight seconds 15 dB lower and then as they are, by three dancers."""
+    song = songs[2]
+    part = song.waveform[: 8 * song.sample_rate]
+    structure = analyze_structure(
+        wave := np.concatenate([part * 10 ** (-15 / 20), part]), song.sample_rate, find_beats(wave, song.sample_rate)
+    )
+    dances = [Choreographer(seed).dance(structure, 480) for seed in range(3)]
+    quiet_energies = [move[4] for dance in dances for move in dance.moves if move[1] < 8]
+    assert max(quiet_energies) < 0.7, quiet_energies
+    ratios = [speed(dance.motion)[260:].mean() / speed(dance.motion)[20:220].mean() for dance in dances]
+    assert min(ratios) >= 2, ratios
+
+
 def test_it_rests_in_silence_and_feet_do_not_slide(songs):
     song = songs[2]
     pause = np.zeros(6 * song.sample_rate, np.float32)

@@ -28,6 +28,7 @@ PREFERENCE = 0.4  # standard deviation of the dancer's liking of each move
 MATCH_SCORE = 25.0  # of a move that the prompt names
 ENERGY_PER_DB = 0.10  # loudness to energy: 6 dB halve the speed
 ENERGY_RANGE = (0.05, 0.97)
+MIN_ENERGY_WEIGHT = 1e-4  # of any move at any energy; at 0.01 a quiet block may get a kick, for its style
 ONSET_STRENGTH_RANGE = (0.6, 1.9)  # dB a frame, of calm and of lively songs
 LOUD_ENERGY_RANGE = (0.65, 0.92)  # of the loud parts of calm and of lively songs
 SIZE_RANGE = (0.4, 1.4)  # of the movements; 1 is as the moves are written
@@ -159,7 +160,7 @@ class Choreographer:
         count = slow_count if is_slow else 1
         scores = taste.scores("moves", features) + taste.preferences
         for index, (name, move) in enumerate(MOVES.items()):
-            scores[index] += np.log(np.exp(-(((move.energy - energy) / 0.18) ** 2)) + 0.01)
+            scores[index] += np.log(np.exp(-(((move.energy - energy) / 0.18) ** 2)) + MIN_ENERGY_WEIGHT)
             scores[index] += np.log(_style_weight(move, styles))
             if name in recent:
                 scores[index] += NOVELTY[recent.index(name) + 1]
