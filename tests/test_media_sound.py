@@ -1,11 +1,12 @@
 """Sound files: true time in every format, exact cuts, and one clear line for what is no sound."""
 
+import sys
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from zoo.media import SOUND_CODECS, Sound, read_image, write_sound
 
@@ -127,6 +128,30 @@ def test_pictures_alpha_on_white_and_sixteen_bits(tmp_path):
     (tmp_path / "c.png").write_text("no picture")
     with pytest.raises(ValueError, match="cannot be read as a picture"):
         read_image(tmp_path / "c.png")
+
+
+def test_avif_opens_and_heic_names_its_package(tmp_path, monkeypatch):
+    """An AVIF of a phone is turned as its EXIF says. Without the extra `heic`, one line names it."""
+    halves = Image.fromarray(np.repeat(np.uint8([[[200, 0, 0]], [[0, 0, 200]]]), 16, 0).repeat(48, 1))  # red over blue
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise by a quarter
+    halves.save(tmp_path / "phone.avif", exif=exif, quality=100)
+    image = read_image(tmp_path / "phone.avif").astype(int)
+    assert image.shape == (48, 32, 3)
+    assert abs(image[8:-8, -8:] - (200, 0, 0)).max() < 12 and abs(image[8:-8, :8] - (0, 0, 200)).max() < 12
+    (tmp_path / "phone.heic").write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0heicmiaf" + bytes(40))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(
+        ValueError, match=r"phone\.heic cannot be .*HEIC needs pillow-heif: pip install 'dancezoo\[heic\]'"
+    ):
+        read_image(tmp_path / "phone.heic")
+
+
+def test_heic_opens_with_its_package(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    red = Image.new("RGB", (48, 32), (200, 0, 0))
+    pillow_heif.from_pillow(red).save(tmp_path / "phone.heic", quality=100)
+    assert abs(read_image(tmp_path / "phone.heic").astype(int) - (200, 0, 0)).max() < 12
 
 
 def test_samples_that_are_no_numbers_are_silence(tmp_path):

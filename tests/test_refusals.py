@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from zoo.app import server
+from zoo.body.detection.factory import load_detector
 from zoo.body.motion_io.formats import write_motion
 from zoo.body.skeleton import STANDING, pack
 from zoo.families.renderer import check_quality
@@ -58,6 +59,8 @@ def matches(text: str, words: str) -> bool:
 def test_the_words_of_small_checks(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"^figure detection quality is 0\.74, at least 0\.75 is required"):
         check_quality(0.74)
+    with pytest.raises(ValueError, match="^person=2 needs a detector of people"):
+        load_detector("synthetic", person=2)
     monkeypatch.setattr(generate, "cached_detector", lambda: None)
     hint = generate._detector_hint(SimpleNamespace(detector_path=None))
     assert hint == "; photographs need a pose detector: `dancezoo setup` downloads it"

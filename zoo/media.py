@@ -38,6 +38,7 @@ CANCELLATION_RATIO = 1e-3  # of the loudest channel's power: channels whose mean
 UNSUPPORTED_SOUND = "parts one behind the other differ in sample rate or channels, or the codec's form is not supported"
 TRY_SOUND = "give a sound file such as mp3, ogg, m4a, opus, flac or wav"
 MAX_PIXEL_ASPECT_RATIO = 4  # width over height of a stored pixel, or its inverse; beyond, the number is damaged
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 PQ, HLG = 16, 18  # H.273 codes of transfer functions of high dynamic range
 KNEE = 0.8  # of paper white: brighter light is squeezed
 BT2020_TO_BT709 = np.array(
@@ -368,10 +369,16 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_rgba(path: str | os.PathLike) -> np.ndarray:
-    """Any picture as uint8 (H, W, 4), turned as its EXIF says, alpha 255 where it has none. Raises ValueError."""
+    """Any picture as uint8 (H, W, 4), turned as its EXIF says, alpha 255 where it has none. Raises ValueError.
+
+    HEIC needs the extra `heic`.
+    """
     path = _existing(path, "picture")
+    data = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(_without_png_metadata(path.read_bytes()))) as file:
+        if _is_heic(data):
+            _add_heic_reader()
+        with Image.open(io.BytesIO(_without_png_metadata(data))) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise ValueError(f"{file.width}x{file.height} pixels; at most {MAX_PIXELS // 10**6} million are read")
             image = ImageOps.exif_transpose(file)
@@ -381,6 +388,21 @@ def read_rgba(path: str | os.PathLike) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as a picture ({reason}); give a png or jpg") from None
+
+
+def _is_heic(data: bytes) -> bool:
+    """Whether a file's content is HEIC, the photo format of iPhones: its first box names a brand of HEVC."""
+    brands = [data[start : start + 4] for start in range(8, min(int.from_bytes(data[:4], "big"), 256), 4)]
+    return data[4:8] == b"ftyp" and any(brand in HEIC_BRANDS for brand in brands)
+
+
+def _add_heic_reader() -> None:
+    """Let Pillow open HEIC. Raises ValueError without the optional package."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ValueError("HEIC needs pillow-heif: pip install 'dancezoo[heic]' installs it") from None
+    pillow_heif.register_heif_opener()
 
 
 def _without_png_metadata(data: bytes) -> bytes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo.body.detection.base import PoseDetector
 
+MIN_ALPHA = 0.02  # of the figure's pixels
 MAX_IMAGE_SIDE = 2048  # pixels; figures are drawn far smaller
 BLUR_RADII = (0.1, 0.02)  # of the stature: distances from which colors are taken, coarse to fine
 WEIGHT_EXPONENT = 4  # exponent of alpha as the weight of a color: mixed pixels say little about the figure's own color
