@@ -23,8 +23,9 @@ MIN_COMPONENT_RATIO = 0.1  # smallest area of a connected part of a limb, over i
 LIMB_EDGE_BLUR = 0.006  # blur of the limbs' edges
 ARM_CORE = 0.45  # of an arm's thickness: pixels so close to its bones are certainly the arm's,
 ARM_INIT = 1.0  # pixels so close to them are the first guess of it,
-MAX_ARM_DISTANCE = 2.0  # and pixels farther away than this certainly are not
+MAX_ARM_DISTANCES = 2.0, 1.2  # and pixels farther away, on the outer and the inner side, certainly are not
 MAX_DISTANCE_RATIO = 2.0  # nor pixels that are so much nearer to another limb, in thicknesses of each
+CLEAR_DISTANCE = 3.0  # of the other limb's thickness: so far away from it the nearest limb decides
 SHOULDER_RADIUS = 0.05  # so close to the shoulder the nearest limb decides: sleeves and shirts have one color
 ELBOW_RADIUS = 0.05  # so close to the elbow nothing is certain: a sleeve may hang there
 GAP_WIDTH, GAP_ALPHA = 0.02, 0.6  # a gap so narrow between arm and body is transparent up to this alpha
@@ -131,16 +132,19 @@ def _separate_arm(
 
     The color models are those of the arm and of what is around it: of the trunk, the thighs, the gap between them.
     """
-    is_near = is_figure & (distance < MAX_ARM_DISTANCE)
-    is_arm = is_figure & (distance < other_distance)
     # detectors place bones on the arm's inner edge: only their outer side, away from the other limbs, is certain
     is_outer = sum(a * b for a, b in zip(np.gradient(distance), np.gradient(other_distance), strict=True)) >= 0
+    is_near = is_figure & (distance < np.where(is_outer, *MAX_ARM_DISTANCES))
+    is_arm = is_figure & (distance < other_distance)
     is_core = (distance < ARM_CORE) & has_core & is_outer
-    is_open = is_near & (distance < MAX_DISTANCE_RATIO * other_distance) & ~is_core & ~is_fixed
+    is_clear = (distance * MAX_DISTANCE_RATIO < other_distance) & (
+        other_distance > CLEAR_DISTANCE
+    )  # such as a wide sleeve of a raised arm
+    is_open = is_near & (distance < MAX_DISTANCE_RATIO * other_distance) & ~(is_core | is_fixed | is_clear)
     if not is_open.any():
         return is_arm
     is_certain = is_figure & (~is_open | (is_arm & is_outer & (distance < ARM_INIT)))
-    is_certain_arm = is_certain & is_arm & is_near
+    is_certain_arm = is_certain & is_arm & (is_near | is_clear)
     rows, columns = (np.flatnonzero(is_near.any(axis)) for axis in (1, 0))
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     if not (is_certain_arm[window].any() and (is_certain & ~is_certain_arm)[window].any()):
@@ -151,9 +155,9 @@ def _separate_arm(
     cv2.grabCut(_on_magenta(rgb, is_certain, window), labels, None, *models, 0, cv2.GC_INIT_WITH_MASK)
     labels[is_open[window]] = np.where(is_arm[window][is_open[window]], cv2.GC_PR_FGD, cv2.GC_PR_BGD)
     cv2.grabCut(_on_magenta(rgb, is_figure, window), labels, None, *models, 1, cv2.GC_EVAL_FREEZE_MODEL)
-    is_arm = np.zeros_like(is_arm)
-    is_arm[window] = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    return is_arm & is_figure
+    is_arm &= is_clear
+    is_arm[window] |= np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)) & is_figure[window]
+    return is_arm
 
 
 def _on_magenta(rgb: np.ndarray, mask: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
