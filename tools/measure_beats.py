@@ -1,13 +1,18 @@
 """F-measure of a beat tracker within 70 ms against the world's exact beats, song by song, with the kind of error.
 
-PYTHONPATH=. python tools/measure_beats.py [--weights FILE]
+PYTHONPATH=. python tools/measure_beats.py [--weights FILE] [--folder FOLDER]
+
+FOLDER has other songs: NAME.wav with NAME.beats, as tools/render_midi.py makes them. Each half of its sorted names, of
+even and of odd index, has its own mean.
 """
 
 import argparse
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
+from zoo.media import Sound
 from zoo.music.beats import Beats, OnsetBeatTracker
 from zoo.run.build import load_beat_tracker
 
@@ -59,22 +64,31 @@ def world_songs() -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
         yield name, waveform, np.array(sample.info["beats"]), np.array(sample.info["downbeats"])
 
 
+def folder_songs(folder: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Name, waveform, beats and downbeats of each sound of a folder that has a file of beats."""
+    for path in sorted(folder.glob("*.beats")):
+        beats, numbers = np.loadtxt(path).T
+        yield path.stem, Sound(path.with_suffix(".wav")).mono(RATE), beats, beats[numbers == 1]
+
+
 def main() -> None:
     """Print a line for each song, and the means."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="a checkpoint of Beat This!, as weights.beats=")
+    parser.add_argument("--folder", type=Path, help="of other songs with their beats")
     options = parser.parse_args()
     tracker = load_beat_tracker(options.weights) or OnsetBeatTracker()
     scores, bar_scores = [], []
-    for name, waveform, truth, downbeats in world_songs():
+    for name, waveform, truth, downbeats in folder_songs(options.folder) if options.folder else world_songs():
         beats: Beats = tracker.track(waveform, RATE)
         scores.append(f_measure(beats.times, truth))
         bar_scores.append(f_measure(beats.times[beats.downbeat :: beats.meter], downbeats))
         line = f"{name}: F {scores[-1]:.3f}, tempo {beats.tempo:.1f}, downbeats {bar_scores[-1]:.3f}"
         print(line + ("" if scores[-1] > 0.99 else f" ({error_kind(beats.times, truth)})"), flush=True)
-    print(
-        f"{len(scores)} songs: F {np.mean(scores):.4f}, lowest {min(scores):.3f}; downbeats {np.mean(bar_scores):.4f}"
-    )
+    for name, half in (("all", slice(None)), ("even", slice(0, None, 2)), ("odd", slice(1, None, 2))):
+        if f := scores[half]:
+            bars = np.mean(bar_scores[half])
+            print(f"{name}: {len(f)} songs: F {np.mean(f):.4f}, lowest {min(f):.3f}; downbeats {bars:.4f}")
 
 
 if __name__ == "__main__":
