@@ -81,6 +81,18 @@ def test_a_quiet_half_gets_calm_moves(songs):
     assert min(ratios) >= 2, ratios
 
 
+def test_a_repeated_section_gets_its_moves_again():
+    """Eight bars, eight bars of another song, and the first ones again, at 120 BPM."""
+    parts = []
+    for song in (make_song(seed, 19, "house", 120) for seed in (70, 71)):
+        start, rate = round(song.downbeats[0] * song.sample_rate), song.sample_rate
+        parts.append(song.waveform[start : start + 16 * rate])
+    wave = np.concatenate([parts[0], parts[1], parts[0]])
+    moves = Choreographer(0).dance(analyze_structure(wave, rate, Beats(np.arange(96) / 2, 120.0, 0)), 1440).moves
+    first, other, repeat = ({move[2] for move in moves if 16 * k <= move[0] < 16 * k + 16} for k in range(3))
+    assert len(first & repeat) / len(first | repeat) > 0.5 > len(first & other) / len(first | other), moves
+
+
 def test_it_rests_in_silence_and_feet_do_not_slide(songs):
     song = songs[2]
     pause = np.zeros(6 * song.sample_rate, np.float32)

@@ -3,7 +3,8 @@
 MOTION: a name in conf/motion. Prints a row a song and the means, of seed 0 and the first 60 s, by
 `zoo.metrics.song_response`. Lively songs are the upper half by mean onset strength. Then each song changed: at half the
 volume, as mp3 of 128 kbit/s, and with 0.3 s of silence in front, of which the dances are correlated with those of the
-song itself; and with 6 s of silence behind, in which the dancer should rest.
+song itself; and with 6 s of silence behind, in which the dancer should rest. Last, 16 s of whole bars, the next 16 s
+and the first ones again: how the dances of equal and of different sections correlate.
 """
 
 import sys
@@ -30,7 +31,7 @@ from zoo.metrics.song_response import (
     upright_head,
     variety,
 )
-from zoo.music.beats import RATE
+from zoo.music.beats import RATE, Beats
 from zoo.music.compiled_librosa import librosa
 from zoo.music.encoder import MusicEncoder, MusicFeatures, encode_song
 from zoo.music.structure import analyze_structure
@@ -41,6 +42,7 @@ from zoo.run.models import checkpoint_path
 
 SECONDS = 60
 SILENCE_FRONT, SILENCE_BEHIND, SETTLING = 0.3, 6.0, 2.0  # seconds
+SECTION_SECONDS = 16.0  # of a repeated section, about
 MP3_RATE, MP3_BITS = 44100, 128_000  # Hz, bits a second
 
 
@@ -55,12 +57,13 @@ def main(checkpoint: str, motion: str, paths: list[Path]) -> None:
             blocks = family.generate_motion(music, int(music.seconds * 30), 0, SamplingParams())
             return joints_of(torch.cat(list(blocks)).cpu()).numpy()
 
-    dances, rows, onsets, waves = [], [], [], []
+    dances, rows, onsets, waves, songs_beats = [], [], [], [], []
     print("song | arms | upright | variety m | slide m/s | quiet m/s | loud m/s | dB | align | onsets")
     for path in paths:
         music = encode_song(Sound(path), encoder, Fraction(SECONDS), keep_waveform=True)
         joints = dance(music)
         waves.append(music.waveform)
+        songs_beats.append(music.beats)
         structure = analyze_structure(music.waveform, RATE, music.beats)
         beats = music.beats.times
         align = beat_alignment(matchable_beats(kinematic_beats(joints, 30), beats), beats)
@@ -79,6 +82,30 @@ def main(checkpoint: str, motion: str, paths: list[Path]) -> None:
         ratios = table[contrast, 5] / table[contrast, 4]
         print(f"loud over quiet, {contrast.sum()} songs of 6 dB or more: {ratios.mean():.2f}, least {ratios.min():.2f}")
     _print_changed(dances, waves, lambda wave: dance(_encode(wave, encoder)))
+    print_repeated(dances, waves, songs_beats, lambda wave: dance(_encode(wave, encoder)))
+
+
+def print_repeated(
+    dances: list[np.ndarray], waves: list[np.ndarray], beats: list[Beats], dance: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Print how a section's dance correlates with that to its repeat, and with that to the section between both."""
+    mean, rows = np.concatenate([slow_poses(joints) for joints in dances]).mean(0), []
+    for wave, song_beats in zip(waves, beats, strict=True):
+        downbeats = song_beats.times[song_beats.downbeat :: song_beats.meter]
+        num_bars = round(SECTION_SECONDS / np.median(np.diff(downbeats))) if len(downbeats) > 2 else len(downbeats)
+        if len(downbeats) <= 2 * num_bars:
+            continue
+        first, second, stop = (round(downbeats[bar] * RATE) for bar in (0, num_bars, 2 * num_bars))
+        joints = dance(np.concatenate([wave[first:stop], wave[first:second]]))
+        starts, length = (0, second - first, stop - first), int(min(second - first, stop - second) / RATE * 30)
+        parts = [slow_poses(joints[(frame := round(start / RATE * 30)) : frame + length]) - mean for start in starts]
+        parts = [part[: min(map(len, parts))].ravel() for part in parts]
+        a, b, repeat = (part / np.linalg.norm(part) for part in parts)
+        rows.append((a @ repeat, (a @ b + repeat @ b) / 2))
+        print(f"repeated section {rows[-1][0]:.2f}, other section {rows[-1][1]:.2f}", flush=True)
+    if rows:
+        equal, other = np.mean(rows, 0)
+        print(f"{len(rows)} songs: repeated section {equal:.3f}, other section {other:.3f}")
 
 
 def _print_changed(
