@@ -10,9 +10,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from zoo.run.train.plan import print_plan
-from zoo.run.train.simulated_step import MemoryTracker, SharedFakeTensorMode
+from zoo.run.train.simulated_step import MemoryTracker, SharedFakeTensorMode, _fake_processes
 
 ROOT = Path(__file__).parents[1]
 # tokens and channels of the spatial transformers at 512x512: down, middle, up
@@ -148,6 +152,30 @@ def test_a_copied_network_belongs_to_the_mode_of_its_original():
     with SharedFakeTensorMode() as mode:
         average = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(3, 3))
     assert average.module.weight.fake_mode is mode
+
+
+class TensorCounter(TorchDispatchMode):
+    """Counts what operators return."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(issubclass(cls, DTensor) for cls in types):
+            return NotImplemented  # it comes again with the tensors of this process
+        result = func(*args, **(kwargs or {}))
+        self.count += len(tree_leaves(result))
+        return result
+
+
+def test_a_process_makes_its_own_shards_alone():
+    """As many tensors for 32 processes as for 2: fake ones cost time."""
+    counts = []
+    for size in (2, 32):
+        with _fake_processes(size) as mesh, SharedFakeTensorMode(), TensorCounter() as counter:
+            layer = fully_shard(torch.nn.Linear(7, 65), mesh=mesh)
+        assert layer.weight.to_local().shape == (-(-65 // size), 7)
+        counts.append(counter.count)
+    assert counts[0] == counts[1]
 
 
 def test_networks_that_start_from_least_squares_can_be_planned():

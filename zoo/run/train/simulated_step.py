@@ -253,7 +253,7 @@ def simulate_step(
         tracker.add(value for value in batch.values() if isinstance(value, Tensor))
         trained = [parameter for parameter in stage.family.parameters() if parameter.requires_grad]
         for parameter in trained:
-            parameter.grad = torch.empty_like(parameter)
+            parameter.grad = _empty_gradient(parameter)
         gradients = tracker.current
         optimizer = stage.make_optimizer([_own_shard(parameter) for parameter in trained])
         if on_gpu:
@@ -282,6 +282,15 @@ def simulate_step(
     )
 
 
+def _empty_gradient(parameter: nn.Parameter) -> Tensor:
+    if not isinstance(parameter, DTensor):
+        return torch.empty_like(parameter)
+    return DTensor.from_local(  # an operator of DTensor would take milliseconds
+        torch.empty_like(_local(parameter)), parameter.device_mesh, parameter.placements, run_check=False,
+        shape=parameter.shape, stride=parameter.stride(),
+    )  # fmt: skip
+
+
 def _own_shard(parameter: nn.Parameter) -> nn.Parameter:
     """The part of a sharded parameter and of its gradient that this process has, which the optimiser updates.
 
@@ -289,11 +298,16 @@ def _own_shard(parameter: nn.Parameter) -> nn.Parameter:
     """
     if not isinstance(parameter, DTensor):
         return parameter
-    weight, gradient = parameter.detach(), parameter.grad
-    assert isinstance(weight, DTensor) and isinstance(gradient, DTensor)
-    shard = nn.Parameter(weight.to_local())
-    shard.grad = gradient.to_local()
+    gradient = parameter.grad
+    assert isinstance(gradient, DTensor)
+    shard = nn.Parameter(_local(parameter))
+    shard.grad = _local(gradient)
     return shard
+
+
+def _local(tensor: DTensor) -> Tensor:
+    with torch.no_grad():
+        return tensor.to_local()
 
 
 def _use_foreach(optimizer: torch.optim.Optimizer) -> None:
@@ -305,13 +319,20 @@ def _use_foreach(optimizer: torch.optim.Optimizer) -> None:
 
 @contextmanager
 def _fake_processes(size: int) -> Iterator[DeviceMesh]:
-    """Process 0 of `size`, which communicates with nothing."""
+    """Process 0 of `size`, which communicates with nothing. FSDP2 makes its shards alone, not those of all."""
+    from torch.distributed.fsdp._fully_shard import _fsdp_param
     from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend
 
+    def first_chunk(tensor: Tensor, num_chunks: int, dim: int) -> list[Tensor]:
+        return [tensor.narrow(dim, 0, -(-tensor.shape[dim] // num_chunks))]
+
     distributed.init_process_group("fake", rank=0, world_size=size, store=FakeStore())
+    all_chunks = _fsdp_param._chunk_with_empty
+    _fsdp_param._chunk_with_empty = first_chunk
     try:
         yield init_device_mesh("cpu", (size,))
     finally:
+        _fsdp_param._chunk_with_empty = all_chunks
         distributed.destroy_process_group()
 
 
