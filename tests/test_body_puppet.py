@@ -135,12 +135,12 @@ def test_half_a_body_dances_above_a_still_lower_edge(puppet, image, detector, ro
 
 @pytest.mark.parametrize("body", ["man", "woman"])
 def test_hands_at_the_sides_go_with_the_arms(detector, image, body):
-    """Skin in the arms' layers, cloth in the others: by bones alone 10 and 23 % of the forearms are trousers."""
+    """Skin in the arms' layers, cloth in the others: by bones alone 6 and 21 % of the forearms are trousers."""
     shown = standing(body, 360, "C09", np.uint8(np.where(image > 127, 200, 160)), 84)
     layers = cut_limbs(extract_figure(shown["rgb"], detector))
     forearms = np.max([layers[f"{side}_forearm"][..., 3] for side in ("left", "right")], 0) > 127
     skin, hands = np.isin(shown["parts"], (3, 4, 19, 20, 21, 22)), np.isin(shown["parts"], (3, 4))
-    assert forearms[skin].mean() > 0.75 and (forearms & np.isin(shown["parts"], range(1, 15)) & ~hands).sum() < 0.06 * (
+    assert forearms[skin].mean() > 0.75 and (forearms & np.isin(shown["parts"], range(1, 15)) & ~hands).sum() < 0.04 * (
         forearms.sum()
     )
     for name in ("torso", "left_thigh", "right_thigh"):  # no second hand: what is behind a hand has no skin's colour
