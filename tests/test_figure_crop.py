@@ -50,7 +50,7 @@ def test_pasted_frames_replace_the_box_and_keep_the_pictures_background():
     crop = PastedCrop(picture, torch.tensor([[13.0, 8.0, 24.0]]), 36)
     frames = torch.full((2, 3, 36, 36), 200, dtype=torch.uint8)
     pasted = crop.paste(frames, None)
-    assert (pasted[:, :, 8:32, 13:37] == 200).all()
+    assert (pasted[:, :, 10:30, 15:35] == 200).all()
     pasted[:, :, 8:32, 13:37] = pixels[:, 8:32, 13:37]
     assert torch.equal(pasted, pixels.expand(2, -1, -1, -1))
     # where a frame shows the background, the picture's own pixels come back, although the crop blurs them
@@ -58,6 +58,16 @@ def test_pasted_frames_replace_the_box_and_keep_the_pictures_background():
     blurred = crop.paste(unchanged, torch.zeros(1, 1, 6, 6))[0].int() - pixels.int()
     kept = crop.paste(unchanged, torch.ones(1, 1, 6, 6))[0].int() - pixels.int()
     assert blurred.abs().max() > 10 and kept.abs().max() <= 1
+
+
+def test_pasted_frames_fade_at_the_edges_inside_the_picture():
+    """A difference of tone has no step there; at the picture's own edge nothing fades."""
+    crop = PastedCrop(torch.zeros(1, 3, 64, 64), torch.tensor([[0.0, 14.0, 50.0]]), 50)
+    pasted = crop.paste(torch.full((1, 3, 50, 50), 227, dtype=torch.uint8), None)[0, 0].float()
+    row, column = pasted[40], pasted[:, 20]
+    assert (row[:47] == 227).all() and (row[50:] == 128).all()  # from the picture's left edge on
+    assert row[47:50].tolist() == pytest.approx([211, 178, 144], abs=2)  # (2.5, 1.5, 0.5) pixels over a width of 3
+    assert column[14:17].tolist() == row[47:50].flip(0).tolist() and (column[17:] == 227).all()
 
 
 @pytest.mark.parametrize("options", [{"resolution": 0}, {"resolution": 8, "scale": 0.5}])

@@ -19,6 +19,8 @@ from torch import Tensor
 from zoo.families.latent.codec import LatentCodec
 from zoo.nn.figure_segmentation import FigureSegmenter
 
+FADE_WIDTH = 0.06  # of a box's side; with scale 1.2, the reference's figure is farther than 0.08 from an edge
+
 
 @dataclass(frozen=True)
 class FigureCropConfig:
@@ -114,7 +116,8 @@ class PastedCrop:
         """Frames (F, 3, S, S) uint8 of the box -> frames (F, 3, H, W) uint8 of the picture.
 
         background_mask (F, 1, h, w) in [0, 1]: where a frame shows the picture's own background. There the picture's
-        pixels stay as they are; resampled ones would be blurred.
+        pixels stay as they are; resampled ones would be blurred. Towards the edges of the box that lie inside the
+        picture, frames fade into it, so that no difference of tone shows the box.
         """
         left, top, side = (int(value) for value in self.box[0])
         rows, columns = slice(top, top + side), slice(left, left + side)
@@ -123,7 +126,11 @@ class PastedCrop:
             lost_detail = self.picture[:, :, rows, columns] - _resize(self.crop, side)
             patch = patch + F.interpolate(background_mask.to(patch.dtype), (side, side), mode="bilinear") * lost_detail
         pasted = self.picture.repeat(len(frames), 1, 1, 1)
-        pasted[:, :, rows, columns] = patch
+        height, width = self.picture.shape[2:]
+        inside_edges = [left > 0, left + side < width], [top > 0, top + side < height]
+        column_weights, row_weights = (_fade(side, *edges).to(patch) for edges in inside_edges)
+        weights = row_weights[:, None] * column_weights
+        pasted[:, :, rows, columns] = torch.lerp(self.picture[:, :, rows, columns], patch, weights)
         return ((pasted + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -143,6 +150,17 @@ def _extent(flags: Tensor) -> tuple[Tensor, Tensor]:
     first = torch.where(flags, positions, length).amin(1)
     last = torch.where(flags, positions + 1, 0).amax(1)
     return first.float(), last.float()
+
+
+def _fade(side: int, at_start: bool, at_end: bool) -> Tensor:
+    """(side,) weights of pixels along a side: 1, and less within FADE_WIDTH of the ends that fade."""
+    distance = torch.arange(side) + 0.5
+    ones = torch.ones(side)
+    start, end = (
+        (values / (FADE_WIDTH * side)).clamp(max=1) if fades else ones
+        for values, fades in ((distance, at_start), (distance.flip(0), at_end))
+    )
+    return start * end
 
 
 def _resize(images: Tensor, side: int) -> Tensor:
