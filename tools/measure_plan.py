@@ -11,13 +11,15 @@ end. Every block of more than 64 KiB is a mapping of its own there, so that free
 memory of operators counts; the plan does not know it. The plan follows the rules of CPUs (`on_gpu=False`).
 """
 
+import json
 import logging
 import os
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +70,24 @@ class ReadyBatch(LightningDataModule):
         return 1.0
 
 
-class PeakReset(Callback):
-    """Forgets the peak of the first step."""
+class StepMeter(Callback):
+    """Seconds of a step after the first, and the peak memory of those: forgets that of the first step."""
 
-    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+    def __init__(self) -> None:
+        self.num_steps, self.start, self.seconds = 0, 0.0, 0.0
+
+    def on_train_batch_end(self, *_: Any) -> None:
         """5: see proc(5)."""
-        if trainer.global_step == 1:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self.num_steps += 1
+        if self.num_steps > 1:
+            self.seconds = (time.perf_counter() - self.start) / (self.num_steps - 1)
+            return
+        self.start = time.perf_counter()
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
+        else:
             Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -108,8 +122,17 @@ def load_libraries() -> None:
     trainer.fit(SmallModule(), DataLoader([torch.zeros(1, 8, 64, 64)] * 2, batch_size=None))
 
 
-def train_steps(config: DictConfig, name: str, settings: StageTraining, batch_size: int, num_steps: int) -> int:
-    """Train a stage. Returns the peak in bytes."""
+def train_steps(
+    config: DictConfig,
+    name: str,
+    settings: StageTraining,
+    batch_size: int,
+    num_steps: int,
+    resume: str | None = None,
+    save: str | None = None,
+    **trainer_options: Any,
+) -> dict[str, Any]:
+    """Train a stage: `peak` in bytes, `seconds` of a step, `weights`, a hash. resume, save: checkpoint files."""
     plan(config, name)  # imports the family's modules
     build_encoder(config)
     load_libraries()
@@ -118,31 +141,68 @@ def train_steps(config: DictConfig, name: str, settings: StageTraining, batch_si
     family = build_family(config)
     stage = build_stage(config, name, family)
     fill_lazy_weights(family)
+    if settings.compile:
+        stage.compile_units(settings.compile_backend)
     if settings.activation_checkpointing:
         stage.checkpoint_activations()
     keys = required_keys(config, name, family)
     batch = example_batch(keys, WindowSpec(**settings.clip), build_encoder(config), batch_size)
+    meter = StepMeter()
     trainer = Trainer(
-        accelerator="cpu", devices=1, precision=settings.precision, max_steps=num_steps,
-        gradient_clip_val=settings.gradient_clip_val, callbacks=[PeakReset()], logger=False,
+        **{"accelerator": "cpu", "devices": 1} | trainer_options, precision=settings.precision, max_steps=num_steps,
+        gradient_clip_val=settings.gradient_clip_val, callbacks=[meter], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    trainer.fit(stage, datamodule=ReadyBatch(batch, batch_size, num_steps))
+    trainer.fit(stage, datamodule=ReadyBatch(batch, batch_size, num_steps), ckpt_path=resume, weights_only=True)
     assert trainer.global_step == num_steps
-    return memory("VmHWM") - memory("RssFile") - memory("RssShmem") - before
+    if torch.cuda.is_initialized():
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = memory("VmHWM") - memory("RssFile") - memory("RssShmem") - before
+    if save is not None:
+        trainer.save_checkpoint(save)
+    digest = sha256()
+    for value in trainer.strategy.lightning_module_state_dict().values():
+        digest.update(value.cpu().float().numpy().tobytes())
+    return {"peak": peak, "seconds": meter.seconds, "weights": digest.hexdigest()}
 
 
-def planned_peak(config: DictConfig, name: str, settings: StageTraining, batch_size: int) -> int:
+def planned_peak(config: DictConfig, name: str, settings: StageTraining, batch_size: int, on_gpu: bool = False) -> int:
     """Bytes."""
     plan(config, name)  # imports its modules
-    step = plan_step(config, name, settings, batch_size, 1, on_gpu=False)
+    step = plan_step(config, name, settings, batch_size, 1, on_gpu=on_gpu)
     return max(step.peak, step.optimizer_peak)
 
 
-def in_a_process(function: Callable[..., int], *args: Any) -> int:
-    """What a function returns in a copy of this process, which has imported everything and computed nothing."""
-    with ProcessPoolExecutor(1, get_context("fork")) as pool:
-        return pool.submit(function, *args).result()
+def in_a_process(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What a function returns in a copy of this process, see `start_process`."""
+    return start_process(function, *args, **options)()
+
+
+def start_process(function: Callable[..., Any], *args: Any, **options: Any) -> Callable[[], Any]:
+    """Start a function in a copy of this process, which has imported everything and computed nothing.
+
+    Returns a function that waits for its result, of JSON's types: None where it fails, and its error is printed.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, json.dumps(function(*args, **options)).encode())
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    os.close(writer)
+
+    def result() -> Any:
+        with os.fdopen(reader) as stream:
+            text = stream.read()
+        os.waitpid(child, 0)
+        return json.loads(text) if text else None
+
+    return result
 
 
 def composed(overrides: list[str]) -> DictConfig:
@@ -172,7 +232,10 @@ def main(overrides: list[str]) -> int:
             settings = stage_training(config, name)
             batch_size = step_batches(settings, 1, name).batch_size
             planned = in_a_process(planned_peak, config, name, settings, batch_size)
-            real = in_a_process(train_steps, config, name, settings, batch_size, int(choices.get("steps", 4)))
+            steps = in_a_process(train_steps, config, name, settings, batch_size, int(choices.get("steps", 4)))
+            if planned is None or steps is None:  # the error is printed
+                return 1
+            real = steps["peak"]
             is_right = abs(planned - real) <= (SMALL_ERROR if real < SMALL_PEAK else ERROR * real)
             num_wrong += not is_right
             difference = f"{(planned - real) / MB:+.0f} MB, {planned / real - 1:+.0%}"
