@@ -300,7 +300,8 @@ def test_dances_of_a_gpu_have_another_id(tmp_path):
     file = tmp_path / "last.ckpt"
     file.write_bytes(b"weights")
     checkpoint = EvaluatedCheckpoint("x", file, object.__new__(MagicDance), SimpleNamespace(cache_key="e"), None)
-    arguments = "content", SimpleNamespace(seed=1, repeats=2, exact_motion=False), SimpleNamespace(steps=3), True, "turn"
+    protocol = SimpleNamespace(seed=1, repeats=2, exact_motion=False)
+    arguments = "content", protocol, SimpleNamespace(steps=3), True, "turn"
     cpu, gpu = (checkpoint.system_id(*arguments, torch.device(name)) for name in ("cpu", "cuda:0"))
     settings = 1, 2, True, "turn", {"steps": 3}
     assert cpu == fingerprint("content", [file_hash(file)], settings, "e", systems._code_hash(), "")
