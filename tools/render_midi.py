@@ -56,7 +56,7 @@ def main() -> None:
 
 def midi_files(paths: list[Path]) -> Iterator[tuple[str, bytes]]:
     """Names and contents of MIDI files, and of the different MIDI lumps of WADs."""
-    seen = set()
+    known_lumps = set()
     for path in paths:
         data = path.read_bytes()
         if path.suffix.lower() != ".wad":
@@ -66,8 +66,8 @@ def midi_files(paths: list[Path]) -> Iterator[tuple[str, bytes]]:
         for index in range(num_lumps):
             start, size, name = struct.unpack_from("<ii8s", data, directory + 16 * index)
             lump = data[start : start + size]
-            if lump[:4] == b"MThd" and lump not in seen:
-                seen.add(lump)
+            if lump[:4] == b"MThd" and lump not in known_lumps:
+                known_lumps.add(lump)
                 yield f"{path.stem}_{name.rstrip(bytes(1)).decode().lower()}", lump
 
 

@@ -1,7 +1,7 @@
 """Metrics of videos that show the ground truth's own motion: how well a renderer draws it.
 
-They are measured by default under protocols with `exact_motion`, such as `renderer-v1`. Both compare joints that one
-detector finds in the video and in the true frames, so the ground truth has an error of 0.
+They are measured by default under protocols with `exact_motion`, such as `renderer-v1`. One detector sees the video
+and the true frames, so the ground truth has a joint error of 0. Not in the papers.
 """
 
 import cv2
@@ -9,14 +9,13 @@ import numpy as np
 
 from zoo.body.detection.base import Poses
 from zoo.body.image_skeleton import JOINT_INDEX, stature_from_joints
-from zoo.metrics.base import OTHER_SONG, STILL_IMAGE, TIME_SUFFIX, ClipMetric, Column, Measurement, MetricInput
-from zoo.metrics.frames import PEAK
+from zoo.metrics.base import TIME_SUFFIX, ClipMetric, Column, Measurement, MetricInput
+from zoo.metrics.frames import BOTH_BASELINES, PEAK
+from zoo.metrics.identity import MASK_THRESHOLD
 
 PELVIS = JOINT_INDEX["pelvis"]
 HEAD_CENTER = 1.15  # on the line from neck (0) to head (1)
 HEAD_RADIUS = 0.08  # of the stature: half a side of the square around the head
-MASK_THRESHOLD = 0.5  # of the true frames' mask: pixels of the figure
-BOTH_BASELINES = frozenset({STILL_IMAGE, OTHER_SONG})
 
 
 class JointError(ClipMetric):

@@ -66,7 +66,7 @@ def cut_limbs(figure: Figure, without: Collection[str] = ()) -> dict[str, np.nda
             masks[name] = _drop_islands(masks[name], alpha)
             is_arm |= masks[name]
         is_shoulder |= is_fixed
-    is_forearm = np.any([is_arm & False, *(masks[names[1]] for names in arms.values())], 0)
+    is_forearm = np.any([np.zeros(alpha.shape, bool), *(masks[names[1]] for names in arms.values())], 0)
     is_hidden = (is_arm & (trunk_distance < TRUNK_OVERLAP * stature)) | (
         is_forearm & _bridge_outline(is_figure & ~is_arm, stature)
     )
