@@ -5,6 +5,7 @@ Its files are in a wheel of mediapipe, which is downloaded once into the cache.
 
 import pickle
 import zipfile
+from copy import copy
 from pathlib import Path
 
 import cv2
@@ -143,6 +144,23 @@ def test_all_people_are_detected(detector, clips):
     head = clips[0]["joints2d"][0, JOINTS.index("head")]
     assert (person.face[:2] < head).all() and (head < person.face[2:]).all()
     assert detector.find_people(np.full((90, 120, 3), 200, np.uint8)) == []
+
+
+def test_the_mask_of_a_person_in_a_group_shows_nobody_else(detector, clips):
+    """One of three stands before the two others: each mask has the visible pixels of its person alone."""
+    row = np.full((SIDE, 3 * SIDE, 3), 200, np.uint8)
+    owner = np.zeros(row.shape[:2], int)
+    for number, column in ((1, 60), (3, 156), (2, 108)):  # the last one is in front
+        is_person = clips[number - 1]["parts"][0] > 0
+        window = slice(column, column + SIDE)
+        row[:, window][is_person] = clips[number - 1]["rgb"][0][is_person]
+        owner[:, window][is_person] = number
+    detectors = copy(detector)
+    for number in (1, 2, 3):
+        detectors.person = number
+        mask = detectors.segment_figure(row).alpha > 0.5
+        assert (mask & (owner == number)).sum() > 0.9 * (mask | (owner == number)).sum(), number
+        assert (mask & (owner != number) & (owner > 0)).sum() < 0.018 * mask.sum(), number
 
 
 def test_a_photograph(detector):

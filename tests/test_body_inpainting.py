@@ -25,6 +25,21 @@ def test_textures_continue_behind_the_hole():
     assert np.abs(result[below].mean(0) - image[below].mean(0)).max() < 12
 
 
+def test_other_people_are_not_copied():
+    """A wall with a red figure beside the hole: no red is copied; without another source it is."""
+    image = (np.full((90, 120, 3), 150) + np.random.default_rng(0).normal(0, 8, (90, 120, 3))).astype(np.uint8)
+    image[30:80, 52:80] = (220, 30, 30)
+    hole = np.zeros((90, 120), bool)
+    hole[40:80, 30:55] = True
+    other = (image[..., 1] < 60) & ~hole
+
+    def redness(filled: np.ndarray) -> np.ndarray:
+        return (filled[..., 0].astype(int) - filled[..., 1])[hole]
+
+    assert redness(inpaint(image, hole)).max() > 60 and redness(inpaint(image, hole, other)).mean() < 5
+    assert np.array_equal(inpaint(image, hole, np.ones_like(hole)), inpaint(image, hole))
+
+
 def test_images_smaller_than_a_patch_are_filled():
     image = np.full((7, 30, 3), 90, np.uint8)
     image[2:5, 10:20] = 255

@@ -14,11 +14,19 @@ from weights import numbers
 from zoo.body.detection.blazepose_detector import BlazePoseDetector
 from zoo.body.detection.figure_mask import refine_mask
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
+from zoo.body.image.canvas import CanvasGrowth, canvas_growth
 from zoo.body.image.limb_layers import cut_limbs
 from zoo.body.image.limb_transforms import drawing_order, limb_transforms
-from zoo.body.image.puppet import Puppet, PuppetAnimator, make_puppet
+from zoo.body.image.puppet import (
+    Puppet,
+    PuppetAnimator,
+    find_still_arms,
+    make_puppet,
+    make_puppets,
+    without_crossed_legs,
+)
 from zoo.body.image.puppet_motion import MAX_TURN, SIDE_HEADING, blend_from_pose, limit_turn, pictured_heading
-from zoo.body.image.segmentation import extract_figure
+from zoo.body.image.segmentation import Figure, extract_figure
 from zoo.body.image.shadow import separate_shadow
 from zoo.body.image_skeleton import JOINT_INDEX, SMPL_STATURE
 from zoo.body.skeleton import OFFSETS, STANDING, forward_kinematics, matrix_from_axis_angle
@@ -120,7 +128,7 @@ def test_half_a_body_dances_above_a_still_lower_edge(puppet, image, detector, ro
     """Cut off at the thighs, or above the wrists: what the image shows moves, its lowest rows do not."""
     half = make_puppet(image[:rows], detector)
     assert half.note.endswith(" are not in the picture: the upper body dances") and half.shadow is None
-    assert half.cut is not None and half.cut.row == rows and half.cut.still_arms == still_arms
+    assert half.cut is not None and half.cut.row == rows and half.still_arms == still_arms
     assert half.quality > 0.75 and 0.8 < half.stature / puppet.stature < 1.25
     animator = PuppetAnimator(half, FPS)
     joints, depth = animator.joints(*dance())
@@ -131,6 +139,70 @@ def test_half_a_body_dances_above_a_still_lower_edge(puppet, image, detector, ro
     move = np.ptp(joints[:, JOINT_INDEX["left_wrist"]], axis=0).max() / half.stature
     assert ("left_forearm" in half.mesh.limbs) == (not still_arms) and (still_arms or move > 0.2)
     assert np.ptp(joints[:, JOINT_INDEX["head"]], axis=0).max() > 0.03 * half.stature
+
+
+def test_legs_and_arms_that_cover_each_other_rest(puppet, image, detector):
+    """Crossed legs stay, arms folded before the trunk and a folded elbow move with the trunk; the rest dances."""
+    figure = extract_figure(image, detector)
+
+    def posed(**places: tuple[str, float, float]) -> Figure:
+        joints = figure.joints.copy()
+        for name, (other, right, down) in places.items():
+            move = np.array([right, down]) * figure.stature
+            joints[JOINT_INDEX[name]] = figure.joints[JOINT_INDEX[other]] + move
+        return replace(figure, joints=joints)
+
+    assert find_still_arms(figure) == () and without_crossed_legs(figure) is figure
+    assert find_still_arms(posed(left_wrist=("left_shoulder", 0, 0.05), left_hand=("left_shoulder", 0, 0))) == ("left",)
+    folded = posed(
+        left_wrist=("spine2", -0.04, 0), left_hand=("spine2", -0.08, 0),
+        right_wrist=("spine2", 0.04, 0.02), right_hand=("spine2", 0.08, 0.02),
+    )  # fmt: skip
+    assert find_still_arms(folded) == ("left", "right")
+    crossed = without_crossed_legs(posed(left_knee=("right_knee", 0.01, 0)))
+    assert crossed.cut_row is not None and crossed.note == "the legs cover each other: the upper body dances"
+    ranges = []
+    for part in (replace(puppet, still_arms=("left", "right")), puppet):
+        joints, _ = PuppetAnimator(part, FPS).joints(*dance())
+        from_shoulder = joints[:, JOINT_INDEX["left_wrist"]] - joints[:, JOINT_INDEX["left_shoulder"]]
+        ranges.append(np.ptp(from_shoulder, axis=0).max())
+    assert ranges[0] < 0.5 * ranges[1]
+
+
+def test_the_canvas_grows_where_arms_would_leave_it(image, detector):
+    """A tight crop before a plain wall: arms that reach up and aside stay inside; the image itself is unchanged."""
+    wall = np.full_like(image, (150, 170, 190))
+    wall[250:] = (90, 80, 70)
+    plain = standing("man", 360, "C09", wall, 50)["rgb"]
+    columns = np.flatnonzero((plain != wall).any(-1).any(0))
+    crop = plain[70:, max(0, columns[0] - 12) : columns[-1] + 12]
+    (small,), (puppet,) = (make_puppets(crop, [detector], grow_canvas=grows) for grows in (False, True))
+    added = np.array(puppet.background.shape) - small.background.shape
+    shift = puppet.joints - small.joints
+    assert (added[:2] > 0).all() and np.ptp(shift, axis=0).max() < 1e-3
+    left, top = shift[0].round().astype(int)
+    assert top == added[0] and 0 < left < added[1]
+    window = puppet.background[top:, left : left + small.background.shape[1]]
+    assert np.array_equal(window, small.background)
+    frame = PuppetAnimator(puppet, FPS).draw(puppet.joints[None], np.zeros((1, 24)))[0]
+    np.testing.assert_allclose(
+        frame[top:, left : left + small.background.shape[1]].astype(int),
+        PuppetAnimator(small, FPS).draw(small.joints[None], np.zeros((1, 24)))[0],
+        atol=2,
+    )
+    raised = torch.eye(3).repeat(24, 24, 1, 1)
+    for side, sign in (("left", 1), ("right", -1)):
+        turn = torch.tensor([0, 0, sign * 1.2])
+        raised[:, JOINT_INDEX[f"{side}_shoulder"]] = matrix_from_axis_angle(turn)
+    raised[:, 0] = STANDING
+    joints = PuppetAnimator(puppet, FPS).joints(raised, torch.tensor([[0, 0, 0.95]]).repeat(24, 1))[0][-1]
+    assert joints.min() > 0 and joints[:, 1].min() < top
+    figure = extract_figure(crop, detector)
+    crowd = replace(figure, other_people=np.ones(crop.shape[:2], bool))
+    assert canvas_growth([crowd], crop, [True]) == CanvasGrowth(0, 0, 0), "no person is shown twice"
+    rows, columns = np.indices(crop.shape[:2]) // 6
+    patterned = np.repeat(np.uint8(60 + 120 * ((rows + columns) % 2))[..., None], 3, 2)
+    assert canvas_growth([figure], patterned, [True]) == CanvasGrowth(0, 0, 0), "nor a pattern"
 
 
 @pytest.mark.parametrize("body", ["man", "woman"])

@@ -807,6 +807,7 @@ def main() -> None:
         file.write_bytes(b"a canary\n" * 1000)
     os.environ |= {"ATTACK_CANARY": str(canary), "HOME": str(home), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     os.environ |= {"DANCEZOO_CACHE": str(folder / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "cache" / "torchinductor")  # as zoo.cli: imported here first
     os.environ["TMPDIR"] = str(temporary)
     import torch
 

@@ -40,6 +40,7 @@ class SegmentedFigure:
     cut_row: float | None = None  # row of pixels below which the figure is not visible; None: it is whole
     cut_sides: tuple[str, ...] = ()  # edges of the image, "left" and "right", that cut off a figure that is not whole
     visible_arms: tuple[str, ...] = ("left", "right")  # sides of the arms that the image shows up to the hand
+    other_people: np.ndarray | None = None  # (H, W) bool: pixels that show someone else
 
 
 class PersonNumberError(ValueError):

@@ -1,12 +1,13 @@
 """The pose detector for photographs that needs one download: BlazePose, as SMPL's joints and a mask."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from zoo.body.detection.base import PersonDetector, Poses, SegmentedFigure, joint_weights, weighted_joints
 from zoo.body.detection.blazepose import MIN_SCORE, NUM_BODY_POINTS, BlazePose, Landmarks, Person, Region
-from zoo.body.detection.figure_mask import largest_component, mask_to_alpha
+from zoo.body.detection.figure_mask import Body, fill_uncertain_holes, largest_component, mask_to_alpha, separate_people
 from zoo.body.image_skeleton import SMPL_STATURE
 from zoo.body.skeleton import JOINTS, OFFSETS, PARENTS
 
@@ -15,7 +16,7 @@ POINTS_OF_JOINT = {
     "knee": ((25,), (26,)), "ankle": ((27,), (28,)), "foot": ((31,), (32,)),
     "shoulder": ((11,), (12,)), "elbow": ((13,), (14,)), "wrist": ((15,), (16,)), "hand": ((17, 19), (18, 20)),
 }  # fmt: skip
-SHOULDERS, HIPS, KNEES, EARS, EYES = (11, 12), (23, 24), (25, 26), (7, 8), (2, 5)
+NOSE, SHOULDERS, HIPS, KNEES, EARS, EYES = 0, (11, 12), (23, 24), (25, 26), (7, 8), (2, 5)
 HEAD_POINTS, HAND_POINTS, FOOT_POINTS = slice(0, 11), slice(15, 23), slice(27, 33)
 ARM_AND_LEG_POINTS = [*range(11, 17), *range(23, 29)]
 TO_JOINTS = joint_weights(NUM_BODY_POINTS, POINTS_OF_JOINT, SHOULDERS, HIPS, EARS)
@@ -110,6 +111,12 @@ class BlazePoseDetector(PersonDetector):
             )
         index, note = self.choose_person([person.box for person, _, _ in people])
         _, landmarks, mask = people[index]
+        other_people = None
+        if len(people) > 1:
+            bodies = [_body(person_landmarks) for _, person_landmarks, _ in people]
+            masks = separate_people(image, [person_mask for *_, person_mask in people], bodies)
+            mask = masks.pop(index)
+            other_people = np.any([person_mask > 0.5 for person_mask in masks], 0)
         mask = largest_component(mask)
         stature = _stature_from_points(landmarks.points)
         is_half = half_body and not _shows_feet(landmarks, mask, stature)
@@ -119,15 +126,15 @@ class BlazePoseDetector(PersonDetector):
             _check_whole_body(landmarks, mask, stature, is_half)
         except ValueError as error:
             raise ValueError(f"{error}{f'; {note}' if note else ''}") from None
-        alpha = mask_to_alpha(mask)
+        alpha = fill_uncertain_holes(mask_to_alpha(mask))
         if is_half:
-            return _half_body(landmarks, alpha, stature, note)
+            return replace(_half_body(landmarks, alpha, stature, note), other_people=other_people)
         figure_height = float(np.ptp(np.flatnonzero((alpha > 0.5).any(1)))) + 1
         stature = max(stature, figure_height / MAX_HEIGHT_RATIO)
         joints = (TO_JOINTS @ landmarks.points).astype(np.float32)
         joints[HEAD] = _head_joint(landmarks.points, joints[NECK], joints[HEAD], stature)
         quality = float(landmarks.visibility[ARM_AND_LEG_POINTS].mean())
-        return SegmentedFigure(alpha, joints, quality, stature, note)
+        return SegmentedFigure(alpha, joints, quality, stature, note, other_people=other_people)
 
     def _track(self, frame: np.ndarray, region: Region | None) -> tuple[Region | None, Landmarks | None]:
         """The region that was searched in a frame and the landmarks there; None, None without a figure."""
@@ -146,6 +153,12 @@ def _is_same_head(landmarks: Landmarks, other: Landmarks) -> bool:
     """Whether two regions, of which the detector took each for a person, show the same one."""
     distance = landmarks.points[HEAD_POINTS].mean(0) - other.points[HEAD_POINTS].mean(0)
     return bool(np.linalg.norm(distance) < MIN_HEAD_DISTANCE * _stature_from_upper_body(landmarks.points))
+
+
+def _body(landmarks: Landmarks) -> Body:
+    """A person, to be told from others."""
+    joints, visibility = weighted_joints(TO_JOINTS, landmarks.points, landmarks.visibility)
+    return Body(joints, visibility >= MIN_VISIBILITY, _stature_from_upper_body(landmarks.points))
 
 
 def _head_joint(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature: float) -> np.ndarray:
@@ -168,6 +181,7 @@ def _half_body(landmarks: Landmarks, alpha: np.ndarray, stature: float, note: st
     is_visible = (visibility >= MIN_VISIBILITY) & (points >= 0).all(1) & (points < (alpha.shape[1], cut_row)).all(1)
     joints = (TO_JOINTS @ points).astype(np.float32)
     joints[HEAD] = _head_joint(points, joints[NECK], joints[HEAD], stature)
+    nose_x = points[NOSE, 0] - points[list(EARS), 0].mean()
     for side in (0, 1):
         hangs = False
         for joint in ("knee", "ankle", "foot"):
@@ -175,7 +189,9 @@ def _half_body(landmarks: Landmarks, alpha: np.ndarray, stature: float, note: st
             hangs = hangs or not is_visible[list(POINTS_OF_JOINT[joint][side])].all()
             if hangs:
                 length = float(OFFSETS[index].norm()) / SMPL_STATURE * stature
-                joints[index] = joints[PARENTS[index]] + np.array([0, length], np.float32)
+                # toes point where the nose does: they tell a profile (`zoo.body.image.puppet_motion`)
+                move = np.array([nose_x if joint == "foot" else 0, length], np.float32)
+                joints[index] = joints[PARENTS[index]] + move
     arm_points = {
         name: [POINTS_OF_JOINT[joint][side][0] for joint in ("elbow", "wrist")]
         for side, name in enumerate(("left", "right"))

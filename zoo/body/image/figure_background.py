@@ -12,6 +12,7 @@ from zoo.body.image_skeleton import SMPL_STATURE
 from zoo.body.skeleton import FEET, FOOT_HEIGHTS
 
 INPAINTED_STATURE = 150  # pixels: the image is shrunk to this stature to inpaint the background
+OTHER_BORDER = 5  # pixels, odd: so narrow is the replaced border of other people beside a figure
 HOLE_MARGIN = 0.02  # of the stature: pixels so close to the figure may be mixed with its colors
 
 
@@ -28,8 +29,10 @@ def separate_background(figures: Sequence[Figure]) -> tuple[np.ndarray, list[Sha
         for center, figure in zip(centers, figures, strict=True)
     ]
     is_shadow = np.any([distance < 1 for distance in distances], 0)
-    inpainted = _inpaint(image, alpha, stature, is_shadow)
-    floor = _replace_figure(image, inpainted, alpha, stature, np.float32(is_shadow))
+    other_masks = [figure.other_people for figure in figures if figure.other_people is not None]
+    other_people = np.any(other_masks, 0) if other_masks else None
+    inpainted = _inpaint(image, alpha, stature, is_shadow, other_people)
+    floor = _replace_figure(image, inpainted, alpha, stature, np.float32(is_shadow), other_people)
     is_figure = alpha > MIN_ALPHA
     shadows = [
         None
@@ -40,10 +43,10 @@ def separate_background(figures: Sequence[Figure]) -> tuple[np.ndarray, list[Sha
     distances = [distance for distance, shadow in zip(distances, shadows, strict=True) if shadow is not None]
     if len(distances) < sum(center is not None for center in centers):
         is_shadow = np.any([np.zeros(alpha.shape, bool), *(distance < 1 for distance in distances)], 0)
-        inpainted = _inpaint(image, alpha, stature, is_shadow)
+        inpainted = _inpaint(image, alpha, stature, is_shadow, other_people)
     # the floor fades into the image as the shadows do: there is no step where a shadow reaches farther
     fading = np.max([np.zeros(alpha.shape, np.float32), *map(shadow_fading, distances)], 0)
-    return _replace_figure(image, inpainted, alpha, stature, fading), shadows
+    return _replace_figure(image, inpainted, alpha, stature, fading, other_people), shadows
 
 
 def floor_row(figure: Figure) -> float:
@@ -58,26 +61,46 @@ def feet_distance(joints: np.ndarray) -> float:
     return float(abs(left - right))
 
 
-def _inpaint(image: np.ndarray, alpha: np.ndarray, stature: float, is_shadow: np.ndarray) -> np.ndarray:
-    """Inpaint the figures, what is near them, and the pixels `is_shadow` (H, W) bool. -> (H, W, 3) float32"""
+def _inpaint(
+    image: np.ndarray, alpha: np.ndarray, stature: float, is_shadow: np.ndarray, other_people: np.ndarray | None
+) -> np.ndarray:
+    """Inpaint the figures, what is near them, and the pixels `is_shadow` (H, W) bool. -> (H, W, 3) float32
+
+    other_people: (H, W) bool, pixels that are not copied to other places.
+    """
     hole_mask = _dilate(np.uint8((alpha > MIN_ALPHA) | is_shadow), 2 * max(2, round(HOLE_MARGIN * stature)) + 1)
     scale = min(1.0, INPAINTED_STATURE / stature)
     small_size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     small_image = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA)
     is_hole = cv2.resize(np.float32(hole_mask), small_size, interpolation=cv2.INTER_AREA) > 0.01
-    return cv2.resize(np.float32(inpaint(small_image, is_hole)), image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    no_source = None
+    if other_people is not None:
+        no_source = cv2.resize(other_people.astype(np.float32), small_size, interpolation=cv2.INTER_AREA) > 0.5
+    filled = np.float32(inpaint(small_image, is_hole, no_source))
+    return cv2.resize(filled, image.shape[1::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def _replace_figure(
-    image: np.ndarray, inpainted: np.ndarray, alpha: np.ndarray, stature: float, shadow_weight: np.ndarray
+    image: np.ndarray,
+    inpainted: np.ndarray,
+    alpha: np.ndarray,
+    stature: float,
+    shadow_weight: np.ndarray,
+    other_people: np.ndarray | None,
 ) -> np.ndarray:
-    """The image (H, W, 3) uint8, replaced by `inpainted` at the figures, and elsewhere by `shadow_weight` (H, W)."""
-    figure_mask = np.uint8(alpha > MIN_ALPHA)
+    """The image (H, W, 3) uint8, replaced by `inpainted` at the figures, and elsewhere by `shadow_weight` (H, W).
+
+    Of `other_people` (H, W) bool only a narrow border beside the figures is replaced.
+    """
+    figure_mask = (alpha > MIN_ALPHA).astype(np.uint8)
     kernel_side = 2 * max(2, round(HOLE_MARGIN * stature)) + 1
     # narrower than the hole: pixels that only may be mixed with the figure's colors stay unchanged
     replaced_mask = _dilate(figure_mask, 2 * kernel_side // 3 | 1)
     weight = cv2.GaussianBlur(np.float32(replaced_mask), (kernel_side, kernel_side), 0)
-    weight = np.max([weight, np.float32(figure_mask), shadow_weight], 0)[..., None]
+    weight = np.maximum(weight, shadow_weight)
+    if other_people is not None:
+        weight[other_people & (_dilate(figure_mask, OTHER_BORDER) == 0)] = 0
+    weight = np.maximum(weight, np.float32(figure_mask))[..., None]
     return (image * (1 - weight) + inpainted * weight).round().clip(0, 255).astype(np.uint8)
 
 

@@ -22,8 +22,11 @@ MAX_BORDER_STEP = 16  # grey levels: a larger step is an edge of something, and 
 SEARCH_ROW_RADIUS, SEARCH_COLUMN_RADIUS = 14, 40  # pixels: largest distance of the patch that is copied
 
 
-def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Fill the pixels of hole (H, W) bool in an image (H, W, 3) uint8. 5,000 pixels take about a second."""
+def inpaint(image: np.ndarray, hole: np.ndarray, no_source: np.ndarray | None = None) -> np.ndarray:
+    """Fill the pixels of hole (H, W) bool in an image (H, W, 3) uint8. 5,000 pixels take about a second.
+
+    no_source: (H, W) bool, pixels that are not copied unless there are no others.
+    """
     gaussian = cv2.getGaussianKernel(PATCH_SIDE, BLEND_SIGMA)
     blend_weights = (gaussian @ gaussian.T).astype(np.float32)[..., None]
     result = None
@@ -36,21 +39,21 @@ def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
         else:  # as blurred outside the hole as in it, so that patches can be compared
             guide_image = cv2.resize(result, size, interpolation=cv2.INTER_LINEAR)
         result = np.where(mask[..., None], guide_image, source_image).astype(np.float32)
-        # patches, by their first corner, that touch the hole
-        half_side = PATCH_SIDE // 2
-        touches_hole = (
-            cv2.dilate(mask.astype(np.uint8), np.ones((PATCH_SIDE, PATCH_SIDE), np.uint8))[
-                half_side:-half_side, half_side:-half_side
-            ]
-            > 0
-        )
+        touches_hole = _touching_patches(mask)
         if touches_hole.all():
             continue
+        excluded = touches_hole
+        if no_source is not None:
+            excluded = touches_hole | _touching_patches(
+                cv2.resize(no_source.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
+            )
+            if excluded.all():
+                excluded = touches_hole
         on_grid = np.zeros_like(touches_hole)
         on_grid[::grid_step, ::grid_step] = on_grid[-1, ::grid_step] = on_grid[::grid_step, -1] = on_grid[-1, -1] = True
         for _ in range(num_iterations):
             weighted_sum = np.zeros((*mask.shape, 4), np.float32)  # of colors, and the sum of the weights
-            matches = _nearest_patches(guide_image, touches_hole, np.argwhere(on_grid & touches_hole))
+            matches = _nearest_patches(guide_image, excluded, np.argwhere(on_grid & touches_hole))
             for (y, x), (source_y, source_x) in matches:
                 source_patch = result[source_y : source_y + PATCH_SIDE, source_x : source_x + PATCH_SIDE]
                 patch_sum = weighted_sum[y : y + PATCH_SIDE, x : x + PATCH_SIDE]
@@ -59,6 +62,13 @@ def inpaint(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
             result[mask] = weighted_sum[mask, :3] / weighted_sum[mask, 3:]
             guide_image = result
     return (result + _border_correction(result, mask)).round().clip(0, 255).astype(np.uint8)
+
+
+def _touching_patches(mask: np.ndarray) -> np.ndarray:
+    """The patches, by their first corner, that touch a mask (H, W) bool."""
+    half_side = PATCH_SIDE // 2
+    touches = cv2.dilate(mask.astype(np.uint8), np.ones((PATCH_SIDE, PATCH_SIDE), np.uint8)) > 0
+    return touches[half_side:-half_side, half_side:-half_side]
 
 
 def _border_correction(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -96,22 +106,22 @@ def _border_correction(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
 
 
 def _nearest_patches(
-    image: np.ndarray, touches_hole: np.ndarray, corners: np.ndarray
+    image: np.ndarray, excluded: np.ndarray, corners: np.ndarray
 ) -> Iterator[tuple[np.ndarray, tuple[int, int]]]:
-    """The corner (y, x) of each patch to fill, and the corner of the most similar patch outside the hole."""
-    rows, columns = touches_hole.shape
-    # (row, column) radii that are tried in this order, until the search area has a patch outside the hole
+    """The corner (y, x) of each patch to fill, and the corner of the most similar patch that is not excluded."""
+    rows, columns = excluded.shape
+    # (row, column) radii that are tried in this order, until the search area has a patch that can be copied
     search_radii = ((SEARCH_ROW_RADIUS, SEARCH_COLUMN_RADIUS), (SEARCH_ROW_RADIUS, columns), (rows, columns))
     for corner in corners:
         y, x = corner
         for row_radius, column_radius in search_radii:
             top, left = max(0, y - row_radius), max(0, x - column_radius)
             bottom, right = y + row_radius + 1, x + column_radius + 1
-            excluded = touches_hole[top:bottom, left:right]
-            if not excluded.all():
+            is_excluded = excluded[top:bottom, left:right]
+            if not is_excluded.all():
                 break
         patch = image[y : y + PATCH_SIDE, x : x + PATCH_SIDE]
         area = image[top : bottom + PATCH_SIDE - 1, left : right + PATCH_SIDE - 1]
-        distance = np.where(excluded, np.inf, cv2.matchTemplate(area, patch, cv2.TM_SQDIFF))
+        distance = np.where(is_excluded, np.inf, cv2.matchTemplate(area, patch, cv2.TM_SQDIFF))
         best_row, best_column = np.unravel_index(distance.argmin(), distance.shape)
         yield corner, (top + int(best_row), left + int(best_column))

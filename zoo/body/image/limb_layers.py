@@ -14,6 +14,7 @@ from zoo.body.image.segmentation import MIN_ALPHA, Figure
 from zoo.body.image_skeleton import JOINT_INDEX, LIMB_EXTENSION, LIMBS, TORSO_CORNERS
 
 # Sizes below are fractions of the stature, or of a limb's thickness where it says so.
+BELOW_NECK_FACTOR = 3.0  # distances from the head count so much more below the neck
 TRUNK_THICKNESS = 0.035  # unit of the distance from the trunk
 MIN_TRUNK_DISTANCE = 0.8  # of that thickness: the trunk's own pixels count as so far away from it
 TRUNK_OVERLAP = 0.01  # pixels so close to the trunk's outline belong to it too, even under an arm
@@ -105,6 +106,9 @@ def _limb_distances(
             a, b = joints[JOINT_INDEX[first]], joints[JOINT_INDEX[second]]
             side, limb = name.split("_", 1) if "_" in name else ("", name)
             distance = distance_to_segment(x, y, a, a + LIMB_EXTENSION.get(limb, 1.0) * (b - a))
+            if limb == "head":  # the front of a shirt in profile is nearer to the neck than to the line of the trunk
+                is_below = (x - a[0]) * (b[0] - a[0]) + (y - a[1]) * (b[1] - a[1]) < 0
+                distance = np.where(is_below, BELOW_NECK_FACTOR * distance, distance)
             if limb == "forearm":
                 fingertips = b + HAND_EXTENSION * (joints[JOINT_INDEX[f"{side}_hand"]] - b)
                 distance = np.minimum(distance_to_segment(x, y, a, b), distance_to_segment(x, y, b, fingertips))

@@ -9,13 +9,15 @@ stays still.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 
 from zoo.body.detection.base import PoseDetector
 from zoo.body.image.arap import Connection, Limb, Mesh
+from zoo.body.image.canvas import canvas_growth
 from zoo.body.image.figure_background import feet_distance, floor_row, separate_background
 from zoo.body.image.limb_layers import (
     cut_limbs,
@@ -26,9 +28,11 @@ from zoo.body.image.limb_layers import (
 )
 from zoo.body.image.limb_transforms import drawing_order, limb_transforms
 from zoo.body.image.puppet_motion import (
+    SIDE_HEADING,
     LowerCut,
     blend_from_pose,
-    hold_still_limbs,
+    hold_still_arms,
+    hold_still_legs,
     limit_turn,
     move_anchor,
     pictured_heading,
@@ -61,6 +65,9 @@ MAX_HALF_MOVE, MAX_FADE_MOVE, FADE_RATIO = np.array([0.08, 0.06]), np.array([0.5
 MIN_FADE_CELLS = 4  # this length in cells of the mesh, at least
 SIDE_FADE = 0.12  # of the stature: the same length, at a side of the image that cuts the figure off
 MIN_ARM_DISTANCE = 0.05  # of the stature: a forearm nearer to the trunk is left on it, if the legs are missing
+TOUCH_DISTANCE = 0.09  # of the stature: a wrist or hand so near to the other forearm holds it
+MIN_ELBOW_ANGLE = np.radians(45)  # a forearm folded back onto the upper arm cannot be told from it
+MIN_KNEE_GAP = 0.03  # of the stature: a knee so near to the other leg
 SWAY_SECONDS = 1.0  # such a pelvis moves about its own mean of the last seconds: this is the mean's time constant
 
 # Sizes below are fractions of the stature, or of a limb's thickness where it says so.
@@ -84,6 +91,7 @@ class Puppet:
     offsets: torch.Tensor  # (24, 3) pixels: its skeleton at rest
     quality: float  # in [0, 1]: visibility of the limbs, times the plausibility of their lengths
     note: str | None = None  # see SegmentedFigure
+    still_arms: tuple[str, ...] = ()  # sides of the arms that move with the trunk, as a part of it
     cut: LowerCut | None = None  # None: the whole figure is visible
 
 
@@ -97,16 +105,25 @@ def make_puppet(image: np.ndarray, detector: PoseDetector, max_side: int = MAX_F
     return make_puppets(image, [detector], max_side)[0]
 
 
-def make_puppets(image: np.ndarray, detectors: Sequence[PoseDetector], max_side: int = MAX_FRAME_SIDE) -> list[Puppet]:
+def make_puppets(
+    image: np.ndarray, detectors: Sequence[PoseDetector], max_side: int = MAX_FRAME_SIDE, grow_canvas: bool = False
+) -> list[Puppet]:
     """Make a puppet of each detector's figure in one image, see `make_puppet`. They share the background.
 
-    The order is that in which they are drawn: who stands nearer, with lower feet, comes later.
+    The order is that in which they are drawn: who stands nearer, with lower feet, comes later. grow_canvas: where
+    raised or spread arms would leave the image, a plain background is continued by reflection, see `canvas_growth`.
     """
     figures = [
         extract_figure(image, detector, max_side, DETECTION_CONFIDENCE, half_body=True) for detector in detectors
     ]
+    figures = [without_crossed_legs(figure) for figure in figures]
     figures.sort(key=floor_row)
     background, shadows = separate_background(figures)
+    if grow_canvas:
+        growth = canvas_growth(figures, background, [len(find_still_arms(figure)) < 2 for figure in figures])
+        background = growth.pad(background, cv2.BORDER_REFLECT_101)
+        figures = [growth.grow_figure(figure) for figure in figures]
+        shadows = [shadow and growth.move_shadow(shadow) for shadow in shadows]
     return [_make_puppet(figure, background, shadow) for figure, shadow in zip(figures, shadows, strict=True)]
 
 
@@ -119,7 +136,7 @@ def _make_puppet(figure: Figure, background: np.ndarray, shadow: Shadow | None) 
     offsets, plausibility = limb_offsets(joints, stature, limb_ends)
     if figure.cut_row is not None:
         offsets = fit_trunk(offsets, joints)
-    still_arms = () if figure.cut_row is None else _arms_on_the_trunk(figure)
+    still_arms = find_still_arms(figure)
     mesh = _make_mesh(figure, still_arms)
     return Puppet(
         background[:height, :width],
@@ -131,25 +148,79 @@ def _make_puppet(figure: Figure, background: np.ndarray, shadow: Shadow | None) 
         offsets,
         figure.quality * plausibility,
         figure.note,
-        None if figure.cut_row is None else _lower_cut(figure, figure.cut_row, mesh, still_arms),
+        still_arms,
+        None if figure.cut_row is None else _lower_cut(figure, figure.cut_row, mesh),
     )
 
 
-def _arms_on_the_trunk(figure: Figure) -> tuple[str, ...]:
-    """Sides of the arms that the image does not show, or whose forearm lies on the trunk or beside it."""
-    still_arms = []
+def without_crossed_legs(figure: Figure) -> Figure:
+    """A figure whose legs cover each other counts as cut off at the floor: legs that were cut apart would tear."""
+    if figure.cut_row is not None:
+        return figure
+    sides = ("left", "right")
+    legs = {
+        side: figure.joints[[JOINT_INDEX[f"{side}_{joint}"] for joint in ("hip", "knee", "ankle")]] for side in sides
+    }
+    gap = min(
+        float(distance_to_segment(*legs[side][1], *bone))
+        for side, other in (sides, sides[::-1])
+        for bone in (legs[other][:2], legs[other][1:])
+    )
+    if gap > MIN_KNEE_GAP * figure.stature:
+        return figure
+    row = float(np.flatnonzero((figure.alpha > 0.5).any(1))[-1] + 1)
+    note = "the legs cover each other: the upper body dances"
+    return replace(figure, cut_row=row, note=f"{figure.note}; {note}" if figure.note else note)
+
+
+def find_still_arms(figure: Figure) -> tuple[str, ...]:
+    """Sides of the arms that move with the trunk, as a part of it: with a folded elbow; both if crossed before it.
+
+    Of a figure without legs also those that are not shown, or whose forearm lies on the trunk or beside it; and both in
+    profile, as one hides the other and the trunk.
+    """
+    sides = ("left", "right")
     distance = distance_to_trunk(*pixel_grid(figure.alpha.shape), figure.joints)
-    for side in ("left", "right"):
-        elbow, wrist, hand = (figure.joints[JOINT_INDEX[f"{side}_{joint}"]] for joint in ("elbow", "wrist", "hand"))
+    forearms = {
+        side: [figure.joints[JOINT_INDEX[f"{side}_{joint}"]] for joint in ("elbow", "wrist", "hand")] for side in sides
+    }
+    min_distance = MIN_ARM_DISTANCE * figure.stature
+    touch = min(
+        float(distance_to_segment(*point, *forearms[other][:2]))
+        for side, other in (sides, sides[::-1])
+        for point in forearms[side][1:]
+    )
+    still_arms = [side for side in sides if _elbow_angle(figure, side) < MIN_ELBOW_ANGLE]
+    touches = touch < TOUCH_DISTANCE * figure.stature
+    if figure.cut_row is None:
+        column, row = np.stack([wrist for _, wrist, _ in forearms.values()]).astype(int).T
+        row, column = row.clip(0, distance.shape[0] - 1), column.clip(0, distance.shape[1] - 1)
+        is_before_trunk = distance[row, column].max() < TOUCH_DISTANCE * figure.stature
+        return sides if touches and is_before_trunk else tuple(still_arms)
+    if touches or _is_profile(figure):
+        return sides
+    for side, (elbow, wrist, hand) in forearms.items():
         points = np.stack([(elbow + wrist) / 2, wrist, hand]).astype(int)
-        if side not in figure.visible_arms or (
-            distance[points[:, 1], points[:, 0]].min() < MIN_ARM_DISTANCE * figure.stature
-        ):
+        if side in still_arms:
+            continue
+        if side not in figure.visible_arms or distance[points[:, 1], points[:, 0]].min() < min_distance:
             still_arms.append(side)
     return tuple(still_arms)
 
 
-def _lower_cut(figure: Figure, row: float, mesh: Mesh, still_arms: tuple[str, ...]) -> LowerCut:
+def _elbow_angle(figure: Figure, side: str) -> float:
+    """Radians between upper arm and forearm in the image: pi where the arm is straight."""
+    shoulder, elbow, wrist = (figure.joints[JOINT_INDEX[f"{side}_{joint}"]] for joint in ("shoulder", "elbow", "wrist"))
+    upper_arm, forearm = shoulder - elbow, wrist - elbow
+    lengths = np.linalg.norm(upper_arm) * np.linalg.norm(forearm)
+    return float(np.arccos(np.clip(upper_arm @ forearm / max(lengths, 1e-6), -1, 1)))
+
+
+def _is_profile(figure: Figure) -> bool:
+    return abs(pictured_heading(figure.joints, figure.stature)) == SIDE_HEADING
+
+
+def _lower_cut(figure: Figure, row: float, mesh: Mesh) -> LowerCut:
     """The cut of a figure that is visible above `row`. The other arms move freely; what is near a cut rests."""
     hips, shoulders = (
         figure.joints[[JOINT_INDEX[f"{side}_{joint}"] for side in ("left", "right")], 1].mean()
@@ -171,7 +242,7 @@ def _lower_cut(figure: Figure, row: float, mesh: Mesh, still_arms: tuple[str, ..
                 weights = weights * _smoothstep((distance - still_margin) / side_fade)
             node_weights[limb.nodes] = weights
     fade_length = min(fade_height, side_fade) if figure.cut_sides else fade_height
-    return LowerCut(row, fade_length, still_arms, node_weights)
+    return LowerCut(row, fade_length, node_weights)
 
 
 def _smoothstep(fraction: np.ndarray) -> np.ndarray:
@@ -227,7 +298,8 @@ class PuppetAnimator:
         self.num_frames_drawn += len(pixels)
         pixels = blend_from_pose(puppet.joints, pixels, np.clip(times / BLEND_SECONDS, 0, 1))
         if puppet.cut is not None:
-            hold_still_limbs(puppet.joints, pixels, puppet.cut)
+            hold_still_legs(puppet.joints, pixels)
+        hold_still_arms(puppet.joints, pixels, puppet.still_arms)
         return pixels, depth.numpy()
 
     def _sway(self, positions: np.ndarray) -> np.ndarray:
@@ -279,6 +351,8 @@ def _make_mesh(figure: Figure, still_arms: Collection[str] = ()) -> Mesh:
     x, y = pixel_grid(figure.alpha.shape)
     limbs, connections = {}, []
     still_limbs = [f"{side}_{limb}" for side in still_arms for limb in ("upper_arm", "forearm")]
+    if figure.cut_row is not None and _is_profile(figure):  # legs do not move: parts of the trunk would be theirs
+        still_limbs += [f"{side}_{limb}" for side in ("left", "right") for limb in ("thigh", "shin", "sole")]
     for name, rgba in cut_limbs(figure, still_limbs).items():
         if name == "torso":
             is_handle = distance_to_trunk(x, y, joints) == 0

@@ -1,5 +1,6 @@
 """Fit a dance to a figure of an image: the side that it shows, what of it can move, and the pose that it begins in."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,6 @@ class LowerCut:
 
     row: float  # of pixels, below which the figure is not visible
     fade_length: float  # pixels from there over which the motion fades in; the shortest one of all edges
-    still_arms: tuple[str, ...]  # sides of the arms that move with the trunk, as a part of it
     node_weights: np.ndarray  # (N,) of the mesh's nodes: 0 rests, 1 moves
 
 
@@ -64,20 +64,19 @@ def move_anchor(pictured: np.ndarray, pixels: np.ndarray, cut: LowerCut, move: n
     pixels += ((1 - fraction) * pelvis + fraction * neck + move - anchor)[:, None]
 
 
-def hold_still_limbs(pictured: np.ndarray, pixels: np.ndarray, cut: LowerCut) -> None:
-    """Put legs where they are pictured (24, 2), and still arms where the trunk takes them, in poses (F, 24, 2)."""
-    leg_joints, arm_joints = (
-        [JOINT_INDEX[f"{side}_{joint}"] for side in sides for joint in joints]
-        for sides, joints in (
-            (("left", "right"), ("knee", "ankle", "foot")),
-            (cut.still_arms, ("elbow", "wrist", "hand")),
-        )
-    )
+def hold_still_legs(pictured: np.ndarray, pixels: np.ndarray) -> None:
+    """Put knees, ankles and feet of poses (F, 24, 2), in place, where they are pictured (24, 2)."""
+    legs = [JOINT_INDEX[f"{side}_{joint}"] for side in ("left", "right") for joint in ("knee", "ankle", "foot")]
+    pixels[:, legs] = pictured[legs]
+
+
+def hold_still_arms(pictured: np.ndarray, pixels: np.ndarray, sides: Collection[str]) -> None:
+    """Put the arms of some sides, in poses (F, 24, 2), in place, where the trunk takes them from (24, 2)."""
+    arms = [JOINT_INDEX[f"{side}_{joint}"] for side in sides for joint in ("elbow", "wrist", "hand")]
     corners = [JOINT_INDEX[name] for name in TORSO_CORNERS]
-    for pose in pixels:
-        pose[leg_joints] = pictured[leg_joints]
+    for pose in pixels if arms else ():
         matrix = trunk_transform(pictured[corners], pose[corners])
-        pose[arm_joints] = pictured[arm_joints] @ matrix[:, :2].T + matrix[:, 2]
+        pose[arms] = pictured[arms] @ matrix[:, :2].T + matrix[:, 2]
 
 
 def blend_from_pose(start_pose: np.ndarray, poses: np.ndarray, progress: np.ndarray) -> np.ndarray:

@@ -40,10 +40,11 @@ class Figure:
     joints: np.ndarray  # (24, 2) pixels
     quality: float  # in [0, 1]: visibility of arms and legs
     stature: float  # pixels: its height when standing upright
-    note: str | None = None  # see SegmentedFigure, as the next three
+    note: str | None = None  # see SegmentedFigure, as the next four
     cut_row: float | None = None
     cut_sides: tuple[str, ...] = ()
     visible_arms: tuple[str, ...] = ("left", "right")
+    other_people: np.ndarray | None = None
 
 
 def from_alpha(rgba: np.ndarray) -> Cutout:

@@ -285,10 +285,11 @@ class MagicDance(Family, MotionGenerator):
 
         motion: the node of conf/motion/NAME.yaml with its options; renderer: that of conf/renderer/NAME.yaml; without a
         node, the choice stays as it is. edit: the part that the diffuser keeps of the chosen motion, see `KeptPart`.
-        pose_detector: for renderers that need one; use_fallback: draw a mesh where no figure is found in the image.
-        Raises ValueError for anything else.
+        pose_detector: for renderers that need one; use_fallback: draw a mesh where no figure is found in the image;
+        same_size: draw frames of the image's proportions, which an evaluation compares with true ones. Raises
+        ValueError for anything else.
         """
-        unknown = sorted(set(options) - {"motion", "edit", "renderer", "pose_detector", "use_fallback"})
+        unknown = sorted(set(options) - {"motion", "edit", "renderer", "pose_detector", "use_fallback", "same_size"})
         if unknown:
             raise ValueError(f"{unknown[0]}= is not an option of magicdance")
         if options.get("motion"):
@@ -308,6 +309,8 @@ class MagicDance(Family, MotionGenerator):
         if not (isinstance(cls, type) and issubclass(cls, Renderer)):
             raise ValueError(f"renderer={node.get('name')}: {cls} is no renderer")
         node = {name: value for name, value in node.items() if name not in ("name", "needs_detector", "has_fallback")}
+        if options.get("same_size") and "grow_canvas" in node:
+            node["grow_canvas"] = False
         fallback = MeshRenderer(self.mesh_height, self.mesh_width) if options.get("use_fallback") else None
         self.renderer = cls.build(self, options.get("pose_detector"), fallback, node)
 

@@ -186,7 +186,9 @@ class EvaluatedCheckpoint:
                 f"renderer={renderer_config['name']} finds the figure in the image by a detector: "
                 "give weights.pose_detector=FILE"
             )
-        self.family.configure({"renderer": renderer_config, "pose_detector": detector, "use_fallback": True})
+        self.family.configure(
+            {"renderer": renderer_config, "pose_detector": detector, "use_fallback": True, "same_size": True}
+        )
         # dances that were generated without naming the default renderer stay valid
         self.renderer = renderer_config["name"] if needs_detector or load_renderer(options) else None
         reserved_keys = ("name", "_target_", "needs_detector", "has_fallback")

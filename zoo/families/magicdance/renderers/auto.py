@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from zoo.body.detection.base import PersonDetector, PersonNumberError, PoseDetector
 from zoo.body.detection.synthetic_detector import SyntheticPoseDetector
 from zoo.families.magicdance.renderers.mesh import MeshRenderer
-from zoo.families.magicdance.renderers.warp import WarpRenderer
-from zoo.families.renderer import Renderer, RenderSession, check_options
+from zoo.families.magicdance.renderers.warp import WarpRenderer, grow_canvas_option
+from zoo.families.renderer import Renderer, RenderSession
 
 
 class AutoRenderer(Renderer):
@@ -19,24 +19,29 @@ class AutoRenderer(Renderer):
     The paper renders every figure by diffusion (sec. 3.3); this is the zoo's default without a trained renderer.
     """
 
-    def __init__(self, detector: PoseDetector | None, fallback: Renderer):
-        """detector: None uses the fallback always. fallback: draws without a whole figure, and without an image."""
-        self.detector, self.fallback = detector, fallback
+    def __init__(self, detector: PoseDetector | None, fallback: Renderer, grow_canvas: bool = False):
+        """detector: None uses the fallback always. fallback: draws without a whole figure, and without an image.
+
+        grow_canvas: see `make_puppets`.
+        """
+        self.detector, self.fallback, self.grow_canvas = detector, fallback, grow_canvas
 
     @classmethod
     def build(
         cls, family: nn.Module, detector: PoseDetector | None, fallback: Renderer | None, options: Mapping[str, Any]
     ) -> "AutoRenderer":
         """See `Renderer`. The fallback is always a mesh."""
-        check_options("auto", options)
-        return cls(detector, MeshRenderer(family.mesh_height, family.mesh_width))
+        grow_canvas = grow_canvas_option("auto", options)
+        return cls(detector, MeshRenderer(family.mesh_height, family.mesh_width), grow_canvas)
 
     def begin(self, image: Tensor | None, fps: Fraction, seed: int) -> RenderSession:
         """See `Renderer`. Raises ValueError only for a number of a person that the image does not have."""
         if image is None or self.detector is None:
             return self.fallback.begin(image, fps, seed)
         try:
-            return WarpRenderer(_detector_for(image, self.detector)).begin(image, fps, seed)
+            return WarpRenderer(_detector_for(image, self.detector), grow_canvas=self.grow_canvas).begin(
+                image, fps, seed
+            )
         except PersonNumberError:
             raise
         except ValueError as error:

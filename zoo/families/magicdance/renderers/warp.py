@@ -22,23 +22,23 @@ OPPOSITE_JOINTS = [  # index of the joint on the other side, or of the joint its
 class WarpRenderer(Renderer):
     """Deforms the figure of the image. Needs no weights but the detector's."""
 
-    def __init__(self, detector: PoseDetector, fallback: Renderer | None = None):
-        """fallback: draws where no figure is found; None raises."""
-        self.detector, self.fallback = detector, fallback
+    def __init__(self, detector: PoseDetector, fallback: Renderer | None = None, grow_canvas: bool = False):
+        """fallback: draws where no figure is found; None raises. grow_canvas: see `make_puppets`."""
+        self.detector, self.fallback, self.grow_canvas = detector, fallback, grow_canvas
 
     @classmethod
     def build(
         cls, family: nn.Module, detector: PoseDetector | None, fallback: Renderer | None, options: Mapping[str, Any]
     ) -> "WarpRenderer":
         """See `Renderer`."""
-        check_options("warp", options)
+        grow_canvas = grow_canvas_option("warp", options)
         assert detector is not None, "its configuration says needs_detector"
-        return cls(detector, fallback)
+        return cls(detector, fallback, grow_canvas)
 
     def begin(self, image: Tensor | None, fps: Fraction, seed: int) -> RenderSession:
-        """See `Renderer`; frames have the image's proportions. Raises ValueError unless it shows a figure.
+        """See `Renderer`; frames have the image's proportions, or more above and beside it.
 
-        A detector with several numbers of people gives as many dancers.
+        Raises ValueError unless it shows a figure. A detector with several numbers of people gives as many dancers.
         """
         try:
             return WarpSession(self._puppets(image), fps)
@@ -51,10 +51,19 @@ class WarpRenderer(Renderer):
         if image is None:
             raise ValueError("renderer=warp moves the figure of an image: give image=FILE")
         detectors = self.detector.one_by_one() if isinstance(self.detector, PersonDetector) else [self.detector]
-        puppets = make_puppets(image.permute(1, 2, 0).cpu().numpy(), detectors)
+        puppets = make_puppets(image.permute(1, 2, 0).cpu().numpy(), detectors, grow_canvas=self.grow_canvas)
         for puppet in puppets:
             check_quality(puppet.quality, puppet.note)
         return puppets
+
+
+def grow_canvas_option(name: str, options: Mapping[str, Any]) -> bool:
+    """The value of grow_canvas, the one option of the renderer `name`; False without it. Raises ValueError."""
+    check_options(name, options, ("grow_canvas",))
+    value = options.get("grow_canvas", False)
+    if not isinstance(value, bool):
+        raise ValueError(f"renderer.grow_canvas={value} is neither true nor false")
+    return value
 
 
 class WarpSession(RenderSession):
