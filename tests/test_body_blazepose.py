@@ -146,6 +146,32 @@ def test_all_people_are_detected(detector, clips):
     assert detector.find_people(np.full((90, 120, 3), 200, np.uint8)) == []
 
 
+def test_people_whom_the_detector_misses_are_found_by_their_faces(wheel, clips, monkeypatch, tmp_path):
+    """Faces lie on heads; a region below a face gives its person; the one that was detected dances.
+
+    A folder without the file for faces detects none.
+    """
+    middle, half = SIDE // 2, 40
+    row = np.concatenate([clip["rgb"][0, :, middle - half : middle + half] for clip in clips], axis=1)
+    heads = [clip["joints2d"][0, JOINTS.index("head")] for clip in clips]
+    heads = np.stack(heads) + [[2 * half * index - middle + half, 0] for index in range(3)]
+    faces = sorted(BlazePose(wheel).detect_faces(row), key=lambda face: face.center[0])
+    assert len(faces) == 3
+    for face, head in zip(faces, heads, strict=True):
+        assert np.linalg.norm(face.center - head) < 0.4 * face.width and face.score >= 0.5
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if name.endswith(FILES):
+                (tmp_path / Path(name).name).write_bytes(archive.read(name))
+    for path, num_people in ((wheel, 3), (tmp_path, 1)):
+        detector = BlazePoseDetector(path)
+        left_person = min(detector.find_people(row), key=lambda person: person.region.center[0])
+        monkeypatch.setattr(detector, "find_people", lambda image, person=left_person: [person])
+        figure = detector.segment_figure(row)
+        assert (figure.note or "").startswith("3 people were detected, of whom person 1 from") == (num_people == 3)
+        assert np.abs(figure.joints[JOINTS.index("head")] - heads[0]).max() < 8
+
+
 def test_the_mask_of_a_person_in_a_group_shows_nobody_else(detector, clips):
     """One of three stands before the two others: each mask has the visible pixels of its person alone."""
     row = np.full((SIDE, 3 * SIDE, 3), 200, np.uint8)

@@ -32,6 +32,29 @@ def test_people_in_a_group_are_told_apart():
     assert separate_people(image, alone, [bodies[0], far])[0] is both, "nobody is near"
 
 
+def test_a_face_is_of_its_own_person_alone():
+    """A face before another's trunk, which both masks show: it goes to its person, with its hair."""
+    rest = forward_kinematics(STANDING.expand(1, 24, 3, 3), torch.zeros(1, 3), OFFSETS)[0].numpy()
+    pose = np.stack([rest[:, 0], -rest[:, 2]], 1) * STATURE / SMPL_STATURE + [130, 110]
+    is_visible = np.isin(np.arange(24), (0, 1, 2, 3, 6, 9, 12, 15, 16, 17))
+    y, x = np.mgrid[:260, :260]
+    image = np.full((260, 260, 3), 220, np.uint8)
+    center, width = np.array([130.0, 85.0]), 24.0
+    trunk = (np.abs(x - 130) < 35) & (y > 30)
+    distance = np.hypot(x - center[0], y - center[1])
+    head = distance < width
+    image[trunk] = (60, 90, 60)
+    image[head] = (90, 60, 30)
+    image[distance < width / 2] = (230, 180, 150)
+    both = np.float32(trunk | head)
+    low = pose.copy()
+    low[15], low[12] = center, center + [0, 20]
+    low[[16, 17, 1, 2]] = center + [[20, 30], [-20, 30], [15, 100], [-15, 100]]
+    bodies = [Body(pose, is_visible, STATURE), Body(low, is_visible, STATURE, (center, width))]
+    farther, nearer = separate_people(image, [both, both], bodies)
+    assert (nearer[head] > 0.5).mean() > 0.95 and (farther[distance < width / 2] < 0.5).all()
+
+
 def test_a_hole_is_filled_where_the_detector_doubts_it():
     """A sure gap stays, also one that is open to the border of the image; a doubtful one is the figure's."""
     alpha = np.zeros((100, 100))

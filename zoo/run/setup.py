@@ -12,7 +12,7 @@ from zoo.files import cache_root
 from zoo.run.sample.request import cached_detector
 
 DETECTOR_PACKAGE = "mediapipe==0.10.21"  # the last with its models inside the wheel
-DETECTOR_HASH = "babf28247ffed0a562cf02cb53d113059d41a6d5e6a23795b85603c9bdb84088"  # SHA-256 of its two networks
+DETECTOR_HASH = "5adc273f8516bae3bada463fd39e3a707718542f2be990dea5b1e52a504a864b"  # SHA-256 of its three networks
 PARTS = ("pose_detector",)
 
 
@@ -49,7 +49,7 @@ def _download_detector() -> Path:
             "without it a plain body dances in place of a photographed person, "
             "drawn figures dance as they are"
         )
-    if hashlib.sha256(b"".join(read_networks(file))).hexdigest() != DETECTOR_HASH:
+    if hashlib.sha256(b"".join(network for network in read_networks(file) if network)).hexdigest() != DETECTOR_HASH:
         file.unlink()
         raise ValueError(f"{DETECTOR_PACKAGE}: the downloaded file holds other networks than expected; deleted")
     return file

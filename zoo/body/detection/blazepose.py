@@ -9,7 +9,7 @@ Positions are pixels, x right, y down; the center of the first pixel is (0.5, 0.
 import hashlib
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
 
 FILES = ("pose_detection.tflite", "pose_landmark_full.tflite")  # as they are named in mediapipe/modules/**
+FACE_FILE = "face_detection_full_range_sparse.tflite"  # optional, of the same wheel
 DOWNLOAD_HINT = "`pip download --no-deps mediapipe==0.10.21` gets it"
 MIN_SCORE = 0.5  # of a detected person, and of a figure's presence in its region
 MIN_OVERLAP = 0.3  # intersection over union above which two boxes are one person
@@ -32,6 +33,7 @@ REGION_MARGIN = 1.25  # side of a region, over twice the distance of its two poi
 
 # side of the detector's input in pixels; (cells a side, anchors a cell) of strides 8, 16 and three times 32
 DETECTOR_SIDE, ANCHOR_GRIDS = 224, ((28, 2), (14, 2), (7, 6))
+FACE_SIDE, FACE_ANCHOR_GRIDS = 192, ((48, 1),)
 # side of the landmark network's input in pixels; point 33 is the region's center, 34 its size and direction
 LANDMARK_SIDE, NUM_POINTS, NUM_BODY_POINTS = 256, 39, 33
 HEATMAP_SIDE, HEATMAP_RADIUS = 64, 3  # a point is refined by the heat map's 7 x 7 cells around it
@@ -58,10 +60,16 @@ class Person:
     score: float  # in [0, 1]
     face: np.ndarray  # (4,) x0, y0, x1, y1
     region: Region  # of the whole body
+    is_only_face: bool = False  # the region is placed below the face, as the body was not detected
 
     @property
     def box(self) -> np.ndarray:
-        """(4,) x0, y0, x1, y1 of the upright square around the body; it may extend beyond the image."""
+        """(4,) x0, y0, x1, y1 of the upright square around the body, or around the face if that alone was detected.
+
+        It may extend beyond the image.
+        """
+        if self.is_only_face:
+            return self.face
         half_side = REGION_MARGIN * np.linalg.norm(self.region.up)
         return np.concatenate([self.region.center - half_side, self.region.center + half_side])
 
@@ -70,6 +78,20 @@ class Person:
         distance = np.linalg.norm(self.region.center - person.region.center)
         sizes = [np.linalg.norm(detection.region.up) for detection in (self, person)]
         return bool(distance < SAME_PERSON_DISTANCE * max(sizes))
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face in an image: its upright box from the brows to the chin, which also a head in profile has."""
+
+    score: float  # in [0, 1]
+    center: np.ndarray  # (2,) pixels
+    width: float  # pixels
+
+    @property
+    def box(self) -> np.ndarray:
+        """(4,) x0, y0, x1, y1 of the square around the face."""
+        return np.concatenate([self.center - self.width / 2, self.center + self.width / 2])
 
 
 @dataclass(frozen=True)
@@ -83,10 +105,10 @@ class Landmarks:
     next_region: Region  # to be searched in the next frame
 
 
-def read_networks(path: str | Path) -> tuple[bytes, bytes]:
-    """Read FILES from a mediapipe 0.10 wheel or from a folder that has them, at any depth.
+def read_networks(path: str | Path) -> tuple[bytes, bytes, bytes | None]:
+    """Read FILES and FACE_FILE from a mediapipe 0.10 wheel or from a folder that has them, at any depth.
 
-    Raises ValueError in one line if they are missing or damaged.
+    Raises ValueError in one line if one of FILES is missing or one is damaged; FACE_FILE may be missing.
     """
     path = Path(path)
     if path.is_dir():
@@ -104,9 +126,10 @@ def read_networks(path: str | Path) -> tuple[bytes, bytes]:
         raise ValueError(f"pose detector {path} has no {' and no '.join(missing)}; {DOWNLOAD_HINT}")
     try:
         detector, landmarker = (read(members[name]) for name in FILES)
+        face_detector = read(members[FACE_FILE]) if FACE_FILE in members else None
     except (OSError, zipfile.BadZipFile):
         raise ValueError(f"pose detector {path} is damaged; {DOWNLOAD_HINT}") from None
-    return detector, landmarker
+    return detector, landmarker, face_detector
 
 
 class BlazePose:
@@ -115,30 +138,33 @@ class BlazePose:
     def __init__(self, path: str | Path):
         from ai_edge_litert.interpreter import Interpreter
 
-        network_bytes = read_networks(path)
+        *network_bytes, face_bytes = read_networks(path)
         self.hash = hashlib.sha256(b"".join(network_bytes)).hexdigest()[:12]
-        anchors = [_anchors(num_cells, anchors_per_cell) for num_cells, anchors_per_cell in ANCHOR_GRIDS]
-        self._anchors = np.concatenate(anchors)  # (2254, 2) positions in [0, 1]
-        detector_shapes = ((len(self._anchors), 12), (len(self._anchors), 1))
-        mask_shape, heatmap_shape = (LANDMARK_SIDE,) * 2 + (1,), (HEATMAP_SIDE,) * 2 + (NUM_POINTS,)
-        landmark_shapes = ((5 * NUM_POINTS,), (1,), mask_shape, heatmap_shape)
+        self._anchors = _anchors(ANCHOR_GRIDS)
+        self._face_anchors = _anchors(FACE_ANCHOR_GRIDS)
+        expected_shapes = [
+            ((len(self._anchors), 12), (len(self._anchors), 1)),
+            ((5 * NUM_POINTS,), (1,), (LANDMARK_SIDE,) * 2 + (1,), (HEATMAP_SIDE,) * 2 + (NUM_POINTS,)),
+        ]
+        if face_bytes is not None:
+            network_bytes.append(face_bytes)
+            expected_shapes.append(((len(self._face_anchors), 16), (len(self._face_anchors), 1)))
+        networks = []
         try:
             with suppress_stderr():
-                self._detector, self._landmarker = (
-                    Interpreter(model_content=model_bytes, num_threads=1) for model_bytes in network_bytes
-                )
-                for network, expected_shapes in (
-                    (self._detector, detector_shapes),
-                    (self._landmarker, landmark_shapes),
-                ):
+                for model_bytes, network_shapes in zip(network_bytes, expected_shapes, strict=True):
+                    network = Interpreter(model_content=model_bytes, num_threads=1)
                     network.allocate_tensors()
                     shapes = tuple(tuple(output["shape"][1:]) for output in network.get_output_details())
-                    if shapes[: len(expected_shapes)] != expected_shapes:
+                    if shapes[: len(network_shapes)] != network_shapes:
                         raise ValueError
+                    networks.append(network)
         except (ValueError, RuntimeError):
             raise ValueError(
                 f"pose detector {path}: its .tflite files are damaged or of other networks; {DOWNLOAD_HINT}"
             ) from None
+        self._detector, self._landmarker = networks[:2]
+        self._face_detector = networks[2] if face_bytes is not None else None
 
     def detect_people(self, image: np.ndarray) -> list[Person]:
         """The people in an image (H, W, 3) uint8, highest score first.
@@ -161,27 +187,29 @@ class BlazePose:
             ]
         return sorted(people, key=lambda person: -person.score)
 
+    def detect_faces(self, image: np.ndarray) -> list[Face]:
+        """The faces in an image (H, W, 3) uint8, highest score first; none without FACE_FILE.
+
+        BlazeFace's network for the full range also detects the faces of people of whom others hide a part.
+        """
+        if self._face_detector is None:
+            return []
+        size = np.array(image.shape[1::-1], float)
+        to_image = _square(size / 2, size.max()).to_image(FACE_SIDE)
+        boxes = _detect(self._face_detector, self._face_anchors, image, to_image, FACE_SIDE)
+        return [Face(score, box[:2].mean(0), float(box[1, 0] - box[0, 0])) for score, box in boxes]
+
     def _detect_in_square(self, image: np.ndarray, center: np.ndarray, side: float) -> list[Person]:
         """The people in a square of an image."""
-        to_image = Region(center, np.array([0, -side / 2 / REGION_MARGIN])).to_image(DETECTOR_SIDE)
-        crop = _crop(image, to_image, DETECTOR_SIDE, cv2.BORDER_CONSTANT)
-        points, logits = _run(self._detector, crop / 127.5 - 1)[:2]
-        scores = expit(logits[:, 0].clip(-100, 100))
-        selected = np.flatnonzero(scores >= MIN_SCORE)
-        # center, size and four points (hips, a point on the circle around the body, two more), relative to the anchor
-        points = points[selected].reshape(-1, 6, 2) / DETECTOR_SIDE
-        points[:, [0, 2, 3, 4, 5]] += self._anchors[selected, None]
-        points = np.concatenate(
-            [points[:, :1] - points[:, 1:2] / 2, points[:, :1] + points[:, 1:2] / 2, points[:, 2:]], 1
-        )
+        to_image = _square(center, side).to_image(DETECTOR_SIDE)
         people = []
-        for score, (top_left, bottom_right, hips, circle_point, *_) in _merge(points, scores[selected]):
-            top_left, bottom_right, hips, circle_point = _transform(
-                np.stack([top_left, bottom_right, hips, circle_point]) * DETECTOR_SIDE, to_image
-            )
+        # two corners of the face, then the hips, a point on the circle around the body, two more
+        for score, (top_left, bottom_right, hips, circle_point, *_) in _detect(
+            self._detector, self._anchors, image, to_image, DETECTOR_SIDE
+        ):
             if np.any(circle_point != hips):
                 people.append(
-                    Person(float(score), np.concatenate([top_left, bottom_right]), Region(hips, circle_point - hips))
+                    Person(score, np.concatenate([top_left, bottom_right]), Region(hips, circle_point - hips))
                 )
         return people
 
@@ -229,11 +257,36 @@ def _squares(size: np.ndarray, side: float) -> list[tuple[np.ndarray, float]]:
     return [(np.array([x, y]) + np.minimum(side, size) / 2, side) for y in square_starts[1] for x in square_starts[0]]
 
 
-def _anchors(num_cells: int, anchors_per_cell: int) -> np.ndarray:
-    """(cells^2 count, 2): centers of a grid of cells in [0, 1], row by row, each repeated `count` times."""
-    cell_centers = (np.arange(num_cells) + 0.5) / num_cells
-    y, x = np.meshgrid(cell_centers, cell_centers, indexing="ij")
-    return np.stack([x, y], -1).reshape(-1, 2).repeat(anchors_per_cell, 0)
+def _square(center: np.ndarray, side: float) -> Region:
+    """The upright region of a square."""
+    return Region(center, np.array([0, -side / 2 / REGION_MARGIN]))
+
+
+def _anchors(grids: Sequence[tuple[int, int]]) -> np.ndarray:
+    """(N, 2): centers of the cells of square grids in [0, 1], row by row. grids: (cells a side, anchors a cell)"""
+    anchors = []
+    for num_cells, anchors_per_cell in grids:
+        cell_centers = (np.arange(num_cells) + 0.5) / num_cells
+        y, x = np.meshgrid(cell_centers, cell_centers, indexing="ij")
+        anchors.append(np.stack([x, y], -1).reshape(-1, 2).repeat(anchors_per_cell, 0))
+    return np.concatenate(anchors)
+
+
+def _detect(
+    network: "Interpreter", anchors: np.ndarray, image: np.ndarray, to_image: np.ndarray, side: int
+) -> list[tuple[float, np.ndarray]]:
+    """Boxes of a single-shot detector with an input of side x side pixels, in a square of an image.
+
+    anchors (N, 2) -> (score, (P, 2) two corners and further points in the image), highest score first
+    """
+    crop = _crop(image, to_image, side, cv2.BORDER_CONSTANT)
+    points, logits = _run(network, crop / 127.5 - 1)[:2]
+    scores = expit(logits[:, 0].clip(-100, 100))
+    selected = np.flatnonzero(scores >= MIN_SCORE)
+    points = points[selected].reshape(len(selected), points.shape[1] // 2, 2) / side  # center, size, then points
+    centers, halves = points[:, :1] + anchors[selected, None], points[:, 1:2] / 2
+    points = np.concatenate([centers - halves, centers + halves, points[:, 2:] + anchors[selected, None]], 1)
+    return [(float(score), _transform(box * side, to_image)) for score, box in _merge(points, scores[selected])]
 
 
 def _transform(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -1,12 +1,13 @@
 """The pose detector for photographs that needs one download: BlazePose, as SMPL's joints and a mask."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from zoo.body.detection.base import PersonDetector, Poses, SegmentedFigure, joint_weights, weighted_joints
-from zoo.body.detection.blazepose import MIN_SCORE, NUM_BODY_POINTS, BlazePose, Landmarks, Person, Region
+from zoo.body.detection.blazepose import MIN_SCORE, NUM_BODY_POINTS, BlazePose, Face, Landmarks, Person, Region
 from zoo.body.detection.figure_mask import Body, fill_uncertain_holes, largest_component, mask_to_alpha, separate_people
 from zoo.body.image_skeleton import SMPL_STATURE
 from zoo.body.skeleton import JOINTS, OFFSETS, PARENTS
@@ -34,6 +35,11 @@ MAX_OUTSIDE = 0.02  # of the stature: distance beyond the image edge up to which
 HEAD_RATIO, TRUNK_RATIO, SHOULDER_RATIO = 0.11, 0.29, 0.2
 MIN_HEAD_DISTANCE = 0.08  # of the stature, between the heads of two people
 MIN_VISIBILITY = 0.5  # of a point that counts as seen
+# of people seen from the front, in widths of the face from its center: the shoulders, the hips and half their widths;
+# the radius of the region around the hips (medians of 37 people)
+SHOULDERS_BELOW_FACE, HIPS_BELOW_FACE, HALF_SHOULDERS, HALF_HIPS, REGION_RADIUS = 1.0, 3.7, 0.9, 0.6, 4.7
+REGION_SCALES = (1.0, 0.75, 0.55, 0.4)  # of a face's region: in a smaller one the landmarks stay with the face's person
+MAX_HEAD_DISTANCE = 0.4  # of the face's width, from its center to the mean of its person's head points
 MIN_FACE_LINE = 0.06  # of the stature: shorter sums of the eyes' and the ears' vectors do not show the head's tilt
 
 
@@ -55,7 +61,8 @@ class BlazePoseDetector(PersonDetector):
     def find_people(self, image: np.ndarray) -> list[Person]:
         """The people in an image (H, W, 3) uint8, highest score first.
 
-        Detects figures that fill at least a quarter of the image's shorter side; in a group it may miss some.
+        Detects figures that fill at least a quarter of the image's shorter side. In a group it may miss some, whom
+        `segment_figure` finds by their faces.
         """
         return self._network.detect_people(image)
 
@@ -98,25 +105,20 @@ class BlazePoseDetector(PersonDetector):
         placed below the hips, and only arms that the image shows count for the quality. Raises ValueError, one line
         without the image's name, for no person, and for one that is cut off.
         """
-        people: list[tuple[Person, Landmarks, np.ndarray]] = []
-        for person in self.find_people(image):
-            landmarks, mask = self.find_landmarks(image, person)
-            is_new = not any(_is_same_head(landmarks, other) for _, other, _ in people)
-            if landmarks.presence >= MIN_SCORE and is_new:
-                people.append((person, landmarks, mask))
+        people, faces, other_faces = self._find_bodies(image)
         if not people and self.person is None:
             raise ValueError(
                 "no person was detected; use an image in which one person fills at least a quarter of the height, "
                 "or a png with a transparent background"
             )
-        index, note = self.choose_person([person.box for person, _, _ in people])
-        _, landmarks, mask = people[index]
-        other_people = None
-        if len(people) > 1:
-            bodies = [_body(person_landmarks) for _, person_landmarks, _ in people]
-            masks = separate_people(image, [person_mask for *_, person_mask in people], bodies)
-            mask = masks.pop(index)
-            other_people = np.any([person_mask > 0.5 for person_mask in masks], 0)
+        masks = [mask for *_, mask in people]
+        if len(people) + len(other_faces) > 1:
+            bodies = [*(_body(landmarks, faces) for _, landmarks, _ in people), *map(_body_below, other_faces)]
+            masks += [body.draw(image.shape[:2]).astype(np.float32) for body in bodies[len(people) :]]
+            masks = separate_people(image, masks, bodies)
+        index, note = self.choose_person([person.box for person, *_ in people])
+        landmarks, mask = people[index][1], masks.pop(index)
+        other_people = np.any([other > 0.5 for other in masks], 0) if masks else None
         mask = largest_component(mask)
         stature = _stature_from_points(landmarks.points)
         is_half = half_body and not _shows_feet(landmarks, mask, stature)
@@ -135,6 +137,47 @@ class BlazePoseDetector(PersonDetector):
         joints[HEAD] = _head_joint(landmarks.points, joints[NECK], joints[HEAD], stature)
         quality = float(landmarks.visibility[ARM_AND_LEG_POINTS].mean())
         return SegmentedFigure(alpha, joints, quality, stature, note, other_people=other_people)
+
+    def _find_bodies(
+        self, image: np.ndarray
+    ) -> tuple[list[tuple[Person, Landmarks, np.ndarray]], list[Face], list[Face]]:
+        """The people in an image with landmarks and mask, all faces, and those of whom no body was detected.
+
+        In a group the landmarks of one person's region may be those of a neighbour, or of none. Such a person is
+        searched again below the face.
+        """
+        people: list[tuple[Person, Landmarks, np.ndarray]] = []
+        for person in self.find_people(image):
+            landmarks, mask = self.find_landmarks(image, person)
+            is_new = not any(_is_same_head(landmarks, other) for _, other, _ in people)
+            if landmarks.presence >= MIN_SCORE and is_new:
+                people.append((person, landmarks, mask))
+        faces = self._network.detect_faces(image)
+        if len(faces) < 2:
+            return people, faces, []
+        # without landmarks that lie between two people: the region has a face, but of another head
+        people = [
+            (person, landmarks, mask)
+            for person, landmarks, mask in people
+            if any(_is_head_of(landmarks, face) for face in faces)
+            or not any(_is_inside(face.center, person.face) for face in faces)
+        ]
+        bodies = [_body(landmarks).draw(image.shape[:2]) for _, landmarks, _ in people]
+        other_faces = []
+        for face in faces:
+            x, y = np.clip(face.center.astype(int), 0, np.array(image.shape[1::-1]) - 1)
+            is_head = any(_is_head_of(landmarks, face) for _, landmarks, _ in people)
+            if is_head or any(body[y, x] for body in bodies):  # the second kind is printed on clothes
+                continue
+            for scale in REGION_SCALES:
+                person = _person_below(face, scale)
+                landmarks, mask = self.find_landmarks(image, person)
+                if landmarks.presence >= MIN_SCORE and _is_head_of(landmarks, face):
+                    people.append((person, landmarks, mask))
+                    break
+            else:
+                other_faces.append(face)
+        return people, faces, other_faces
 
     def _track(self, frame: np.ndarray, region: Region | None) -> tuple[Region | None, Landmarks | None]:
         """The region that was searched in a frame and the landmarks there; None, None without a figure."""
@@ -155,10 +198,48 @@ def _is_same_head(landmarks: Landmarks, other: Landmarks) -> bool:
     return bool(np.linalg.norm(distance) < MIN_HEAD_DISTANCE * _stature_from_upper_body(landmarks.points))
 
 
-def _body(landmarks: Landmarks) -> Body:
-    """A person, to be told from others."""
+def _is_head_of(landmarks: Landmarks, face: Face) -> bool:
+    """Whether a face belongs to the person of some landmarks."""
+    distance = np.linalg.norm(landmarks.points[HEAD_POINTS].mean(0) - face.center)
+    return bool(distance < MAX_HEAD_DISTANCE * face.width)
+
+
+def _is_inside(point: np.ndarray, box: np.ndarray) -> bool:
+    """Whether a point (2,) lies in a box (4,)."""
+    return bool((box[:2] <= point).all() and (point <= box[2:]).all())
+
+
+def _person_below(face: Face, scale: float) -> Person:
+    """An upright person with a face; the region is `scale` times as large as the whole body's."""
+    center = face.center + np.array([0, HIPS_BELOW_FACE * scale * face.width])
+    region = Region(center, np.array([0, -REGION_RADIUS * scale * face.width]))
+    return Person(face.score, face.box, region, is_only_face=True)
+
+
+def _body_below(face: Face) -> Body:
+    """Head and trunk of an upright person of whom the face alone is detected."""
+    joints = np.tile(face.center, (len(JOINTS), 1)).astype(np.float32)
+    is_visible = np.zeros(len(JOINTS), bool)
+    for name, half_width, below in (
+        ("head", 0, 0),
+        ("neck", 0, SHOULDERS_BELOW_FACE),
+        ("left_shoulder", HALF_SHOULDERS, SHOULDERS_BELOW_FACE),
+        ("right_shoulder", -HALF_SHOULDERS, SHOULDERS_BELOW_FACE),
+        ("left_hip", HALF_HIPS, HIPS_BELOW_FACE),
+        ("right_hip", -HALF_HIPS, HIPS_BELOW_FACE),
+    ):
+        joint = JOINTS.index(name)
+        joints[joint] += np.array([half_width, below]) * face.width
+        is_visible[joint] = True
+    stature = (HIPS_BELOW_FACE - SHOULDERS_BELOW_FACE) * face.width / TRUNK_RATIO
+    return Body(joints, is_visible, stature, (face.center, face.width))
+
+
+def _body(landmarks: Landmarks, faces: Sequence[Face] = ()) -> Body:
+    """A person, to be told from others. faces: all faces in the image"""
     joints, visibility = weighted_joints(TO_JOINTS, landmarks.points, landmarks.visibility)
-    return Body(joints, visibility >= MIN_VISIBILITY, _stature_from_upper_body(landmarks.points))
+    face = next(((face.center, face.width) for face in faces if _is_head_of(landmarks, face)), None)
+    return Body(joints, visibility >= MIN_VISIBILITY, _stature_from_upper_body(landmarks.points), face)
 
 
 def _head_joint(points: np.ndarray, neck: np.ndarray, head: np.ndarray, stature: float) -> np.ndarray:

@@ -17,6 +17,7 @@ HOLE_EDGE = 9  # pixels, odd: a filled hole's surroundings so wide are opaque to
 SURE_DISTANCE = 0.07  # of the stature: so near to a body the detector's mask decides, where no other mask shows it
 MAX_BODY_DISTANCE = 0.12  # of the stature: in a group, a pixel farther from a body is rather not of it
 OWN_THICKNESS = 0.6  # of a limb's thickness: in a group, a pixel so close to a visible bone is certainly of that person
+HEAD_WIDTH = 2.0  # widths of a face: a head with its hair
 BONE_THICKNESS = 0.15  # of a limb's thickness: so close to its bone a pixel is certainly figure,
 MIN_BONE_MASK = 0.05  # where the detector's mask has at least this value
 
@@ -82,15 +83,22 @@ def refine_mask(image: np.ndarray, mask: np.ndarray, joints: np.ndarray) -> np.n
 def separate_people(image: np.ndarray, masks: Sequence[np.ndarray], bodies: Sequence["Body"]) -> list[np.ndarray]:
     """Masks of several people, in which no pixel belongs to two: a detector's mask of one shows parts of the others.
 
-    A pixel on a visible limb may be of that person, one on the head or trunk is not of another one, and one near the
-    body that no other mask shows is of that person. The others begin with the person whose body is nearest, and GrabCut
-    moves the borders to the edges of the image. Masks that no other person touches stay as they are.
+    A pixel on a visible limb may be of that person, one on the head or trunk is not of another one, one on a face is of
+    that person alone, and one near the body that no other mask shows is of that person. The others begin with the
+    person whose body is nearest, and GrabCut moves the borders to the edges of the image. Masks that no other person
+    touches stay as they are.
 
     image (H, W, 3) uint8, masks (H, W) in [0, 1] -> one mask for each
     """
-    areas = [body.draw(image.shape[:2]) for body in bodies]
+    shape = image.shape[:2]
+    heads = [body.draw_face(shape, HEAD_WIDTH) for body in bodies]
+    hidden = []  # pixels of each person behind another's detected face or its hair
+    for index, body in enumerate(bodies):
+        others = [head for position, head in enumerate(heads) if position != index]
+        hidden.append(np.any([np.zeros(shape, bool), *others], 0) & ~body.draw_face(shape))
+    areas = [body.draw(shape) & ~behind for body, behind in zip(bodies, hidden, strict=True)]
     # without arms: hidden ones are often detected on the person before them
-    cores = [body.draw(image.shape[:2], with_limbs=False) for body in bodies]
+    cores = [body.draw(shape, with_limbs=False) & ~behind for body, behind in zip(bodies, hidden, strict=True)]
     distances = np.stack(
         [
             cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, 5) / body.stature
@@ -114,6 +122,7 @@ def separate_people(image: np.ndarray, masks: Sequence[np.ndarray], bodies: Sequ
         labels[is_near & is_only_own] = cv2.GC_FGD
         labels[~is_figure | other_cores] = cv2.GC_BGD
         labels[is_figure & area & (others > 0)] = cv2.GC_FGD
+        labels[(mask > MASK_RANGE[1]) & heads[index] & ~hidden[index]] = cv2.GC_FGD
         _grab_cut(image, labels)
         is_person = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)) | (
             (distances[index] < SURE_DISTANCE) & (other_masks < MASK_RANGE[0])
@@ -129,9 +138,18 @@ class Body:
     joints: np.ndarray  # (24, 2) pixels
     is_visible: np.ndarray  # (24,) bool
     stature: float  # pixels
+    face: tuple[np.ndarray, float] | None = None  # center (2,) and width, pixels, of a detected one
+
+    def draw_face(self, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
+        """(H, W) bool: a disc about the face's center, `scale` times as wide as its box."""
+        image = np.zeros(shape, np.uint8)
+        if self.face is not None:
+            center, width = self.face
+            cv2.circle(image, (center * 8).astype(int).tolist(), round(scale * width * 4), (1,), -1, cv2.LINE_8, 3)
+        return image > 0
 
     def draw(self, shape: tuple[int, ...], with_limbs: bool = True) -> np.ndarray:
-        """(H, W) bool: the trunk, the head and the visible arms and legs, OWN_THICKNESS of their thickness wide."""
+        """(H, W) bool: face, trunk, head and the visible arms and legs, OWN_THICKNESS of their thickness wide."""
         image, joints = np.zeros(shape, np.uint8), self.joints.copy()
         neck, head = JOINT_INDEX["neck"], JOINT_INDEX["head"]
         joints[head] = joints[neck] + LIMB_EXTENSION["head"] * (joints[head] - joints[neck])  # to the top of the head
@@ -144,7 +162,7 @@ class Body:
         corners = [JOINT_INDEX[name] for name in TORSO_CORNERS]
         if self.is_visible[corners[:2]].all():
             cv2.fillConvexPoly(image, (self.joints[corners] * 8).astype(np.int32), (1,), cv2.LINE_8, 3)
-        return image > 0
+        return (image > 0) | self.draw_face(shape)
 
 
 def _grab_cut(image: np.ndarray, labels: np.ndarray) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 
 from zoo.body.image_skeleton import JOINT_INDEX, LIMBS, TORSO_CORNERS
 
-STRETCH_RANGE, HEAD_STRETCH_RANGE = (0.3, 1.6), (0.85, 1.15)  # the length of a limb, over its pictured length
-TRUNK_STRETCH_RANGE, TRUNK_WIDTH_RANGE = (0.7, 1.2), (0.75, 1.2)  # its length and width, over the pictured ones
+STRETCH_RANGE, HEAD_STRETCH_RANGE = (0.3, 1.6), (0.95, 1.05)  # the length of a limb, over its pictured length
+TRUNK_STRETCH_RANGE, TRUNK_WIDTH_RANGE = (0.7, 1.2), (0.75, 1.1)  # its length and width, over the pictured ones
 
 
 def limb_transforms(pictured_joints: np.ndarray, joints: np.ndarray) -> dict[str, np.ndarray]:
