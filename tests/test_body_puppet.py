@@ -21,6 +21,7 @@ from zoo.body.image.puppet import (
     Puppet,
     PuppetAnimator,
     find_still_arms,
+    is_head_held,
     make_puppet,
     make_puppets,
     without_crossed_legs,
@@ -158,7 +159,9 @@ def test_legs_and_arms_that_cover_each_other_rest(puppet, image, detector):
         left_wrist=("spine2", -0.04, 0), left_hand=("spine2", -0.08, 0),
         right_wrist=("spine2", 0.04, 0.02), right_hand=("spine2", 0.08, 0.02),
     )  # fmt: skip
-    assert find_still_arms(folded) == ("left", "right")
+    assert find_still_arms(folded) == ("left", "right") and not is_head_held(folded, ("left", "right"))
+    at_temple = posed(left_wrist=("head", 0.1, 0.05), left_hand=("head", 0.07, 0))
+    assert is_head_held(at_temple, ("left",)) and not is_head_held(at_temple, ("right",))
     crossed = without_crossed_legs(posed(left_knee=("right_knee", 0.01, 0)))
     assert crossed.cut_row is not None and crossed.note == "the legs cover each other: the upper body dances"
     ranges = []

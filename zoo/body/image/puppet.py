@@ -42,6 +42,7 @@ from zoo.body.image.shadow import Shadow
 from zoo.body.image_skeleton import (
     JOINT_INDEX,
     LIMB_ENDS,
+    LIMB_EXTENSION,
     LIMBS,
     SMPL_STATURE,
     TORSO_CORNERS,
@@ -66,6 +67,7 @@ MIN_FADE_CELLS = 4  # this length in cells of the mesh, at least
 SIDE_FADE = 0.12  # of the stature: the same length, at a side of the image that cuts the figure off
 MIN_ARM_DISTANCE = 0.05  # of the stature: a forearm nearer to the trunk is left on it, if the legs are missing
 TOUCH_DISTANCE = 0.09  # of the stature: a wrist or hand so near to the other forearm holds it
+HEAD_TOUCH_DISTANCE = 0.17  # of the stature: a hand above the neck, so near to the head's axis, is at the head
 MIN_ELBOW_ANGLE = np.radians(45)  # a forearm folded back onto the upper arm cannot be told from it
 MIN_KNEE_GAP = 0.03  # of the stature: a knee so near to the other leg
 SWAY_SECONDS = 1.0  # such a pelvis moves about its own mean of the last seconds: this is the mean's time constant
@@ -206,6 +208,18 @@ def find_still_arms(figure: Figure) -> tuple[str, ...]:
         if side not in figure.visible_arms or distance[points[:, 1], points[:, 0]].min() < min_distance:
             still_arms.append(side)
     return tuple(still_arms)
+
+
+def is_head_held(figure: Figure, still_arms: Collection[str]) -> bool:
+    """Whether the hand of an arm that moves with the trunk is at the head: then the head moves with the trunk too."""
+    neck, head = (figure.joints[JOINT_INDEX[name]] for name in ("neck", "head"))
+    top = neck + LIMB_EXTENSION["head"] * (head - neck)
+    hands = [figure.joints[JOINT_INDEX[f"{side}_{joint}"]] for side in still_arms for joint in ("wrist", "hand")]
+    max_distance = HEAD_TOUCH_DISTANCE * figure.stature
+    return any(
+        (hand - neck) @ (head - neck) > 0 and float(distance_to_segment(*hand, neck, top)) < max_distance
+        for hand in hands
+    )
 
 
 def _elbow_angle(figure: Figure, side: str) -> float:
@@ -351,6 +365,8 @@ def _make_mesh(figure: Figure, still_arms: Collection[str] = ()) -> Mesh:
     x, y = pixel_grid(figure.alpha.shape)
     limbs, connections = {}, []
     still_limbs = [f"{side}_{limb}" for side in still_arms for limb in ("upper_arm", "forearm")]
+    if is_head_held(figure, still_arms):
+        still_limbs.append("head")
     if figure.cut_row is not None and _is_profile(figure):  # legs do not move: parts of the trunk would be theirs
         still_limbs += [f"{side}_{limb}" for side in ("left", "right") for limb in ("thigh", "shin", "sole")]
     for name, rgba in cut_limbs(figure, still_limbs).items():
