@@ -164,6 +164,14 @@ def test_legs_and_arms_that_cover_each_other_rest(puppet, image, detector):
     assert is_head_held(at_temple, ("left",)) and not is_head_held(at_temple, ("right",))
     crossed = without_crossed_legs(posed(left_knee=("right_knee", 0.01, 0)))
     assert crossed.cut_row is not None and crossed.note == "the legs cover each other: the upper body dances"
+    at_sides = {
+        f"{side}_{joint}": (f"{side}_hip", 0.03 * sign, 0)
+        for side, sign in (("left", 1), ("right", -1))
+        for joint in ("wrist", "hand")
+    }
+    crossed = without_crossed_legs(posed(left_knee=("right_knee", 0.01, 0), **at_sides))
+    assert find_still_arms(crossed) == (), "the arms of crossed legs dance"
+    assert find_still_arms(replace(crossed, has_still_legs=False)) == ("left", "right"), "cut off at the hips"
     ranges = []
     for part in (replace(puppet, still_arms=("left", "right")), puppet):
         joints, _ = PuppetAnimator(part, FPS).joints(*dance())

@@ -172,14 +172,15 @@ def without_crossed_legs(figure: Figure) -> Figure:
         return figure
     row = float(np.flatnonzero((figure.alpha > 0.5).any(1))[-1] + 1)
     note = "the legs cover each other: the upper body dances"
-    return replace(figure, cut_row=row, note=f"{figure.note}; {note}" if figure.note else note)
+    note = f"{figure.note}; {note}" if figure.note else note
+    return replace(figure, cut_row=row, note=note, has_still_legs=True)
 
 
 def find_still_arms(figure: Figure) -> tuple[str, ...]:
     """Sides of the arms that move with the trunk, as a part of it: with a folded elbow; both if crossed before it.
 
-    Of a figure without legs also those that are not shown, or whose forearm lies on the trunk or beside it; and both in
-    profile, as one hides the other and the trunk.
+    Of a figure whose legs are not shown also arms that are not shown, or whose forearm lies on the trunk or beside it;
+    and both in profile, as one hides the other and the trunk.
     """
     sides = ("left", "right")
     distance = distance_to_trunk(*pixel_grid(figure.alpha.shape), figure.joints)
@@ -194,7 +195,7 @@ def find_still_arms(figure: Figure) -> tuple[str, ...]:
     )
     still_arms = [side for side in sides if _elbow_angle(figure, side) < MIN_ELBOW_ANGLE]
     touches = touch < TOUCH_DISTANCE * figure.stature
-    if figure.cut_row is None:
+    if figure.cut_row is None or figure.has_still_legs:
         column, row = np.stack([wrist for _, wrist, _ in forearms.values()]).astype(int).T
         row, column = row.clip(0, distance.shape[0] - 1), column.clip(0, distance.shape[1] - 1)
         is_before_trunk = distance[row, column].max() < TOUCH_DISTANCE * figure.stature

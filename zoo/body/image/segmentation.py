@@ -45,6 +45,7 @@ class Figure:
     cut_sides: tuple[str, ...] = ()
     visible_arms: tuple[str, ...] = ("left", "right")
     other_people: np.ndarray | None = None
+    has_still_legs: bool = False  # the legs are shown, but do not move: cut_row is the floor
 
 
 def from_alpha(rgba: np.ndarray) -> Cutout:
