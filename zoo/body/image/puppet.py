@@ -156,8 +156,11 @@ def _make_puppet(figure: Figure, background: np.ndarray, shadow: Shadow | None) 
 
 
 def without_crossed_legs(figure: Figure) -> Figure:
-    """A figure whose legs cover each other counts as cut off at the floor: legs that were cut apart would tear."""
-    if figure.cut_row is not None:
+    """A figure whose legs cover each other counts as cut off at the floor: legs that were cut apart would tear.
+
+    In profile they dance: one leg may cover the other as a whole.
+    """
+    if figure.cut_row is not None or _is_profile(figure):
         return figure
     sides = ("left", "right")
     legs = {
