@@ -164,6 +164,10 @@ def test_legs_and_arms_that_cover_each_other_rest(puppet, image, detector):
     assert is_head_held(at_temple, ("left",)) and not is_head_held(at_temple, ("right",))
     crossed = without_crossed_legs(posed(left_knee=("right_knee", 0.01, 0)))
     assert crossed.cut_row is not None and crossed.note == "the legs cover each other: the upper body dances"
+    joints = figure.joints * [0.05, 1]
+    joints[[JOINT_INDEX["left_foot"], JOINT_INDEX["right_foot"]], 0] += 0.1 * figure.stature
+    profile = replace(figure, joints=joints)
+    assert without_crossed_legs(profile) is profile, "in profile one leg covers the other as a whole"
     at_sides = {
         f"{side}_{joint}": (f"{side}_hip", 0.03 * sign, 0)
         for side, sign in (("left", 1), ("right", -1))
